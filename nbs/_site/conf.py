@@ -1,0 +1,65 @@
+"""The documentation site: Sphinx over the notebooks, with the outputs stored in them (nothing is run).
+
+python -m sphinx -W --keep-going -b html -c nbs/_site nbs _docs/html
+"""
+
+import sys
+from pathlib import Path
+
+import calami
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "calami"
+author = "The calami developers"
+copyright = f"2026, {author}"
+version = release = calami.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "numpydoc",
+    "nbdev_pages",
+    "mathml",
+]
+exclude_patterns = ["_*", "**/_*", "**/.*"]
+root_doc = "index"
+templates_path = ["_templates"]
+html_static_path = ["_static"]
+
+# Notebooks
+nb_execution_mode = "off"
+nb_merge_streams = True
+# A figure without a recorded size is still kept to the width of the text (see calami.css).
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# Docstrings: numpydoc states the types, so signatures stay short.
+add_module_names = False
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+# Pages that need nothing from the network
+html_theme = "pydata_sphinx_theme"
+html_math_renderer = "mathml"
+html_title = f"calami {version}"
+html_css_files = ["calami.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_sidebars = {"**": ["contents.html"]}
+html_theme_options = {
+    "logo": {"text": "calami"},
+    "navbar_align": "right",
+    "navbar_center": [],
+    "navbar_persistent": [],
+    "navbar_end": ["search-button", "theme-switcher"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "tango",
+    "pygments_dark_style": "monokai",
+}

@@ -1,0 +1,125 @@
+"""Turn a notebook into a page of documentation, before Sphinx reads it.
+
+The notebook is written for `nbdev`: lines starting with `#|` at the top of a cell say what the cell is for.
+
+- `#| hide` and `#| default_exp` cells, and cells without code, are left out.
+- An `#| export` cell becomes the documentation of the public names it defines, above its folded source.
+- A `#| hide_input` cell shows its output only.
+- `show_doc(name)` is left out: the documentation is already where the name is exported.
+- The index lists all other notebooks, in order.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+DIRECTIVE = re.compile(r"^\s*#\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<value>.*?)\s*$")
+
+
+def split(source):
+    """The directives at the top of a cell, as a dictionary, and the code below them."""
+    lines = source.splitlines()
+    directives = {}
+    while lines and (not lines[0].strip() or DIRECTIVE.match(lines[0])):
+        if match := DIRECTIVE.match(lines.pop(0)):
+            directives[match["name"]] = match["value"]
+    return directives, "\n".join(lines)
+
+
+def constants(node, lines):
+    """Public names assigned in a statement that a `#:` comment documents, as autodoc wants it."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    above = lines[node.lineno - 2].strip() if node.lineno > 1 else ""
+    if not (above.startswith("#:") or " #: " in lines[node.end_lineno - 1]):
+        return []
+    return [t.id for t in targets if isinstance(t, ast.Name)]
+
+
+def public(code):
+    """Pairs of an autodoc directive and a public name, for each that the code defines."""
+    found = []
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append(("autofunction", node.name))
+        elif isinstance(node, ast.ClassDef):
+            found.append(("autoclass", node.name))
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            found += [("autodata", name) for name in constants(node, code.splitlines())]
+    return [(kind, name) for kind, name in found if not name.startswith("_")]
+
+
+def markdown(source, name):
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
+
+
+def documented(names, module, name):
+    options = {"autoclass": "   :members:\n", "autodata": "   :no-value:\n"}
+    blocks = [f".. {kind}:: {module}.{name}\n{options.get(kind, '')}" for kind, name in names]
+    return markdown("```{eval-rst}\n" + "\n".join(blocks) + "```", name)
+
+
+def exported(cell, code, module):
+    """Documentation of what an export cell defines, then its source, folded where it would distract."""
+    names = public(code)
+    statements = ast.parse(code).body
+    if names:
+        cell["metadata"]["mystnb"] = {"code_prompt_show": "Source", "code_prompt_hide": "Source"}
+    elif all(isinstance(s, ast.Import | ast.ImportFrom) for s in statements):
+        cell["metadata"]["mystnb"] = {"code_prompt_show": "Imports", "code_prompt_hide": "Imports"}
+    elif any(isinstance(s, ast.Assign | ast.AnnAssign) for s in statements):
+        return [cell]  # a table of constants is to be read
+    else:
+        prompt = "Source of helpers"
+        cell["metadata"]["mystnb"] = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
+    cell["metadata"]["tags"] = ["hide-input"]
+    return ([documented(names, module, f"{cell['id']}-api")] if names else []) + [cell]
+
+
+def page(nb):
+    """The cells of a notebook as they are to be shown."""
+    shown, module = [], None
+    for cell in nb["cells"]:
+        if cell["cell_type"] != "code":
+            shown.append(cell)
+            continue
+        directives, code = split("".join(cell["source"]))
+        if "default_exp" in directives:
+            module = f"calami.{directives['default_exp']}"
+        if not code.strip() or directives.keys() & {"hide", "default_exp"} or code.startswith("show_doc("):
+            continue
+        cell["source"] = code
+        if directives.keys() & {"export", "exporti", "exports"}:
+            shown += exported(cell, code, module)
+        else:
+            if "hide_input" in directives:
+                cell["metadata"]["tags"] = ["remove-input"]
+            shown.append(cell)
+    return shown
+
+
+def contents(source_dir):
+    """The list of all pages: modules in the order of their notebooks, then analyses."""
+    folders = {"Modules": "[0-9]*.ipynb", "Analyses": "analyses/*.ipynb"}
+    trees = []
+    for caption, pattern in folders.items():
+        pages = sorted(p.relative_to(source_dir).with_suffix("") for p in source_dir.glob(pattern))
+        if pages:
+            entries = "\n".join(p.as_posix() for p in pages)
+            trees.append(f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n:hidden:\n\n{entries}\n```")
+    return markdown("\n\n".join(trees), "contents")
+
+
+def on_source_read(app, docname, source):
+    if Path(app.env.doc2path(docname)).suffix != ".ipynb":
+        return
+    nb = json.loads(source[0])
+    nb["cells"] = page(nb)
+    if docname == app.config.root_doc:
+        nb["cells"].append(contents(Path(app.srcdir)))
+    source[0] = json.dumps(nb)
+
+
+def setup(app):
+    app.connect("source-read", on_source_read)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,31 @@
+"""Fixtures and options for the tests in this folder."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    # nbs/conftest.py has the same option, so that either folder can be tested alone.
+    with contextlib.suppress(ValueError):
+        parser.addoption("--run-slow", action="store_true", help="also run what is marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--run-slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: give --run-slow to run it"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data, which is not part of the repository; skips the test where it is absent."""
+    data = Path(os.environ.get("CALAMI_SHARED", REPO.parent / "shared")).resolve() / "data"
+    if not (data / "jw01093").is_dir():
+        pytest.skip("needs the shared data: ../shared beside the checkout, or CALAMI_SHARED naming it")
+    return data
