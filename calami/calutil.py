@@ -163,9 +163,9 @@ class Data:
         self.close()
 
     def close(self) -> None:
-        """Forget what was read; the next use reads it again. (No file is kept open between uses.)"""
+        """Forget what was read; the next use reads it again. No file is kept open between uses."""
         self._arrays.clear()
-        for cached in ("header", "sci_header", "extensions", "effective_time"):
+        for cached in ("_header", "_sci_header", "extensions", "effective_time"):
             self.__dict__.pop(cached, None)
 
     @cached_property
@@ -187,16 +187,24 @@ class Data:
         except (OSError, KeyError) as error:
             raise FileProblem(path, f"cannot be read as FITS ({error}); download or copy it again") from error
 
-    @cached_property
+    @property
     def header(self):
         """Primary header of the first segment: an `astropy.io.fits.Header`, a copy to look at."""
+        return self._header.copy()
+
+    @property
+    def sci_header(self):
+        """Header of the science array: a copy to look at."""
+        return self._sci_header.copy()
+
+    @cached_property
+    def _header(self):
         self.extensions  # noqa: B018  finds out first whether the file is cut short
         with self._hdu(self.paths[0], 0) as hdu:
             return hdu.header.copy()
 
     @cached_property
-    def sci_header(self):
-        """Header of the science array, a copy to look at."""
+    def _sci_header(self):
         with self._hdu(self.paths[0], "SCI") as hdu:
             return hdu.header.copy()
 
@@ -291,11 +299,11 @@ class Data:
     @property
     def per_adu(self) -> float:
         """What one ADU/s (or ADU) is in the unit of the file: 1, or PHOTMJSR for calibrated MJy/sr."""
-        unit = str(self.sci_header.get("BUNIT", "DN/s")).strip()
+        unit = str(self._sci_header.get("BUNIT", "DN/s")).strip()
         if unit in ("DN/s", "DN", ""):
             return 1.0
-        if unit == "MJy/sr" and self.sci_header.get("PHOTMJSR"):
-            return float(self.sci_header["PHOTMJSR"])
+        if unit == "MJy/sr" and self._sci_header.get("PHOTMJSR"):
+            return float(self._sci_header["PHOTMJSR"])
         raise FileProblem(
             self.paths[0], f"its unit is {unit!r} and no PHOTMJSR leads back to DN/s; use the rate product instead"
         )
@@ -304,7 +312,7 @@ class Data:
     def effective_time(self) -> float:
         """Seconds from reset to the last group, EFFINTTM; computed from NGROUPS and TGROUP where it is missing."""
         for keys in (("EFFINTTM",), ("NGROUPS", "TGROUP")):
-            values = [self.header.get(k) for k in keys]
+            values = [self._header.get(k) for k in keys]
             if all(isinstance(v, (int, float)) and v > 0 for v in values):
                 return float(np.prod(values))
         raise FileProblem(self.paths[0], "has neither EFFINTTM nor NGROUPS and TGROUP as numbers; mend its header")
@@ -360,7 +368,7 @@ class Data:
     def _rate_4d(self) -> RateImage:
         if self.shape[1] < 2:
             raise FileProblem(self.paths[0], "has a single group, so no rate can be formed; use its rate product")
-        step = self.header.get("TGROUP")
+        step = self._header.get("TGROUP")
         if not isinstance(step, (int, float)) or step <= 0:
             raise FileProblem(self.paths[0], f"TGROUP is {step!r}, a number of seconds is needed; mend its header")
         rates = (self.science[:, 1].astype(float) - self.science[:, 0]) / step

@@ -77,12 +77,8 @@ def _write_or_print(text: str, output: Path | None) -> None:
         typer.echo(text, nl=not text.endswith("\n"))
         return
     from calami.dataset import write_atomically
-    from calami.headers import CalamiError
 
-    try:
-        write_atomically(output, text)
-    except OSError as error:
-        raise CalamiError(f"{output}: cannot be written ({error.strerror}); choose another place") from None
+    write_atomically(output, text)
     typer.echo(f"wrote {output}", err=True)
 
 

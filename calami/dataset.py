@@ -5,6 +5,7 @@
 # %% ../nbs/02_dataset.ipynb #01a53b27
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -142,25 +143,32 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calami"
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """
-    Write a text file so that only the whole of it ever stands under its name.
+    Write a file so that only the whole of it ever stands under its name.
 
     Parameters
     ----------
     path : pathlib.Path
         Final name; its folder is made if needed.
-    text : str
-        What to write, as UTF-8.
+    content : str or bytes
+        What to write; text is written as UTF-8.
+
+    Raises
+    ------
+    CalamiError
+        If it cannot be written. What stood there before is still there then.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise CalamiError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 # %% ../nbs/02_dataset.ipynb #5457cfcc
 class Facts(NamedTuple):
@@ -265,8 +273,8 @@ class Index:
         try:
             write_atomically(self.path, json.dumps(stored, separators=(",", ":")))
             self.changed = False
-        except OSError as error:
-            log.debug("index %s cannot be written (%s); going on without", self.path, error)
+        except CalamiError as error:
+            log.debug("going on without an index: %s", error)
 
 
 def _as_odd(entry) -> tuple[str, tuple[str, ...]]:

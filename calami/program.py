@@ -238,7 +238,8 @@ def plot_depths(dataset: Dataset, ax=None):
     ax.text(0.99, niriss.SATURATION_E / 1e3, "full well", **_LABEL, transform=ax.get_yaxis_transform())
     ax.set(xlabel="exposure, in the order of rootnames", ylabel="peak at the end of the ramp [ke-]")
     ax.set_ylim(0, 1.12 * max(niriss.SATURATION_E / 1e3, *(niriss.to_electrons(view["peak_signal"].value) / 1e3), 0))
-    ax.legend(frameon=False, ncols=max(len(filters), 1), fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.12))
+    if filters:
+        ax.legend(frameon=False, ncols=len(filters), fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.12))
     return ax
 
 

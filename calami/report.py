@@ -25,8 +25,7 @@ from .dataset import Dataset, render, write_atomically
 from .headers import CalamiError
 
 # %% auto #0
-__all__ = ['PACKAGES', 'versions', 'file_record', 'figure_png', 'write_bytes_atomically', 'numbers_table', 'levels_table',
-           'write_cm_report', 'run_record']
+__all__ = ['PACKAGES', 'versions', 'file_record', 'figure_png', 'numbers_table', 'levels_table', 'write_cm_report', 'run_record']
 
 # %% ../nbs/14_report.ipynb #024bebeb
 #: Packages whose versions a report records.
@@ -101,23 +100,6 @@ def figure_png(draw: Sequence, width: float, height: float) -> bytes:
     return out.getvalue()
 
 
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """
-    Write a file so that only the whole of it ever stands under its name.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Final name.
-    content : bytes
-        What to write.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 # %% ../nbs/14_report.ipynb #ad7f70fd
 _STYLE = """
@@ -274,24 +256,16 @@ def write_cm_report(
     if not results:
         raise CalamiError("no pair was compared, so there is nothing to report")
     out = Path(outdir)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        return _write_all(out, dataset, results, refused, started or time.time(), command)
-    except OSError as error:
-        raise CalamiError(f"{out}: the report cannot be written ({error.strerror or error}); choose another folder") from error
-
-
-def _write_all(out: Path, dataset: Dataset, results, refused, started: float, command: str | None) -> Path:
     write_atomically(out / "cm_compare.ecsv", render(cm_analysis.comparison_table(results), "ecsv"))
     figures = []
     for number, result in enumerate(results, start=1):
         panels = (cm_analysis.plot_change, cm_analysis.plot_profile, cm_analysis.plot_contrast)
         png = figure_png([lambda ax, p=p, r=result: p(r, ax) for p in panels], 13, 3.9)
-        write_bytes_atomically(out / f"cm_pair_{number}.png", png)
+        write_atomically(out / f"cm_pair_{number}.png", png)
         figures.append((result, _embedded(png)))
     depths = figure_png([lambda ax: program.plot_depths(dataset, ax)], 9, 4)
-    write_bytes_atomically(out / "depths.png", depths)
-    run = run_record(dataset, results, refused, started, command)
+    write_atomically(out / "depths.png", depths)
+    run = run_record(dataset, results, refused, started or time.time(), command)
     write_atomically(out / "run.json", json.dumps(run, indent=1) + "\n")
     page = _page(dataset, results, refused, run, figures, _embedded(depths))
     write_atomically(out / "report.html", page)

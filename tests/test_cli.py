@@ -1,0 +1,144 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from astropy.table import QTable
+from toys import rootname, write_exposure, write_star
+from typer.testing import CliRunner
+
+from calami.cli import app
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_star(data / f"{rootname(1, 2)}_rate.fits", 5, seed=2, edge=1.2e-6)
+    write_star(data / f"{rootname(1, 5)}_rate.fits", 13, seed=5, edge=1.2e-6)
+    (data / f"{rootname(9)}_rate.fits").write_text("no FITS")
+    return data
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def test_help_has_examples_for_every_command():
+    for command in ("summary", "map", "cm"):
+        answer = run(command, "--help")
+        assert answer.exit_code == 0 and f"calami {command} data/jw01093" in answer.stdout
+    assert run("--help").exit_code == 0 and run("--version").stdout.startswith("calami 0.")
+
+
+def test_summary(folder):
+    answer = run("summary", folder)
+    assert answer.exit_code == 0 and rootname(1, 5) in answer.stdout
+    assert "left out" in answer.stderr and "left out" not in answer.stdout
+
+
+def test_summary_with_peaks(folder):
+    answer = run("summary", folder, "--peaks")
+    assert answer.exit_code == 0 and "of_migration_limit" in answer.stdout
+
+
+@pytest.mark.parametrize("fmt", ["json", "ecsv", "markdown", "html", "csv", "text"])
+def test_summary_in_every_format(folder, tmp_path, fmt):
+    answer = run("summary", folder, "--full", "--format", fmt, "-o", tmp_path / "s")
+    assert answer.exit_code == 0 and not answer.stdout
+    text = (tmp_path / "s").read_text()
+    if fmt == "json":
+        assert json.loads(text)[0]["ngroups"] == 5
+    if fmt == "ecsv":
+        assert QTable.read(tmp_path / "s", format="ascii.ecsv")["tgroup"].unit == "s"
+    assert rootname(1, 2) in text
+
+
+def test_summary_keeps_the_record(folder, tmp_path):
+    assert run("summary", folder, "--infodir", tmp_path / "info").exit_code == 0
+    assert (tmp_path / "info" / "rootlist.txt").exists()
+
+
+def test_map(folder, tmp_path):
+    answer = run("map", folder)
+    assert answer.exit_code == 0 and yaml.safe_load(answer.stdout)["abdor_f480m_13g_d1_1516o1a3105"] == rootname(1, 5)
+    (tmp_path / "names.txt").write_text("deep ngroups=13\n")
+    answer = run("map", folder, "--names", tmp_path / "names.txt", "-o", tmp_path / "a.yaml")
+    assert answer.exit_code == 0 and yaml.safe_load((tmp_path / "a.yaml").read_text()) == {"deep": rootname(1, 5)}
+
+
+def test_map_with_a_mistake(folder, tmp_path):
+    (tmp_path / "names.txt").write_text("deep ngroups=14\n")
+    answer = run("map", folder, "--names", tmp_path / "names.txt")
+    assert answer.exit_code == 1 and "line 1" in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_cm_finds_the_pair_and_writes_the_report(folder, tmp_path):
+    answer = run("cm", folder, "-o", tmp_path / "out")
+    assert answer.exit_code == 0 and "consistent with charge migration" in answer.stdout
+    assert (tmp_path / "out" / "report.html").exists()
+    assert len(QTable.read(tmp_path / "out" / "cm_compare.ecsv")) == 1
+
+
+def test_cm_with_names(folder, tmp_path):
+    (tmp_path / "names.txt").write_text("shallow ngroups=5\ndeep ngroups=13\n")
+    given = ("--names", tmp_path / "names.txt", "--shallow", "shallow", "--deep", "deep")
+    assert run("cm", folder, "-o", tmp_path / "out", *given).exit_code == 0
+    assert QTable.read(tmp_path / "out" / "cm_compare.ecsv")["deep"][0] == "deep"
+
+
+def test_cm_that_cannot_be_done(folder, tmp_path):
+    (folder / f"{rootname(1, 5)}_rate.fits").unlink()
+    answer = run("cm", folder, "-o", tmp_path / "out")
+    assert answer.exit_code == 1 and "no two exposures" in answer.stderr and not (tmp_path / "out").exists()
+    answer = run("cm", folder, "-o", tmp_path / "out", "--shallow", "abdor", "--deep", "nobody")
+    assert answer.exit_code == 1 and "no exposure is called 'nobody'" in answer.stderr
+
+
+def test_cm_of_a_pair_that_is_none(folder, tmp_path):
+    write_star(folder / f"{rootname(1, 6)}_rate.fits", 13, FILTER="F430M")
+    given = ("--shallow", rootname(1, 2), "--deep", rootname(1, 6))
+    answer = run("cm", folder, "-o", tmp_path / "out", *given)
+    assert answer.exit_code == 1 and "not the same filter" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("summary",), ("summary", "nowhere"), ("summary", ".", "-f", "docx"), ("cm", "."), ("dance",), ("cm", ".", "-o", "x", "--deep", "y")],
+)
+def test_usage_errors(words):
+    assert run(*words).exit_code == 2
+
+
+def test_output_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    for words in (("summary", folder, "-o", tmp_path / "file" / "x"), ("map", folder, "-o", tmp_path / "file" / "x")):
+        answer = run(*words)
+        assert answer.exit_code == 1 and "cannot be written" in answer.stderr
+
+
+def test_an_empty_folder(tmp_path):
+    for words in (("summary", tmp_path), ("map", tmp_path), ("cm", tmp_path, "-o", tmp_path / "out")):
+        answer = run(*words)
+        assert answer.exit_code == 1 and "no NIRISS exposure" in answer.stderr
+
+
+def test_a_closed_pipe_is_no_disaster(folder):
+    command = f'"{sys.executable}" -c "from calami.cli import main; main()" summary "{folder}" | head -1'
+    answer = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_table_on_a_terminal_is_drawn(folder, monkeypatch):
+    import calami.cli
+
+    monkeypatch.setattr(calami.cli.sys.stdout, "isatty", lambda: True, raising=False)
+    write_exposure(folder / f"{rootname(8)}_rate.fits", TARGPROP="[bold]X[/bold]")
+    answer = run("summary", folder)
+    assert answer.exit_code == 0

@@ -1,0 +1,366 @@
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import nrm_psf, noisy_rate, ramp_rate, rootname, write_exposure, write_star
+
+from calami import cm_analysis as cm
+from calami import niriss
+from calami.calutil import Data, RateImage
+from calami.dataset import Dataset
+from calami.headers import CalamiError
+
+H4RG = 0.39e-6
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def pair(folder, shallow=None, deep=None, ngroups=(5, 13), **both):
+    """Write a shallow and a deep exposure; what differs is given for each."""
+    first = write_star(folder / f"{rootname(1, 2)}_rate.fits", ngroups[0], seed=2, **both | (shallow or {}))
+    second = write_star(folder / f"{rootname(1, 5)}_rate.fits", ngroups[1], seed=5, **both | (deep or {}))
+    return Data(first), Data(second)
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1e-5), st.floats(0, 1e-5))
+@settings(max_examples=50)
+def test_migration_conserves_charge(seed, edge, diagonal):
+    rng = np.random.default_rng(seed)
+    charge, current = rng.uniform(0, 7e4, (9, 11)), rng.uniform(0, 1e5, (9, 11))
+    gain = cm.migration_flow(charge, current, edge, diagonal)
+    assert abs(gain.sum()) <= 1e-12 * np.abs(gain).sum()
+
+
+def test_equal_charges_do_not_move():
+    assert not cm.migration_flow(np.full((5, 5), 1e4), np.ones((5, 5)), 1e-6, 1e-6).any()
+
+
+def test_flow_between_two_pixels_by_hand():
+    gain = cm.migration_flow(np.array([[1000.0, 400.0]]), np.array([[10.0, 30.0]]), 1e-4, 1.0)
+    assert np.allclose(gain, [[-1.2, 1.2]])  # 1e-4 × 600 × (10 + 30) / 2
+
+
+def test_the_model_is_symmetric():
+    star = nrm_psf(center=(40.0, 40.0), shape=(81, 81))
+    gain = cm.migration_flow(star, star, 1.0, 0.3)
+    assert np.allclose(gain, gain[::-1, ::-1], atol=1e-12 * np.abs(gain).max())
+
+
+def test_peak_loss_of_the_h4rg_kernel_agrees_with_the_notes():
+    # Design notes: F480M, centred star, β = 0.65e-6 per e- (instantaneous), half of it on the mean rate.
+    current = 4e6 * nrm_psf("F480M", center=(40.0, 40.0), shape=(81, 81))
+    rate = ramp_rate(current, 10, edge=H4RG, substeps=8)
+    held = rate[40, 40] * niriss.ramp_time(10)
+    beta = 2 * (1 - rate[40, 40] / current[40, 40]) / held
+    assert 0.5e-6 < beta < 0.8e-6
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def rate_image(rate, ngroups, rng):
+    """A noisy image in ADU/s of a noiseless one in e-/s."""
+    value, error = noisy_rate(rate, ngroups, 60, rng)
+    return RateImage(value / niriss.GAIN, error / niriss.GAIN, np.ones(rate.shape, bool))
+
+
+def simulated_changes(n, edge=0.0, seed=7):
+    """Changes of peak, ring and sum of many noisy pairs, with their truth."""
+    rng, current = np.random.default_rng(seed), 4.2e6 * nrm_psf() + 20
+    rates = [ramp_rate(current, g, edge=edge) for g in (5, 13)]
+    distance = cm._squares(current.shape, 40, 45)
+    regions = [distance == 0, distance == 1, distance == 2, distance <= 10]
+    truth = [rates[1][r].sum() / rates[0][r].sum() - 1 for r in regions]
+    results = []
+    for _ in range(n):
+        images = [rate_image(r, g, rng) for r, g in zip(rates, (5, 13), strict=True)]
+        results.append([cm.region_change(*images, region) for region in regions])
+    return results, truth
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.2e-6])
+def test_errors_of_changes_are_right(edge):
+    n = 400
+    results, truth = simulated_changes(n, edge)
+    for k, expected in enumerate(truth):
+        pulls = np.array([(r[k].value - expected) / r[k].error for r in results])
+        assert abs(pulls.mean()) < 4 / np.sqrt(n)
+        assert abs(pulls.std() - 1) < 4 / np.sqrt(2 * n)
+        assert abs((np.abs(pulls) < 1).mean() - 0.683) < 4 * np.sqrt(0.683 * 0.317 / n)
+
+
+def fits(n, seed=11, edge=0.0, shift=0.0, flux=1.0):
+    """Pattern fits of many noisy pairs."""
+    rng = np.random.default_rng(seed)
+    currents = [4.2e6 * f * nrm_psf(center=(40.1, 45.2 + s)) + 20 for s, f in ((0, 1), (shift, flux))]
+    rates = [ramp_rate(c, g, edge=edge) for c, g in zip(currents, (5, 13), strict=True)]
+    distance = cm._squares(rates[0].shape, 40, 45)
+    rows, cols = np.ogrid[:80, :80]
+    near = np.hypot(rows - 40, cols - 45) <= cm.FIT_RADIUS
+    times = tuple(map(niriss.ramp_time, (5, 13)))
+    for _ in range(n):
+        images = [rate_image(r, g, rng) for r, g in zip(rates, (5, 13), strict=True)]
+        yield cm.fit_patterns(*images, times, near, distance == 0, distance == 2)
+
+
+def test_errors_of_the_fit_are_right_without_migration():
+    n = 300
+    done = list(fits(n, shift=0.01, flux=1.002))
+    expected = {"edge": 0.0, "flux": 0.002, "x": 0.01 * niriss.PIXEL_SCALE_MAS[0], "y": 0.0}
+    told = {
+        "edge": [(f.edge, f.edge_error) for f in done],
+        "flux": [(f.flux.value, f.flux.error) for f in done],
+        "x": [(f.shift_mas[0], f.shift_error_mas[0]) for f in done],
+        "y": [(f.shift_mas[1], f.shift_error_mas[1]) for f in done],
+    }
+    for key, pairs in told.items():
+        value, error = np.array(pairs).T
+        pulls = (value - expected[key]) / error
+        assert abs(pulls.mean()) < 4 / np.sqrt(n), key
+        assert abs(pulls.std() - 1) < 4 / np.sqrt(2 * n), key
+
+
+@pytest.mark.parametrize("edge", [0.4e-6, 1.2e-6])
+def test_the_coefficient_is_found_back(edge):
+    found = np.array([f.edge for f in fits(20, edge=edge)])
+    # The pattern is of first order in the effect; at 1.2e-6 the deep peak is 4 % down.
+    assert abs(found.mean() / edge - 1) < 0.02 + 3 * found.std() / edge / np.sqrt(20)
+
+
+def test_bad_pixels_hardly_change_the_coefficient(tmp_path):
+    clean = cm.compare(*pair(tmp_path, edge=1e-6)).fit.edge
+    spoilt = cm.compare(*pair(tmp_path, edge=1e-6, bad=[(39, 44), (42, 45), (40, 47)])).fit.edge
+    assert abs(spoilt / clean - 1) < 0.1
+
+
+# --- the verdict -------------------------------------------------------------------------------------------------------
+
+STORIES = {
+    "migration": ({"edge": 1.2e-6}, {}, cm.MIGRATION),
+    "weak migration": ({"edge": 0.5e-6}, {}, cm.MIGRATION),
+    "nothing": ({}, {}, cm.NOTHING),
+    "brighter": ({}, {"flux": 1.01}, cm.FLUX),
+    "fainter": ({}, {"flux": 0.99}, cm.FLUX),
+    "moved by 3 mas": ({}, {"shift": 0.046}, cm.NOTHING),
+    "moved, with migration": ({"edge": 1.2e-6}, {"shift": 0.03}, cm.MIGRATION),
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("filt", ["F480M", "F380M"])
+def test_verdicts(tmp_path, story, filt):
+    both, deep, verdict = STORIES[story]
+    first, second = pair(tmp_path, deep=deep, FILTER=filt, **both)
+    assert cm.compare(first, second).verdict == verdict
+    assert cm.compare(second, first).verdict == verdict
+
+
+def test_nonlinearity_is_not_called_migration(tmp_path):
+    # A pixel that merely counts less when full loses charge: nothing arrives in the ring.
+    result = cm.compare(*pair(tmp_path, nonlinear=1.2e-6))
+    assert result.peak.value < -0.01 and result.verdict != cm.MIGRATION
+
+
+def test_migration_together_with_a_flux_change_is_not_glossed_over(tmp_path):
+    result = cm.compare(*pair(tmp_path, deep={"flux": 1.03}, edge=1.2e-6))
+    assert result.verdict == cm.UNCLEAR
+    assert abs(result.fit.flux.value - 0.03) < 0.003 and abs(result.fit.edge / 1.2e-6 - 1) < 0.1
+
+
+def test_false_alarms():
+    rng, current = np.random.default_rng(5), 4.2e6 * nrm_psf() + 20
+    distance, rows = cm._squares((80, 80), 40, 45), np.arange(80)
+    near = np.hypot(rows[:, None] - 40, rows - 45) <= cm.FIT_RADIUS
+    verdicts, times = [], tuple(map(niriss.ramp_time, (5, 13)))
+    for _ in range(300):
+        a, b = (rate_image(ramp_rate(current, g), g, rng) for g in (5, 13))
+        fit = cm.fit_patterns(a, b, times, near, distance == 0, distance == 2)
+        peak, ring = (cm.region_change(a, b, distance == k) for k in (0, 2))
+        still = cm._without(peak, fit.peak_by_shift), cm._without(ring, fit.ring_by_shift)
+        total = cm.region_change(a, b, distance <= 10)
+        verdicts.append(cm.judge(*still, total, fit.edge / fit.edge_error, 1))
+    assert cm.MIGRATION not in verdicts and cm.FLUX not in verdicts
+    assert verdicts.count(cm.NOTHING) > 290
+
+
+changes = st.builds(cm.Change, st.floats(-0.2, 0.2), st.floats(1e-5, 0.05))
+
+
+@given(changes, changes, changes, st.floats(-50, 50), st.sampled_from([-1, 0, 1]))
+def test_swapping_never_changes_the_verdict(peak, ring, total, migration, direction):
+    def mirrored(change):
+        return cm.Change(-change.value, change.error)
+
+    swapped = (mirrored(peak), mirrored(ring), mirrored(total))
+    assert cm.judge(peak, ring, total, migration, direction) == cm.judge(*swapped, migration, -direction)
+
+
+def test_equal_depth_is_never_called_migration(tmp_path):
+    result = cm.compare(*pair(tmp_path, ngroups=(9, 9)))
+    assert result.verdict == cm.NOTHING and result.fit.edge == 0 and np.isinf(result.fit.edge_error)
+    assert np.isinf(cm.comparison_table([result])["edge_err"][0].value)
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other, match",
+    [
+        ({"TARGNAME": "HD 37093"}, r"not the same target \(HD 36705 and HD 37093\)"),
+        ({"FILTER": "F430M"}, "not the same filter"),
+        ({"PUPIL": "CLEARP"}, "not the same mask"),
+        ({"SUBARRAY": "FULL"}, "not the same subarray"),
+        ({"PATT_NUM": 2}, "not the same dither position"),
+        ({"sci_cards": {"RA_REF": 82.187 + 6e-6}}, "not the same pointing"),
+    ],
+)
+def test_exposures_that_differ_in_more_than_depth(tmp_path, other, match):
+    first, second = pair(tmp_path, deep=other)
+    with pytest.raises(cm.NotComparable, match=match) as caught:
+        cm.compare(first, second)
+    assert first.name in str(caught.value) and second.name in str(caught.value)
+
+
+def test_a_star_that_moved_though_the_headers_say_not(tmp_path):
+    with pytest.raises(cm.NotComparable, match="whatever the headers say"):
+        cm.compare(*pair(tmp_path, deep={"shift": 0.15}))
+
+
+def test_products_of_different_kind_and_shape(tmp_path):
+    first, second = pair(tmp_path)
+    cal = second.paths[0].rename(tmp_path / f"{rootname(1, 5)}_cal.fits")
+    with pytest.raises(cm.NotComparable, match=r"not the same kind of product \(rate and cal\)"):
+        cm.compare(first, cal)
+    small = write_exposure(tmp_path / f"{rootname(2)}_rate.fits", {"SCI": np.ones((8, 8)), "ERR": np.ones((8, 8))})
+    with pytest.raises(cm.NotComparable, match="not the same shape"):
+        cm.compare(first, small)
+
+
+def test_ramps_are_refused(tmp_path):
+    path = write_exposure(tmp_path / f"{rootname()}_uncal.fits", {"SCI": np.ones((2, 3, 8, 8))})
+    with pytest.raises(cm.NotComparable, match="holds ramps, not mean count rates"):
+        cm.compare(path, path)
+
+
+def test_pointing_across_the_meridian_and_from_offsets():
+    one, other = {"RA_REF": 359.9999999, "DEC_REF": 0.0}, {"RA_REF": 0.0000001, "DEC_REF": 0.0}
+    assert cm.pointing_difference(one, other) == pytest.approx(0.72, rel=1e-3)
+    assert cm.pointing_difference({"XOFFSET": 0.0, "YOFFSET": 0.0}, {"XOFFSET": 0.003, "YOFFSET": 0.004}) == 5
+    assert cm.pointing_difference({}, {}) is None
+
+
+def test_no_signal():
+    dark = RateImage(np.zeros((9, 9)), np.ones((9, 9)), np.ones((9, 9), bool))
+    with pytest.raises(CalamiError, match="no good pixel with signal"):
+        cm.region_change(dark, dark, np.ones((9, 9), bool))
+
+
+def test_a_pair_without_a_star_shows_nothing(tmp_path):
+    assert cm.compare(*pair(tmp_path, electrons_per_s=0.0, nints=1)).verdict == cm.NOTHING
+
+
+# --- pairs and tables ------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_find_themselves(tmp_path):
+    pair(tmp_path)
+    write_star(tmp_path / f"{rootname(1, 6)}_rate.fits", 13, PATT_NUM=2, sci_cards={"RA_REF": 82.19})
+    write_star(tmp_path / f"{rootname(1, 7)}_rate.fits", 13, FILTER="F430M")
+    write_star(tmp_path / f"{rootname(2, 2)}_rate.fits", 9)
+    write_exposure(tmp_path / f"{rootname(1, 8)}_uncal.fits", NGROUPS=20)
+    ds = Dataset(tmp_path)
+    (found,) = cm.find_pairs(ds)
+    assert ds[found.shallow].rootname == rootname(1, 2) and ds[found.deep].rootname == rootname(1, 5)
+    assert found.same_visit and found.apart_mas == 0
+    across = cm.find_pairs(ds, across_visits=True)
+    assert [p.same_visit for p in across] == [True, False, False]
+    depths = [(ds.facts(p.shallow)["NGROUPS"], ds.facts(p.deep)["NGROUPS"]) for p in across]
+    assert depths == [(5, 13), (5, 9), (9, 13)]
+
+
+def test_compare_all_collects_what_cannot_be_done(tmp_path):
+    pair(tmp_path, edge=1e-6)
+    write_star(tmp_path / f"{rootname(1, 7)}_rate.fits", 13, FILTER="F430M")
+    write_exposure(tmp_path / f"{rootname(1, 8)}_uncal.fits", NGROUPS=20)
+    ds = Dataset(tmp_path)
+    asked = [(rootname(1, 2), rootname(1, k)) for k in (5, 7, 8)]
+    results, refused = cm.compare_all(ds, asked)
+    assert len(results) == 1 and len(refused) == 2
+    assert "not the same filter" in refused[0] and "no product of mean count rates" in refused[1]
+
+
+def test_the_table_has_the_promised_columns(tmp_path):
+    promised = (
+        "shallow deep targname filter ngroups_shallow ngroups_deep peak_row peak_col peak_adu_shallow peak_adu_deep "
+        "peak_change peak_change_err ring_change ring_change_err sum_change sum_change_err verdict"
+    ).split()
+    result = cm.compare(*pair(tmp_path, edge=1e-6))
+    for rows in ([result], []):
+        table = cm.comparison_table(rows)
+        assert set(promised) <= set(table.colnames) and len(table) == len(rows)
+    assert table["peak_adu_deep"].unit == "adu"
+
+
+def test_three_dimensional_products_give_the_same_answer(tmp_path):
+    first, second = pair(tmp_path, edge=1e-6)
+    flat = cm.compare(first, second)
+    for exposure in (first, second):
+        arrays = {k: exposure.array(k) for k in ("SCI", "ERR", "DQ")}
+        cube = {"SCI": np.repeat(arrays["SCI"][None], 4, 0), "ERR": np.repeat(2 * arrays["ERR"][None], 4, 0)}
+        cube["DQ"] = np.repeat(arrays["DQ"][None], 4, 0)
+        facts = {k: exposure.header[k] for k in ("NGROUPS", "EFFINTTM")}
+        pointing = {k: exposure.sci_header[k] for k in ("RA_REF", "DEC_REF", "BUNIT")}
+        write_exposure(tmp_path / f"{exposure.rootname}_rateints.fits", cube, pointing, **facts)
+    ints = cm.compare(*(tmp_path / f"{e.rootname}_rateints.fits" for e in (first, second)))
+    assert np.isclose(ints.peak.value, flat.peak.value) and np.isclose(ints.peak.error, flat.peak.error, rtol=1e-4)
+
+
+def test_plots_return_their_axes(tmp_path):
+    from matplotlib.figure import Figure
+
+    result = cm.compare(*pair(tmp_path, edge=1e-6, bad=[(41, 46)]))
+    axes = Figure().subplots(1, 3)
+    for draw, ax in zip((cm.plot_change, cm.plot_profile, cm.plot_contrast), axes, strict=True):
+        assert draw(result, ax) is ax and ax.get_xlabel() and "%" in ax.get_ylabel() + ax.get_xlabel() + "%"
+
+
+# --- flight data -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pair_of_program_1093(shared_data):
+    ds = Dataset(shared_data / "jw01093")
+    files = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in (shared_data / "jw01093").iterdir()}
+    (found,) = cm.find_pairs(ds)
+    assert (ds.facts(found.shallow)["NGROUPS"], ds.facts(found.deep)["NGROUPS"]) == (5, 13)
+    result = cm.compare(ds[found.shallow], ds[found.deep])
+    assert (result.peak_row, result.peak_col) == (40, 45)
+    assert abs(result.peak.value + 0.043) < 0.004 and result.peak.error < 0.004
+    assert result.ring.value > 0.01 and result.ring.significance > 10
+    assert abs(result.total.value) < 0.002 and result.verdict == cm.MIGRATION
+    assert np.allclose(result.peak_adu, (14643, 36430), rtol=1e-3)
+    back = cm.compare(ds[found.deep], ds[found.shallow])
+    assert np.isclose(1 + back.peak.value, 1 / (1 + result.peak.value)) and back.ring.value < 0
+    assert back.verdict == cm.MIGRATION
+    assert {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files} == files
+
+
+def test_subpixel_positions_are_refused(shared_data):
+    ds = Dataset(shared_data / "jw01093")
+    for k in (2, 3, 25):
+        with pytest.raises(cm.NotComparable, match="not the same pointing"):
+            cm.compare(ds["jw01093020001_03102_00001_nis"], ds[f"jw01093020001_03102_{k:05d}_nis"])
+
+
+def test_one_star_at_one_depth_in_two_visits_shows_no_migration(shared_data):
+    ds = Dataset(shared_data / "jw01093")
+    result = cm.compare(ds["jw01093018001_03102_00001_nis"], ds["jw01093020001_03102_00001_nis"])
+    assert result.verdict != cm.MIGRATION and result.fit.shift_mas[1] > 2
