@@ -262,7 +262,8 @@ class Data:
             return np.bitwise_or.reduce(parts)
         if parts[0].ndim < 3:
             raise FileProblem(
-                self.paths[0], f"{len(parts)} segments of a {parts[0].ndim}-D {extension} cannot be joined; give one file"
+                self.paths[0],
+                f"{len(parts)} segments of a {parts[0].ndim}-D {extension} cannot be joined; give one file",
             )
         return np.concatenate(parts)
 
@@ -281,7 +282,7 @@ class Data:
         """
         Data-quality bits in the shape of `science`.
 
-        For a ramp the flags of the pixel and of the group together; zeros for a product (`uncal`) that has no flags yet.
+        For a ramp the flags of the pixel and of the group together; zeros for a product (`uncal`) without flags.
         """
         if self.has("DQ"):
             return self.array("DQ")

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Formats a table can be printed in."""
 
     text = "text"
@@ -52,7 +52,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell on standard error what is being done.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell on standard error what is being done.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -110,12 +112,17 @@ def _tell_problems(dataset) -> None:
 
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="FOLDER", exists=True, help="Folder of exposures (searched with all below it), or one file.")
+    Path,
+    typer.Argument(
+        metavar="FOLDER", exists=True, help="Folder of exposures (searched with all below it), or one file."
+    ),
 ]
 FileTypes = Annotated[
     list[str] | None, typer.Option("--type", "-t", help="Product type to look at, such as cal; may be repeated.")
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", dir_okay=False, help="File to write instead of printing.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="File to write instead of printing.")
+]
 
 # %% ../nbs/15_cli.ipynb #6f3a887a
 @app.command()
@@ -124,7 +131,9 @@ def summary(
     filetypes: FileTypes = None,
     fmt: Annotated[Format, typer.Option("--format", "-f", help="How to write the table.")] = Format.text,
     full: Annotated[bool, typer.Option("--full", help="All columns instead of the compact table.")] = False,
-    peaks: Annotated[bool, typer.Option("--peaks", help="Measure peak count rates and signals from the pixels.")] = False,
+    peaks: Annotated[
+        bool, typer.Option("--peaks", help="Measure peak count rates and signals from the pixels.")
+    ] = False,
     output: Output = None,
     infodir: Annotated[Path | None, typer.Option(help="Folder for root list, summary, names and log.")] = None,
 ) -> None:
@@ -168,8 +177,8 @@ def map_names(
     """
     Give exposures names, and show or write which name means which exposure.
 
-    A line of the names file is `name rootname`, or `name keyword=value …` selecting exactly one exposure. The association
-    is YAML, `name: rootname`.
+    A line of the names file is `name rootname`, or `name keyword=value …` selecting exactly one exposure. The
+    association is YAML, `name: rootname`.
 
     **Examples**
 
@@ -198,7 +207,9 @@ def cm(
     names: Annotated[
         Path | None, typer.Option("--names", "-n", exists=True, dir_okay=False, help="Your names, one a line.")
     ] = None,
-    across_visits: Annotated[bool, typer.Option("--across-visits", help="Also pair exposures of different visits.")] = False,
+    across_visits: Annotated[
+        bool, typer.Option("--across-visits", help="Also pair exposures of different visits.")
+    ] = False,
 ) -> None:
     """
     Measure charge migration between shallow and deep exposures of the same star, and write a report.
@@ -240,9 +251,9 @@ def cm(
 def _no_pair(dataset, across_visits: bool) -> str:
     more = "" if across_visits else ", --across-visits to pair different visits,"
     return (
-        f"no two exposures among {len(dataset)} ({dataset.headline()}) differ in their number of groups only, at one pointing, "
-        f"with rate or cal products. Give a folder with a shallow and a deep exposure{more} or name a pair with "
-        f"--shallow and --deep"
+        f"no two exposures among {len(dataset)} ({dataset.headline()}) differ in their number of groups only, at one "
+        f"pointing, with rate or cal products. Give a folder with a shallow and a deep exposure{more} or name a pair "
+        f"with --shallow and --deep"
     )
 
 

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,7 +203,7 @@ def fill_bad(image: np.ndarray, good: np.ndarray) -> np.ndarray:
 
 def derivatives(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Derivatives of a well-sampled image along x and y, by Fourier transform.
+    Take the derivatives of a well-sampled image along x and y, by Fourier transform.
 
     Parameters
     ----------
@@ -258,7 +257,12 @@ def _least_squares(patterns: np.ndarray, change: np.ndarray, sigma: np.ndarray):
 
 
 def fit_patterns(
-    shallow: RateImage, deep: RateImage, times: tuple[float, float], near: np.ndarray, peak: np.ndarray, ring: np.ndarray
+    shallow: RateImage,
+    deep: RateImage,
+    times: tuple[float, float],
+    near: np.ndarray,
+    peak: np.ndarray,
+    ring: np.ndarray,
 ) -> PatternFit:
     """
     Fit flux, shift and migration to the change between two images.
@@ -324,9 +328,7 @@ RATE_PRODUCTS = ("cal", "calints", "rate", "rateints")
 
 
 class NotComparable(CalamiError):
-    """
-    Two exposures that cannot be compared; the message says why and what to do.
-    """
+    """Two exposures that cannot be compared; the message says why and what to do."""
 
 
 def pointing_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> float | None:
@@ -388,7 +390,8 @@ MIGRATION, FLUX = "consistent with charge migration", "consistent with a flux ch
 NOTHING, UNCLEAR = "no significant change", "changed, cause unclear"
 #: The rule behind the verdicts, in words.
 RULE = (
-    f"Significant means {SIGNIFICANT:g} standard errors; what the measured shift of the star explains is taken off first. "
+    f"Significant means {SIGNIFICANT:g} standard errors; what the measured shift of the star explains is taken off "
+    f"first. "
     f"Charge migration: the more charge, the lower the peak and the higher the ring, both against the 21×21 sum; the "
     f"migration pattern is significant beside flux and shift; and the sum changes by less than a tenth of the peak. "
     f"Flux change: the sum changes significantly (and by more than {100 * SUM_FLOOR:g} %), peak and ring with it. "
@@ -512,8 +515,8 @@ def _squares(shape: tuple[int, int], row: int, col: int) -> np.ndarray:
 def _rates(exposure: Data) -> tuple[dict, RateImage]:
     if exposure.science.ndim not in (2, 3):
         raise NotComparable(
-            f"{exposure.name}: a {exposure.filetype} product holds ramps, not mean count rates; run the pipeline to its "
-            f"rate product first"
+            f"{exposure.name}: a {exposure.filetype} product holds ramps, not mean count rates; run the pipeline to "
+            f"its rate product first"
         )
     facts = {**exposure.sci_header, **exposure.header}
     return facts, exposure.rate()
@@ -723,7 +726,11 @@ def comparison_table(results: Iterable[Comparison]):
     from astropy.units import Unit
 
     rows = [_row(r) for r in results]
-    table = QTable(rows=rows, names=list(_row_types())) if rows else QTable(names=list(_row_types()), dtype=list(_row_types().values()))
+    table = (
+        QTable(rows=rows, names=list(_row_types()))
+        if rows
+        else QTable(names=list(_row_types()), dtype=list(_row_types().values()))
+    )
     units = {"peak_adu": "adu", "peak_e": "electron", "ramp_s": "s", "shift": "mas", "edge": "1/electron"}
     for column in table.colnames:
         unit = next((u for prefix, u in units.items() if column.startswith(prefix)), None)
@@ -748,10 +755,21 @@ def _row(result: Comparison) -> list:
 
 def _row_types() -> dict[str, type]:
     types: dict[str, type] = dict.fromkeys(("shallow", "deep", "targname", "filter"), str)
-    types |= dict.fromkeys(("ngroups_shallow", "ngroups_deep"), int) | dict.fromkeys(("ramp_s_shallow", "ramp_s_deep"), float)
+    types |= dict.fromkeys(("ngroups_shallow", "ngroups_deep"), int) | dict.fromkeys(
+        ("ramp_s_shallow", "ramp_s_deep"), float
+    )
     types |= dict.fromkeys(("peak_row", "peak_col"), int)
     types |= dict.fromkeys(("peak_adu_shallow", "peak_adu_deep", "peak_e_shallow", "peak_e_deep"), float)
-    for name in ("peak_change", "neighbour_change", "ring_change", "sum_change", "shift_x", "shift_y", "flux_change", "edge"):
+    for name in (
+        "peak_change",
+        "neighbour_change",
+        "ring_change",
+        "sum_change",
+        "shift_x",
+        "shift_y",
+        "flux_change",
+        "edge",
+    ):
         types |= {name: float, f"{name}_err": float}
     types |= {"chi2": float, "chi2_without_migration": float, "n_pixels": int, "verdict": str}
     return types

@@ -14,7 +14,6 @@ import math
 import os
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -38,7 +37,8 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'SUFFIXES', 'PRODUCT_ORDER', 'OBSERVABLE_PRODUCTS', 'ACQUISITION_TYPES', 'SHARED_KEYWORDS', 'FORMATS',
            'COMPACT_COLUMNS', 'NEEDED_KEYWORDS', 'Found', 'find_files', 'cache_folder', 'write_atomically', 'Facts',
-           'Index', 'role_of', 'Exposure', 'summary_table', 'format_of', 'cell_text', 'render', 'Dataset', 'read_facts']
+           'Index', 'columns_of', 'role_of', 'Exposure', 'summary_table', 'format_of', 'cell_text', 'render', 'Dataset',
+           'read_facts']
 
 # %% ../nbs/02_dataset.ipynb #957d8548
 #: Endings of the files that are looked at, in lower case.
@@ -94,27 +94,27 @@ def find_files(datafrom, report: Callable[[str, str], None]) -> list[Found]:
     given = [datafrom] if isinstance(datafrom, (str, os.PathLike)) else list(datafrom)
     found: dict[tuple[int, int], Found] = {}
     for item in given:
-        path = os.path.abspath(os.fspath(item))
-        if os.path.isdir(path):
+        path = Path(item).absolute()
+        if path.is_dir():
             for each in _walk(path, report, set()):
                 found.setdefault(each.same, each)
-        elif os.path.exists(path):
-            each = Found.at(path, os.stat(path))
+        elif path.exists():
+            each = Found.at(str(path), path.stat())
             found.setdefault(each.same, each)
         else:
             raise CalamiError(f"{item}: no such file or folder; check the spelling or give another path")
     return sorted(found.values())
 
 
-def _walk(folder: str, report: Callable[[str, str], None], seen: set) -> Iterator[Found]:
+def _walk(folder: str | Path, report: Callable[[str, str], None], seen: set) -> Iterator[Found]:
     try:
-        status = os.stat(folder)
+        status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
             return
         seen.add((status.st_dev, status.st_ino))
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
     except OSError as error:
-        report(folder, f"folder cannot be read ({error.strerror}); check its permissions")
+        report(str(folder), f"folder cannot be read ({error.strerror}); check its permissions")
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -222,22 +222,21 @@ class Index:
             stored = json.loads(self.path.read_text(encoding="utf-8"))
             if stored["signature"] != self._signature():
                 return
-            paths, columns = stored["paths"], stored["columns"]
-            values: list[dict] = [{} for _ in paths]
-            for keyword, (unique, rows, codes) in columns.items():
-                for row, code in zip(rows if rows is not None else range(len(paths)), codes, strict=True):
-                    values[row][keyword] = unique[code]
-            odd = {int(k): v for k, v in stored["odd"].items()}
-            facts = {p: Facts(v, *_as_odd(odd.get(k))) for k, (p, v) in enumerate(zip(paths, values, strict=True))}
-            self._stamps = dict(zip(paths, map(tuple, stored["stamps"]), strict=True))
-            self._facts, self._extras = facts, stored["extras"]
+            paths, stamps = stored["paths"], list(map(tuple, stored["stamps"]))
+            facts = list(map(Facts, _unpack(stored["columns"], len(paths))))
+            for position, (problem, warnings) in stored["odd"].items():
+                k = int(position)
+                facts[k] = Facts(facts[k].values, str(problem), tuple(map(str, warnings)))
+            self._stamps = dict(zip(paths, stamps, strict=True))
+            self._facts = dict(zip(paths, facts, strict=True))
+            self._extras = dict(stored["extras"])
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.debug("index %s not used (%s); it is made again", self.path, error)
             self._stamps, self._facts, self._extras = {}, {}, {}
 
     def get(self, file: Found) -> Facts | None:
-        """Facts of a file, if it is unchanged since they were stored."""
+        """Look up the facts of a file, if it is unchanged since they were stored."""
         return self._facts.get(file.path) if self._stamps.get(file.path) == file.stamp else None
 
     def put(self, file: Found, facts: Facts, now: float) -> None:
@@ -248,7 +247,7 @@ class Index:
             self.changed = True
 
     def extra(self, file: Found) -> dict | None:
-        """What was measured from the pixels of a file, if it is unchanged since."""
+        """Look up what was measured from the pixels of a file, if it is unchanged since."""
         return self._extras.get(file.path) if self._stamps.get(file.path) == file.stamp else None
 
     def put_extra(self, file: Found, measured: dict) -> None:
@@ -277,22 +276,51 @@ class Index:
             log.debug("going on without an index: %s", error)
 
 
-def _as_odd(entry) -> tuple[str, tuple[str, ...]]:
-    return ("", ()) if entry is None else (str(entry[0]), tuple(map(str, entry[1])))
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence]:
+    """
+    Turn rows into columns.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Each from keyword to value.
+
+    Returns
+    -------
+    dict of str to sequence
+        For every keyword of any row its values in the order of the rows, None where a row lacks it.
+    """
+    if len({tuple(row) for row in rows}) == 1:  # files of one kind: the same keywords in the same order
+        return dict(zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True))
+    keywords = dict.fromkeys(k for row in rows for k in row)
+    return {k: [row.get(k) for row in rows] for k in keywords}
 
 
 def _pack(values: Sequence[Mapping]) -> dict[str, list]:
-    # Most keywords have few different values: each is stored once, with a code for every file.
-    gathered: dict[str, tuple[dict, list, list]] = {}
-    for row, facts in enumerate(values):
-        for keyword, value in facts.items():
-            unique, rows, codes = gathered.setdefault(keyword, ({}, [], []))
-            rows.append(row)
-            codes.append(unique.setdefault((type(value), value), len(unique)))
-    packed = {}
-    for keyword, (unique, rows, codes) in gathered.items():
-        packed[keyword] = [[v for _, v in unique], None if len(rows) == len(values) else rows, codes]
+    # Most keywords have few different values: those are stored once, with a code for every file.
+    packed: dict[str, list] = {}
+    for keyword, column in columns_of(values).items():
+        unique = dict.fromkeys(column) if len(set(map(type, column))) == 1 else dict.fromkeys(enumerate(column))
+        if len(unique) > len(column) // 4:
+            packed[keyword] = [list(column)]
+        else:
+            code = {value: k for k, value in enumerate(unique)}
+            packed[keyword] = [list(unique), [code[value] for value in column] if len(unique) > 1 else None]
     return packed
+
+
+def _unpack(packed: Mapping[str, list], count: int) -> list[dict]:
+    columns = []
+    for values, *codes in packed.values():
+        if codes:
+            values = [values[k] for k in codes[0]] if codes[0] is not None else values * count
+        if len(values) != count:
+            raise ValueError("a column of the index is too short")
+        columns.append(values)
+    rows = zip(*columns, strict=True) if columns else [()] * count
+    if any(None in column for column in columns):
+        return [{k: v for k, v in zip(packed, row, strict=True) if v is not None} for row in rows]
+    return [dict(zip(packed, row, strict=True)) for row in rows]
 
 # %% ../nbs/02_dataset.ipynb #5c3a481d
 #: Products from raw to processed. The last one present tells the facts of an exposure; unknown ones come first.
@@ -352,7 +380,7 @@ class Exposure:
     @property
     def types(self) -> tuple[str, ...]:
         """Product types on disk, from raw to processed."""
-        return tuple(sorted(self.files, key=_processing_rank))
+        return tuple(self.files) if len(self.files) == 1 else tuple(sorted(self.files, key=_processing_rank))
 
     @property
     def role(self) -> str:
@@ -406,20 +434,17 @@ def _processing_rank(product: str) -> tuple[int, int]:
     return (product not in OBSERVABLE_PRODUCTS, PRODUCT_ORDER.index(product) if product in PRODUCT_ORDER else -1)
 
 # %% ../nbs/02_dataset.ipynb #4c79d9b5
-def _column(kind: type, values: list, report: Callable[[int, str], None]) -> np.ndarray:
-    missing, cleaned = [], []
-    for row, value in enumerate(values):
-        fitting = value if value is None or type(value) is kind else _fit(kind, value)
-        if fitting is None:
-            missing.append(row)
-            if value is not None:
-                report(row, f"is {value!r}, which is not {_KIND_WORDS[kind]}")
-        cleaned.append(_FILL[kind] if fitting is None else fitting)
-    if not missing or kind is float:
-        return np.array(cleaned, dtype=kind)
-    mask = np.zeros(len(values), bool)
-    mask[missing] = True
-    return np.ma.MaskedArray(np.array(cleaned, dtype=kind), mask)
+def _column(kind: type, values: Sequence, report: Callable[[int, str], None]) -> np.ndarray:
+    if set(map(type, values)) == {kind}:
+        return np.array(values, dtype=kind)
+    cleaned = [value if value is None or type(value) is kind else _fit(kind, value) for value in values]
+    for row, (value, fitting) in enumerate(zip(values, cleaned, strict=True)):
+        if fitting is None and value is not None:
+            report(row, f"is {value!r}, which is not {_KIND_WORDS[kind]}")
+    filled = np.array([_FILL[kind] if value is None else value for value in cleaned], dtype=kind)
+    if kind is float or None not in cleaned:
+        return filled
+    return np.ma.MaskedArray(filled, [value is None for value in cleaned])
 
 
 def _fit(kind: type, value):
@@ -463,6 +488,7 @@ def summary_table(exposures: Sequence[Exposure], names: Sequence[str], report: C
         "segments": np.array([e.segments for e in exposures], dtype=int),
     }
     columns = {key: Column(value, description=_OWN_COLUMNS[key]) for key, value in columns.items()}
+    told, nothing = columns_of([e.values for e in exposures]), [None] * len(exposures)
     for spec in SUMMARY_COLUMNS:
 
         def wrong(row: int, why: str, keyword: str = spec.keyword) -> None:
@@ -470,7 +496,7 @@ def summary_table(exposures: Sequence[Exposure], names: Sequence[str], report: C
             path = exposure.files[exposure.types[-1]][0].path
             report(path, f"{keyword} {why}; the value is left out, mend the header")
 
-        values = _column(spec.kind, [e.values.get(spec.keyword) for e in exposures], wrong)
+        values = _column(spec.kind, told.get(spec.keyword, nothing), wrong)
         key, about = spec.keyword.lower(), spec.description
         if spec.unit and spec.kind is float:
             columns[key] = Quantity(values, spec.unit, copy=False)
@@ -615,7 +641,18 @@ def _plain(value):
 
 # %% ../nbs/02_dataset.ipynb #b33e3bf0
 #: Columns of the compact table of `Dataset.info`.
-COMPACT_COLUMNS = ("name", "rootname", "role", "targprop", "filter", "pupil", "ngroups", "nints", "effinttm", "patt_num")
+COMPACT_COLUMNS = (
+    "name",
+    "rootname",
+    "role",
+    "targprop",
+    "filter",
+    "pupil",
+    "ngroups",
+    "nints",
+    "effinttm",
+    "patt_num",
+)
 COMPACT_COLUMNS += ("date-beg", "types")
 #: Suffix of `datafrom` entries and products left aside because they are no exposures (stage 3, guide star, …).
 _PROBLEM_COLUMNS = ("file", "severity", "reason")
@@ -1114,8 +1151,24 @@ class Dataset:
         return f"<Dataset: {self.headline()}>"
 
     def _repr_html_(self) -> str:
-        problems = f"<details><summary>problems</summary>{render(self.problems, 'html')}</details>"
-        return f"<p>{escape(self.headline())}</p>\n{render(self.compact(), 'html')}" + problems * bool(len(self.problems))
+        problems = f"<details><summary>problems</summary>{render(self.problems_shown(), 'html')}</details>"
+        return f"<p>{escape(self.headline())}</p>\n{render(self.compact(), 'html')}" + problems * bool(
+            len(self.problems)
+        )
+
+    def problems_shown(self):
+        """
+        Make the table of problems that a person reads: `problems` with paths as seen from `datadir`.
+
+        Returns
+        -------
+        astropy.table.Table
+            File, severity and reason.
+        """
+        table = self.problems
+        if len(table):
+            table["file"] = [os.path.relpath(path, self.datadir) for path in table["file"]]
+        return table
 
     def _write_infodir(self, datafrom) -> None:
         write_atomically(self.infodir / "rootlist.txt", "\n".join(self.rootlist) + "\n")
@@ -1185,12 +1238,12 @@ def read_facts(path: str, name: ExposureName) -> Facts:
         Header facts, the reason for leaving it out (if any), and warnings.
     """
     try:
-        keywords = (
-            read_keywords(path, sci=()) if name.product in OBSERVABLE_PRODUCTS else read_keywords(path)
-        )
+        keywords = read_keywords(path, sci=()) if name.product in OBSERVABLE_PRODUCTS else read_keywords(path)
     except FileProblem as problem:
         return Facts({}, problem.reason + (f"; {problem.remedy}" if problem.remedy else ""))
-    values = {k: v for k, v in keywords.items() if v is not None}
+    values = dict(keywords)
+    if None in values.values():  # cards without a value
+        values = {k: v for k, v in values.items() if v is not None}
     instrument = values.get("INSTRUME")
     if (instrument is None and name.detector != "nis") or instrument not in (None, "NIRISS"):
         return Facts({}, f"an exposure of {instrument or name.detector}, not of NIRISS; it does not belong here")

@@ -60,8 +60,24 @@ class NameProblem(CalamiError, ValueError):
 
 # %% ../nbs/01_headers.ipynb #350c3f35
 DETECTORS = (
-    "nis", "nrs1", "nrs2", "nrca1", "nrca2", "nrca3", "nrca4", "nrcalong", "nrcb1", "nrcb2", "nrcb3", "nrcb4",
-    "nrcblong", "mirimage", "mirifulong", "mirifushort", "guider1", "guider2",
+    "nis",
+    "nrs1",
+    "nrs2",
+    "nrca1",
+    "nrca2",
+    "nrca3",
+    "nrca4",
+    "nrcalong",
+    "nrcb1",
+    "nrcb2",
+    "nrcb3",
+    "nrcb4",
+    "nrcblong",
+    "mirimage",
+    "mirifulong",
+    "mirifushort",
+    "guider1",
+    "guider2",
 )  # stdatamodels 6.0, core schema, keyword DETECTOR
 
 _STEP_PRODUCTS = (
@@ -88,31 +104,6 @@ def _split_product(rest: str) -> tuple[str, str]:
     tag, _, product = rest.rpartition("_")
     return tag, product
 
-# %% ../nbs/01_headers.ipynb #770ff103
-class _Name:
-    """What the four kinds of names share: checks, printing, replacing parts."""
-
-    __slots__ = ()
-    _rules: ClassVar[dict[str, tuple[Callable, str]]] = {}
-
-    def __post_init__(self) -> None:
-        """Check the parts."""
-        for part, (fits_rule, expected) in self._rules.items():
-            value = getattr(self, part)
-            if not isinstance(value, str) or not fits_rule(value):
-                self._refuse(part, expected)
-
-    def _refuse(self, part: str, expected: str) -> None:
-        raise NameProblem(f"{type(self).__name__}: {part}={getattr(self, part)!r}, expected {expected}")
-
-    def __str__(self) -> str:
-        """Build the name."""
-        return self.filename
-
-    def replace(self, **parts: Any) -> Self:
-        """Return a copy with some parts changed, checked like a new name."""
-        return dataclasses.replace(self, **parts)
-
 # %% ../nbs/01_headers.ipynb #ddf53d41
 def _rule(pattern: str, expected: str) -> tuple[Callable, str]:
     """Make a test of one part of a name, with the words that say what it wants."""
@@ -128,13 +119,47 @@ _VISIT_RULES = {"program": _digits(5), "observation": _digits(3), "visit": _digi
 _EXTENSION_RULE = _rule(_EXTENSION, "a file extension such as '.fits' or '.fits.gz', or ''")
 _ASSOCIATION_RULE = _rule(_ASSOCIATION, "an association id such as 'o012', 'c1001' or 'a3001'")
 
+# %% ../nbs/01_headers.ipynb #37a48be6
+class _Name:
+    """What the four kinds of names share: checks, printing, replacing parts."""
+
+    __slots__ = ()
+    _rules: ClassVar[dict[str, tuple[Callable, str]]] = {}
+
+    def __post_init__(self) -> None:
+        """Check the parts."""
+        for part, (fits_rule, expected) in self._rules.items():
+            value = getattr(self, part)
+            if not isinstance(value, str) or not fits_rule(value):
+                self._refuse(part, expected)
+
+    def _check_words(self, has_association: bool = True) -> None:
+        """Refuse a tag and product that would be read back as something else."""
+        if self.tag and not self.product:
+            self._refuse("product", "a product after the tag")
+        words = "_".join(word for word in (self.tag, self.product) if word)
+        if _split_product(words) != (self.tag, self.product):
+            self._refuse("tag", f"a tag that stays apart from the product {self.product!r}")
+        if not has_association and _ASSOCIATION_RULE[0](words.partition("_")[0]):
+            self._refuse("tag" if self.tag else "product", "a word that is not an association id")
+
+    def _refuse(self, part: str, expected: str) -> None:
+        raise NameProblem(f"{type(self).__name__}: {part}={getattr(self, part)!r}, expected {expected}")
+
+    def __str__(self) -> str:
+        """Build the name."""
+        return self.filename
+
+    def replace(self, **parts: Any) -> Self:
+        """Return a copy with some parts changed, checked like a new name."""
+        return dataclasses.replace(self, **parts)
+
 # %% ../nbs/01_headers.ipynb #dae0da85
 def _maker(cls: type) -> Callable[[Sequence], Any]:
     """Return a function that makes a name from its parts, in order, without checks."""
     parts = [field.name for field in dataclasses.fields(cls)]
     twin = dataclasses.make_dataclass(
-        f"_{cls.__name__}Twin", parts, bases=(_Name,), slots=True, namespace={"__post_init__": lambda self:
-        None}
+        f"_{cls.__name__}Twin", parts, bases=(_Name,), slots=True, namespace={"__post_init__": lambda self: None}
     )
 
     def make(values: Sequence) -> Any:
@@ -214,7 +239,7 @@ class ExposureName(_Name):
             self._refuse("segment", "a whole number from 1 to 999, or None")
         if self.association is not None and not _ASSOCIATION_RULE[0](self.association):
             self._refuse("association", _ASSOCIATION_RULE[1] + ", or None")
-        _check_words(self, bool(self.association))
+        self._check_words(bool(self.association))
 
     @property
     def visit_id(self) -> str:
@@ -237,17 +262,6 @@ class ExposureName(_Name):
         words = [self.detector, self.association, self.tag, self.product]
         ending = "_".join(word for word in words if word) + self.extension
         return f"jw{self.visit_id}_{self._activity}_{self.exposure}{segment}_{ending}"
-
-# %% ../nbs/01_headers.ipynb #7a9ab751
-def _check_words(name: Any, has_association: bool = True) -> None:
-    """Refuse a tag and product that would be read back as something else."""
-    if name.tag and not name.product:
-        name._refuse("product", "a product after the tag")
-    words = "_".join(word for word in (name.tag, name.product) if word)
-    if _split_product(words) != (name.tag, name.product):
-        name._refuse("tag", f"a tag that stays apart from the product {name.product!r}")
-    if not has_association and _ASSOCIATION_RULE[0](words.partition("_")[0]):
-        name._refuse("tag" if name.tag else "product", "a word that is not an association id")
 
 # %% ../nbs/01_headers.ipynb #0f0aa0ae
 _OPTICS = r"[0-9a-z]+(?:-[0-9a-z]+)*"
@@ -319,9 +333,7 @@ class Stage3Name(_Name):
         "target": _rule("t[0-9]{3}|[sbv][0-9]{5}(?:[0-9]{4})?", "'t' and 3 digits or a source id"),
         "instrument": _rule("niriss|nircam|nirspec|miri|fgs", "a JWST instrument, lower case"),
         "optical_element": _rule(_OPTICS, "optical elements joined by '-', such as 'f480m-nrm'"),
-        "product": _rule(
-            "(?:[0-9a-z]+(?:[-_][a-z][0-9a-z]*|_[0-9][a-z])*)?", "a product such as 'ami-oi', or ''"
-        ),
+        "product": _rule("(?:[0-9a-z]+(?:[-_][a-z][0-9a-z]*|_[0-9][a-z])*)?", "a product such as 'ami-oi', or ''"),
         "subarray": _rule("(?:[0-9a-z]+)?", "a subarray such as 'sub80', or ''"),
         "tag": _rule(f"(?:{_TOKENS})?", "words of a-z, 0-9, '-' joined by '_', or ''"),
         "activity": _rule("(?:[0-9][0-9a-z])?", "a digit and a character 0-9 or a-z, or ''"),
@@ -337,7 +349,7 @@ class Stage3Name(_Name):
             self._refuse("subarray", "a known subarray, kept apart from the optical elements")
         if self.activity and not self.product:
             self._refuse("product", "a product before the activity")
-        _check_words(self)
+        self._check_words()
 
     @property
     def _optics(self) -> str:
@@ -552,16 +564,16 @@ def _parse_other(text: str) -> Stage3Name | AssociationName | GuideStarName | No
         words, activity = ending.groups() if ending else (rest[1:], "")
         tag, product = _split_product(words)
         number = int(epoch) if epoch else None
-        return Stage3Name(program, association, target, instrument, element, product, number, subarray, tag,
-                          activity, extension)
+        return Stage3Name(
+            program, association, target, instrument, element, product, number, subarray, tag, activity, extension
+        )
     if match := _match_association(text):
         program, association, version, kind, number, extension = match.groups(default="")
         return AssociationName(program, association, kind, version, number, extension)
     if match := _match_guide_star(text):
         p, o, v, found, attempt, image, function, time, segment, joint, product, extension = match.groups("")
         number = int(segment) if segment else None
-        return GuideStarName(p, o, v, found or function, attempt, image, time, product, number, joint or "_",
-                             extension)
+        return GuideStarName(p, o, v, found or function, attempt, image, time, product, number, joint or "_", extension)
     return None
 
 # %% ../nbs/01_headers.ipynb #5fdf688b
@@ -909,10 +921,11 @@ class _Trouble(Exception):
 
 
 _DAMAGED = "download the file again, or restore it from a good copy"
-_FACT_KEYWORDS = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "GROUPS", "PCOUNT", "GCOUNT", "EXTNAME", "EXTVER")
+_FACT_KEYWORDS = ("SIMPLE", "BITPIX", "NAXIS", "GROUPS", "PCOUNT", "GCOUNT", "EXTNAME", "EXTVER")
 _plain_key = re.compile(rb"[A-Z0-9_-]+ *| {8}").fullmatch
 _ends_header = re.compile(rb"END(?![A-Z0-9_-])").match
 _naxis_key = re.compile(rb"NAXIS[1-9][0-9]{0,2}").fullmatch
+_is_number = re.compile(rb"(?:SIMPLE|BITPIX|NAXIS[0-9]*|EXTEND|GROUPS|PCOUNT|GCOUNT|EXTVER) *").fullmatch
 
 
 @dataclasses.dataclass(slots=True)
@@ -942,6 +955,18 @@ def _unpacker(offsets: Sequence[int]) -> Callable:
     return struct.Struct("".join(pieces)).unpack_from
 
 # %% ../nbs/01_headers.ipynb #3cf6b0ea
+def _check_keys(keys: list[bytes]) -> None:
+    """Refuse a layout that cannot be that of one whole header."""
+    for number, key in enumerate(keys):
+        if _ends_header(key):
+            raise _Trouble(f"card {number + 1} of a header is a damaged END card", _DAMAGED)
+        if number and key == b"XTENSION":
+            raise _Trouble("a header has no END card: it runs into the next one", _DAMAGED)
+        if key == b"CONTINUE" and number and _is_number(keys[number - 1]):
+            name = keys[number - 1].decode().rstrip()
+            raise _Trouble(f"the keyword {name} is followed by CONTINUE, as if it were text", _DAMAGED)
+
+# %% ../nbs/01_headers.ipynb #76e74a72
 def _make_plan(layout: bytes, wanted: dict[str, str]) -> _Plan:
     """Analyse a layout.
 
@@ -958,11 +983,7 @@ def _make_plan(layout: bytes, wanted: dict[str, str]) -> _Plan:
         Where the wanted cards are, or the remark that the layout is odd.
     """
     keys = [layout[start : start + 8] for start in range(0, len(layout), 8)]
-    for number, key in enumerate(keys):
-        if _ends_header(key):
-            raise _Trouble(f"card {number + 1} of a header is a damaged END card", _DAMAGED)
-        if number and key == b"XTENSION":
-            raise _Trouble("a header has no END card: it runs into the next one", _DAMAGED)
+    _check_keys(keys)
     end = len(keys) * CARD_SIZE
     length = -(-(end + CARD_SIZE) // BLOCK_SIZE) * BLOCK_SIZE
     if b"HIERARCH" in keys or not all(map(_plain_key, keys)):
@@ -973,11 +994,13 @@ def _make_plan(layout: bytes, wanted: dict[str, str]) -> _Plan:
         first.setdefault(key.decode().rstrip(), number)
     repeated = frozenset(key for key in first if keys.count(key.encode().ljust(8)) > 1)
     structural = [key for key in first if key in _FACT_KEYWORDS or _naxis_key(key.encode())]
+    continued = {number for number in range(len(keys) - 1) if keys[number + 1] == b"CONTINUE"}
     for key in structural:
         if key in repeated and not key.startswith("EXT"):
             raise _Trouble(f"the keyword {key} is given twice in a header", _DAMAGED)
+    if first.get("EXTNAME") in continued:
+        return _Plan(length, end, odd=True)
 
-    continued = {number for number in range(len(keys) - 1) if keys[number + 1] == b"CONTINUE"}
     short = sorted((first[key], key) for key in wanted if key in first and first[key] not in continued)
     long = []
     for key in sorted(wanted, key=lambda key: first.get(key, -1)):
@@ -986,9 +1009,17 @@ def _make_plan(layout: bytes, wanted: dict[str, str]) -> _Plan:
             long.append((wanted[key], key, start * CARD_SIZE, stop * CARD_SIZE))
     offsets = tuple(number * CARD_SIZE for number, _ in short)
     return _Plan(
-        length, end, False, tuple(wanted[key] for _, key in short), tuple(key for _, key in short), offsets,
-        _unpacker(offsets), tuple(long), tuple(structural),
-        _unpacker([first[key] * CARD_SIZE for key in structural]), repeated,
+        length,
+        end,
+        False,
+        tuple(wanted[key] for _, key in short),
+        tuple(key for _, key in short),
+        offsets,
+        _unpacker(offsets),
+        tuple(long),
+        tuple(structural),
+        _unpacker([first[key] * CARD_SIZE for key in structural]),
+        repeated,
     )
 
 # %% ../nbs/01_headers.ipynb #b398f16a
@@ -1134,8 +1165,11 @@ def _make_facts(values: dict[str, Any]) -> _Facts:
     size = -(-count * abs(bitpix) // 8 // BLOCK_SIZE) * BLOCK_SIZE
     name, ver = values.get("EXTNAME"), values.get("EXTVER")
     return _Facts(
-        name.strip().upper() if isinstance(name, str) else "", ver if type(ver) is int else 1,
-        tuple(reversed(axes)), bitpix, size,
+        name.strip().upper() if isinstance(name, str) else "",
+        ver if type(ver) is int else 1,
+        tuple(reversed(axes)),
+        bitpix,
+        size,
     )
 
 # %% ../nbs/01_headers.ipynb #f7fc32c8
@@ -1192,13 +1226,23 @@ class _Plain:
 class _Gzipped:
     """An open file that is unpacked while reading."""
 
+    __slots__ = ("held", "place", "stream")
+
     def __init__(self, path: str | os.PathLike) -> None:
         self.stream = gzip.open(path, "rb")  # noqa: SIM115 (closed by close)
+        self.held = b""  # what was read last: going back would unpack the file again from its start
+        self.place = 0  # its offset
 
     def read(self, count: int, offset: int) -> bytes:
         """Read up to `count` unpacked bytes at `offset`."""
-        self.stream.seek(offset)
-        return self.stream.read(count)
+        first = offset - self.place
+        if not 0 <= first <= len(self.held):
+            self.stream.seek(offset)
+            self.held, first = b"", 0
+        self.held, self.place = self.held[first:], offset
+        if count > len(self.held):
+            self.held += self.stream.read(count - len(self.held))
+        return self.held[:count]
 
     def reaches(self, offset: int) -> bool:
         """Whether there are at least `offset` unpacked bytes."""
@@ -1375,8 +1419,10 @@ def hdu_walk(path: str | os.PathLike) -> list[HDU]:
         The file is not FITS, cannot be read, ends inside a header or inside the data its headers promise, or
         has bytes after its last HDU that are no HDU.
 
-    Notes ----- Only headers are read, so damage inside the data is not seen. The FITS Standard allows special
-    records after the last HDU; JWST files have none, and here they count as damage.
+    Notes
+    -----
+    Only headers are read, so damage inside the data is not seen. The FITS Standard allows special records
+    after the last HDU; JWST files have none, and here they count as damage.
     """
     hdus = []
     try:
@@ -1420,10 +1466,10 @@ class Keywords(dict):
 
     def __reduce__(self) -> tuple:
         """Pickle the attributes too."""
-        slots = {name: getattr(self, name) for name in self.__slots__}
+        slots = {name: getattr(self, name) for name in self.__slots__ if hasattr(self, name)}
         return Keywords, (dict(self),), (None, slots)
 
-
+# %% ../nbs/01_headers.ipynb #95a23269
 class _Reader:
     """Reads one set of keywords."""
 
@@ -1526,10 +1572,10 @@ def read_keywords(
         Keywords wanted of the first HDU named SCI. If empty, the file need not have one (OIFITS products do
         not).
     structure : bool
-        Whether to go through the headers of all HDUs to the end of the file, which finds every missing and
-        every superfluous byte and fills ``extnames``. Otherwise the file must reach the end of the SCI data
-        and have a size that is a multiple of 2,880 bytes: then a file that was cut at such a multiple behind
-        the SCI data, or lengthened, passes.
+        Whether to go through the headers of all HDUs to the end of the file, which finds a cut or a
+        superfluous byte anywhere and fills ``extnames``. Otherwise the file must reach the end of the SCI
+        data and have a size that is a multiple of 2,880 bytes: then a file that was cut at such a multiple
+        behind the SCI data, or lengthened, passes.
     strict : bool
         Whether a card that cannot be read raises. Otherwise it is left out and listed in ``problems``.
 
@@ -1549,8 +1595,12 @@ def read_keywords(
     ValueError
         A keyword was asked for that has no single value, such as HISTORY.
 
-    Notes ----- Damage inside the data is not seen, as they are not read. Up to 20,000 values and 1,000 header
-    layouts are kept in memory to make the next file quick, some ten megabytes at the most.
+    Notes
+    -----
+    Damage inside the data is not seen, as they are not read, and a file that was cut exactly between two HDUs
+    is a good FITS file: compare ``extnames`` with what the product should have. A gzipped file is unpacked to
+    its end, or without `structure` to the end of the SCI data. Up to 20,000 values and 1,000 header layouts
+    are kept in memory to make the next file quick, some ten megabytes at the most.
     """
     usual = primary is PRIMARY_KEYWORDS and sci is SCI_KEYWORDS
     reader = _USUAL_READER if usual else _reader(primary, sci)

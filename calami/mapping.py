@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .dataset import Dataset, write_atomically
-from .headers import SUMMARY_COLUMNS, CalamiError, NameProblem, parse_name
+from .headers import SUMMARY_COLUMNS, CalamiError, ExposureName, NameProblem, parse_name
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'tag', 'NameFields', 'MappingProblem', 'make_name', 'automatic_names', 'find_name', 'Entry',
@@ -39,7 +39,10 @@ def tag(rootname: str) -> str:
         Such as ``1093o12a3105``: program, observation, then visit group, sequence and activity. ``v2`` follows the
         observation and ``e3`` the end where visit or exposure are not 1; another detector than ``nis`` is named.
     """
-    part = parse_name(rootname)
+    return _tag(parse_name(rootname))
+
+
+def _tag(part: ExposureName) -> str:
     visit = "" if part.visit == "001" else f"v{int(part.visit)}"
     exposure = "" if part.exposure == "00001" else f"e{int(part.exposure)}"
     detector = "" if part.detector == "nis" else f"_{part.detector}"
@@ -58,9 +61,9 @@ class NameFields(dict):
     """
     Fields a template may use for one exposure; each is made when it is asked for.
 
-    Keywords of the summary in lower case, with ``-`` as ``_``, give their value cleaned to lower-case letters and digits;
-    in upper case, the same in upper case. Made for the purpose are ``target``, ``tag``, ``rootname``, ``primary`` and
-    ``subpixel``.
+    Keywords of the summary in lower case, with ``-`` as ``_``, give their value cleaned to lower-case letters and
+    digits; in upper case, the same in upper case. Made for the purpose are ``target``, ``tag``, ``rootname``,
+    ``primary`` and ``subpixel``.
 
     Parameters
     ----------
@@ -71,8 +74,8 @@ class NameFields(dict):
     """
 
     def __init__(self, rootname: str, values: Mapping[str, Any]):
-        super().__init__(rootname=rootname, tag=tag(rootname))
         part = parse_name(rootname)
+        super().__init__(rootname=rootname, tag=_tag(part))
         self._values = {"PROGRAM": part.program, "OBSERVTN": part.observation, "VISIT": part.visit, **values}
 
     def __missing__(self, key: str) -> str:
@@ -104,9 +107,7 @@ def _cleaned(text: str) -> str:
 
 # %% ../nbs/03_mapping.ipynb #8a1e9674
 class MappingProblem(CalamiError):
-    """
-    Names that cannot be made, read or found; the message says where, and what the candidates are.
-    """
+    """Names that cannot be made, read or found; the message says where, and what the candidates are."""
 
 
 @lru_cache(maxsize=64)
@@ -179,7 +180,9 @@ def automatic_names(dataset: Dataset, template: str = "default") -> dict[str, st
     for root in dataset.rootlist:
         name = make_name(template, root, dataset.facts(root))
         if name in names:
-            raise MappingProblem(f"template {template!r} calls both {names[name]} and {root} {name!r}; add {{tag}} to it")
+            raise MappingProblem(
+                f"template {template!r} calls both {names[name]} and {root} {name!r}; add {{tag}} to it"
+            )
         names[name] = root
     return names
 
@@ -214,7 +217,9 @@ def find_name(asked: str, mapping: Mapping[str, str]) -> str:
     if len(begins) == 1:
         return begins[0]
     if begins:
-        raise MappingProblem(f"{asked!r} may mean any of {len(begins)} exposures: {_listed(begins)}; say more of the name")
+        raise MappingProblem(
+            f"{asked!r} may mean any of {len(begins)} exposures: {_listed(begins)}; say more of the name"
+        )
     close = difflib.get_close_matches(asked, list(mapping), n=3, cutoff=0.4) or list(mapping)
     raise MappingProblem(f"no exposure is called {asked!r}; there are {_listed(close)}")
 
@@ -338,7 +343,8 @@ def _resolve_pairs(entry: Entry, dataset: Dataset, where: str) -> str:
     if not len(chosen):
         raise MappingProblem(f"{where}: no exposure has {pairs}{_nearest(constraints, dataset)}")
     raise MappingProblem(
-        f"{where}: {pairs} selects {len(chosen)} exposures ({_listed(chosen.rootlist)}); add a keyword to tell them apart"
+        f"{where}: {pairs} selects {len(chosen)} exposures ({_listed(chosen.rootlist)}); "
+        f"add a keyword to tell them apart"
     )
 
 
@@ -403,7 +409,9 @@ def read_names(path, dataset: Dataset) -> dict[str, str]:
             wrong.append(str(problem))
             continue
         if root in lines:
-            wrong.append(f"line {entry.line}: {entry.name!r} and {lines[root].name!r} (line {lines[root].line}) are both {root}")
+            wrong.append(
+                f"line {entry.line}: {entry.name!r} and {lines[root].name!r} (line {lines[root].line}) are both {root}"
+            )
         names[entry.name] = root
         lines.setdefault(root, entry)
     if wrong:

@@ -146,7 +146,7 @@ def setup_view(dataset: Dataset):
             "program": program, "observation": observation, "role": str(role), "target": target,
             "filter": str(filt or ""), "ngroups": ngroups or 0, "nints": nints or 0, "exposures": len(members),
             "dithers": len({facts[k].get("PATT_NUM") for k in members}),
-            "first": min(dates, default="")[:16].replace("T", " "), "last": max(dates, default="")[:16].replace("T", " "),
+            "first": _minute(min(dates, default="")), "last": _minute(max(dates, default="")),
             "exposure_time": float(sum(t for t in times if isinstance(t, float))),
             "least_of_limit": _extreme(filled, np.nanmin), "most_of_limit": _extreme(filled, np.nanmax),
         })  # fmt: skip
@@ -157,6 +157,10 @@ def setup_view(dataset: Dataset):
 
 def _target(values: dict) -> str:
     return str(values.get("TARGPROP") or values.get("TARGNAME") or "")
+
+
+def _minute(date: str) -> str:
+    return date[:16].replace("T", " ")
 
 
 def _extreme(values: np.ndarray, which) -> float:
@@ -191,7 +195,7 @@ def program_view(dataset: Dataset):
             "observations": len({root[7:10] for root in roots}), "exposures": len(roots),
             "targets": ", ".join(sorted({_target(v) for v in facts} - {""})),
             "filters": ", ".join(sorted({v["FILTER"] for v in facts if isinstance(v.get("FILTER"), str)})),
-            "first": (dates or [""])[0][:16].replace("T", " "), "last": (dates or [""])[-1][:16].replace("T", " "),
+            "first": _minute((dates or [""])[0]), "last": _minute((dates or [""])[-1]),
             "exposure_time": float(sum(v["EFFEXPTM"] for v in facts if isinstance(v.get("EFFEXPTM"), float))),
         })  # fmt: skip
     table = QTable(rows=rows)
@@ -234,7 +238,9 @@ def plot_depths(dataset: Dataset, ax=None):
         ax.plot(here, signal, "os^Dv"[k % 5], color=f"C{k}", ms=5, label=filt)
     for level, style in ((niriss.MIGRATION_LIMIT_E, "--"), (niriss.SATURATION_E, "-")):
         ax.axhline(level / 1e3, color="0.4", ls=style, lw=1)
-    ax.text(0.99, niriss.MIGRATION_LIMIT_E / 1e3, "migration limit (JDox)", **_LABEL, transform=ax.get_yaxis_transform())
+    ax.text(
+        0.99, niriss.MIGRATION_LIMIT_E / 1e3, "migration limit (JDox)", **_LABEL, transform=ax.get_yaxis_transform()
+    )
     ax.text(0.99, niriss.SATURATION_E / 1e3, "full well", **_LABEL, transform=ax.get_yaxis_transform())
     ax.set(xlabel="exposure, in the order of rootnames", ylabel="peak at the end of the ramp [ke-]")
     ax.set_ylim(0, 1.12 * max(niriss.SATURATION_E / 1e3, *(niriss.to_electrons(view["peak_signal"].value) / 1e3), 0))

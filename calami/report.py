@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import platform
 import sys
 import time
@@ -99,8 +98,6 @@ def figure_png(draw: Sequence, width: float, height: float) -> bytes:
     figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
     return out.getvalue()
 
-
-
 # %% ../nbs/14_report.ipynb #ad7f70fd
 _STYLE = """
 body{font:15px/1.55 system-ui,sans-serif;color:#1c2733;max-width:70rem;margin:2.5rem auto;padding:0 1.5rem}
@@ -170,7 +167,7 @@ coefficient across a corner is {{ "%.2f" % ratio }} of that across an edge. Erro
 Hashes of the inputs are in <code>run.json</code>.</p>
 <div class="wide">{{ inputs | safe }}</div>
 </body></html>
-"""
+"""  # noqa: E501
 
 # %% ../nbs/14_report.ipynb #a396b781
 def numbers_table(results: Iterable[Comparison]):
@@ -194,7 +191,8 @@ def numbers_table(results: Iterable[Comparison]):
         adu = " → ".join(f"{value:,.0f}" for value in r.peak_adu)
         electrons = " → ".join(f"{value / 1e3:.1f}" for value in r.peak_e)
         rows.append({
-            "pair": str(number), "target": str(r.facts[0].get("TARGNAME", "")), "filter": str(r.facts[0].get("FILTER", "")),
+            "pair": str(number), "target": str(r.facts[0].get("TARGNAME", "")),
+            "filter": str(r.facts[0].get("FILTER", "")),
             "groups": f"{r.facts[0].get('NGROUPS')} → {r.facts[1].get('NGROUPS')}",
             "peak signal [ADU]": adu, "[ke-]": electrons, "peak pixel": str(r.peak), "8 neighbours": str(r.neighbours),
             "ring": str(r.ring), "21×21 sum": str(r.total), "verdict": r.verdict,
@@ -329,7 +327,7 @@ def _page(dataset: Dataset, results, refused, run: dict, figures: list, depths: 
         results=[r for r, _ in figures], figures=figures, depths=depths, refused=refused, rule=cm_analysis.RULE,
         numbers=render(numbers_table(results), "html"), levels=render(levels_table(), "html"),
         exposures=render(view, "html"), inputs=render(records, "html"),
-        problems=render(dataset.problems, "html") if len(dataset.problems) else "",
+        problems=render(dataset.problems_shown(), "html") if len(dataset.problems) else "",
         tolerance=cm_analysis.POINTING_TOLERANCE_MAS, ratio=cm_analysis.DIAGONAL_RATIO, gain=niriss.GAIN,
         fit_radius=cm_analysis.FIT_RADIUS,
     )  # fmt: skip

@@ -116,9 +116,7 @@ def exported_names(path):
         return {}
     module = importlib.import_module(f"calami.{modules[0]}")
     own = vars(importlib.import_module("calami")).keys() - {"__version__"}  # __name__, __file__ and the like
-    return {
-        name: value for name, value in vars(module).items() if not (name.startswith("__") and name in own)
-    }
+    return {name: value for name, value in vars(module).items() if not (name.startswith("__") and name in own)}
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def test_a_product_without_errors_says_so(tmp_path):
     path = write_exposure(tmp_path / f"{rootname()}_uncal.fits")
     exposure = Data(path)
     assert not exposure.dq.any() and exposure.dq.shape == exposure.shape
-    with pytest.raises(FileProblem, match="has no ERR extension.*it has SCI"):
+    with pytest.raises(FileProblem, match=r"has no ERR extension.*it has SCI"):
         _ = exposure.error
 
 
@@ -148,7 +148,8 @@ def test_rate_and_error_of_a_ramp(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "cards, match", [({"ngroups": 1}, "single group"), ({"TGROUP": "slow"}, "TGROUP is 'slow'"), ({"TGROUP": None}, "TGROUP")]
+    "cards, match",
+    [({"ngroups": 1}, "single group"), ({"TGROUP": "slow"}, "TGROUP is 'slow'"), ({"TGROUP": None}, "TGROUP")],
 )
 def test_ramps_without_a_rate(tmp_path, cards, match):
     with pytest.raises(FileProblem, match=match):
@@ -156,7 +157,11 @@ def test_ramps_without_a_rate(tmp_path, cards, match):
 
 
 def test_flags_of_pixel_and_group_are_joined(tmp_path):
-    arrays = {"SCI": cube(1.0, 2, 3), "PIXELDQ": np.zeros((20, 20), "uint32"), "GROUPDQ": np.zeros((2, 3, 20, 20), "uint8")}
+    arrays = {
+        "SCI": cube(1.0, 2, 3),
+        "PIXELDQ": np.zeros((20, 20), "uint32"),
+        "GROUPDQ": np.zeros((2, 3, 20, 20), "uint8"),
+    }
     arrays["PIXELDQ"][3, 3], arrays["GROUPDQ"][1, 0, 4, 4] = 1, 4
     dq = Data(write_exposure(tmp_path / f"{rootname()}_ramp.fits", arrays)).dq
     assert dq.shape == (2, 3, 20, 20) and (dq[:, :, 3, 3] == 1).all() and dq[1, 0, 4, 4] == 4 and dq.sum() == 10

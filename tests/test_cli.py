@@ -110,7 +110,14 @@ def test_cm_of_a_pair_that_is_none(folder, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [("summary",), ("summary", "nowhere"), ("summary", ".", "-f", "docx"), ("cm", "."), ("dance",), ("cm", ".", "-o", "x", "--deep", "y")],
+    [
+        ("summary",),
+        ("summary", "nowhere"),
+        ("summary", ".", "-f", "docx"),
+        ("cm", "."),
+        ("dance",),
+        ("cm", ".", "-o", "x", "--deep", "y"),
+    ],
 )
 def test_usage_errors(words):
     assert run(*words).exit_code == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import nrm_psf, noisy_rate, ramp_rate, rootname, write_exposure, write_star
+from toys import noisy_rate, nrm_psf, ramp_rate, rootname, write_exposure, write_star
 
 from calami import cm_analysis as cm
 from calami import niriss
@@ -63,7 +63,7 @@ def test_peak_loss_of_the_h4rg_kernel_agrees_with_the_notes():
     assert 0.5e-6 < beta < 0.8e-6
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------------
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def rate_image(rate, ngroups, rng):
@@ -141,7 +141,7 @@ def test_bad_pixels_hardly_change_the_coefficient(tmp_path):
     assert abs(spoilt / clean - 1) < 0.1
 
 
-# --- the verdict -------------------------------------------------------------------------------------------------------
+# --- the verdict -----------------------------------------------------------------------------------------------------
 
 STORIES = {
     "migration": ({"edge": 1.2e-6}, {}, cm.MIGRATION),
@@ -209,7 +209,7 @@ def test_equal_depth_is_never_called_migration(tmp_path):
     assert np.isinf(cm.comparison_table([result])["edge_err"][0].value)
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------------
+# --- what is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_pair_without_a_star_shows_nothing(tmp_path):
     assert cm.compare(*pair(tmp_path, electrons_per_s=0.0, nints=1)).verdict == cm.NOTHING
 
 
-# --- pairs and tables ------------------------------------------------------------------------------------------------------
+# --- pairs and tables ------------------------------------------------------------------------------------------------
 
 
 def test_pairs_find_themselves(tmp_path):
@@ -333,7 +333,7 @@ def test_plots_return_their_axes(tmp_path):
         assert draw(result, ax) is ax and ax.get_xlabel() and "%" in ax.get_ylabel() + ax.get_xlabel() + "%"
 
 
-# --- flight data -----------------------------------------------------------------------------------------------------------
+# --- flight data -----------------------------------------------------------------------------------------------------
 
 
 def test_the_pair_of_program_1093(shared_data):

@@ -220,7 +220,10 @@ def test_a_name_that_contradicts_its_header(folder):
 
 
 def test_stage_3_and_guide_star_files_are_kept_apart(folder):
-    for name in ("jw01516-o001_t001_niriss_f480m-nrm-sub80_aminorm-oi.fits", "jw01516001001_gs-fg_2022156132225_cal.fits"):
+    for name in (
+        "jw01516-o001_t001_niriss_f480m-nrm-sub80_aminorm-oi.fits",
+        "jw01516001001_gs-fg_2022156132225_cal.fits",
+    ):
         write_exposure(folder / name, FILENAME=name)
     ds = Dataset(folder)
     assert len(ds) == 3 and len(ds.others) == 2 and len(ds.problems) == 0
@@ -260,7 +263,9 @@ def test_segments_are_one_row_and_a_missing_one_is_told(folder):
     for k in (3, 1):
         name = f"{rootname(4)}-seg{k:03d}_rateints.fits"
         cube = {"SCI": np.full((2, 8, 8), float(k), "float32")}
-        write_exposure(folder / name.replace("_nis-seg", "-seg").replace("_rateints", "_nis_rateints"), cube, INTEND=2 * k)
+        write_exposure(
+            folder / name.replace("_nis-seg", "-seg").replace("_rateints", "_nis_rateints"), cube, INTEND=2 * k
+        )
     ds = Dataset(folder)
     assert ds.summary["segments"].tolist() == [1, 1, 1, 2] and ds.facts(rootname(4))["INTEND"] == 6
     assert [p.name.split("seg")[1][:3] for p in ds.paths(rootname(4))] == ["001", "003"]
@@ -296,7 +301,7 @@ def test_roles_and_targets_of_program_1093(shared_data):
     assert set(ds.select(role="target").summary["targprop"]) == {"AB-DOR"}
 
 
-# --- the index ---------------------------------------------------------------------------------------------------------
+# --- the index -------------------------------------------------------------------------------------------------------
 
 
 def test_second_look_reads_no_header(folder, monkeypatch):
@@ -348,9 +353,7 @@ def test_a_garbled_index_never_gives_wrong_facts(tmp_path, data):
     stored.pop(data.draw(st.sampled_from(sorted(stored))))
     path.write_text(json.dumps(stored))
     known = Index(path).get(file)
-    assert known is None or known == Facts(
-        {"NGROUPS": 5, "FILTER": "F480M", "IS_PSF": True, "TGROUP": 0.07544}
-    )
+    assert known is None or known == Facts({"NGROUPS": 5, "FILTER": "F480M", "IS_PSF": True, "TGROUP": 0.07544})
 
 
 def test_types_survive_the_index(tmp_path):
@@ -379,7 +382,7 @@ def test_measurements_are_forgotten_when_the_file_changes(folder, monkeypatch):
     assert Dataset(folder).measured(rootname(1, 1), "peak/1", lambda: {"rate": 3.0}) == {"rate": 3.0}
 
 
-# --- asking ------------------------------------------------------------------------------------------------------------
+# --- asking ----------------------------------------------------------------------------------------------------------
 
 
 def test_select(folder):
@@ -393,7 +396,7 @@ def test_select(folder):
     assert len(ds.select(tgroup=75.44 * u.ms)) == 3
     assert len(ds.select(ngroups=lambda n: n > 100)) == 0
     assert ds.select(role="target").names == ds.names[:2]
-    with pytest.raises(CalamiError, match="no column 'ngroup'.*did you mean ngroups"):
+    with pytest.raises(CalamiError, match=r"no column 'ngroup'.*did you mean ngroups"):
         ds.select(ngroup=5)
     assert repr(ds.select(ngroups=99)).startswith("<Dataset: 0 exposures")
 
@@ -466,7 +469,7 @@ def test_a_file_reached_twice_is_one_file(folder):
     assert len(find_files([folder, *folder.glob("*.fits")], print)) == 3
 
 
-# --- whatever a header may hold ----------------------------------------------------------------------------------------
+# --- whatever a header may hold --------------------------------------------------------------------------------------
 
 
 @given(st.data())
@@ -483,7 +486,7 @@ def test_mutated_headers_never_stop_the_summary(tmp_path, data):
     path.write_bytes(content)
     ds = Dataset(folder)
     assert rootname(2) in ds.rootlist
-    assert len(ds.summary) == len(ds) and rootname(1) in ds.rootlist or len(ds.problems) > 0
+    assert (len(ds.summary) == len(ds) and rootname(1) in ds.rootlist) or len(ds.problems) > 0
     assert path.read_bytes() == content
 
 

@@ -36,7 +36,7 @@ from calami.headers import (
     read_keywords,
 )
 
-# Names ----------------------------------------------------------------------------------------------------------
+# Names --------------------------------------------------------------------------------------------
 
 REAL_NAMES = """
 jw01093012001_03105_00001_nis_cal.fits
@@ -81,7 +81,8 @@ jw01093012001_03105_00001_nis__cal.fits jw01093012001_03105_00001_nis_cal.fits.p
 jw01373017001_04102_00003_0001_nis_calslope.fits jw1093012001_03105_00001_nis_cal.fits
 jw01093012001_031é5_00001_nis_cal.fits jw01093-o12_t001_niriss_f480m-nrm_amiavg.fits
 jw01093-o012_t1_niriss_f480m-nrm_amiavg.fits jw01093-o012_20220714_image2_003_asn.json
-jw01029001001_gs-id_9_image_cal.fits jw01029001001_gs-fg_2022_cal.fits jw01093_20220714t075823_image2_003_asn.json
+jw01029001001_gs-id_9_image_cal.fits jw01029001001_gs-fg_2022_cal.fits
+jw01093_20220714t075823_image2_003_asn.json
 """.split()
 
 
@@ -127,12 +128,24 @@ def test_parts_of_other_names():
 @pytest.mark.parametrize(
     "change",
     [
-        {"program": "1093"}, {"observation": 12}, {"activity": "0Z"}, {"detector": "uncal"}, {"segment": 0},
-        {"segment": True}, {"segment": 1000}, {"association": "c10"}, {"tag": "x", "product": ""},
-        {"product": "c1000"}, {"tag": "o012", "product": "cal"}, {"tag": "dq", "product": "init"},
-        {"product": "a_cal"}, {"extension": "fits"}, {"visit_group": "٠٣"}, {"program": None},
+        {"program": "1093"},
+        {"observation": 12},
+        {"activity": "0Z"},
+        {"detector": "uncal"},
+        {"segment": 0},
+        {"segment": True},
+        {"segment": 1000},
+        {"association": "c10"},
+        {"tag": "x", "product": ""},
+        {"product": "c1000"},
+        {"tag": "o012", "product": "cal"},
+        {"tag": "dq", "product": "init"},
+        {"product": "a_cal"},
+        {"extension": "fits"},
+        {"visit_group": "٠٣"},
+        {"program": None},
     ],
-)  # fmt: skip
+)
 def test_parts_of_an_exposure_name_are_checked(change):
     with pytest.raises(NameProblem, match="expected"):
         parse_name(REAL_NAMES[0]).replace(**change)
@@ -141,14 +154,21 @@ def test_parts_of_an_exposure_name_are_checked(change):
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        (REAL_NAMES[13], {"subarray": "f380m"}), (REAL_NAMES[13], {"optical_element": "f380m-sub80", "subarray": ""}),
-        (REAL_NAMES[13], {"epoch": 10}), (REAL_NAMES[13], {"product": "", "activity": "05"}),
-        (REAL_NAMES[13], {"product": "ami-05"}), (REAL_NAMES[20], {"association": ""}), (REAL_NAMES[20], {"number": ""}),
-        (REAL_NAMES[20], {"kind": "pool"}), (REAL_NAMES[29], {"time": "2022142181502"}),
-        (REAL_NAMES[29], {"image": ""}), (REAL_NAMES[25], {"joint": "-"}), (REAL_NAMES[30], {"product": "seg001"}),
+        (REAL_NAMES[13], {"subarray": "f380m"}),
+        (REAL_NAMES[13], {"optical_element": "f380m-sub80", "subarray": ""}),
+        (REAL_NAMES[13], {"epoch": 10}),
+        (REAL_NAMES[13], {"product": "", "activity": "05"}),
+        (REAL_NAMES[13], {"product": "ami-05"}),
+        (REAL_NAMES[20], {"association": ""}),
+        (REAL_NAMES[20], {"number": ""}),
+        (REAL_NAMES[20], {"kind": "pool"}),
+        (REAL_NAMES[29], {"time": "2022142181502"}),
+        (REAL_NAMES[29], {"image": ""}),
+        (REAL_NAMES[25], {"joint": "-"}),
+        (REAL_NAMES[30], {"product": "seg001"}),
         (REAL_NAMES[25], {"segment": -1}),
     ],
-)  # fmt: skip
+)
 def test_parts_of_other_names_are_checked(name, change):
     with pytest.raises(NameProblem, match="expected"):
         parse_name(name).replace(**change)
@@ -186,25 +206,55 @@ def records(kind, *parts, **named):
 
 NAMES = st.one_of(
     records(
-        ExposureName, *VISIT, pattern("[0-9]{2}"), pattern("[0-9]"), pattern("[0-9a-z]{2}"), pattern("[0-9]{5}"),
-        st.sampled_from(DETECTORS), product=WORDS, tag=WORDS, segment=NUMBER, association=st.none() | ASSOCIATION,
+        ExposureName,
+        *VISIT,
+        pattern("[0-9]{2}"),
+        pattern("[0-9]"),
+        pattern("[0-9a-z]{2}"),
+        pattern("[0-9]{5}"),
+        st.sampled_from(DETECTORS),
+        product=WORDS,
+        tag=WORDS,
+        segment=NUMBER,
+        association=st.none() | ASSOCIATION,
         extension=EXTENSION,
     ),
     records(
-        Stage3Name, VISIT[0], ASSOCIATION, pattern("t[0-9]{3}|[sbv][0-9]{5}([0-9]{4})?"), st.just("niriss"),
-        pattern("f[0-9]{3}m(-nrm)?(-sub80)?"), product=WORDS, tag=WORDS, epoch=st.none() | st.integers(0, 9),
-        subarray=st.sampled_from(["", "sub80", "full"]), activity=pattern("([0-9][0-9a-z])?"), extension=EXTENSION,
+        Stage3Name,
+        VISIT[0],
+        ASSOCIATION,
+        pattern("t[0-9]{3}|[sbv][0-9]{5}([0-9]{4})?"),
+        st.just("niriss"),
+        pattern("f[0-9]{3}m(-nrm)?(-sub80)?"),
+        product=WORDS,
+        tag=WORDS,
+        epoch=st.none() | st.integers(0, 9),
+        subarray=st.sampled_from(["", "sub80", "full"]),
+        activity=pattern("([0-9][0-9a-z])?"),
+        extension=EXTENSION,
     ),
     records(
-        AssociationName, VISIT[0], st.just("") | ASSOCIATION, st.sampled_from(["pool", "ami3", "tso-image2"]),
-        version=pattern("([0-9]{8}t[0-9]{6})?"), number=pattern("([0-9]{3,5})?"), extension=EXTENSION,
+        AssociationName,
+        VISIT[0],
+        st.just("") | ASSOCIATION,
+        st.sampled_from(["pool", "ami3", "tso-image2"]),
+        version=pattern("([0-9]{8}t[0-9]{6})?"),
+        number=pattern("([0-9]{3,5})?"),
+        extension=EXTENSION,
     ),
     records(
-        GuideStarName, *VISIT, st.sampled_from(["id", "acq1", "acq2", "track", "fg"]), attempt=pattern("[1-8]?"),
-        image=st.sampled_from(["", "image", "stacked"]), time=pattern("([0-9]{13})?"), product=WORDS,
-        segment=NUMBER, joint=st.sampled_from("-_"), extension=EXTENSION,
+        GuideStarName,
+        *VISIT,
+        st.sampled_from(["id", "acq1", "acq2", "track", "fg"]),
+        attempt=pattern("[1-8]?"),
+        image=st.sampled_from(["", "image", "stacked"]),
+        time=pattern("([0-9]{13})?"),
+        product=WORDS,
+        segment=NUMBER,
+        joint=st.sampled_from("-_"),
+        extension=EXTENSION,
     ),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
@@ -234,7 +284,7 @@ def test_lists_of_words_agree_with_the_installed_jwst():
     assert headers._STEP_PRODUCTS.split("|") == sorted(word for word in suffix.KNOW_SUFFIXES if "_" in word)
 
 
-# Columns --------------------------------------------------------------------------------------------------------
+# Columns ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +305,15 @@ def schema():
             for child in node:
                 collect(child)
 
-    for name in ["core", "wcsinfo", "bunit", "photometry", "pixelarea", "keyword_photmjsr", "keyword_pixelarea"]:
+    for name in [
+        "core",
+        "wcsinfo",
+        "bunit",
+        "photometry",
+        "pixelarea",
+        "keyword_photmjsr",
+        "keyword_pixelarea",
+    ]:
         collect(yaml.safe_load((folder / f"{name}.schema.yaml").read_text()))
     return found
 
@@ -284,7 +342,7 @@ def test_columns_are_those_of_the_keywords():
     assert len(set(keywords)) == len(keywords) == len(PRIMARY_KEYWORDS) + len(SCI_KEYWORDS)
 
 
-# Reading: what astropy says ---------------------------------------------------------------------------------------
+# Reading: what astropy says -----------------------------------------------------------------------
 
 
 def astropy_says(header, keywords):
@@ -338,7 +396,7 @@ TITLE = "A title that is longer than a card can hold, so that it has to go on in
 
 @pytest.fixture(scope="module")
 def exposure():
-    """An exposure as the pipeline writes it, in small: values of all columns, every kind of extension."""
+    """Make an exposure as the pipeline writes it, in small: all columns, every kind of extension."""
     rng = np.random.default_rng(1)
     made = {str: "COMPLETE", int: 13, float: 0.07543999999999999, bool: False}
     primary = fits.PrimaryHDU()
@@ -362,7 +420,7 @@ def exposure():
 
 @pytest.fixture
 def path(exposure, tmp_path):
-    """The exposure in a file of its own."""
+    """Write the exposure to a file of its own."""
     file = tmp_path / "jw01093012001_03105_00001_nis_calints.fits"
     exposure.writeto(file, checksum=False)
     return file
@@ -399,7 +457,11 @@ def test_real_and_simulated_files_like_astropy(shared_data):
 
 def test_every_keyword_of_real_files_like_astropy(shared_data):
     paths = [*shared_data.glob("jw01093/*_nis_cal.fits")][::6]
-    paths += [*shared_data.glob("oifits/*"), *shared_data.glob("reference/*.fits*"), *shared_data.glob("simulated/*")]
+    paths += [
+        *shared_data.glob("oifits/*"),
+        *shared_data.glob("reference/*.fits*"),
+        *shared_data.glob("simulated/*"),
+    ]
     skipped = {"", "COMMENT", "HISTORY", "CONTINUE"}
     for path in paths:
         with fits.open(path) as hdus:
@@ -409,7 +471,10 @@ def test_every_keyword_of_real_files_like_astropy(shared_data):
 
 
 def test_header_texts_like_astropy(shared_data, tmp_path):
-    names = ["real_jw01373017001_04102_00002_nis_ramp_primary_header.txt", "real_jw01093_amiavg_primary_header.txt"]
+    names = [
+        "real_jw01373017001_04102_00002_nis_ramp_primary_header.txt",
+        "real_jw01093_amiavg_primary_header.txt",
+    ]
     for name in names:
         lines = (shared_data / "headers" / name).read_text().splitlines()
         begin = next(n for n, line in enumerate(lines) if line.startswith("SIMPLE"))
@@ -427,7 +492,7 @@ def test_oifits_needs_no_sci(shared_data):
             read_keywords(path)
 
 
-# Reading: unusual cards -------------------------------------------------------------------------------------------
+# Reading: unusual cards ---------------------------------------------------------------------------
 
 
 def block(*cards, naxis=0, end="END"):
@@ -437,20 +502,25 @@ def block(*cards, naxis=0, end="END"):
     return text.encode("latin1").ljust(-(-len(text) // 2880) * 2880)
 
 
+# fmt: off
 UNUSUAL_CARDS = [
-    "FILTER  = 'F480M   '", "FILTER  ='F480M'", "FILTER  = 'O''Neill'", "FILTER  = ''", "FILTER  = '' / it's",
-    "FILTER  = '' / it' s", "FILTER  = ''''", "FILTER  = '   '", "FILTER  = 'a' b", "FILTER  = 'a''", "FILTER  = 'a",
-    "FILTER  = 'AXIS.1: 2.5'", "FILTER  = 'AXIS: 2' / x", "FILTER  = 'A: b'", "FILTER  = 'http: //x'", "FILTER  =",
-    "FILTER  = / nothing", "FILTER  =                    T", "FILTER  = TRUE", "FILTER  = F/x", "FILTER  = 007",
-    "FILTER  = -0", "FILTER  = +12 / x", "FILTER  = 1.", "FILTER  = .5", "FILTER  = 1.5D3", "FILTER  = 1.5e-3",
-    "FILTER  = 1E5", "FILTER  = 1E400", "FILTER  = -.5E-5", "FILTER  = 1 2", "FILTER  = 12 .5", "FILTER  = - 5",
-    "FILTER  = 1_000", "FILTER  = 0x10", "FILTER  = nan", "FILTER  = inf", "FILTER  = (1, 2.5)", "FILTER  = 13,5",
-    "FILTER    13", "FILTER    'F480M'", "FILTER", "filter  = 'low'", " FILTER = 'shifted'", "FILTER= 'early'",
-    "FILTER =  'late'", "HIERARCH FILTER = 'hier'", "HIERARCH ESO TEL = 5", "FILTER  = 'caf\xe9'", "FILTER  = 'a\x00b'",
-    "FILTER  = 'tab\there'", "FILTER  = 5 / caf\xe9", "F\xcfLTER  = 5", "FILTER  =  = 5", "FILTER  = '= 5'",
-    "FILTER  = 5 /", "FILTER  = 5/", "FILTER  = 'a'/b", "FILTER  = 'a' /b/c'd", "FILTER\x00 = 5", "FILTER\t = 5",
-    "FILTER  = 99999999999999999999999", "FILTER  = 1.7976931348623157E+308", "FILTER  = 5.\xa0", "FILTER  = ",
-]  # fmt: skip
+    "FILTER  = 'F480M   '", "FILTER  ='F480M'", "FILTER  = 'O''Neill'", "FILTER  = ''",
+    "FILTER  = '' / it's", "FILTER  = '' / it' s", "FILTER  = ''''", "FILTER  = '   '",
+    "FILTER  = 'a' b", "FILTER  = 'a''", "FILTER  = 'a", "FILTER  = 'AXIS.1: 2.5'",
+    "FILTER  = 'AXIS: 2' / x", "FILTER  = 'A: b'", "FILTER  = 'http: //x'", "FILTER  =",
+    "FILTER  = / nothing", "FILTER  =                    T", "FILTER  = TRUE", "FILTER  = F/x",
+    "FILTER  = 007", "FILTER  = -0", "FILTER  = +12 / x", "FILTER  = 1.", "FILTER  = .5",
+    "FILTER  = 1.5D3", "FILTER  = 1.5e-3", "FILTER  = 1E5", "FILTER  = 1E400", "FILTER  = -.5E-5",
+    "FILTER  = 1 2", "FILTER  = 12 .5", "FILTER  = - 5", "FILTER  = 1_000", "FILTER  = 0x10",
+    "FILTER  = nan", "FILTER  = inf", "FILTER  = (1, 2.5)", "FILTER  = 13,5", "FILTER    13",
+    "FILTER    'F480M'", "FILTER", "filter  = 'low'", " FILTER = 'shifted'", "FILTER= 'early'",
+    "FILTER =  'late'", "HIERARCH FILTER = 'hier'", "HIERARCH ESO TEL = 5", "FILTER  = 'caf\xe9'",
+    "FILTER  = 'a\x00b'", "FILTER  = 'tab\there'", "FILTER  = 5 / caf\xe9", "F\xcfLTER  = 5",
+    "FILTER  =  = 5", "FILTER  = '= 5'", "FILTER  = 5 /", "FILTER  = 5/", "FILTER  = 'a'/b",
+    "FILTER  = 'a' /b/c'd", "FILTER\x00 = 5", "FILTER\t = 5", "FILTER  = 99999999999999999999999",
+    "FILTER  = 1.7976931348623157E+308", "FILTER  = 5.\xa0", "FILTER  = ",
+]
+# fmt: on
 
 
 @pytest.mark.parametrize("twice", [False, True])
@@ -465,13 +535,28 @@ def test_unusual_cards_like_astropy(card, twice, tmp_path):
 @pytest.mark.parametrize(
     "pieces",
     [
-        ["= 'one &'", "'two'"], ["= 'one &' / about one", "'two &'", "'three' / about three"], ["= 'one&'", "''"],
-        ["= 'one&'", "'' / about"], ["= 'one'", "'two'"], ["= 'o''ne&'", "'t''wo'"], ["= 'a: b &'", "'1: 2'"],
-        ["= 'A: 2&'", "' '"], ["= 5", "'two'"], ["= 'one&'", "two"], ["= 'one&'", ""], ["= '&'", "'&'", "'&'"],
-        ["= '&'", "''"], ["= 'one&&'", "'two&'"], ["= 'one & '", "'two'"], ["  'one&'", "'two'"], ["= ''", "'x'"],
-        ["= 'one&'", "'it' / isn't"], ["= 'one&' / isn't it' so", "'two'"], ["= 'sp   &'", "'   x   '"],
+        ["= 'one &'", "'two'"],
+        ["= 'one &' / about one", "'two &'", "'three' / about three"],
+        ["= 'one&'", "''"],
+        ["= 'one&'", "'' / about"],
+        ["= 'one'", "'two'"],
+        ["= 'o''ne&'", "'t''wo'"],
+        ["= 'a: b &'", "'1: 2'"],
+        ["= 'A: 2&'", "' '"],
+        ["= 5", "'two'"],
+        ["= 'one&'", "two"],
+        ["= 'one&'", ""],
+        ["= '&'", "'&'", "'&'"],
+        ["= '&'", "''"],
+        ["= 'one&&'", "'two&'"],
+        ["= 'one & '", "'two'"],
+        ["  'one&'", "'two'"],
+        ["= ''", "'x'"],
+        ["= 'one&'", "'it' / isn't"],
+        ["= 'one&' / isn't it' so", "'two'"],
+        ["= 'sp   &'", "'   x   '"],
     ],
-)  # fmt: skip
+)
 def test_long_text_like_astropy(name, pieces, tmp_path):
     first, *rest = pieces
     cards = [f"{name:8}{first}", *(f"CONTINUE  {piece}" for piece in rest), "PUPIL   = 'NRM'"]
@@ -483,7 +568,7 @@ def test_long_text_like_astropy(name, pieces, tmp_path):
 
 
 def compare_with_astropy(path, primary, sci=()):
-    """Ours is astropy's value, or ours complains; and complains only where astropy raises, warns, or guesses."""
+    """Ours is astropy's value, or ours complains: only where astropy raises, warns, or guesses."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -609,6 +694,28 @@ def test_memos_forget_when_full(path, monkeypatch):
     assert len(headers._READERS) <= 100
 
 
+def test_extension_name_on_two_cards(path):
+    content = path.read_bytes()
+    hdus = hdu_walk(path)
+    begin, end = hdus[2].header_start, hdus[2].data_start
+    header = content[begin:end]
+    cards = [header[n : n + 80] for n in range(0, len(header), 80)]
+    place = next(n for n, card in enumerate(cards) if card.startswith(b"EXTNAME"))
+    cards[place] = b"EXTNAME = 'E&'".ljust(80)
+    cards.insert(place + 1, b"CONTINUE  'RR'".ljust(80))
+    path.write_bytes(content[:begin] + b"".join(cards)[: end - begin] + content[end:])
+    assert read_keywords(path).extnames[2] == "ERR"
+    assert hdu_walk(path)[2].name == "ERR"
+
+
+def test_structure_of_many_sizes_in_one_layout(tmp_path, monkeypatch):
+    monkeypatch.setattr(headers, "_MANY_LAYOUTS", 3)
+    path = tmp_path / "a.fits"
+    for size in (1, 2, 3, 4, 5, 1):
+        path.write_bytes(block(f"NAXIS1  = {size:20}", naxis=1) + bytes(2880))
+        assert hdu_walk(path)[0].shape == (size,)
+
+
 def test_threads(path, exposure, tmp_path):
     odd = tmp_path / "odd.fits"
     odd.write_bytes(path.read_bytes().replace(b"PUPIL   = ", b"PUPIL   =x", 1).replace(b"COMMENT", b"HIERARCH"))
@@ -618,7 +725,7 @@ def test_threads(path, exposure, tmp_path):
             assert keywords == expected and keywords.problems == expected.problems
 
 
-# Reading: altered headers -----------------------------------------------------------------------------------------
+# Reading: altered headers -------------------------------------------------------------------------
 
 MUTATION = st.tuples(
     st.integers(0, 2**20),
@@ -637,7 +744,17 @@ MUTATION = st.tuples(
 def mutate(content, first, last, mutations):
     """Overwrite bytes between two offsets; structural cards stay as they are."""
     content = bytearray(content)
-    kept = (b"SIMPLE", b"XTENSION", b"BITPIX", b"NAXIS", b"PCOUNT", b"GCOUNT", b"EXTNAME", b"EXTEND", b"EXTVER")
+    kept = (
+        b"SIMPLE",
+        b"XTENSION",
+        b"BITPIX",
+        b"NAXIS",
+        b"PCOUNT",
+        b"GCOUNT",
+        b"EXTNAME",
+        b"EXTEND",
+        b"EXTVER",
+    )
     for place, text, at_card in mutations:
         place = first + place % (last - first)
         if at_card:
@@ -647,14 +764,14 @@ def mutate(content, first, last, mutations):
         old = bytes(content[card : card + 80])
         new = bytearray(old)
         new[place - card : place - card + len(text)] = text
-        if not old.startswith(kept) and not bytes(new[:3]) == b"END" and not bytes(new).lstrip().startswith(kept):
+        if not old.startswith(kept) and bytes(new[:3]) != b"END" and not bytes(new).lstrip().startswith(kept):
             content[card : card + 80] = new
     return bytes(content)
 
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
-    """A file to write altered headers to."""
+    """Name a file to write altered headers to."""
     return tmp_path_factory.mktemp("altered") / "altered.fits"
 
 
@@ -673,7 +790,7 @@ def compare_altered(content, scratch, mutations):
     scratch.write_bytes(content)
     problem = compare_with_astropy(scratch, PRIMARY_KEYWORDS, SCI_KEYWORDS)
     # what is left is a file of which the header itself cannot be told
-    assert problem is None or "header" in str(problem) or "no SCI" in str(problem) or "twice" in str(problem)
+    assert problem is None or any(words in str(problem) for words in ("header", "no SCI", "CONTINUE"))
 
 
 ALTERED = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -697,7 +814,9 @@ def test_altered_real_headers_like_astropy(shared_data, scratch, number, mutatio
 
 
 KEYED = st.sampled_from(["FILTER", "NGROUPS", "EXPMID", "IS_PSF", "TITLE"])
-TEXT_CARD = st.tuples(KEYED, st.sampled_from(["= ", "=", "  "]), pattern(r"[ -~]{0,70}")).map("{0[0]:8}{0[1]}{0[2]}".format)
+TEXT_CARD = st.tuples(KEYED, st.sampled_from(["= ", "=", "  "]), pattern(r"[ -~]{0,70}")).map(
+    "{0[0]:8}{0[1]}{0[2]}".format
+)
 QUOTED_CARD = st.tuples(KEYED, pattern("[ &':/ab.=1-]{0,20}"), pattern("[ '/ab&:1]{0,10}")).map(
     lambda parts: f"{parts[0]:8}= '{parts[1]}'{parts[2]}"
 )
@@ -714,11 +833,11 @@ CARDS = st.lists(TEXT_CARD | QUOTED_CARD | NUMBER_CARD | CONTINUE_CARD, min_size
 @given(CARDS)
 def test_any_cards_like_astropy(scratch, cards):
     assume(not any(card.startswith("END") for card in cards))
-    scratch.write_bytes(block(*(card[:80] for card in cards)))
+    scratch.write_bytes(block("PUPIL   = 'NRM     '", *(card[:80] for card in cards)))
     assert compare_with_astropy(scratch, ["FILTER", "NGROUPS", "EXPMID", "IS_PSF", "TITLE"]) is None
 
 
-# Reading: damaged files -------------------------------------------------------------------------------------------
+# Reading: damaged files ---------------------------------------------------------------------------
 
 
 def refusal(path, function=read_keywords, **options):
@@ -736,20 +855,35 @@ def refusal(path, function=read_keywords, **options):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "empty"), (b"hello", "not a FITS file"), (b"\x00" * 10000, "not a FITS file"), (b"\x1f\x8b", "gzip"),
-        (b"SIMPLE  =                    T", "no END card"), (block()[:80], "no END card"),
-        (block(*["COMMENT"] * 40)[:2880], "no END card"), (block("END=5"), "damaged END"), (block(end="END x"), "END"),
-        (block()[:1000], "cut short"), (block(naxis=1), "NAXIS1 is missing"), (block(naxis=1000), "NAXIS is 1000"),
-        (block("NAXIS1  = 1000000000000000000", naxis=1), "cut short"), (block("NAXIS1  = -1", naxis=1), "NAXIS1 is -1"),
-        (block("NAXIS1  = 1.5", naxis=1), "NAXIS1 is 1.5"), (block("BITPIX  = 16"), "BITPIX is given twice"),
+        (b"", "empty"),
+        (b"hello", "not a FITS file"),
+        (b"\x00" * 10000, "not a FITS file"),
+        (b"\x1f\x8b", "gzip"),
+        (b"SIMPLE  =                    T", "no END card"),
+        (block()[:80], "no END card"),
+        (block(*["COMMENT"] * 40)[:2880], "no END card"),
+        (block("END=5"), "damaged END"),
+        (block(end="END x"), "END"),
+        (block(end="END".ljust(20) + "x"), "END card of a header is damaged"),
+        (block("NAXIS   = 0", "CONTINUE  'x'").replace(b"NAXIS ", b"AXES  ", 1), "followed by CONTINUE"),
+        (block()[:1000], "cut short"),
+        (block(naxis=1), "NAXIS1 is missing"),
+        (block(naxis=1000), "NAXIS is 1000"),
+        (block("NAXIS1  = 1000000000000000000", naxis=1), "cut short"),
+        (block("NAXIS1  = -1", naxis=1), "NAXIS1 is -1"),
+        (block("NAXIS1  = 1.5", naxis=1), "NAXIS1 is 1.5"),
+        (block("BITPIX  = 16"), "BITPIX is given twice"),
         (block().replace(b"                   8", b"                   7"), "BITPIX is 7"),
         (block().replace(b"                   8", b"                 8,5"), "BITPIX is None"),
         (block().replace(b"=                    T", b"=                    F"), "does not conform"),
-        (block() + b"x" * 2880, "neither data nor a header"), (block() + b"\x00" * 100, "neither data nor a header"),
-        (block("XTENSION= 'IMAGE'"), "no END card"), (block(*["COMMENT"] * 36001), "no END card within"),
-        (block("hierarch = 5", "naxis1  = 5", naxis=1), "cut short"), (block("PCOUNT  = 5.5", "NAXIS1  = 1", naxis=1), "PCOUNT"),
+        (block() + b"x" * 2880, "neither data nor a header"),
+        (block() + b"\x00" * 100, "neither data nor a header"),
+        (block("XTENSION= 'IMAGE'"), "no END card"),
+        (block(*["COMMENT"] * 36001), "no END card within"),
+        (block("hierarch = 5", "naxis1  = 5", naxis=1), "cut short"),
+        (block("PCOUNT  = 5.5", "NAXIS1  = 1", naxis=1), "PCOUNT"),
     ],
-)  # fmt: skip
+)
 def test_damaged_files(function, content, words, tmp_path):
     path = tmp_path / "jw01093012001_03105_00001_nis_cal.fits"
     path.write_bytes(content)
@@ -837,25 +971,27 @@ def test_no_rubbish_gets_another_error(exposure, scratch, place, rubbish, length
 def test_nothing_stays_open(path, tmp_path):
     bad = tmp_path / "bad.fits"
     bad.write_bytes(b"\x1f\x8b rubbish")
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.is_dir() else 0
     for _ in range(20):
         read_keywords(path)
         refusal(bad)
     if before:
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(descriptors.iterdir())) == before
 
 
-# The module -------------------------------------------------------------------------------------------------------
+# The module ---------------------------------------------------------------------------------------
 
 
 def test_import_is_light():
-    code = "import sys, calami.headers; print([m for m in sys.modules if m.split('.')[0] in ('astropy', 'jwst')])"
+    code = "import sys, calami.headers; print([m for m in sys.modules if m in ('astropy', 'jwst', 'gwcs')])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 def test_plain_headers_need_no_astropy(path):
     path.write_bytes(path.read_bytes().replace(b"O''Neill", b"O Neill "))
-    code = f"import sys; from calami.headers import read_keywords; print(len(read_keywords({str(path)!r})), 'astropy' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "import sys; from calami.headers import read_keywords; print(len(read_keywords(sys.argv[1])), "
+    code += "'astropy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert found.stdout.split() == [str(len(SUMMARY_COLUMNS)), "False"]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from toys import rootname, write_exposure
 
 from calami.dataset import Dataset
-from calami.headers import CalamiError, SUMMARY_COLUMNS
+from calami.headers import SUMMARY_COLUMNS, CalamiError
 from calami.mapping import MappingProblem, find_name, make_name, parse_names, tag
 
 
@@ -68,7 +68,9 @@ def test_a_beginning_ends_at_a_word():
         find_name("a_f480m_5", names)
 
 
-@pytest.mark.parametrize("template", ["{filter", "{0}", "{}", "plain", "{filtre}", "{filter.x}", "{filter!z}", "{Filter}"])
+@pytest.mark.parametrize(
+    "template", ["{filter", "{0}", "{}", "plain", "{filtre}", "{filter.x}", "{filter!z}", "{Filter}"]
+)
 def test_templates_that_are_none(ds, template):
     with pytest.raises(MappingProblem, match="template"):
         ds.create_mapping(template=template)
@@ -104,7 +106,7 @@ def test_commissioning_keys_count_primary_and_subpixel_dithers():
     assert keys[0] == "obs020_NRM_F480M_9_65_pri1_sub1"
 
 
-# --- user files --------------------------------------------------------------------------------------------------------
+# --- user files ------------------------------------------------------------------------------------------------------
 
 
 def write(tmp_path, text, name="names.txt"):

@@ -50,10 +50,24 @@ def test_notebooks_are_numbered_like_their_modules():
     assert [n.stem[3:] for n in NOTEBOOKS] == MODULES
 
 
-HEAVY = ("jwst", "stdatamodels", "astropy", "scipy", "matplotlib", "astroquery", "dask", "rich", "jinja2", "yaml", "tqdm")
+HEAVY = (
+    "jwst",
+    "stdatamodels",
+    "astropy",
+    "scipy",
+    "matplotlib",
+    "astroquery",
+    "dask",
+    "rich",
+    "jinja2",
+    "yaml",
+    "tqdm",
+)
 
 
-@pytest.mark.parametrize("name", ["dataset", "cli", "headers", "mapping", "calutil", "program", "cm_analysis", "report"])
+@pytest.mark.parametrize(
+    "name", ["dataset", "cli", "headers", "mapping", "calutil", "program", "cm_analysis", "report"]
+)
 def test_importing_is_light(name):
     code = f"import sys, calami.{name}; print(*{{m.split('.')[0] for m in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

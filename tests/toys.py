@@ -87,7 +87,7 @@ def noisy_rate(rate, ngroups, nints, rng):
 
 
 def write_star(path, ngroups, electrons_per_s=4.2e6, nints=60, seed=1, shift=0.0, flux=1.0, bad=(), **cards):
-    """Write a simulated `rate` file of a star; `shift` (pixels) moves it along x; `edge`, `nonlinear` are its physics."""
+    """Write a simulated `rate` file of a star, moved along x by `shift` (pixels); physics: `edge`, `nonlinear`."""
     physics = {key: cards.pop(key) for key in ("edge", "nonlinear") if key in cards}
     filt = cards.get("FILTER", "F480M")
     current = electrons_per_s * flux * nrm_psf(filt, center=(40.1, 45.2 + shift)) + 20.0
