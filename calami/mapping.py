@@ -11,7 +11,7 @@ import re
 import shlex
 import string
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +76,8 @@ class NameFields(dict):
     def __init__(self, rootname: str, values: Mapping[str, Any]):
         part = parse_name(rootname)
         super().__init__(rootname=rootname, tag=_tag(part))
-        self._values = {"PROGRAM": part.program, "OBSERVTN": part.observation, "VISIT": part.visit, **values}
+        self._values = values
+        self._from_name = {"PROGRAM": part.program, "OBSERVTN": part.observation, "VISIT": part.visit}
 
     def __missing__(self, key: str) -> str:
         if key == "target":
@@ -84,11 +85,9 @@ class NameFields(dict):
             return told if told != "x" else self["targname"]
         if key in ("primary", "subpixel"):
             return str(self._dither()[key == "subpixel"])
-        if key not in (key.lower(), key.upper()) or _KEYWORDS.get(key.upper()) is None:
-            raise KeyError(f"no field {key}")
-        value = self._values.get(_KEYWORDS[key.upper()])
-        clean = "x" if value is None else _cleaned(str(value))
-        return clean if key.islower() else clean.upper()
+        keyword, case = _field(key)
+        value = self._values.get(keyword, self._from_name.get(keyword))
+        return "x" if value is None else case(_cleaned(str(value)))
 
     def _dither(self) -> tuple[int, int]:
         position, points = self._values.get("PATT_NUM"), self._values.get("SUBPXPTS")
@@ -99,6 +98,14 @@ class NameFields(dict):
 
 
 _KEYWORDS = {c.keyword.replace("-", "_"): c.keyword for c in SUMMARY_COLUMNS}
+
+
+@lru_cache(maxsize=256)
+def _field(key: str) -> tuple[str, Callable[[str], str]]:
+    keyword = _KEYWORDS.get(key.upper())
+    if keyword is None or key not in (key.lower(), key.upper()):
+        raise KeyError(f"no field {key}")
+    return keyword, str.lower if key.islower() else str.upper
 
 
 @lru_cache(maxsize=4096)

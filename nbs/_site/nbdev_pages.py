@@ -49,6 +49,16 @@ def public(code):
     return [(kind, name) for kind, name in found if not name.startswith("_")]
 
 
+def names_logger(statement):
+    """The line below the imports that names the logger of the module."""
+    return isinstance(statement, ast.Assign) and "getLogger" in ast.unparse(statement.value)
+
+
+def skip_member(app, what, name, thing, skip, options):
+    """Fields of a named tuple are told in its docstring; Python's own word on them says nothing."""
+    return True if type(thing).__name__ == "_tuplegetter" else None
+
+
 def markdown(source, name):
     return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
 
@@ -65,7 +75,7 @@ def exported(cell, code, module):
     statements = ast.parse(code).body
     if names:
         cell["metadata"]["mystnb"] = {"code_prompt_show": "Source", "code_prompt_hide": "Source"}
-    elif all(isinstance(s, ast.Import | ast.ImportFrom) for s in statements):
+    elif all(isinstance(s, ast.Import | ast.ImportFrom) or names_logger(s) for s in statements):
         cell["metadata"]["mystnb"] = {"code_prompt_show": "Imports", "code_prompt_hide": "Imports"}
     elif any(isinstance(s, ast.Assign | ast.AnnAssign) for s in statements):
         return [cell]  # a table of constants is to be read
@@ -122,4 +132,5 @@ def on_source_read(app, docname, source):
 
 def setup(app):
     app.connect("source-read", on_source_read)
+    app.connect("autodoc-skip-member", skip_member)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
