@@ -382,6 +382,17 @@ def test_measurements_are_forgotten_when_the_file_changes(folder, monkeypatch):
     assert Dataset(folder).measured(rootname(1, 1), "peak/1", lambda: {"rate": 3.0}) == {"rate": 3.0}
 
 
+def test_a_slow_disk_is_read_by_threads_with_the_same_result(folder, monkeypatch):
+    for k in range(40):
+        write_exposure(folder / f"{rootname(5, 1, k + 1)}_rate.fits", NGROUPS=k + 2)
+    (folder / f"{rootname(6)}_rate.fits").write_text("no FITS")
+    quick = Dataset(folder)
+    monkeypatch.setattr(module, "_SLOW", 0.0)
+    slow = Dataset(folder)
+    assert len(slow) == 43 and render(slow.summary, "ecsv") == render(quick.summary, "ecsv")
+    assert reasons(slow) == reasons(quick)
+
+
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 

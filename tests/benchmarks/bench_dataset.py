@@ -90,6 +90,13 @@ def limit(folder, size):
         os.close(descriptor)
 
 
+def forget(folder):
+    """Have the system drop what it keeps of the files in memory (where it can)."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def first_look(folder):
     shutil.rmtree(module.cache_folder(), ignore_errors=True)
     assert len(Dataset(folder).summary) == len(os.listdir(folder))
@@ -165,15 +172,23 @@ def run(folder, rounds):
     best = dict.fromkeys(contenders, float("inf"))
     for _ in range(rounds):
         for name, (what, *args) in contenders.items():
-            best[name] = min(best[name], seconds(what, *args))
+            # The quick ones run three times in a row, so that what they read is in memory for each of them.
+            for _ in range(3 if what in (limit, first_look, second_look) else 1):
+                best[name] = min(best[name], seconds(what, *args))
     ours, floor = best["calami, first look"], best["open, read, close"]
     for name, took in best.items():
         print(f"{name:22s} {took:8.3f} s   {took / ours:7.2f} × ours   {took / floor:8.1f} × the limit")
     print(f"allowed for the first look: 2.5 × the limit + 0.3 s = {2.5 * floor + 0.3:.3f} s; it took {ours:.3f} s")
+    forget(folder)
+    cold = seconds(limit, folder, size)
+    forget(folder)
+    print(
+        f"from disk, not from memory: the limit {cold:.2f} s, calami's first look {seconds(first_look, folder):.2f} s"
+    )
     print(f"growth of the peak memory by a first look, in a new process: {memory_growth(folder) / 1024:.1f} MB")
     commands = {
         "import calami.dataset": "import calami.dataset",
-        "calami --help": "import sys; sys.argv[1:] = ['--help']; from calami.cli import app; app(standalone_mode=False)",
+        "calami --help": "from calami.cli import app; app(['--help'], standalone_mode=False)",
     }
     for name, code in commands.items():
         took, python = import_time(code)
