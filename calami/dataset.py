@@ -297,6 +297,11 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence]:
     return {k: [row.get(k) for row in rows] for k in keywords}
 
 
+def _all_alike(values: Sequence) -> bool:
+    # The reader gives equal texts of a header as one object, so this is how a column with one value is found quickly.
+    return len(values) > 0 and len(set(map(id, values))) == 1
+
+
 def _pack(values: Sequence[Mapping]) -> dict[str, list]:
     # Most keywords have few different values: those are stored once, with a code for every file.
     packed: dict[str, list] = {}
@@ -450,11 +455,6 @@ def _column(kind: type, values: Sequence, report: Callable[[int, str], None]) ->
     if kind is float or None not in cleaned:
         return filled
     return np.ma.MaskedArray(filled, [value is None for value in cleaned])
-
-
-def _all_alike(values: Sequence) -> bool:
-    # The reader gives equal texts of a header as one object, so this is how a column with one value is found quickly.
-    return len(values) > 0 and len(set(map(id, values))) == 1
 
 
 def _fit(kind: type, value):
