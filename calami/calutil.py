@@ -199,7 +199,7 @@ class Data:
 
     @cached_property
     def _header(self):
-        self.extensions  # noqa: B018  finds out first whether the file is cut short
+        _ = self.extensions  # finds out first whether the file is cut short
         with self._hdu(self.paths[0], 0) as hdu:
             return hdu.header.copy()
 

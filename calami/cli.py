@@ -84,23 +84,48 @@ def _write_or_print(text: str, output: Path | None) -> None:
     typer.echo(f"wrote {output}", err=True)
 
 
+#: Columns that a narrow terminal does without, the first of these first.
+_DROPPED_FIRST = (
+    "rootname",
+    "pupil",
+    "types",
+    "patt_num",
+    "effinttm",
+    "peak_row",
+    "peak_col",
+    "peak_rate_e",
+    "date-beg",
+)
+_DROPPED_FIRST += ("targprop", "role", "nints", "peak_rate", "filter", "of_full_well", "peak_signal")
+
+
 def _print_table(table, title: str) -> None:
-    from calami.dataset import cell_text, render
+    from calami.dataset import render, table_cells
 
     if not sys.stdout.isatty():
         typer.echo(render(table), nl=False)
         return
+    from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left", header_style="bold")
-    for name in table.colnames:
-        unit = getattr(table[name], "unit", None)
-        right = table[name].dtype.kind in "if"
-        shown.add_column(f"{name} [dim]({unit})[/dim]" if unit else name, justify="right" if right else "left")
-    for row in table:
-        shown.add_row(*(cell_text(row[name]).replace("[", "\\[") for name in table.colnames))
-    Console().print(shown)
+    console = Console()
+    columns = {name: cells for name, cells in zip(table.colnames, table_cells(table), strict=True)}
+    left_out = []
+    for name in (n for n in _DROPPED_FIRST if n in columns):
+        if sum(max(map(len, cells)) + 3 for cells in columns.values()) <= console.width:
+            break
+        left_out.append(name)
+        del columns[name]
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name, (head, *_) in columns.items():
+        shown.add_column(escape(head), justify="right" if table[name].dtype.kind in "if" else "left", no_wrap=True)
+    for row in zip(*(cells[1:] for cells in columns.values()), strict=True):
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    if left_out:
+        typer.echo(f"(not shown, for want of width: {', '.join(left_out)})")
 
 
 def _tell_problems(dataset) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -501,6 +502,9 @@ class Comparison:
             f"From {first} to {last} at the end of the ramp, the peak pixel changes by {self.peak}, the ring around "
             f"its neighbours by {self.ring} and the {SUM_APERTURE}×{SUM_APERTURE} sum by {self.total}: {self.verdict}."
         )
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{escape(self.shallow)} → {escape(self.deep)}</b><br>{escape(self.sentence)}</p>"
 
     def __repr__(self) -> str:
         return f"<Comparison {self.shallow} → {self.deep}: {self.sentence}>"

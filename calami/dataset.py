@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'SUFFIXES', 'PRODUCT_ORDER', 'OBSERVABLE_PRODUCTS', 'ACQUISITION_TYPES', 'SHARED_KEYWORDS', 'FORMATS',
            'COMPACT_COLUMNS', 'NEEDED_KEYWORDS', 'Found', 'find_files', 'cache_folder', 'write_atomically', 'Facts',
-           'Index', 'columns_of', 'role_of', 'Exposure', 'summary_table', 'format_of', 'cell_text', 'render', 'Dataset',
-           'read_facts', 'read_many']
+           'Index', 'columns_of', 'role_of', 'Exposure', 'summary_table', 'format_of', 'cell_text', 'table_cells',
+           'render', 'Dataset', 'read_facts', 'read_many']
 
 # %% ../nbs/02_dataset.ipynb #957d8548
 #: Endings of the files that are looked at, in lower case.
@@ -579,6 +579,32 @@ def cell_text(value) -> str:
     return str(value)
 
 
+def table_cells(table) -> list[list[str]]:
+    """
+    Write all cells of a table as a person would.
+
+    Parameters
+    ----------
+    table : astropy.table.Table
+        Any table. The ``format`` of a column is followed where it is set.
+
+    Returns
+    -------
+    list of list of str
+        One list a column: its heading with the unit, then its cells.
+    """
+    columns = []
+    for name in table.colnames:
+        column = table[name]
+        unit, style = getattr(column, "unit", None), column.info.format
+        cells = [f"{name} [{unit}]" if unit else name]
+        for value in column:
+            text = cell_text(value)
+            cells.append(format(getattr(value, "value", value), style) if style and text else text)
+        columns.append(cells)
+    return columns
+
+
 def render(table, fmt: str = "text") -> str:
     """
     Write a table as text in one of several formats.
@@ -605,9 +631,8 @@ def render(table, fmt: str = "text") -> str:
     if fmt == "json":
         rows = [{k: _plain(row[k]) for k in table.colnames} for row in table]
         return json.dumps(rows, indent=1) + "\n"
-    heads = [f"{k} [{table[k].unit}]" if getattr(table[k], "unit", None) else k for k in table.colnames]
-    columns = [list(map(cell_text, table[k])) for k in table.colnames]
-    rows = [list(row) for row in zip(*columns, strict=True)]
+    columns = table_cells(table)
+    heads, *rows = map(list, zip(*columns, strict=True))
     if fmt == "markdown":
         lines = [heads, ["---"] * len(heads)] + [[c.replace("|", "\\|") for c in row] for row in rows]
         return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -854,7 +879,7 @@ class Dataset:
         """What is wrong with the files: a table of file, severity (``left out`` or ``warning``) and reason."""
         from astropy.table import Table
 
-        self.summary  # noqa: B018  values of the wrong type are found when the table is made
+        _ = self.summary  # values of the wrong type are found when the table is made
         rows = sorted(self._problems)
         if not rows:
             return Table(names=_PROBLEM_COLUMNS, dtype=(str, str, str))

@@ -111,7 +111,19 @@ def exposure_view(dataset: Dataset):
     table["peak_signal"] = signal[:, 0] * Unit("adu")
     table["of_full_well"] = signal[:, 1]
     table["of_migration_limit"] = signal[:, 2]
+    for column, style in _STYLES.items():
+        table[column].info.format = style
     return table
+
+
+#: How measured columns are written for people; files keep every digit.
+_STYLES = {
+    "peak_rate": ".0f",
+    "peak_rate_e": ".0f",
+    "peak_signal": ".0f",
+    "of_full_well": ".2f",
+    "of_migration_limit": ".2f",
+}
 
 # %% ../nbs/05_program.ipynb #cefb6168
 def setup_view(dataset: Dataset):
@@ -152,6 +164,8 @@ def setup_view(dataset: Dataset):
         })  # fmt: skip
     table = QTable(rows=rows)
     table["exposure_time"] = table["exposure_time"] * Unit("s")
+    for column in ("exposure_time", "least_of_limit", "most_of_limit"):
+        table[column].info.format = ".2f"
     return table
 
 

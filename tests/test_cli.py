@@ -142,10 +142,27 @@ def test_a_closed_pipe_is_no_disaster(folder):
     assert "Traceback" not in answer.stderr
 
 
-def test_a_table_on_a_terminal_is_drawn(folder, monkeypatch):
-    import calami.cli
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("peaks", [[], ["--peaks"]])
+def test_a_table_fits_the_terminal_and_keeps_the_names_whole(folder, width, peaks):
+    import os
+    import pty
 
-    monkeypatch.setattr(calami.cli.sys.stdout, "isatty", lambda: True, raising=False)
     write_exposure(folder / f"{rootname(8)}_rate.fits", TARGPROP="[bold]X[/bold]")
-    answer = run("summary", folder)
-    assert answer.exit_code == 0
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ |= {"COLUMNS": str(width), "TERM": "dumb", "PYTHONWARNINGS": "ignore"}
+        code = f"from calami.cli import app; app(['summary', {str(folder)!r}, *{peaks}])"
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    text = ""
+    try:
+        while chunk := os.read(terminal, 65536):
+            text += chunk.decode()
+    except OSError:  # how a pseudo-terminal says that its other end is closed
+        pass
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    rows = [line for line in text.splitlines() if "abdor_f480m_13g_d1_1516o1a3105" in line]
+    assert len(rows) == 1 and len(rows[0].rstrip()) <= width and " 13 " in rows[0]
+    assert ("not shown" in text) == (width < 160 or bool(peaks))

@@ -471,6 +471,13 @@ def test_cells():
     assert cell_text(0.0754399999999) == "0.07544" and cell_text(np.int64(5)) == "5"
 
 
+def test_formats_are_for_people_and_files_keep_every_digit():
+    table = QTable({"a": [1.23456789012345, np.nan], "b": np.ma.MaskedArray([3, 4], [False, True])})
+    table["a"].info.format = ".2f"
+    assert render(table).splitlines()[2:] == ["1.23  3", ""] and "1.23456789012345" in render(table, "ecsv")
+    assert json.loads(render(table, "json"))[0]["a"] == 1.23456789012345
+
+
 def test_notebook_repr_names_the_problems(folder):
     (folder / f"{rootname(9)}_rate.fits").write_text("x")
     assert "1 problem" in Dataset(folder)._repr_html_()
