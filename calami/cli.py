@@ -133,7 +133,7 @@ def _tell_problems(dataset) -> None:
     for row in problems[:10]:
         typer.echo(f"{row['severity']}: {Path(row['file']).name}: {row['reason']}", err=True)
     if len(problems) > 10:
-        typer.echo(f"… and {len(problems) - 10} more; --format json or Dataset.problems lists them all", err=True)
+        typer.echo(f"… and {len(problems) - 10} more; --infodir DIR writes them all to DIR/problems.ecsv", err=True)
 
 
 Folder = Annotated[

@@ -705,8 +705,8 @@ class Dataset:
     filetypes : str or sequence of str
         Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty.
     infodir : path-like, optional
-        Folder that receives the root list, the summary, the mapping and a log of what was done. Nothing is
-        written if it is not given.
+        Folder that receives the root list, the summary, the problems, the mapping and a log of what was done.
+        Nothing is written if it is not given.
     verbose : bool
         Log at level INFO what is found, on standard error.
 
@@ -822,7 +822,7 @@ class Dataset:
             self._left_out(file.path, problem.reason)
             return None
         except NameProblem:
-            self._left_out(file.path, "neither its name nor its FILENAME card is a JWST file name; rename it")
+            self._left_out(file.path, "neither its name nor its FILENAME card is that of a JWST file; rename it if it is an exposure")
             return None
         if not isinstance(name, ExposureName):
             self.others.append(Path(file.path))
@@ -1216,6 +1216,7 @@ class Dataset:
     def _write_infodir(self, datafrom) -> None:
         write_atomically(self.infodir / "rootlist.txt", "\n".join(self.rootlist) + "\n")
         self.create_summary(self.infodir / "summary.ecsv")
+        write_atomically(self.infodir / "problems.ecsv", render(self.problems, "ecsv"))
         self._note(f"looked at {_short(datafrom)}: {self.headline()}")
         self.create_mapping()
 

@@ -63,6 +63,7 @@ def test_summary_in_every_format(folder, tmp_path, fmt):
 def test_summary_keeps_the_record(folder, tmp_path):
     assert run("summary", folder, "--infodir", tmp_path / "info").exit_code == 0
     assert (tmp_path / "info" / "rootlist.txt").exists()
+    assert len(QTable.read(tmp_path / "info" / "problems.ecsv")) == 1
 
 
 def test_map(folder, tmp_path):

@@ -457,7 +457,7 @@ def test_infodir_receives_the_record(folder, tmp_path):
     ds = Dataset(folder, infodir=tmp_path / "info")
     ds.create_mapping(association_file=tmp_path / "info" / "mine.yaml")
     have = {p.name for p in (tmp_path / "info").iterdir()}
-    assert {"rootlist.txt", "summary.ecsv", "names.yaml", "calami.log", "mine.yaml"} == have
+    assert {"rootlist.txt", "summary.ecsv", "problems.ecsv", "names.yaml", "calami.log", "mine.yaml"} == have
     assert (tmp_path / "info" / "rootlist.txt").read_text().split() == ds.rootlist
     assert "looked at" in (tmp_path / "info" / "calami.log").read_text()
 
