@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import niriss
-from .headers import CalamiError, FileProblem, NameProblem, hdu_walk, parse_name
+from .headers import CalamiError, ExposureName, FileProblem, NameProblem, hdu_walk, parse_name, read_keywords
 
 # %% auto #0
 __all__ = ['DIMENSIONS', 'RateImage', 'Peak', 'find_peak', 'Data']
@@ -135,21 +135,39 @@ class Data:
         self._name = name
         self._arrays: dict[str, np.ndarray] = {}
 
+    @cached_property
+    def _identity(self) -> tuple[str, str]:
+        # Rootname and product; a renamed file still has its own name in its FILENAME card.
+        for source in (lambda: self.paths[0], lambda: self.facts.get("FILENAME") or ""):
+            try:
+                name = parse_name(source())
+            except (NameProblem, FileProblem):
+                continue
+            if isinstance(name, ExposureName):
+                return name.rootname, name.product
+        stem = self.paths[0].name.split(".")[0]
+        return stem, stem.rsplit("_", 1)[-1]
+
     @property
     def rootname(self) -> str:
-        """Rootname of the exposure, from its file name (the bare file name if that is no JWST name)."""
-        try:
-            return parse_name(self.paths[0]).rootname
-        except NameProblem:
-            return self.paths[0].name.split(".")[0]
+        """Rootname of the exposure, from its file name or FILENAME card (else the bare file name)."""
+        return self._identity[0]
 
     @property
     def filetype(self) -> str:
-        """Kind of product, such as ``cal``, from the file name."""
-        try:
-            return parse_name(self.paths[0]).product
-        except NameProblem:
-            return self.paths[0].name.split(".")[0].rsplit("_", 1)[-1]
+        """Kind of product, such as ``cal``, from the file name or FILENAME card."""
+        return self._identity[1]
+
+    @cached_property
+    def facts(self) -> dict:
+        """
+        Header facts of the first segment, keyword to value.
+
+        The keywords of `calami.headers.SUMMARY_COLUMNS`, read card by card: one that cannot be read is left out, and
+        does not stand in the way of the others.
+        """
+        keywords = read_keywords(self.paths[0]) if self.has("SCI") else read_keywords(self.paths[0], sci=())
+        return {key: value for key, value in keywords.items() if value is not None}
 
     @property
     def name(self) -> str:
@@ -165,7 +183,7 @@ class Data:
     def close(self) -> None:
         """Forget what was read; the next use reads it again. No file is kept open between uses."""
         self._arrays.clear()
-        for cached in ("_header", "_sci_header", "extensions", "effective_time"):
+        for cached in ("_header", "_sci_header", "extensions", "facts", "effective_time", "_identity"):
             self.__dict__.pop(cached, None)
 
     @cached_property
@@ -184,8 +202,12 @@ class Data:
         try:
             with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True) as hdus:
                 yield hdus[extension]
-        except (OSError, KeyError) as error:
-            raise FileProblem(path, f"cannot be read as FITS ({error}); download or copy it again") from error
+        except CalamiError:
+            raise
+        except Exception as error:  # astropy raises many kinds for what is damaged
+            raise FileProblem(
+                path, f"its {extension} extension cannot be read ({error}); copy the file again"
+            ) from error
 
     @property
     def header(self):
@@ -265,6 +287,11 @@ class Data:
                 self.paths[0],
                 f"{len(parts)} segments of a {parts[0].ndim}-D {extension} cannot be joined; give one file",
             )
+        if len({p.shape[1:] for p in parts}) > 1:
+            shapes = ", ".join(str(p.shape) for p in parts)
+            raise FileProblem(
+                self.paths[0], f"its segments do not fit together (shapes {shapes}); are they of one exposure?"
+            )
         return np.concatenate(parts)
 
     @property
@@ -300,11 +327,11 @@ class Data:
     @property
     def per_adu(self) -> float:
         """What one ADU/s (or ADU) is in the unit of the file: 1, or PHOTMJSR for calibrated MJy/sr."""
-        unit = str(self._sci_header.get("BUNIT", "DN/s")).strip()
+        unit = str(self.facts.get("BUNIT", "DN/s")).strip()
         if unit in ("DN/s", "DN", ""):
             return 1.0
-        if unit == "MJy/sr" and self._sci_header.get("PHOTMJSR"):
-            return float(self._sci_header["PHOTMJSR"])
+        if unit == "MJy/sr" and _is_positive(self.facts.get("PHOTMJSR")):
+            return float(self.facts["PHOTMJSR"])
         raise FileProblem(
             self.paths[0], f"its unit is {unit!r} and no PHOTMJSR leads back to DN/s; use the rate product instead"
         )
@@ -313,8 +340,8 @@ class Data:
     def effective_time(self) -> float:
         """Seconds from reset to the last group, EFFINTTM; computed from NGROUPS and TGROUP where it is missing."""
         for keys in (("EFFINTTM",), ("NGROUPS", "TGROUP")):
-            values = [self._header.get(k) for k in keys]
-            if all(isinstance(v, (int, float)) and v > 0 for v in values):
+            values = [self.facts.get(k) for k in keys]
+            if all(map(_is_positive, values)):
                 return float(np.prod(values))
         raise FileProblem(self.paths[0], "has neither EFFINTTM nor NGROUPS and TGROUP as numbers; mend its header")
 
@@ -322,9 +349,9 @@ class Data:
         """
         Mean count rate over the exposure.
 
-        A 2-D product is taken as it is. Integrations of a 3-D product are averaged, leaving out flagged
-        samples. A 4-D product gives the mean rate from the first group to the second, where the pixel is
-        still far from full.
+        Pixels flagged DO_NOT_USE, not finite or without a positive error are not good. A 2-D product is taken as it
+        is. Integrations of a 3-D product are averaged, leaving out samples that are not good. A 4-D product gives
+        the mean rate from the first group to the second, where the pixel is still far from full.
 
         Returns
         -------
@@ -351,15 +378,16 @@ class Data:
         return variance / self.per_adu**2
 
     def _usable(self) -> np.ndarray:
-        return (self.dq & niriss.DO_NOT_USE == 0) & np.isfinite(self.science)
+        known = np.isfinite(self.science) & np.isfinite(self.error) & (self.error > 0)
+        return (self.dq & niriss.DO_NOT_USE == 0) & known
 
     def _rate_2d(self) -> RateImage:
         value = self.science.astype(float) / self.per_adu
         error = np.sqrt(self._variance())
-        return RateImage(value, error, self._usable() & np.isfinite(error))
+        return RateImage(value, error, self._usable())
 
     def _rate_3d(self) -> RateImage:
-        usable = self._usable() & np.isfinite(self.error)
+        usable = self._usable()
         count = usable.sum(axis=0)
         total = np.where(usable, self.science, 0).sum(axis=0, dtype=float)
         variance = np.where(usable, self._variance(), 0).sum(axis=0)
@@ -369,11 +397,12 @@ class Data:
     def _rate_4d(self) -> RateImage:
         if self.shape[1] < 2:
             raise FileProblem(self.paths[0], "has a single group, so no rate can be formed; use its rate product")
-        step = self._header.get("TGROUP")
-        if not isinstance(step, (int, float)) or step <= 0:
+        step = self.facts.get("TGROUP")
+        if not _is_positive(step):
             raise FileProblem(self.paths[0], f"TGROUP is {step!r}, a number of seconds is needed; mend its header")
         rates = (self.science[:, 1].astype(float) - self.science[:, 0]) / step
-        usable = (self.dq[:, :2] & niriss.DO_NOT_USE == 0).all(axis=1) & np.isfinite(rates)
+        unusable = niriss.DO_NOT_USE | niriss.SATURATED
+        usable = (self.dq[:, :2] & unusable == 0).all(axis=1) & np.isfinite(rates)
         count = usable.sum(axis=0)
         safe = np.maximum(count, 1)
         mean = np.where(usable, rates, 0).sum(axis=0) / safe
@@ -399,3 +428,7 @@ class Data:
 
     def __repr__(self) -> str:
         return f"Data({self.name!r}, {self.filetype}, {len(self.paths)} file{'s' * (len(self.paths) > 1)})"
+
+
+def _is_positive(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")

@@ -130,6 +130,7 @@ def _print_table(table, title: str) -> None:
 
 def _tell_problems(dataset) -> None:
     problems = dataset.problems
+    problems.sort(["severity", "file"])
     for row in problems[:10]:
         typer.echo(f"{row['severity']}: {Path(row['file']).name}: {row['reason']}", err=True)
     if len(problems) > 10:
@@ -154,7 +155,10 @@ Output = Annotated[
 def summary(
     folder: Folder,
     filetypes: FileTypes = None,
-    fmt: Annotated[Format, typer.Option("--format", "-f", help="How to write the table.")] = Format.text,
+    fmt: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to write the table; by the suffix of --output if not given."),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="All columns instead of the compact table.")] = False,
     peaks: Annotated[
         bool, typer.Option("--peaks", help="Measure peak count rates and signals from the pixels.")
@@ -174,16 +178,18 @@ def summary(
     - `calami summary data/jw01093 --type cal --full --format ecsv -o summary.ecsv`
     """
     with _told_plainly():
-        from calami.dataset import Dataset, render
+        from calami.dataset import Dataset, format_of, render
         from calami.program import exposure_view
 
         dataset = Dataset(folder, filetypes or (), infodir=infodir)
         table = exposure_view(dataset) if peaks else dataset.summary if full else dataset.compact()
-        if fmt is Format.text and output is None and not full:
+        if output is None and fmt in (None, Format.text) and not full:
             _print_table(table, dataset.headline())
         else:
-            _write_or_print(render(table, fmt.value), output)
-        typer.echo(dataset.headline(), err=True)
+            chosen = fmt.value if fmt else format_of(output) if output else "text"
+            _write_or_print(render(table, chosen), output)
+        if output is not None or not sys.stdout.isatty():
+            typer.echo(dataset.headline(), err=True)
         _tell_problems(dataset)
 
 # %% ../nbs/15_cli.ipynb #6bc432e8

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import niriss
-from .calutil import Data, RateImage, find_peak
+from .calutil import Data, Peak, RateImage, find_peak
 from .dataset import Dataset
 from .headers import CalamiError
 
@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'EDGE_STEPS', 'DIAGONAL_STEPS', 'DIAGONAL_RATIO', 'FIT_RADIUS', 'POINTING_TOLERANCE_MAS', 'SAME_KEYWORDS',
            'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'MIGRATION', 'FLUX', 'NOTHING', 'UNCLEAR', 'RULE', 'APERTURES',
-           'SUM_APERTURE', 'migration_flow', 'Change', 'region_change', 'PatternFit', 'fill_bad', 'derivatives',
-           'migration_pattern', 'fit_patterns', 'NotComparable', 'pointing_difference', 'why_not_comparable', 'judge',
-           'Comparison', 'compare', 'Pair', 'find_pairs', 'common_product', 'compare_all', 'comparison_table',
-           'plot_change', 'plot_profile', 'plot_contrast', 'annuli']
+           'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'migration_flow', 'Change', 'region_change', 'PatternFit', 'fill_bad',
+           'beside', 'derivatives', 'migration_pattern', 'fit_patterns', 'NotComparable', 'pointing_difference',
+           'why_not_comparable', 'judge', 'Comparison', 'compare', 'find_common_peak', 'undersampled', 'Pair',
+           'find_pairs', 'common_product', 'compare_all', 'comparison_table', 'plot_change', 'plot_profile',
+           'plot_contrast', 'annuli']
 
 # %% ../nbs/13_cm_analysis.ipynb #242e871c
 #: Row and column steps to the four neighbours across an edge, two of each opposite pair.
@@ -122,12 +123,12 @@ def region_change(shallow: RateImage, deep: RateImage, region: np.ndarray) -> Ch
     Raises
     ------
     CalamiError
-        If no good pixel is left, or the sum of the shallow one is not positive.
+        If no good pixel is left, or a sum is not positive.
     """
     use = region & shallow.good & deep.good
     before, after = shallow.value[use].sum(), deep.value[use].sum()
-    if not use.any() or before <= 0:
-        raise CalamiError("no good pixel with signal in the region that is compared")
+    if not use.any() or before <= 0 or after <= 0:
+        raise CalamiError("no good pixel with signal in the region that is compared, in one exposure or the other")
     ratio = after / before
     variance = np.square(deep.error[use]).sum() + ratio**2 * np.square(shallow.error[use]).sum()
     return Change(float(ratio - 1), float(np.sqrt(variance) / before))
@@ -177,6 +178,20 @@ class PatternFit:
     peak_by_shift: Change
     ring_by_shift: Change
 
+    @property
+    def edge_significance(self) -> float:
+        """Edge coefficient over its error; 0 where it could not be measured."""
+        return self.edge / self.edge_error if 0 < self.edge_error < np.inf else 0.0
+
+    def without_shift(self) -> PatternFit:
+        """Give the fit of an undersampled image: its flux; shift and coefficient are unknown, nothing is taken off."""
+        unknown = np.full(2, np.nan)
+        nothing = Change(0.0, 0.0)
+        return replace(
+            self, shift_mas=unknown, shift_error_mas=unknown, edge=np.nan, edge_error=np.nan,
+            peak_by_shift=nothing, ring_by_shift=nothing,
+        )  # fmt: skip
+
 
 def fill_bad(image: np.ndarray, good: np.ndarray) -> np.ndarray:
     """
@@ -202,9 +217,31 @@ def fill_bad(image: np.ndarray, good: np.ndarray) -> np.ndarray:
     return filled
 
 
+def beside(mask: np.ndarray) -> np.ndarray:
+    """
+    Mark the pixels that have a marked one among their eight neighbours.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        True for the marked pixels, shape (rows, columns).
+
+    Returns
+    -------
+    numpy.ndarray
+        True for their neighbours; a marked pixel itself only if it has a marked neighbour.
+    """
+    padded = np.pad(mask, 1)
+    rows, cols = mask.shape
+    shifts = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    return np.logical_or.reduce([padded[i : i + rows, j : j + cols] for i, j in shifts])
+
+
 def derivatives(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     Take the derivatives of a well-sampled image along x and y, by Fourier transform.
+
+    The image must be sampled finely enough (see `undersampled`); in F277W the result is wrong by a factor of two.
 
     Parameters
     ----------
@@ -286,7 +323,7 @@ def fit_patterns(
     mean = fill_bad((shallow.value + deep.value) / 2, good)
     by_x, by_y = derivatives(mean)
     patterns = [mean, -by_x, -by_y, migration_pattern(mean, times)]
-    use = near & good
+    use = near & good & ~beside(~good)  # a pattern is only known where all neighbours are
     change = (deep.value - shallow.value)[use]
     sigma = np.sqrt(shallow.error**2 + deep.error**2)[use]
     matrix = np.stack([p[use] for p in patterns], axis=1)
@@ -347,14 +384,18 @@ def pointing_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> 
         Distance on the sky, mas; None if the headers do not tell.
     """
     sky = [m.get(k) for m in (first, second) for k in ("RA_REF", "DEC_REF")]
-    if all(isinstance(v, float) for v in sky):
+    if all(map(_is_number, sky)):
         ra1, dec1, ra2, dec2 = np.radians(sky)
         east = np.remainder(ra2 - ra1 + np.pi, 2 * np.pi) - np.pi
         return float(np.degrees(np.hypot(east * np.cos((dec1 + dec2) / 2), dec2 - dec1)) * 3.6e6)
     offsets = [m.get(k) for m in (first, second) for k in ("XOFFSET", "YOFFSET")]
-    if all(isinstance(v, float) for v in offsets):
+    if all(map(_is_number, offsets)):
         return 1e3 * float(np.hypot(offsets[2] - offsets[0], offsets[3] - offsets[1]))
     return None
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def why_not_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
@@ -396,7 +437,8 @@ RULE = (
     f"Charge migration: the more charge, the lower the peak and the higher the ring, both against the 21×21 sum; the "
     f"migration pattern is significant beside flux and shift; and the sum changes by less than a tenth of the peak. "
     f"Flux change: the sum changes significantly (and by more than {100 * SUM_FLOOR:g} %), peak and ring with it. "
-    f"Neither peak nor ring nor sum significant: no change."
+    f"Neither peak nor ring nor sum significant: no change. Whatever changed in another way, or in two ways at once, "
+    f"is called unclear; so is a migration-like change in an undersampled filter, where a shift cannot be told apart."
 )
 
 
@@ -465,6 +507,10 @@ class Comparison:
         Flux, shift and migration fitted together.
     verdict : str
         See `judge`.
+    notes : tuple of str
+        What a reader must know beside the numbers: different processing, an undersampled filter, …
+    paths : tuple of tuple of pathlib.Path
+        The files of the two that were compared.
     images : tuple of RateImage
         The two count-rate images.
     """
@@ -482,6 +528,8 @@ class Comparison:
     sums: dict[int, Change]
     fit: PatternFit
     verdict: str
+    notes: tuple[str, ...]
+    paths: tuple[tuple, tuple]
     images: tuple[RateImage, RateImage] = field(repr=False)
 
     @property
@@ -501,6 +549,7 @@ class Comparison:
         return (
             f"From {first} to {last} at the end of the ramp, the peak pixel changes by {self.peak}, the ring around "
             f"its neighbours by {self.ring} and the {SUM_APERTURE}×{SUM_APERTURE} sum by {self.total}: {self.verdict}."
+            + "".join(f" Note: {note}." for note in self.notes)
         )
 
     def _repr_html_(self) -> str:
@@ -522,8 +571,7 @@ def _rates(exposure: Data) -> tuple[dict, RateImage]:
             f"{exposure.name}: a {exposure.filetype} product holds ramps, not mean count rates; run the pipeline to "
             f"its rate product first"
         )
-    facts = {**exposure.sci_header, **exposure.header}
-    return facts, exposure.rate()
+    return exposure.facts, exposure.rate()
 
 
 def compare(shallow, deep) -> Comparison:
@@ -550,6 +598,8 @@ def compare(shallow, deep) -> Comparison:
     """
     pair = [e if isinstance(e, Data) else Data(e) for e in (shallow, deep)]
     both = f"{pair[0].name} and {pair[1].name}"
+    if pair[0].paths == pair[1].paths:
+        raise NotComparable(f"{both}: one and the same exposure; choose two")
     (facts1, before), (facts2, after) = map(_rates, pair)
     reason = why_not_comparable(facts1, facts2)
     if not reason and pair[0].filetype != pair[1].filetype:
@@ -558,17 +608,97 @@ def compare(shallow, deep) -> Comparison:
         reason = f"not the same shape ({before.value.shape} and {after.value.shape})"
     if reason:
         raise NotComparable(f"{both}: {reason}; choose two exposures that differ in their number of groups only")
-    result = _measure(pair, (facts1, facts2), before, after)
+    try:
+        result = _measure(pair, (facts1, facts2), before, after)
+    except NotComparable as problem:
+        raise NotComparable(f"{both}: {problem}") from None
     moved = float(np.hypot(*result.fit.shift_mas))
     if moved - SIGNIFICANT * float(np.hypot(*result.fit.shift_error_mas)) > POINTING_TOLERANCE_MAS:
         raise NotComparable(f"{both}: the star moved by {moved:.1f} mas between them, whatever the headers say")
     return result
 
 
+def find_common_peak(first: RateImage, second: RateImage) -> Peak:
+    """
+    Find the peak pixel of two images of one star, and make sure that both know it.
+
+    Parameters
+    ----------
+    first, second : RateImage
+        The images, shape (rows, columns).
+
+    Returns
+    -------
+    Peak
+        Place of the peak in the mean of the two (in one of them where the other has no good pixel).
+
+    Raises
+    ------
+    NotComparable
+        If the peak is bad in either, or a block of 2 × 2 bad pixels lies within 3 pixels of it: the core of the star
+        is lost then (saturated, most likely), and what is left says nothing about migration.
+    """
+    weight = first.good.astype(float) + second.good
+    total = np.where(first.good, first.value, 0.0) + np.where(second.good, second.value, 0.0)
+    either = RateImage(total / np.maximum(weight, 1), np.hypot(first.error, second.error) / 2, weight > 0)
+    star = find_peak(either)
+    bad = ~(first.good & second.good)
+    blocks = bad[:-1, :-1] & bad[1:, :-1] & bad[:-1, 1:] & bad[1:, 1:]
+    if bad[star.row, star.col] or (blocks & (_squares(bad.shape, star.row, star.col) <= 3)[:-1, :-1]).any():
+        raise NotComparable(
+            f"the core of the star (row {star.row}, column {star.col}) is flagged or saturated in one of them; "
+            f"choose an exposure that is less deep"
+        )
+    return star
+
+
+def undersampled(filter_name: str | None) -> bool:
+    """
+    Tell whether detector pixels are too coarse for the image in a filter.
+
+    The finest fringe of the mask has the period λ / (longest baseline + hole width); two pixels must fit into it.
+
+    Parameters
+    ----------
+    filter_name : str or None
+        FILTER keyword.
+
+    Returns
+    -------
+    bool
+        True for F277W (0.72 of the sampling needed); F380M is at 0.99 and its shifts come out right.
+    """
+    if filter_name not in niriss.FILTERS:
+        return False
+    longest = float(np.hypot(*niriss.baselines().T).max()) + niriss.HOLE_FLAT_TO_FLAT
+    return niriss.FILTERS[filter_name].fringe_mas(longest) < 0.9 * 2 * max(niriss.PIXEL_SCALE_MAS)
+
+
+#: Keywords of processing that should be the same in both exposures; where they are not, the result says so.
+PROCESSING_KEYWORDS = ("CAL_VER", "CRDS_CTX", "S_FLAT", "R_FLAT", "S_LINEAR", "R_LINEAR", "S_CHGMIG", "S_PHOTOM")
+
+
+def _notes(facts: tuple[dict, dict], times: tuple[float, float]) -> tuple[str, ...]:
+    notes = []
+    told = {k: (facts[0].get(k, "nothing"), facts[1].get(k, "nothing")) for k in PROCESSING_KEYWORDS}
+    differing = [f"{k} ({one} and {other})" for k, (one, other) in told.items() if one != other]
+    if differing:
+        notes.append(f"the two were processed differently, in {', '.join(differing)}")
+    if told["S_CHGMIG"] == ("COMPLETE", "COMPLETE"):
+        notes.append("the pipeline's charge_migration step was applied to both, so this is what it left")
+    if undersampled(facts[0].get("FILTER")):
+        notes.append(
+            f"the image is undersampled in {facts[0]['FILTER']}: a small shift of the star cannot be told from "
+            f"migration"
+        )
+    if times[1] < times[0]:
+        notes.append("the first exposure is the deeper one, so signs are reversed")
+    return tuple(notes)
+
+
 def _measure(pair: list[Data], facts: tuple[dict, dict], before: RateImage, after: RateImage) -> Comparison:
     good = before.good & after.good
-    mean = RateImage((before.value + after.value) / 2, np.hypot(before.error, after.error) / 2, good)
-    star = find_peak(mean)
+    star = find_common_peak(before, after)
     distance = _squares(good.shape, star.row, star.col)
     times = (pair[0].effective_time, pair[1].effective_time)
     changes = [region_change(before, after, distance == k) for k in range(3)]
@@ -576,8 +706,10 @@ def _measure(pair: list[Data], facts: tuple[dict, dict], before: RateImage, afte
     rows, cols = np.ogrid[: good.shape[0], : good.shape[1]]
     near = np.hypot(rows - star.row, cols - star.col) <= FIT_RADIUS
     fit = fit_patterns(before, after, times, near, distance == 0, distance == 2)
+    if undersampled(facts[0].get("FILTER")):
+        fit = fit.without_shift()
     still = [_without(changes[0], fit.peak_by_shift), _without(changes[2], fit.ring_by_shift)]
-    verdict = judge(*still, sums[SUM_APERTURE], fit.edge / fit.edge_error, int(np.sign(times[1] - times[0])))
+    verdict = judge(*still, sums[SUM_APERTURE], fit.edge_significance, int(np.sign(times[1] - times[0])))
     place = (star.row, star.col)
     return Comparison(
         shallow=pair[0].name,
@@ -593,6 +725,8 @@ def _measure(pair: list[Data], facts: tuple[dict, dict], before: RateImage, afte
         sums=sums,
         fit=fit,
         verdict=verdict,
+        notes=_notes(facts, times),
+        paths=(pair[0].paths, pair[1].paths),
         images=(before, after),
     )
 
@@ -748,13 +882,13 @@ def _row(result: Comparison) -> list:
     facts1, facts2 = result.facts
     fit, changes = result.fit, (result.peak, result.neighbours, result.ring, result.total)
     row = [result.shallow, result.deep, str(facts1.get("TARGNAME", "")), str(facts1.get("FILTER", ""))]
-    row += [int(f.get("NGROUPS", 0)) for f in (facts1, facts2)] + list(result.times)
+    row += [n if isinstance(n := f.get("NGROUPS"), int) else 0 for f in (facts1, facts2)] + list(result.times)
     row += [result.peak_row, result.peak_col, *result.peak_adu, *result.peak_e]
     for change in changes:
         row += [change.value, change.error]
     row += [value for pair in zip(fit.shift_mas, fit.shift_error_mas, strict=True) for value in pair]
     row += [fit.flux.value, fit.flux.error, fit.edge, fit.edge_error, fit.chi2, fit.chi2_without, fit.n_pixels]
-    return [*row, result.verdict]
+    return [*row, result.verdict, "; ".join(result.notes)]
 
 
 def _row_types() -> dict[str, type]:
@@ -775,7 +909,7 @@ def _row_types() -> dict[str, type]:
         "edge",
     ):
         types |= {name: float, f"{name}_err": float}
-    types |= {"chi2": float, "chi2_without_migration": float, "n_pixels": int, "verdict": str}
+    types |= {"chi2": float, "chi2_without_migration": float, "n_pixels": int, "verdict": str, "notes": str}
     return types
 
 # %% ../nbs/13_cm_analysis.ipynb #d44dc7a7
@@ -879,9 +1013,11 @@ def plot_contrast(result: Comparison, ax=None):
     style = {"fmt": "none", "ecolor": "0.8", "elinewidth": 0.6, "zorder": 1}
     ax.errorbar(expected[use], _percent_change(result)[use], error, **style)
     dots = ax.scatter(expected[use], _percent_change(result)[use], c=distance[use], s=14, cmap="viridis_r", zorder=2)
-    span = np.array([expected[use].min(), expected[use].max()])
     slope = result.fit.edge * 1e6
-    ax.plot(span, slope * span, color="C3", lw=1.2, label=f"edge coefficient {slope:.2f}e-6 per e-")
+    if np.isfinite(slope):
+        span = np.array([expected[use].min(), expected[use].max()])
+        ax.plot(span, slope * span, color="C3", lw=1.2, label=f"edge coefficient {slope:.2f}e-6 per e-")
+        ax.legend(frameon=False, fontsize=8)
     ax.axhline(0, color="0.6", lw=0.8, zorder=0)
     shown = _percent_change(result)[use]
     core = shown[distance[use] < 3]  # always in the picture; of the faint pixels further out, all but the noisiest
@@ -889,7 +1025,6 @@ def plot_contrast(result: Comparison, ax=None):
     ax.set_ylim(1.2 * min(low, core.min(), -0.1), 1.3 * max(high, core.max(), 0.1))
     ax.set(xlabel="expected for 1e-6 per e- [%]", ylabel="deep / shallow - 1 [%]", title="pixel by pixel")
     ax.figure.colorbar(dots, ax=ax, label="distance from the peak [pixel]", shrink=0.8)
-    ax.legend(frameon=False, fontsize=8)
     return ax
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import gc
+import gzip
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import math
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -37,9 +39,9 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'SUFFIXES', 'PRODUCT_ORDER', 'OBSERVABLE_PRODUCTS', 'ACQUISITION_TYPES', 'SHARED_KEYWORDS', 'FORMATS',
-           'COMPACT_COLUMNS', 'NEEDED_KEYWORDS', 'Found', 'find_files', 'cache_folder', 'write_atomically', 'Facts',
-           'Index', 'columns_of', 'role_of', 'Exposure', 'summary_table', 'format_of', 'cell_text', 'table_cells',
-           'render', 'Dataset', 'read_facts', 'read_many']
+           'COMPACT_COLUMNS', 'NEEDED_KEYWORDS', 'EXTENSIONS_EXPECTED', 'Found', 'find_files', 'cache_folder',
+           'write_atomically', 'Facts', 'Index', 'columns_of', 'role_of', 'Exposure', 'summary_table', 'format_of',
+           'cell_text', 'table_cells', 'render', 'Dataset', 'read_facts', 'read_many']
 
 # %% ../nbs/02_dataset.ipynb #957d8548
 #: Endings of the files that are looked at, in lower case.
@@ -92,19 +94,28 @@ def find_files(datafrom, report: Callable[[str, str], None]) -> list[Found]:
     CalamiError
         If a path that was given does not exist.
     """
-    given = [datafrom] if isinstance(datafrom, (str, os.PathLike)) else list(datafrom)
     found: dict[tuple[int, int], Found] = {}
-    for item in given:
-        path = Path(item).absolute()
+    for item in _as_paths(datafrom):
+        path = item.absolute()
         if path.is_dir():
-            for each in _walk(path, report, set()):
-                found.setdefault(each.same, each)
+            reached = _walk(path, report, set())
         elif path.exists():
-            each = Found.at(str(path), path.stat())
-            found.setdefault(each.same, each)
+            reached = [Found.at(str(path), path.stat())]
         else:
             raise CalamiError(f"{item}: no such file or folder; check the spelling or give another path")
+        for each in reached:
+            first = found.setdefault(each.same, each)
+            if Path(first.path).name != Path(each.path).name:
+                report(each.path, f"is a link to the same file as {first.path}, under another name; remove one")
     return sorted(found.values())
+
+
+def _as_paths(datafrom) -> list[Path]:
+    items = [datafrom] if isinstance(datafrom, (str, os.PathLike)) or not isinstance(datafrom, Iterable) else datafrom
+    items = list(items)
+    if not items or not all(isinstance(i, (str, os.PathLike)) for i in items):
+        raise CalamiError("datafrom is a folder, a file, or a list of these; nothing of that kind was given")
+    return [Path(i).expanduser() for i in items]
 
 
 def _walk(folder: str | Path, report: Callable[[str, str], None], seen: set) -> Iterator[Found]:
@@ -158,13 +169,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises
     ------
     CalamiError
-        If it cannot be written. What stood there before is still there then.
+        If it cannot be written (what stood there before is still there then), or if the name is that of a FITS file:
+        tables and reports never replace data.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.name.lower().endswith(SUFFIXES):
+        raise CalamiError(f"{path}: is the name of a data file, which is never written over; choose another name")
+    content = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
+            path.write_bytes(content)
+            return
+        part.write_bytes(content)
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -184,11 +202,15 @@ class Facts(NamedTuple):
         Why the file cannot be used; empty if it can.
     warnings : tuple of str
         What is odd about it, though it can be used.
+    passing : bool
+        The problem is one of reading, not of the file (too many open files, a network that does not answer), and may
+        be gone the next time.
     """
 
     values: dict[str, Any]
     problem: str = ""
     warnings: tuple[str, ...] = ()
+    passing: bool = False
 
 
 class Index:
@@ -202,7 +224,7 @@ class Index:
     """
 
     #: Changes when the meaning of an entry does.
-    LAYOUT = 1
+    LAYOUT = 2
     #: A file younger than this (s) when read is not remembered.
     SETTLED = 2.0
 
@@ -242,7 +264,7 @@ class Index:
 
     def put(self, file: Found, facts: Facts, now: float) -> None:
         """Remember the facts of a file that was read at time `now` (s since the epoch)."""
-        if now - max(file.stamp[1:]) * 1e-9 > self.SETTLED:
+        if not facts.passing and now - max(file.stamp[1:]) * 1e-9 > self.SETTLED:
             self._stamps[file.path], self._facts[file.path] = file.stamp, facts
             self._extras.pop(file.path, None)
             self.changed = True
@@ -267,7 +289,7 @@ class Index:
             "paths": paths,
             "stamps": [self._stamps[p] for p in paths],
             "columns": _pack([self._facts[p].values for p in paths]),
-            "odd": {k: [f.problem, f.warnings] for k, p in enumerate(paths) if (f := self._facts[p])[1:] != ("", ())},
+            "odd": {k: f[1:3] for k, p in enumerate(paths) if any((f := self._facts[p])[1:3])},
             "extras": self._extras,
         }
         try:
@@ -390,6 +412,16 @@ class Exposure:
         return tuple(self.files) if len(self.files) == 1 else tuple(sorted(self.files, key=_processing_rank))
 
     @property
+    def image_type(self) -> str | None:
+        """Its most processed product that holds pixels; None if it has none but observables."""
+        return next((t for t in reversed(self.types) if t not in OBSERVABLE_PRODUCTS), None)
+
+    @property
+    def image_files(self) -> list[Found]:
+        """Files of `image_type`; of the most processed product if there is none."""
+        return self.files[self.image_type or self.types[-1]]
+
+    @property
     def role(self) -> str:
         """Its role, see `role_of`."""
         return role_of(self.values)
@@ -414,6 +446,12 @@ class Exposure:
         if list(self._segments.keys()) == [(self.types[0], 0)]:
             (self.values,) = (facts.values for facts in self._segments.values())
             return
+        for product, files in self.files.items():
+            if (product, 0) in self._segments and len(files) > 1:
+                reason = "is whole and in segments here; the whole file is used, remove one or the other"
+                report(files[0].path, reason)
+                del files[1:]
+                self._segments = {key: v for key, v in self._segments.items() if key[0] != product or not key[1]}
         leading = self.types[-1]
         segments = sorted(s for p, s in self._segments if p == leading)
         self.values = dict(self._segments[leading, segments[0]].values)
@@ -443,6 +481,8 @@ def _processing_rank(product: str) -> tuple[int, int]:
 
 # %% ../nbs/02_dataset.ipynb #4c79d9b5
 def _column(kind: type, values: Sequence, report: Callable[[int, str], None]) -> np.ndarray:
+    if kind is int:
+        values = [repr(v) if type(v) is int and abs(v) >= _LARGEST else v for v in values]
     if _all_alike(values) and type(values[0]) is kind:
         return np.full(len(values), values[0], dtype=f"U{max(len(values[0]), 1)}" if kind is str else kind)
     if set(map(type, values)) == {kind}:
@@ -460,9 +500,13 @@ def _column(kind: type, values: Sequence, report: Callable[[int, str], None]) ->
 def _fit(kind: type, value):
     if kind is float and type(value) is int:
         return float(value)
-    if kind is int and type(value) is float and value.is_integer():
+    if kind is int and type(value) is float and value.is_integer() and abs(value) < _LARGEST:
         return int(value)
     return None
+
+
+#: Whole numbers beyond this do not fit into a column.
+_LARGEST = 2**63
 
 
 _FILL = {str: "", int: 0, float: math.nan, bool: False}
@@ -728,14 +772,16 @@ class Dataset:
     """
 
     def __init__(self, datafrom, filetypes=(), infodir=None, verbose: bool = False):
-        self.infodir = Path(infodir) if infodir is not None else None
+        datafrom = _as_paths(datafrom)
+        self.infodir = Path(infodir).expanduser().absolute() if infodir is not None else None
         self.datadir = _common_folder(datafrom)
         self.others: list[Path] = []
+        self._passed_over: set[str] = set()
+        self._renamed: set[str] = set()
         self._problems: list[tuple[str, str, str]] = []
         if verbose:
             _log_to_stderr()
-        wanted = (filetypes,) if isinstance(filetypes, str) else tuple(filetypes)
-        self._wanted = tuple(w.lower().strip("_") for w in wanted)
+        self._wanted = _as_products(filetypes)
         with _collector_paused():
             self._index = Index(_index_path(self.datadir))
             self._exposures = self._collect(find_files(datafrom, self._left_out))
@@ -774,6 +820,9 @@ class Dataset:
 
     def _collect(self, files: list[Found]) -> list[Exposure]:
         named = [(file, name) for file in files if (name := self._name_of(file)) is not None and self._wants(name)]
+        named.sort(
+            key=lambda pair: pair[0].path in self._renamed
+        )  # a copy under its own name goes before a renamed one
         exposures: dict[str, Exposure] = {}
         for (file, name), facts in zip(named, self._facts_of(named), strict=True):
             if facts.problem:
@@ -792,7 +841,10 @@ class Dataset:
         return ordered
 
     def _wants(self, name: ExposureName) -> bool:
-        return not self._wanted or name.product in self._wanted
+        if not self._wanted or name.product in self._wanted:
+            return True
+        self._passed_over.add(name.product)
+        return False
 
     def _facts_of(self, named: list[tuple[Found, ExposureName]]) -> list[Facts]:
         now = time.time()
@@ -822,12 +874,16 @@ class Dataset:
             self._left_out(file.path, problem.reason)
             return None
         except NameProblem:
-            self._left_out(file.path, "neither its name nor its FILENAME card is that of a JWST file; rename it if it is an exposure")
+            self._left_out(
+                file.path,
+                "neither its name nor its FILENAME card is that of a JWST file; rename it if it is an exposure",
+            )
             return None
         if not isinstance(name, ExposureName):
             self.others.append(Path(file.path))
             return None
         self.warn(file.path, f"renamed; taken for {told}, as its FILENAME card says")
+        self._renamed.add(file.path)
         return name
 
     def _refuse_nothing(self, datafrom) -> None:
@@ -836,6 +892,8 @@ class Dataset:
         asked = f" of type {', '.join(self._wanted)}" if self._wanted else ""
         lines = [f"{_short(datafrom)}: no NIRISS exposure{asked} found; expected files such as"]
         lines[0] += " jw01516001001_03101_00001_nis_rate.fits"
+        if self._passed_over:
+            lines.append(f"  there are files of other types: {', '.join(sorted(self._passed_over))}")
         lines += [f"  {Path(path).name}: {reason}" for path, _, reason in self._problems[:5]]
         if self.others:
             lines.append(f"  {len(self.others)} files are products of other kinds, such as {self.others[0].name}")
@@ -920,6 +978,9 @@ class Dataset:
     def _find(self, name: str) -> Exposure:
         from calami.mapping import find_name
 
+        if not isinstance(name, (str, os.PathLike)):
+            raise CalamiError(f"{name!r}: an exposure is asked for by its name or rootname, as text")
+        name = os.fspath(name)
         root = name.lower()
         if root not in self._by_root:
             root = self.mapping[find_name(name, self.mapping)]
@@ -1025,8 +1086,9 @@ class Dataset:
         ----------
         **constraints
             A column of the summary (``-`` in its name written ``_``) and what it should be: a value; a text
-            pattern with ``*`` and ``?``, upper and lower case alike; a list or set of values, any of which will
-            do; or a function of the value that says yes or no. Numbers may carry a unit.
+            pattern with ``*`` and ``?``, upper and lower case alike; several values, any of which will do; or a
+            function of the value (a plain number in the unit of the column) that says yes or no. Numbers may carry
+            a unit, and need no leading zeros where the header has text such as ``012``.
 
         Returns
         -------
@@ -1036,27 +1098,28 @@ class Dataset:
         Raises
         ------
         CalamiError
-            If there is no such column.
+            If there is no such column, or a value cannot be compared with it.
 
         Examples
         --------
         ``ds.select(filter="F480M", role="target", ngroups=lambda n: n > 5)``
         """
         table = self.summary
-        keep = np.ones(len(self), bool)
+        keep = np.ones(len(self), dtype=bool)
         for key, wanted in constraints.items():
             column = key if key in table.colnames else key.lower().replace("_", "-")
             if column not in table.colnames:
                 close = [c for c in table.colnames if key.lower()[:4] in c]
                 hint = f"; did you mean {', '.join(close)}?" if close else f"; use one of {', '.join(table.colnames)}"
                 raise CalamiError(f"no column {key!r} to select by{hint}")
-            keep &= [_meets(value, wanted) for value in table[column]]
+            keep &= np.array([_meets(value, wanted, column) for value in table[column]], dtype=bool)
         return self._subset(keep)
 
     def _subset(self, keep: np.ndarray) -> Dataset:
         smaller = object.__new__(Dataset)
         smaller.infodir, smaller.datadir, smaller._wanted = None, self.datadir, self._wanted
         smaller.others, smaller._index = list(self.others), self._index
+        smaller._passed_over, smaller._renamed = set(), set(self._renamed)
         smaller._exposures = [e for e, k in zip(self._exposures, keep, strict=True) if k]
         smaller._finish()
         roots = set(smaller.rootlist)
@@ -1066,6 +1129,22 @@ class Dataset:
         return smaller
 
     # --- naming ----------------------------------------------------------------------------------------------------
+
+    def image_type(self, name: str) -> str | None:
+        """
+        Most processed product of one exposure that holds pixels.
+
+        Parameters
+        ----------
+        name : str
+            Name or rootname.
+
+        Returns
+        -------
+        str or None
+            Such as ``cal``; None if there are observables only.
+        """
+        return self._find(name).image_type
 
     def create_mapping(self, user_file=None, association_file=None, template: str = "default") -> dict[str, str]:
         """
@@ -1096,7 +1175,7 @@ class Dataset:
         if user_file is not None and association_file is not None and same_file(user_file, association_file):
             raise CalamiError(f"{association_file}: would overwrite the file it is made from; give another name")
         automatic = automatic_names(self, template)
-        chosen = read_names(user_file, self) if user_file is not None else automatic
+        chosen = read_names(user_file, self, automatic) if user_file is not None else automatic
         taken = set(chosen.values())
         rest = {name: root for name, root in automatic.items() if root not in taken and name not in chosen}
         self._names = {**chosen, **rest}
@@ -1218,15 +1297,19 @@ class Dataset:
         self.create_summary(self.infodir / "summary.ecsv")
         write_atomically(self.infodir / "problems.ecsv", render(self.problems, "ecsv"))
         self._note(f"looked at {_short(datafrom)}: {self.headline()}")
-        self.create_mapping()
+        if not (self.infodir / "names.yaml").exists():  # one from an earlier session is the user's
+            self.create_mapping()
 
     def _note(self, what: str) -> None:
         log.info("%s", what)
         if self.infodir is not None:
-            self.infodir.mkdir(parents=True, exist_ok=True)
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            with (self.infodir / "calami.log").open("a", encoding="utf-8") as file:
-                file.write(f"{stamp} calami {calami.__version__} {what}\n")
+            try:
+                self.infodir.mkdir(parents=True, exist_ok=True)
+                with (self.infodir / "calami.log").open("a", encoding="utf-8", errors="surrogateescape") as file:
+                    file.write(f"{stamp} calami {calami.__version__} {what}\n")
+            except OSError as error:  # what was done is done, noted or not
+                log.warning("%s: cannot be written to (%s)", self.infodir / "calami.log", error.strerror)
 
     # --- what is measured from pixels ------------------------------------------------------------------------------
 
@@ -1248,13 +1331,14 @@ class Dataset:
         dict
             The measurement.
         """
-        exposure = self._find(name)
-        file = exposure.files[exposure.types[-1]][0]
-        known = self._index.extra(file) or {}
-        if key not in known:
-            known = {**known, key: measure()}
-            self._index.put_extra(file, known)
-        return dict(known[key])
+        files = self._find(name).image_files
+        segments = hashlib.sha1(repr([(f.path, f.stamp) for f in files]).encode(errors="surrogateescape")).hexdigest()
+        known = self._index.extra(files[0]) or {}
+        full_key = f"{key} {segments[:16]}"
+        if full_key not in known:
+            known = {full_key: measure()}
+            self._index.put_extra(files[0], known)
+        return dict(known[full_key])
 
     def remember(self) -> None:
         """Write to the index what `measured` has added."""
@@ -1263,6 +1347,12 @@ class Dataset:
 # %% ../nbs/02_dataset.ipynb #21e6b0de
 #: Keywords without which a row says nothing useful; their absence is reported.
 NEEDED_KEYWORDS = ("INSTRUME", "EXP_TYPE", "FILTER", "NGROUPS", "NINTS")
+
+
+#: Extensions besides SCI that a product of the pipeline has; their absence is reported.
+EXTENSIONS_EXPECTED = dict.fromkeys(("rate", "rateints", "cal", "calints"), ("ERR", "DQ")) | {
+    "ramp": ("PIXELDQ", "GROUPDQ")
+}
 
 
 def read_facts(path: str, name: ExposureName) -> Facts:
@@ -1284,14 +1374,20 @@ def read_facts(path: str, name: ExposureName) -> Facts:
     try:
         keywords = read_keywords(path, sci=()) if name.product in OBSERVABLE_PRODUCTS else read_keywords(path)
     except FileProblem as problem:
-        return Facts({}, problem.reason + (f"; {problem.remedy}" if problem.remedy else ""))
+        passing = isinstance(problem.__cause__, OSError) and not isinstance(problem.__cause__, gzip.BadGzipFile)
+        return Facts({}, problem.reason + (f"; {problem.remedy}" if problem.remedy else ""), passing=passing)
     values = dict(keywords)
     if None in values.values():  # cards without a value
         values = {k: v for k, v in values.items() if v is not None}
     instrument = values.get("INSTRUME")
     if (instrument is None and name.detector != "nis") or instrument not in (None, "NIRISS"):
         return Facts({}, f"an exposure of {instrument or name.detector}, not of NIRISS; it does not belong here")
-    warnings = list(keywords.problems)
+    warnings = list(map(str, keywords.problems))
+    missing = [e for e in EXTENSIONS_EXPECTED.get(name.product, ()) if e not in keywords.extnames]
+    if missing:
+        warnings.append(
+            f"has no {' and no '.join(missing)} extension; cut short between two, or not from the pipeline?"
+        )
     absent = [k for k in NEEDED_KEYWORDS if k not in values]
     if absent:
         warnings.append(f"its header lacks {', '.join(absent)}; those cells stay empty")
@@ -1353,22 +1449,24 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _common_folder(datafrom) -> Path:
-    items = [datafrom] if isinstance(datafrom, (str, os.PathLike)) else list(datafrom)
-    if not items or not all(isinstance(i, (str, os.PathLike)) for i in items):
-        raise CalamiError("datafrom is a folder, a file, or a list of these; nothing of that kind was given")
-    folders = [p if p.is_dir() else p.parent for p in (Path(i).absolute() for i in items)]
-    return Path(os.path.commonpath(folders))
+def _as_products(filetypes) -> tuple[str, ...]:
+    # "uncal", ("uncal", "rate"), and what people are used to: "_uncal.fits", "cal,rate".
+    given = (filetypes,) if isinstance(filetypes, str) else tuple(filetypes or ())
+    if not all(isinstance(g, str) for g in given):
+        raise CalamiError('filetypes are names of products, such as "uncal" or ("rate", "cal")')
+    words = [w.lower() for g in given for w in g.replace(",", " ").split()]
+    return tuple(w.removesuffix(".gz").removesuffix(".fits").strip("_") for w in words)
+
+
+def _common_folder(paths: list[Path]) -> Path:
+    return Path(os.path.commonpath([p if p.is_dir() else p.parent for p in (path.absolute() for path in paths)]))
 
 
 def _index_path(folder: Path) -> Path:
-    return cache_folder() / "index" / f"{hashlib.sha1(str(folder).encode()).hexdigest()[:20]}.json"
+    return cache_folder() / "index" / f"{hashlib.sha1(os.fsencode(folder)).hexdigest()[:20]}.json"
 
 
-def _short(datafrom) -> str:
-    if isinstance(datafrom, (str, os.PathLike)):
-        return str(datafrom)
-    items = list(datafrom)
+def _short(items: list[Path]) -> str:
     return f"{items[0]} and {len(items) - 1} more" if len(items) > 1 else str(items[0])
 
 
@@ -1376,20 +1474,31 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'s' * (count != 1)}"
 
 
-def _meets(value, wanted) -> bool:
+def _meets(value, wanted, column: str) -> bool:
+    try:
+        return _agrees(value, wanted)
+    except CalamiError:
+        raise
+    except Exception as error:  # of a function or a unit that the user gave
+        raise CalamiError(f"select({column}=…): {value!r} cannot be held against {wanted!r} ({error})") from error
+
+
+def _agrees(value, wanted) -> bool:
     if callable(wanted):
-        return value is not np.ma.masked and bool(wanted(value))
-    if isinstance(wanted, (list, tuple, set, frozenset)):
-        return any(_meets(value, each) for each in wanted)
+        return value is not np.ma.masked and bool(wanted(getattr(value, "value", value)))
+    if isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes)) and getattr(wanted, "ndim", 1) > 0:
+        return any(_agrees(value, each) for each in wanted)
     if value is np.ma.masked:
         return wanted is None
-    if isinstance(value, str) and isinstance(wanted, str):
-        return fnmatch.fnmatchcase(value.lower(), wanted.lower())
+    if isinstance(value, str):
+        if isinstance(wanted, (int, np.integer)) and value.isdigit():
+            return int(value) == wanted
+        return isinstance(wanted, str) and fnmatch.fnmatchcase(value.lower(), wanted.lower())
     unit = getattr(value, "unit", None)
     if unit is not None:
         value = value.to_value(wanted.unit) if hasattr(wanted, "unit") else value.value
         wanted = getattr(wanted, "value", wanted)
-    if isinstance(value, (float, np.floating)) and isinstance(wanted, (int, float)):
+    if isinstance(value, (float, np.floating)) and isinstance(wanted, (int, float, np.number)):
         return math.isclose(value, wanted, rel_tol=1e-9, abs_tol=1e-12)
     return bool(value == wanted)
 

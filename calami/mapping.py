@@ -201,7 +201,7 @@ def find_name(asked: str, mapping: Mapping[str, str]) -> str:
     Parameters
     ----------
     asked : str
-        A name, the beginning of one up to a ``_``, or a rootname (or file name) of an exposure.
+        A name, the beginning of one (up to a ``_`` first, then any), or a rootname or file name of an exposure.
     mapping : mapping of str to str
         Name to rootname.
 
@@ -221,6 +221,8 @@ def find_name(asked: str, mapping: Mapping[str, str]) -> str:
     begins = [n for n in mapping if n.lower() == lower] or [n for n in mapping if n.lower().startswith(lower + "_")]
     if not begins:
         begins = [name for name, root in mapping.items() if root == _rootname_of(asked)]
+    if not begins:
+        begins = [name for name in mapping if name.lower().startswith(lower)]
     if len(begins) == 1:
         return begins[0]
     if begins:
@@ -377,7 +379,7 @@ def _nearest(constraints: Mapping[str, str], dataset: Dataset) -> str:
     return "; each of these is found, but not together"
 
 
-def read_names(path, dataset: Dataset) -> dict[str, str]:
+def read_names(path, dataset: Dataset, automatic: Mapping[str, str] | None = None) -> dict[str, str]:
     """
     Read a user's mapping file, or an association file written before.
 
@@ -387,6 +389,8 @@ def read_names(path, dataset: Dataset) -> dict[str, str]:
         A text file (see above), or an association file ending in ``.yaml`` or ``.yml``.
     dataset : Dataset
         The exposures to look among.
+    automatic : mapping of str to str, optional
+        Automatic names, name to rootname; none of them may be given to another exposure.
 
     Returns
     -------
@@ -398,9 +402,9 @@ def read_names(path, dataset: Dataset) -> dict[str, str]:
     MappingProblem
         If any entry is ambiguous, unknown, duplicate or malformed. All of them are listed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MappingProblem(f"{path}: cannot be read as text ({error}); give a mapping file") from None
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -415,12 +419,19 @@ def read_names(path, dataset: Dataset) -> dict[str, str]:
         except MappingProblem as problem:
             wrong.append(str(problem))
             continue
+        meant = (automatic or {}).get(entry.name, _rootname_of(entry.name) or root)
+        if meant != root and meant in dataset.rootlist:
+            wrong.append(
+                f"line {entry.line}: {entry.name!r} already means another exposure, {meant}; choose another name"
+            )
         if root in lines:
             wrong.append(
                 f"line {entry.line}: {entry.name!r} and {lines[root].name!r} (line {lines[root].line}) are both {root}"
             )
         names[entry.name] = root
         lines.setdefault(root, entry)
+    if not names and not wrong:
+        raise MappingProblem(f"{path}: no name in it; write lines such as: deep ngroups=13")
     if wrong:
         ordered = sorted(wrong, key=lambda w: int(re.match(r"line (\d+)|", w).group(1) or 0))
         raise MappingProblem(f"{path}:\n  " + "\n  ".join(ordered))

@@ -41,7 +41,7 @@ def fullness(rate: float, seconds: float) -> tuple[float, float, float]:
 
 # %% ../nbs/05_program.ipynb #b90eee7f
 #: What is measured of each exposure; the number changes when the way of measuring does.
-_PEAK_KEY = "peak/1"
+_PEAK_KEY = "peak/2"
 
 
 def measure_peaks(dataset: Dataset) -> list[dict | None]:
@@ -63,18 +63,21 @@ def measure_peaks(dataset: Dataset) -> list[dict | None]:
 
     peaks: list[dict | None] = []
     for root in tqdm(dataset.rootlist, desc="measuring peaks", unit="exposure", delay=2, disable=None):
+        if dataset.image_type(root) is None:  # observables only: there is no pixel to measure
+            peaks.append(None)
+            continue
         try:
             peaks.append(dataset.measured(root, _PEAK_KEY, lambda root=root: _measure(dataset, root)))
         except CalamiError as problem:
-            dataset.warn(dataset.paths(root)[0], f"peak not measured: {problem}")
+            reason = getattr(problem, "reason", problem)
+            dataset.warn(dataset.paths(root, dataset.image_type(root))[0], f"peak not measured: {reason}")
             peaks.append(None)
     dataset.remember()
     return peaks
 
 
 def _measure(dataset: Dataset, root: str) -> dict:
-    images = [t for t in dataset.types(root) if t in ("cal", "rate", "calints", "rateints", "ramp", "uncal")]
-    with dataset.data(root, images[-1] if images else None) as exposure:
+    with dataset.data(root, dataset.image_type(root)) as exposure:
         return asdict(exposure.peak()) | {"seconds": exposure.effective_time}
 
 
@@ -162,11 +165,16 @@ def setup_view(dataset: Dataset):
             "exposure_time": float(sum(t for t in times if isinstance(t, float))),
             "least_of_limit": _extreme(filled, np.nanmin), "most_of_limit": _extreme(filled, np.nanmax),
         })  # fmt: skip
-    table = QTable(rows=rows)
+    table = QTable(rows=rows) if rows else QTable(names=_SETUP_COLUMNS)
     table["exposure_time"] = table["exposure_time"] * Unit("s")
     for column in ("exposure_time", "least_of_limit", "most_of_limit"):
         table[column].info.format = ".2f"
     return table
+
+
+_SETUP_COLUMNS = "program observation role target filter ngroups nints exposures dithers first last".split()
+_SETUP_COLUMNS += ["exposure_time", "least_of_limit", "most_of_limit"]
+_PROGRAM_COLUMNS = "program title pi observations exposures targets filters first last exposure_time".split()
 
 
 def _target(values: dict) -> str:
@@ -212,7 +220,7 @@ def program_view(dataset: Dataset):
             "first": _minute((dates or [""])[0]), "last": _minute((dates or [""])[-1]),
             "exposure_time": float(sum(v["EFFEXPTM"] for v in facts if isinstance(v.get("EFFEXPTM"), float))),
         })  # fmt: skip
-    table = QTable(rows=rows)
+    table = QTable(rows=rows) if rows else QTable(names=_PROGRAM_COLUMNS)
     table["exposure_time"] = table["exposure_time"] * Unit("s")
     return table
 
@@ -250,17 +258,12 @@ def plot_depths(dataset: Dataset, ax=None):
         here = [i for i, j in enumerate(order) if view["filter"][j] == filt]
         signal = niriss.to_electrons(np.array([view["peak_signal"].value[order[i]] for i in here])) / 1e3
         ax.plot(here, signal, "os^Dv"[k % 5], color=f"C{k}", ms=5, label=filt)
-    for level, style in ((niriss.MIGRATION_LIMIT_E, "--"), (niriss.SATURATION_E, "-")):
+    levels = ((niriss.MIGRATION_LIMIT_E, "--", "migration\nlimit (JDox)"), (niriss.SATURATION_E, "-", "full well"))
+    for level, style, word in levels:
         ax.axhline(level / 1e3, color="0.4", ls=style, lw=1)
-    ax.text(
-        0.99, niriss.MIGRATION_LIMIT_E / 1e3, "migration limit (JDox)", **_LABEL, transform=ax.get_yaxis_transform()
-    )
-    ax.text(0.99, niriss.SATURATION_E / 1e3, "full well", **_LABEL, transform=ax.get_yaxis_transform())
+        ax.annotate(word, (1.01, level / 1e3), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="0.3")
     ax.set(xlabel="exposure, in the order of rootnames", ylabel="peak at the end of the ramp [ke-]")
     ax.set_ylim(0, 1.12 * max(niriss.SATURATION_E / 1e3, *(niriss.to_electrons(view["peak_signal"].value) / 1e3), 0))
     if filters:
         ax.legend(frameon=False, ncols=len(filters), fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.12))
     return ax
-
-
-_LABEL = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "0.3", "bbox": {"fc": "white", "ec": "none", "pad": 1}}

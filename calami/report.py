@@ -105,7 +105,8 @@ h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.4rem;bo
 h3{font-size:1.02rem;margin-bottom:.3rem}.sub{color:#5b6b7a;margin-top:0}.answer{background:#f1f5f9;padding:1rem 1.2rem;
 border-left:4px solid #35618e}img{max-width:100%;height:auto}figcaption{color:#5b6b7a;font-size:.88rem}
 figure{margin:1rem 0}table{border-collapse:collapse;font-size:.84rem;font-variant-numeric:tabular-nums}
-th,td{padding:.22rem .6rem;border-bottom:1px solid #e2e8ee;text-align:left;white-space:nowrap}th{background:#f7f9fb}
+th,td{padding:.22rem .6rem;border-bottom:1px solid #e2e8ee;text-align:left;white-space:nowrap}
+.wrap th,.wrap td{white-space:normal}.note{color:#8a4b00}th{background:#f7f9fb}
 .wide{overflow-x:auto}code{font-size:.9em}dt{font-weight:600;margin-top:.6rem}dd{margin-left:0}
 """
 
@@ -113,13 +114,14 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
 <h1>{{ title }}</h1>
 <p class="sub">{{ headline }} · made {{ run.finished }} with calami {{ run.versions.calami }}</p>
-<div class="answer">{% for r in results %}<p><b>{{ loop.index }}. {{ r.shallow }} → {{ r.deep }}</b>{{ " (" ~ r.facts[0].TARGNAME ~ ", "
-~ r.facts[0].FILTER ~ ")" if r.facts[0].TARGNAME else "" }}<br>{{ r.sentence }}</p>{% endfor %}</div>
+<div class="answer">{% for r in results %}<p>{{ loop.index }}. <b>{{ r.verdict[0] | upper }}{{ r.verdict[1:] }}</b>:
+{{ target(r) }}, {{ r.facts[0].get("FILTER", "unknown filter") }}, {{ r.shallow }} → {{ r.deep }}<br>
+{{ r.sentence }}</p>{% endfor %}</div>
 
 <h2>The pairs in numbers</h2>
-<p>Changes are deep over shallow minus 1, in per cent, with one standard error. The error of the flat field is common
-to both exposures of a pixel and is not in it.</p>
-<div class="wide">{{ numbers | safe }}</div>
+<p>Changes are deep over shallow minus 1, in per cent. Errors are one standard error from photon and read noise (ERR of the
+files); that of the flat field is common to both exposures of a pixel and is not in them.</p>
+<div class="wide wrap">{{ numbers | safe }}</div>
 
 {% for r, png in figures %}
 <h2>{{ r.shallow }} → {{ r.deep }}</h2>
@@ -129,19 +131,22 @@ to both exposures of a pixel and is not in it.</p>
 grey pixels are flagged. Middle: the change in annuli around the peak, and of square apertures: where the orange line comes
 back to zero, charge was moved but not lost. Right: the change of each pixel within {{ "%g" % fit_radius }} pixels against
 what migration with an edge coefficient of 1e-6 per e- makes of its surroundings.</figcaption></figure>
-<p>Between the two exposures the star moved by ({{ "%+.2f" % r.fit.shift_mas[0] }} ± {{ "%.2f" % r.fit.shift_error_mas[0] }},
+<p>{% if r.fit.edge == r.fit.edge %}Between the two exposures the star moved by
+({{ "%+.2f" % r.fit.shift_mas[0] }} ± {{ "%.2f" % r.fit.shift_error_mas[0] }},
 {{ "%+.2f" % r.fit.shift_mas[1] }} ± {{ "%.2f" % r.fit.shift_error_mas[1] }}) mas, which explains
 {{ r.fit.peak_by_shift }} at the peak; its flux changed by {{ r.fit.flux }}.
 {% if r.times[0] != r.times[1] %}Beside these, the boundary-flux model of migration has an edge coefficient of
 ({{ "%.2f" % (r.fit.edge * 1e6) }} ± {{ "%.2f" % (r.fit.edge_error * 1e6) }})e-6 per e-; χ² of {{ r.fit.n_pixels }} pixels is
-{{ "%.0f" % r.fit.chi2_without }} without it and {{ "%.0f" % r.fit.chi2 }} with it.{% if r.fit.chi2 > 2 * r.fit.n_pixels %}
+{{ "%.0f" % r.fit.chi2_without }} without it and {{ "%.0f" % r.fit.chi2 }} with it. {% if r.fit.chi2 > 2 * r.fit.n_pixels %}
 That is still {{ "%.1f" % (r.fit.chi2 / r.fit.n_pixels) }} for each pixel: a linear model with one coefficient describes
-the change, but not all of it.{% endif %}{% endif %}</p>
+the change, but not all of it.{% endif %}{% endif %}{% else %}Shift and coefficient cannot be measured in this
+filter.{% endif %}</p>
+{% for note in r.notes %}<p class="note">Note: {{ note }}.</p>{% endfor %}
 {% endfor %}
 
 <h2>How full the pixels were</h2>
 <figure><img alt="peak signal of every exposure" src="data:image/png;base64,{{ depths }}">
-<figcaption>Signal of the peak pixel at the end of the ramp, every exposure of the folder.</figcaption></figure>
+<figcaption>Signal of the peak pixel at the end of the ramp, every target and reference exposure of the folder.</figcaption></figure>
 <h3>Levels quoted elsewhere</h3>
 <div class="wide">{{ levels | safe }}</div>
 
@@ -150,8 +155,8 @@ the change, but not all of it.{% endif %}{% endif %}</p>
 <dt>Pairs</dt><dd>Same target, filter, mask, subarray and dither position, pointing equal within {{ "%g" % tolerance }} mas,
 different number of groups.</dd>
 <dt>Model</dt><dd>Between neighbouring pixels i and j flows c (Qi − Qj) (Fi + Fj) / 2, Q the charge and F the photo-current; the
-coefficient across a corner is {{ "%.2f" % ratio }} of that across an edge. Errors of the coefficients are scaled so that
-χ² equals the degrees of freedom.</dd>
+coefficient across a corner is {{ "%.2f" % ratio }} of that across an edge. Where χ² is larger than the degrees of freedom, the errors
+of flux, shift and coefficient are scaled up to make them equal.</dd>
 <dt>Units</dt><dd>Signals are superbias-subtracted, linearised ADU as the pipeline's rates give them; gain
 {{ gain }} e-/ADU.</dd></dl>
 
@@ -191,11 +196,10 @@ def numbers_table(results: Iterable[Comparison]):
         adu = " → ".join(f"{value:,.0f}" for value in r.peak_adu)
         electrons = " → ".join(f"{value / 1e3:.1f}" for value in r.peak_e)
         rows.append({
-            "pair": str(number), "target": str(r.facts[0].get("TARGNAME", "")),
-            "filter": str(r.facts[0].get("FILTER", "")),
+            "pair": str(number), "verdict": r.verdict,
             "groups": f"{r.facts[0].get('NGROUPS')} → {r.facts[1].get('NGROUPS')}",
             "peak signal [ADU]": adu, "[ke-]": electrons, "peak pixel": str(r.peak), "8 neighbours": str(r.neighbours),
-            "ring": str(r.ring), "21×21 sum": str(r.total), "verdict": r.verdict,
+            "ring": str(r.ring), "21×21 sum": str(r.total),
         })  # fmt: skip
     return Table(rows=rows)
 
@@ -254,19 +258,20 @@ def write_cm_report(
     if not results:
         raise CalamiError("no pair was compared, so there is nothing to report")
     out = Path(outdir)
-    write_atomically(out / "cm_compare.ecsv", render(cm_analysis.comparison_table(results), "ecsv"))
-    figures = []
-    for number, result in enumerate(results, start=1):
-        panels = (cm_analysis.plot_change, cm_analysis.plot_profile, cm_analysis.plot_contrast)
-        png = figure_png([lambda ax, p=p, r=result: p(r, ax) for p in panels], 13, 3.9)
-        write_atomically(out / f"cm_pair_{number}.png", png)
-        figures.append((result, _embedded(png)))
+    panels = (cm_analysis.plot_change, cm_analysis.plot_profile, cm_analysis.plot_contrast)
+    figures = [figure_png([lambda ax, p=p, r=r: p(r, ax) for p in panels], 13, 3.9) for r in results]
     depths = figure_png([lambda ax: program.plot_depths(dataset, ax)], 9, 4)
-    write_atomically(out / "depths.png", depths)
     run = run_record(dataset, results, refused, started or time.time(), command)
-    write_atomically(out / "run.json", json.dumps(run, indent=1) + "\n")
-    page = _page(dataset, results, refused, run, figures, _embedded(depths))
-    write_atomically(out / "report.html", page)
+    embedded = [(result, _embedded(png)) for result, png in zip(results, figures, strict=True)]
+    page = _page(dataset, results, refused, run, embedded, _embedded(depths))
+    files = {"cm_compare.ecsv": render(cm_analysis.comparison_table(results), "ecsv")}
+    files |= {f"cm_pair_{number}.png": png for number, png in enumerate(figures, start=1)}
+    files |= {"depths.png": depths, "run.json": json.dumps(run, indent=1) + "\n", "report.html": page}
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    for old in out.glob("cm_pair_*.png"):  # of an earlier report with more pairs
+        if old.name not in files:
+            old.unlink()
     return out / "report.html"
 
 
@@ -297,7 +302,9 @@ def run_record(dataset: Dataset, results, refused, started: float, command: str 
         Command, times, versions, parameters, inputs with hashes, and verdicts; plain values, ready for JSON.
     """
     names = sorted({name for r in results for name in (r.shallow, r.deep)})
-    inputs = [{"name": n, **file_record(p, dataset.facts(n))} for n in names for p in dataset.paths(n)]
+    used = {name: (paths, facts) for r in results for name, paths, facts in zip(
+        (r.shallow, r.deep), r.paths, r.facts, strict=True)}  # fmt: skip
+    inputs = [{"name": n, **file_record(p, used[n][1])} for n in names for p in used[n][0]]
     when = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(t)) for t in (started, time.time())]
     return {
         "command": command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -309,9 +316,20 @@ def run_record(dataset: Dataset, results, refused, started: float, command: str 
             "sum_floor": cm_analysis.SUM_FLOOR, "diagonal_ratio": cm_analysis.DIAGONAL_RATIO, "rule": cm_analysis.RULE,
         },
         "inputs": inputs,
-        "pairs": [{"shallow": r.shallow, "deep": r.deep, "verdict": r.verdict} for r in results],
+        "pairs": [
+            {"shallow": r.shallow, "deep": r.deep, "verdict": r.verdict, "notes": list(r.notes)} for r in results
+        ],
         "refused": list(refused),
     }  # fmt: skip
+
+
+_NOT_ON_THE_PAGE = ("rootname", "role", "pupil", "patt_num", "effinttm", "peak_row", "peak_col", "peak_rate_e")
+
+
+def _target(result: Comparison) -> str:
+    told = [result.facts[0].get(key) for key in ("TARGPROP", "TARGNAME")]
+    first, second = (str(t) if t else "" for t in told)
+    return f"{first} ({second})" if first and second and first != second else first or second or "unknown target"
 
 
 def _page(dataset: Dataset, results, refused, run: dict, figures: list, depths: str) -> str:
@@ -319,12 +337,13 @@ def _page(dataset: Dataset, results, refused, run: dict, figures: list, depths: 
     from jinja2 import Environment, StrictUndefined
 
     view = program.exposure_view(dataset)
-    view = view[[c for c in view.colnames if c not in ("pupil", "patt_num", "effinttm", "peak_rate_e")]]
+    view = view[[c for c in view.colnames if c not in _NOT_ON_THE_PAGE]]
     records = Table(rows=[{**r, "sha256": r["sha256"][:16] + "…"} for r in run["inputs"]])
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_PAGE)
     return template.render(
         title="Charge migration: shallow against deep exposures", style=_STYLE, headline=dataset.headline(), run=run,
-        results=[r for r, _ in figures], figures=figures, depths=depths, refused=refused, rule=cm_analysis.RULE,
+        target=_target, results=[r for r, _ in figures], figures=figures, depths=depths, refused=refused,
+        rule=cm_analysis.RULE,
         numbers=render(numbers_table(results), "html"), levels=render(levels_table(), "html"),
         exposures=render(view, "html"), inputs=render(records, "html"),
         problems=render(dataset.problems_shown(), "html") if len(dataset.problems) else "",

@@ -56,7 +56,7 @@ def test_all_pixels_bad(tmp_path):
 
 
 def test_a_product_without_errors_says_so(tmp_path):
-    path = write_exposure(tmp_path / f"{rootname()}_uncal.fits")
+    path = write_exposure(tmp_path / f"{rootname()}_uncal.fits", {"SCI": np.zeros((2, 3, 8, 8), "uint16")})
     exposure = Data(path)
     assert not exposure.dq.any() and exposure.dq.shape == exposure.shape
     with pytest.raises(FileProblem, match=r"has no ERR extension.*it has SCI"):
@@ -90,8 +90,56 @@ def test_no_file_at_all():
 def test_names(star, tmp_path):
     assert Data(star).rootname == rootname() and Data(star).filetype == "rate" and Data(star).name == rootname()
     assert Data(star, name="x").name == "x" and "x" in repr(Data(star, name="x"))
-    odd = star.rename(tmp_path / "abdor_rate.fits")
-    assert Data(odd).rootname == "abdor_rate" and Data(odd).filetype == "rate"
+    odd = star.rename(tmp_path / "abdor.fits")
+    assert Data(odd).rootname == rootname() and Data(odd).filetype == "rate", "told by the FILENAME card"
+    stranger = write_exposure(tmp_path / "abdor_rate.fits")
+    assert Data(stranger).rootname == "abdor_rate" and Data(stranger).filetype == "rate"
+
+
+def test_cards_that_cannot_be_read_do_not_stop_anything(star):
+    content = star.read_bytes()
+    for card in (b"OBSGEO-X= 1.2.3", b"PATT_NUM= 1.2.3", b"FILTER  = 'F48"):
+        content = content.replace(b"SUBARRAY= 'SUB80   '".ljust(80), card.ljust(80)) if card[:3] == b"OBS" else content
+        start = content.find(card[:9])
+        if start > 0:
+            content = content[:start] + card.ljust(80) + content[start + 80 :]
+    star.write_bytes(content)
+    exposure = Data(star)
+    assert (exposure.peak().row, exposure.peak().col) == (40, 45)
+    assert "FILTER" not in exposure.facts and "PATT_NUM" not in exposure.facts and exposure.facts["NGROUPS"] == 5
+
+
+@pytest.mark.parametrize("value", ["x", -0.5, 0, True])
+def test_a_conversion_factor_that_is_none(tmp_path, value):
+    arrays = {"SCI": np.full((9, 9), 50.0), "ERR": np.full((9, 9), 1.0), "DQ": np.zeros((9, 9), "uint32")}
+    path = write_exposure(tmp_path / f"{rootname()}_cal.fits", arrays, {"BUNIT": "MJy/sr", "PHOTMJSR": value})
+    with pytest.raises(FileProblem, match="no PHOTMJSR leads back"):
+        Data(path).rate()
+
+
+def test_pixels_without_a_positive_error_are_not_good(tmp_path):
+    error = np.ones((9, 9))
+    error[2, 2], error[3, 3], error[4, 4] = 0, -1, np.nan
+    arrays = {"SCI": np.full((9, 9), 50.0), "ERR": error, "DQ": np.zeros((9, 9), "uint32")}
+    image = Data(write_exposure(tmp_path / f"{rootname()}_cal.fits", arrays)).rate()
+    assert image.good.sum() == 78
+
+
+def test_saturated_groups_give_no_rate(tmp_path):
+    path = ramp(tmp_path, "ramp", nints=4)
+    exposure = Data(path)
+    flags = np.zeros(exposure.shape, "uint8")
+    flags[:, 1:, 5, 5] = niriss.SATURATED
+    arrays = {"SCI": np.array(exposure.science), "GROUPDQ": flags, "PIXELDQ": np.zeros((20, 20), "uint32")}
+    image = Data(write_exposure(path, arrays, NGROUPS=4)).rate()
+    assert not image.good[5, 5] and image.good.sum() == 399
+
+
+def test_segments_that_do_not_fit_together(tmp_path):
+    names = [f"jw01516001001_03101_00001-seg00{k}_nis_rateints.fits" for k in (1, 2)]
+    paths = [write_exposure(tmp_path / n, {"SCI": np.zeros((2, 8 * k, 8))}) for k, n in enumerate(names, 1)]
+    with pytest.raises(FileProblem, match="do not fit together"):
+        _ = Data(paths).science
 
 
 def cube(value, nints=4, ngroups=None):

@@ -60,6 +60,28 @@ def test_summary_in_every_format(folder, tmp_path, fmt):
     assert rootname(1, 2) in text
 
 
+def test_the_suffix_chooses_the_format(folder, tmp_path):
+    assert run("summary", folder, "-o", tmp_path / "s.ecsv").exit_code == 0
+    assert QTable.read(tmp_path / "s.ecsv")["ngroups"].tolist() == [5, 13]
+    assert run("summary", folder, "-o", tmp_path / "s.docx").exit_code == 1
+
+
+def test_data_are_never_written_over(folder):
+    path = folder / f"{rootname(1, 2)}_rate.fits"
+    before = path.read_bytes()
+    for command in ("summary", "map"):
+        answer = run(command, folder, "-o", path)
+        assert answer.exit_code == 1 and path.read_bytes() == before
+
+
+def test_a_names_file_with_no_name_or_a_byte_order_mark(folder, tmp_path):
+    (tmp_path / "names.txt").write_text("# none yet\n")
+    answer = run("map", folder, "--names", tmp_path / "names.txt")
+    assert answer.exit_code == 1 and "no name in it" in answer.stderr
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfdeep ngroups=13\n")
+    assert run("map", folder, "--names", tmp_path / "names.txt").exit_code == 0
+
+
 def test_summary_keeps_the_record(folder, tmp_path):
     assert run("summary", folder, "--infodir", tmp_path / "info").exit_code == 0
     assert (tmp_path / "info" / "rootlist.txt").exists()
@@ -126,7 +148,10 @@ def test_usage_errors(words):
 
 def test_output_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").write_text("")
-    for words in (("summary", folder, "-o", tmp_path / "file" / "x"), ("map", folder, "-o", tmp_path / "file" / "x")):
+    for words in (
+        ("summary", folder, "-o", tmp_path / "file" / "x.txt"),
+        ("map", folder, "-o", tmp_path / "file" / "x"),
+    ):
         answer = run(*words)
         assert answer.exit_code == 1 and "cannot be written" in answer.stderr
 

@@ -246,9 +246,86 @@ def test_products_of_different_kind_and_shape(tmp_path):
 
 
 def test_ramps_are_refused(tmp_path):
-    path = write_exposure(tmp_path / f"{rootname()}_uncal.fits", {"SCI": np.ones((2, 3, 8, 8))})
+    paths = [write_exposure(tmp_path / f"{rootname(k)}_uncal.fits", {"SCI": np.ones((2, 3, 8, 8))}) for k in (1, 2)]
     with pytest.raises(cm.NotComparable, match="holds ramps, not mean count rates"):
-        cm.compare(path, path)
+        cm.compare(*paths)
+
+
+def test_one_exposure_twice_is_no_pair(tmp_path):
+    first, _ = pair(tmp_path)
+    with pytest.raises(cm.NotComparable, match="one and the same exposure"):
+        cm.compare(first, first.paths[0])
+
+
+@pytest.mark.parametrize("which", ["shallow", "deep", "both"])
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_lost_core_is_not_replaced_by_a_neighbour(tmp_path, which, size):
+    core = [(40 + i, 45 + j) for i in range(-size, size + 1) for j in range(-size, size + 1)]
+    first, second = pair(tmp_path, **({which: {"bad": core}} if which != "both" else {"bad": core}), edge=1e-6)
+    if which == "both" and size == 0:
+        # The pixel is bad in both, like any other bad pixel: the star's brightest good pixel is next to it.
+        assert max(abs(cm.compare(first, second).peak_row - 40), abs(cm.compare(first, second).peak_col - 45)) == 1
+        return
+    with pytest.raises(cm.NotComparable, match="core of the star"):
+        cm.compare(first, second)
+
+
+def test_an_undersampled_filter_gets_no_verdict_of_migration(tmp_path):
+    moved = cm.compare(*pair(tmp_path, deep={"shift": 0.03}, FILTER="F277W"))
+    assert moved.verdict != cm.MIGRATION and np.isnan(moved.fit.edge) and "undersampled" in moved.sentence
+    migrated = cm.compare(*pair(tmp_path, FILTER="F277W", edge=1.2e-6))
+    assert migrated.verdict == cm.UNCLEAR and migrated.peak.value < -0.02
+    still = cm.compare(*pair(tmp_path, FILTER="F277W"))
+    assert still.verdict == cm.NOTHING and np.isnan(cm.comparison_table([still])["shift_x"][0])
+    from matplotlib.figure import Figure
+
+    cm.plot_contrast(migrated, Figure().subplots())
+
+
+@pytest.mark.parametrize("filt", ["F380M", "F430M", "F480M"])
+@pytest.mark.parametrize("mas", [0.5, 2, 4])
+def test_shifts_are_measured_right(tmp_path, filt, mas):
+    result = cm.compare(*pair(tmp_path, deep={"shift": mas / niriss.PIXEL_SCALE_MAS[0]}, FILTER=filt))
+    assert abs(result.fit.shift_mas[0] - mas) < 0.03 * mas + 4 * result.fit.shift_error_mas[0]
+    assert abs(result.fit.shift_mas[1]) < 4 * result.fit.shift_error_mas[1]
+    left = result.peak.value - result.fit.peak_by_shift.value
+    assert abs(left) < 5 * result.peak.error + 0.05 * abs(result.peak.value)
+
+
+def test_undersampling_by_filter():
+    assert [f for f in niriss.FILTERS if cm.undersampled(f)] == ["F277W"] and not cm.undersampled(None)
+
+
+def test_different_processing_is_told(tmp_path):
+    result = cm.compare(*pair(tmp_path, deep={"S_CHGMIG": "COMPLETE", "R_FLAT": "crds://other.fits"}))
+    assert "S_CHGMIG (nothing and COMPLETE)" in result.sentence and "R_FLAT" in result.sentence
+    both = cm.compare(*pair(tmp_path, S_CHGMIG="COMPLETE"))
+    assert "charge_migration step was applied to both" in both.sentence
+    assert cm.comparison_table([both])["notes"][0]
+
+
+def test_a_deep_exposure_without_signal_is_refused(tmp_path):
+    first, second = pair(tmp_path, ngroups=(5, 13))
+    for factor in (0.0, -1.0):
+        arrays = {k: np.array(second.array(k)) for k in ("SCI", "ERR", "DQ")}
+        arrays["SCI"] = arrays["SCI"] * np.float32(factor)
+        facts = {k: second.facts[k] for k in ("NGROUPS", "EFFINTTM")}
+        path = write_exposure(tmp_path / f"{rootname(3)}_rate.fits", arrays, {"BUNIT": "DN/s"}, **facts)
+        with pytest.raises(CalamiError):
+            cm.compare(first, path)
+
+
+def test_zero_errors_and_unreadable_cards_do_not_stop_a_comparison(tmp_path):
+    first, second = pair(tmp_path, edge=1e-6)
+    for exposure in (first, second):
+        path = exposure.paths[0]
+        arrays = {k: np.array(exposure.array(k)) for k in ("SCI", "ERR", "DQ")}
+        arrays["ERR"][44, 47] = 0
+        facts = {k: exposure.facts[k] for k in ("EFFINTTM",)} | {"NGROUPS": "five", "TARGNAME": None}
+        write_exposure(path, arrays, {"BUNIT": "DN/s"}, **facts)
+    result = cm.compare(*(e.paths[0] for e in (first, second)))
+    assert result.verdict == cm.MIGRATION
+    assert cm.comparison_table([result])["ngroups_deep"][0] == 0
 
 
 def test_pointing_across_the_meridian_and_from_offsets():

@@ -393,6 +393,150 @@ def test_a_slow_disk_is_read_by_threads_with_the_same_result(folder, monkeypatch
     assert reasons(slow) == reasons(quick)
 
 
+@pytest.mark.parametrize("card", [b"FILTER  = 'F48", b"NGROUPS = 1.2.3", b"TGROUP  = one"])
+def test_a_card_that_cannot_be_read_is_reported_alike_at_every_look(folder, monkeypatch, card):
+    monkeypatch.setattr(Index, "SETTLED", -1.0)
+    path = folder / f"{rootname(1, 2)}_rate.fits"
+    content = path.read_bytes()
+    start = content.index(card[:9])
+    path.write_bytes(content[:start] + card.ljust(80) + content[start + 80 :])
+    looks = [reasons(Dataset(folder)) for _ in range(2)]
+    assert looks[0] == looks[1] and card[:8].decode().strip() in looks[0][path.name]
+    assert Dataset(folder).headline().startswith("3 exposures")
+
+
+def test_a_problem_of_reading_is_not_remembered(folder, monkeypatch):
+    monkeypatch.setattr(Index, "SETTLED", -1.0)
+    true_open = os.open
+
+    def exhausted(path, *args, **kwargs):
+        if os.fspath(path).endswith(f"{rootname(1, 2)}_rate.fits"):
+            raise OSError(24, "Too many open files")
+        return true_open(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", exhausted)
+        assert len(Dataset(folder)) == 2
+    assert len(Dataset(folder)) == 3
+
+
+def test_measurements_know_all_segments(folder, monkeypatch):
+    monkeypatch.setattr(Index, "SETTLED", -1.0)
+    names = [f"jw01516004001_03101_00001-seg00{k}_nis_rateints.fits" for k in (1, 2)]
+    cube = {k: np.zeros((2, 8, 8)) for k in ("SCI", "ERR", "DQ")}
+    write_exposure(folder / names[0], cube)
+    ds = Dataset(folder)
+    assert ds.measured(rootname(4), "peak/1", lambda: {"rate": 1.0}) == {"rate": 1.0}
+    ds.remember()
+    assert Dataset(folder).measured(rootname(4), "peak/1", dict) == {"rate": 1.0}
+    write_exposure(folder / names[1], cube)
+    assert Dataset(folder).measured(rootname(4), "peak/1", lambda: {"rate": 2.0}) == {"rate": 2.0}
+
+
+def test_a_file_without_its_errors_or_flags_is_told(folder):
+    write_exposure(folder / f"{rootname(5)}_cal.fits", {"SCI": np.zeros((8, 8))})
+    ds = Dataset(folder)
+    assert len(ds) == 4 and "no ERR and no DQ" in reasons(ds)[f"{rootname(5)}_cal.fits"]
+
+
+def test_a_whole_file_beside_its_segments(folder):
+    cube = {k: np.zeros((2, 8, 8)) for k in ("SCI", "ERR", "DQ")}
+    write_exposure(folder / f"{rootname(4)}_rateints.fits", cube)
+    write_exposure(folder / "jw01516004001_03101_00001-seg001_nis_rateints.fits", cube)
+    ds = Dataset(folder)
+    assert len(ds.paths(rootname(4))) == 1 and "whole and in segments" in reasons(ds)[f"{rootname(4)}_rateints.fits"]
+
+
+def test_a_renamed_copy_gives_way_to_the_original(folder):
+    shutil.copy(folder / f"{rootname(1, 1)}_rate.fits", folder / "A.FITS")
+    ds = Dataset(folder)
+    assert ds.path(rootname(1, 1)).name == f"{rootname(1, 1)}_rate.fits"
+    assert any("holds the same" in reason for reason in ds.problems["reason"])
+
+
+def test_links_to_one_file_under_two_names(folder):
+    (folder / f"{rootname(6)}_rate.fits").symlink_to(folder / f"{rootname(1, 1)}_rate.fits")
+    ds = Dataset(folder)
+    assert len(ds) == 3 and any("same file" in reason for reason in reasons(ds).values())
+
+
+def test_numbers_too_large_for_a_column(folder):
+    write_exposure(folder / f"{rootname(3)}_rate.fits", PATT_NUM=10**20, NINTS=1e30)
+    ds = Dataset(folder)
+    row = ds.summary[ds.rootlist.index(rootname(3))]
+    assert row["patt_num"] is np.ma.masked and row["nints"] is np.ma.masked and len(ds.problems) == 2
+
+
+@pytest.mark.parametrize("asked", ["_rate.fits", "RATE", "cal, rate", ("rate.fits.gz", "cal"), ["rate"]])
+def test_ways_to_write_file_types(folder, asked):
+    assert len(Dataset(folder, asked)) == 3
+
+
+@pytest.mark.parametrize("asked", [[1], (None,)])
+def test_file_types_that_are_none(folder, asked):
+    with pytest.raises(CalamiError, match="filetypes are names"):
+        Dataset(folder, asked)
+
+
+def test_places_given_in_other_ways(folder, monkeypatch):
+    assert len(Dataset(folder.glob("*.fits"))) == 3 and len(Dataset(folder, None)) == 3
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert len(Dataset("~/data")) == 3
+    monkeypatch.chdir(folder.parent)
+    ds = Dataset("data", infodir="info")
+    monkeypatch.chdir("/")
+    assert ds.create_mapping() and ds[rootname(1, 1)].shape == (8, 8)
+    assert (folder.parent / "info" / "names.yaml").exists()
+
+
+def test_the_names_of_an_earlier_session_are_kept(folder, tmp_path):
+    (tmp_path / "mine.txt").write_text("deep ngroups=13\n")
+    Dataset(folder, infodir=tmp_path / "info").create_mapping(tmp_path / "mine.txt")
+    kept = (tmp_path / "info" / "names.yaml").read_text()
+    Dataset(folder, infodir=tmp_path / "info")
+    assert (tmp_path / "info" / "names.yaml").read_text() == kept and kept.startswith("deep:")
+
+
+def test_asking_for_an_exposure_in_other_ways(folder):
+    ds = Dataset(folder)
+    assert ds[Path(f"x/{rootname(1, 1)}_rate.fits")].rootname == rootname(1, 1)
+    with pytest.raises(CalamiError, match="as text"):
+        ds[0]
+
+
+def test_an_empty_selection_can_be_asked_everything(folder):
+    from matplotlib.figure import Figure
+
+    from calami import program
+
+    none = Dataset(folder).select(ngroups=99)
+    assert len(none.select(filter="F480M")) == 0 and list(none) == [] and none.mapping == {}
+    for fmt in module.FORMATS:
+        none.info(fmt)
+    for view in (program.exposure_view, program.setup_view, program.program_view):
+        assert len(view(none)) == 0
+    program.plot_depths(none, Figure().subplots())
+    assert none._repr_html_()
+
+
+def test_data_files_are_never_written_over(folder):
+    ds, path = Dataset(folder), folder / f"{rootname(1, 1)}_rate.fits"
+    before = path.read_bytes()
+    for write in (ds.create_summary, lambda p: ds.info(outfile=p), lambda p: ds.create_mapping(association_file=p)):
+        with pytest.raises(CalamiError, match=r"never written over|suffix"):
+            write(path)
+    assert path.read_bytes() == before
+
+
+def test_files_are_written_whole_by_many_threads(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    texts = [str(k) * 50_000 for k in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: module.write_atomically(tmp_path / "x.txt", text), texts * 10))
+    assert (tmp_path / "x.txt").read_text() in texts and len(list(tmp_path.iterdir())) == 1
+
+
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
@@ -406,6 +550,12 @@ def test_select(folder):
     assert len(ds.select(is_psf=True)) == 1
     assert len(ds.select(tgroup=75.44 * u.ms)) == 3
     assert len(ds.select(ngroups=lambda n: n > 100)) == 0
+    assert len(ds.select(tgroup=lambda seconds: seconds > 0.07)) == 3
+    assert len(ds.select(ngroups=range(5, 8))) == len(ds.select(ngroups=np.array([5, 6]))) == 2
+    assert len(ds.select(program=1516, observtn=1)) == 2
+    for odd in ({"tgroup": 3 * u.m}, {"targprop": lambda t: t > 5}):
+        with pytest.raises(CalamiError, match="cannot be held against"):
+            ds.select(**odd)
     assert ds.select(role="target").names == ds.names[:2]
     with pytest.raises(CalamiError, match=r"no column 'ngroup'.*did you mean ngroups"):
         ds.select(ngroup=5)

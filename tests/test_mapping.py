@@ -64,8 +64,12 @@ def test_a_beginning_that_no_longer_suffices_is_an_error(ds):
 def test_a_beginning_ends_at_a_word():
     names = {"a_f480m_5g": "x", "a_f480m_55g": "y"}
     assert find_name("a_f480m_5g", names) == "a_f480m_5g"
-    with pytest.raises(MappingProblem, match="no exposure is called"):
+    with pytest.raises(MappingProblem, match="may mean any of 2"):
         find_name("a_f480m_5", names)
+    assert find_name("a_f480m_55", names) == "a_f480m_55g", "the beginning of a single name will do"
+    assert find_name("a_f480m", {"a_f480m": "x", "a_f480m_55g": "y"}) == "a_f480m"
+    with pytest.raises(MappingProblem, match="no exposure is called"):
+        find_name("b", names)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +167,15 @@ MISTAKES = {
 def test_mistakes_name_line_and_candidates(ds, tmp_path, text):
     with pytest.raises(MappingProblem, match=MISTAKES[text]):
         ds.create_mapping(write(tmp_path, text))
+
+
+def test_the_name_of_another_exposure_cannot_be_taken(ds, tmp_path):
+    automatic = ds.names[1]
+    for name in (automatic, rootname(1, 2)):
+        with pytest.raises(MappingProblem, match=r"line 1: .* already means another exposure"):
+            ds.create_mapping(write(tmp_path, f"{name} {rootname(1, 1)}\n"))
+    assert ds.create_mapping(write(tmp_path, f"{automatic} {rootname(1, 2)}\n")) == {automatic: rootname(1, 2)}
+    assert len(ds.mapping) == 3
 
 
 def test_all_mistakes_come_at_once_in_order(ds, tmp_path):

@@ -115,6 +115,27 @@ def test_two_runs_give_the_same_figures(ds, tmp_path):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
+def test_old_figures_go_and_missing_facts_do_not_matter(ds, tmp_path):
+    results, _ = compare_all(ds)
+    report.write_cm_report(tmp_path / "out", ds, [*results, *results])
+    assert (tmp_path / "out" / "cm_pair_2.png").exists()
+    for facts in results[0].facts:
+        for key in ("TARGNAME", "TARGPROP", "FILTER", "NGROUPS"):
+            facts.pop(key, None)
+    page = report.write_cm_report(tmp_path / "out", ds, results)
+    assert not (tmp_path / "out" / "cm_pair_2.png").exists() and "unknown target" in page.read_text()
+
+
+def test_the_files_compared_are_the_files_recorded(ds, tmp_path):
+    rate = ds.path(rootname(1, 2))
+    cal = rate.with_name(rate.name.replace("_rate", "_cal"))
+    cal.write_bytes(rate.read_bytes())
+    both = Dataset(ds.datadir)
+    report.write_cm_report(tmp_path / "out", both, compare_all(both)[0])
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert all(record["file"].endswith("_rate.fits") for record in run["inputs"])
+
+
 def test_problems_are_on_the_page(ds, tmp_path):
     write_exposure(ds.datadir / f"{rootname(9)}_rate.fits", {"SCI": np.full((8, 8), np.nan)})
     fresh = Dataset(ds.datadir)

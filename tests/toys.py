@@ -42,7 +42,12 @@ def write_exposure(path, arrays=None, sci_cards=None, **cards):
         told |= {"PROGRAM": name[2:7], "OBSERVTN": name[7:10], "VISIT": name[10:13], "FILENAME": name}
     told |= cards
     primary.header.update({key: value for key, value in told.items() if value is not None})
-    arrays = arrays or {"SCI": np.zeros((8, 8), "float32")}
+    if arrays is None:
+        arrays = {
+            "SCI": np.zeros((8, 8), "float32"),
+            "ERR": np.ones((8, 8), "float32"),
+            "DQ": np.zeros((8, 8), "uint32"),
+        }
     hdus = [primary] + [fits.ImageHDU(array, name=key) for key, array in arrays.items()]
     if sci_cards:
         hdus[1].header.update(sci_cards)
