@@ -635,7 +635,7 @@ def find_common_peak(first: RateImage, second: RateImage) -> Peak:
     Raises
     ------
     NotComparable
-        If the peak is bad in either, or a block of 2 × 2 bad pixels lies within 3 pixels of it: the core of the star
+        If the peak is bad in either, or a block of 2 × 2 bad pixels lies within 5 pixels of it: the core of the star
         is lost then (saturated, most likely), and what is left says nothing about migration.
     """
     weight = first.good.astype(float) + second.good
@@ -644,7 +644,7 @@ def find_common_peak(first: RateImage, second: RateImage) -> Peak:
     star = find_peak(either)
     bad = ~(first.good & second.good)
     blocks = bad[:-1, :-1] & bad[1:, :-1] & bad[:-1, 1:] & bad[1:, 1:]
-    if bad[star.row, star.col] or (blocks & (_squares(bad.shape, star.row, star.col) <= 3)[:-1, :-1]).any():
+    if bad[star.row, star.col] or (blocks & (_squares(bad.shape, star.row, star.col) <= 5)[:-1, :-1]).any():
         raise NotComparable(
             f"the core of the star (row {star.row}, column {star.col}) is flagged or saturated in one of them; "
             f"choose an exposure that is less deep"

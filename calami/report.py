@@ -100,7 +100,7 @@ def figure_png(draw: Sequence, width: float, height: float) -> bytes:
 
 # %% ../nbs/14_report.ipynb #ad7f70fd
 _STYLE = """
-body{font:15px/1.55 system-ui,sans-serif;color:#1c2733;max-width:70rem;margin:2.5rem auto;padding:0 1.5rem}
+body{font:15px/1.55 system-ui,sans-serif;color:#1c2733;max-width:78rem;margin:2.5rem auto;padding:0 1.5rem}
 h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.4rem;border-bottom:1px solid #d5dce3}
 h3{font-size:1.02rem;margin-bottom:.3rem}.sub{color:#5b6b7a;margin-top:0}.answer{background:#f1f5f9;padding:1rem 1.2rem;
 border-left:4px solid #35618e}img{max-width:100%;height:auto}figcaption{color:#5b6b7a;font-size:.88rem}
