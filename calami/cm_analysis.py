@@ -772,8 +772,7 @@ def find_pairs(dataset: Dataset, across_visits: bool = False) -> list[Pair]:
         Pairs within a visit first, then by rootname.
     """
     groups: dict[tuple, list[tuple[str, dict]]] = {}
-    for root in dataset.rootlist:
-        facts = dataset.facts(root)
+    for root, facts in dataset.items():
         if facts.get("EXP_TYPE") != "NIS_AMI" or not isinstance(facts.get("NGROUPS"), int):
             continue
         if common_product(dataset, root, root) is not None:

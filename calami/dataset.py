@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,8 +41,8 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'SUFFIXES', 'PRODUCT_ORDER', 'OBSERVABLE_PRODUCTS', 'ACQUISITION_TYPES', 'SHARED_KEYWORDS', 'FORMATS',
            'COMPACT_COLUMNS', 'NEEDED_KEYWORDS', 'EXTENSIONS_EXPECTED', 'Found', 'find_files', 'cache_folder',
-           'write_atomically', 'Facts', 'Index', 'columns_of', 'role_of', 'Exposure', 'summary_table', 'format_of',
-           'cell_text', 'table_cells', 'render', 'Dataset', 'read_facts', 'read_many']
+           'write_atomically', 'Facts', 'Index', 'Row', 'columns_of', 'role_of', 'Exposure', 'summary_table',
+           'format_of', 'cell_text', 'table_cells', 'render', 'Dataset', 'read_facts', 'read_many']
 
 # %% ../nbs/02_dataset.ipynb #957d8548
 #: Endings of the files that are looked at, in lower case.
@@ -105,7 +106,7 @@ def find_files(datafrom, report: Callable[[str, str], None]) -> list[Found]:
             raise CalamiError(f"{item}: no such file or folder; check the spelling or give another path")
         for each in reached:
             first = found.setdefault(each.same, each)
-            if Path(first.path).name != Path(each.path).name:
+            if first is not each and Path(first.path).name != Path(each.path).name:
                 report(each.path, f"is a link to the same file as {first.path}, under another name; remove one")
     return sorted(found.values())
 
@@ -299,6 +300,42 @@ class Index:
             log.debug("going on without an index: %s", error)
 
 
+class Row(Mapping):
+    """
+    One row of a set of columns, seen as a dictionary without making one.
+
+    Parameters
+    ----------
+    columns : dict of str to sequence
+        Values by keyword, None where a row lacks it.
+    number : int
+        Which row.
+    """
+
+    __slots__ = ("columns", "number")
+
+    def __init__(self, columns: dict[str, Sequence], number: int):
+        self.columns, self.number = columns, number
+
+    def get(self, key: str, default=None):
+        """Value of a keyword, or `default` if the row lacks it."""
+        column = self.columns.get(key)
+        value = None if column is None else column[self.number]
+        return default if value is None else value
+
+    def __getitem__(self, key: str):
+        value = self.columns[key][self.number]
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, column in self.columns.items() if column[self.number] is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence]:
     """
     Turn rows into columns.
@@ -311,8 +348,15 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence]:
     Returns
     -------
     dict of str to sequence
-        For every keyword of any row its values in the order of the rows, None where a row lacks it.
+        For every keyword of any row its values in the order of the rows, None where a row lacks it. Not to be changed.
     """
+    if not rows:
+        return {}
+    columns = rows[0].columns if isinstance(rows[0], Row) else None
+    if columns is not None and all(type(row) is Row and row.columns is columns for row in rows):
+        numbers = [row.number for row in rows]
+        whole = numbers == list(range(len(next(iter(columns.values()), ()))))
+        return columns if whole else {key: [column[n] for n in numbers] for key, column in columns.items()}
     if len({tuple(row) for row in rows}) == 1:  # files of one kind: the same keywords in the same order
         return dict(zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True))
     keywords = dict.fromkeys(k for row in rows for k in row)
@@ -320,8 +364,11 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence]:
 
 
 def _all_alike(values: Sequence) -> bool:
-    # The reader gives equal texts of a header as one object, so this is how a column with one value is found quickly.
-    return len(values) > 0 and len(set(map(id, values))) == 1
+    if not len(values):
+        return False
+    if type(values[0]) is str:  # nothing but text equals text
+        return values.count(values[0]) == len(values)
+    return len(set(map(id, values))) == 1
 
 
 def _pack(values: Sequence[Mapping]) -> dict[str, list]:
@@ -338,18 +385,15 @@ def _pack(values: Sequence[Mapping]) -> dict[str, list]:
     return packed
 
 
-def _unpack(packed: Mapping[str, list], count: int) -> list[dict]:
-    columns = []
-    for values, *codes in packed.values():
+def _unpack(packed: Mapping[str, list], count: int) -> list[Row]:
+    columns = {}
+    for keyword, (values, *codes) in packed.items():
         if codes:
             values = [values[k] for k in codes[0]] if codes[0] is not None else values * count
         if len(values) != count:
             raise ValueError("a column of the index is too short")
-        columns.append(values)
-    rows = zip(*columns, strict=True) if columns else [()] * count
-    if any(None in column for column in columns):
-        return [{k: v for k, v in zip(packed, row, strict=True) if v is not None} for row in rows]
-    return [dict(zip(packed, row, strict=True)) for row in rows]
+        columns[keyword] = values
+    return [Row(columns, k) for k in range(count)]
 
 # %% ../nbs/02_dataset.ipynb #5c3a481d
 #: Products from raw to processed. The last one present tells the facts of an exposure; unknown ones come first.
@@ -482,7 +526,7 @@ def _processing_rank(product: str) -> tuple[int, int]:
 # %% ../nbs/02_dataset.ipynb #4c79d9b5
 def _column(kind: type, values: Sequence, report: Callable[[int, str], None]) -> np.ndarray:
     if kind is int:
-        values = [repr(v) if type(v) is int and abs(v) >= _LARGEST else v for v in values]
+        values = [repr(v) if type(v) is int and not -_LARGEST < v < _LARGEST else v for v in values]
     if _all_alike(values) and type(values[0]) is kind:
         return np.full(len(values), values[0], dtype=f"U{max(len(values[0]), 1)}" if kind is str else kind)
     if set(map(type, values)) == {kind}:
@@ -850,8 +894,10 @@ class Dataset:
         now = time.time()
         known = [self._index.get(file) for file, _ in named]
         unknown = [k for k, facts in enumerate(known) if facts is None]
-        for k, facts in zip(unknown, read_many([named[k] for k in unknown]), strict=True):
-            known[k] = facts
+        read = read_many([named[k] for k in unknown])
+        columns = columns_of([facts.values for facts in read])  # made once: the index and the summary both need them
+        for row, k in enumerate(unknown):
+            facts = known[k] = read[row]._replace(values=Row(columns, row))
             self._index.put(named[k][0], facts, now)
         return known
 
@@ -942,6 +988,17 @@ class Dataset:
         if not rows:
             return Table(names=_PROBLEM_COLUMNS, dtype=(str, str, str))
         return Table(rows=rows, names=_PROBLEM_COLUMNS)
+
+    def items(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """
+        Go through the header facts of all exposures.
+
+        Yields
+        ------
+        tuple
+            Rootname, and a read-only view of its facts: keyword (upper case) to value.
+        """
+        return ((e.rootname, MappingProxyType(e.values)) for e in self._exposures)
 
     def facts(self, name: str) -> dict[str, Any]:
         """

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .dataset import Dataset, write_atomically
-from .headers import SUMMARY_COLUMNS, CalamiError, ExposureName, NameProblem, parse_name
+from .headers import SUMMARY_COLUMNS, CalamiError, NameProblem, parse_name
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'tag', 'NameFields', 'MappingProblem', 'make_name', 'automatic_names', 'find_name', 'Entry',
@@ -39,15 +39,16 @@ def tag(rootname: str) -> str:
         Such as ``1093o12a3105``: program, observation, then visit group, sequence and activity. ``v2`` follows the
         observation and ``e3`` the end where visit or exposure are not 1; another detector than ``nis`` is named.
     """
-    return _tag(parse_name(rootname))
+    return _tag(parse_name(rootname).rootname)
 
 
-def _tag(part: ExposureName) -> str:
-    visit = "" if part.visit == "001" else f"v{int(part.visit)}"
-    exposure = "" if part.exposure == "00001" else f"e{int(part.exposure)}"
-    detector = "" if part.detector == "nis" else f"_{part.detector}"
-    activity = f"{part.visit_group}{part.sequence}{part.activity}".removeprefix("0")
-    return f"{int(part.program)}o{int(part.observation)}{visit}a{activity}{exposure}{detector}"
+def _tag(rootname: str) -> str:
+    # The parts of a rootname stand at fixed places: jw PPPPP OOO VVV _ GG S AA _ EEEEE _ detector.
+    visit = "" if rootname[10:13] == "001" else f"v{int(rootname[10:13])}"
+    exposure = "" if rootname[20:25] == "00001" else f"e{int(rootname[20:25])}"
+    detector = "" if rootname[26:] == "nis" else f"_{rootname[26:]}"
+    activity = rootname[14:19].removeprefix("0")
+    return f"{int(rootname[2:7])}o{int(rootname[7:10])}{visit}a{activity}{exposure}{detector}"
 
 # %% ../nbs/03_mapping.ipynb #09fc3b11
 #: Templates for automatic names. ``commissioning`` makes the keys of the team's hand-made tables, without a tag.
@@ -68,25 +69,27 @@ class NameFields(dict):
     Parameters
     ----------
     rootname : str
-        Rootname of the exposure.
+        Rootname of the exposure, as `calami.headers.ExposureName.rootname` gives it.
     values : mapping
         Its header facts, keyword to value.
     """
 
     def __init__(self, rootname: str, values: Mapping[str, Any]):
-        part = parse_name(rootname)
-        super().__init__(rootname=rootname, tag=_tag(part))
+        super().__init__(rootname=rootname)
         self._values = values
-        self._from_name = {"PROGRAM": part.program, "OBSERVTN": part.observation, "VISIT": part.visit}
 
     def __missing__(self, key: str) -> str:
+        if key == "tag":
+            return _tag(self["rootname"])
         if key == "target":
             told = self["targprop"]
             return told if told != "x" else self["targname"]
         if key in ("primary", "subpixel"):
             return str(self._dither()[key == "subpixel"])
         keyword, case = _field(key)
-        value = self._values.get(keyword, self._from_name.get(keyword))
+        value = self._values.get(keyword)
+        if value is None and keyword in _IN_ROOTNAME:
+            value = self["rootname"][_IN_ROOTNAME[keyword]]
         return "x" if value is None else case(_cleaned(str(value)))
 
     def _dither(self) -> tuple[int, int]:
@@ -97,6 +100,7 @@ class NameFields(dict):
         return position // points + 1, position % points + 1
 
 
+_IN_ROOTNAME = {"PROGRAM": slice(2, 7), "OBSERVTN": slice(7, 10), "VISIT": slice(10, 13)}
 _KEYWORDS = {c.keyword.replace("-", "_"): c.keyword for c in SUMMARY_COLUMNS}
 
 
@@ -184,8 +188,8 @@ def automatic_names(dataset: Dataset, template: str = "default") -> dict[str, st
         If two exposures would get one name; the message names both.
     """
     names: dict[str, str] = {}
-    for root in dataset.rootlist:
-        name = make_name(template, root, dataset.facts(root))
+    for root, values in dataset.items():
+        name = make_name(template, root, values)
         if name in names:
             raise MappingProblem(
                 f"template {template!r} calls both {names[name]} and {root} {name!r}; add {{tag}} to it"

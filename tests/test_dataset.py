@@ -367,6 +367,19 @@ def test_types_survive_the_index(tmp_path):
     assert back == values and [type(b.get("A")) for b in back] == [int, bool, float, str, type(None)]
 
 
+def test_a_row_is_like_the_dictionary_it_stands_for():
+    columns = {"A": [1, None], "B": ["x", "y"]}
+    first, second = module.Row(columns, 0), module.Row(columns, 1)
+    assert first == {"A": 1, "B": "x"} and dict(second) == {"B": "y"} and len(second) == 1
+    assert "A" not in second and second.get("A", 5) == 5 and second.get("C") is None and first.get("A") == 1
+    for missing in ("A", "C"):
+        with pytest.raises(KeyError):
+            second[missing]
+    assert module.columns_of([first, second]) is columns
+    assert module.columns_of([second]) == {"A": [None], "B": ["y"]} and module.columns_of([]) == {}
+    assert module.columns_of([second, {"A": 3}]) == {"B": ["y", None], "A": [None, 3]}
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(folder, monkeypatch):
     monkeypatch.setenv("CALAMI_CACHE", os.devnull + "/nowhere")
     assert len(Dataset(folder)) == 3
