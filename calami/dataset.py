@@ -822,7 +822,7 @@ class Dataset:
         self.others: list[Path] = []
         self._passed_over: set[str] = set()
         self._renamed: set[str] = set()
-        self._problems: list[tuple[str, str, str]] = []
+        self._problems: dict[tuple[str, str, str], None] = {}  # in order, each once
         if verbose:
             _log_to_stderr()
         self._wanted = _as_products(filetypes)
@@ -845,7 +845,7 @@ class Dataset:
     # --- finding out -----------------------------------------------------------------------------------------------
 
     def _left_out(self, path: str, reason: str) -> None:
-        self._problems.append((path, "left out", reason))
+        self._problems[path, "left out", reason] = None
 
     def warn(self, path, reason: str) -> None:
         """
@@ -858,15 +858,12 @@ class Dataset:
         reason : str
             What is odd, and what to do about it.
         """
-        entry = (str(path), "warning", reason)
-        if entry not in self._problems:
-            self._problems.append(entry)
+        self._problems[str(path), "warning", reason] = None
 
     def _collect(self, files: list[Found]) -> list[Exposure]:
         named = [(file, name) for file in files if (name := self._name_of(file)) is not None and self._wants(name)]
-        named.sort(
-            key=lambda pair: pair[0].path in self._renamed
-        )  # a copy under its own name goes before a renamed one
+        # A file under its own name goes before a renamed copy of it.
+        named.sort(key=lambda pair: pair[0].path in self._renamed)
         exposures: dict[str, Exposure] = {}
         for (file, name), facts in zip(named, self._facts_of(named), strict=True):
             if facts.problem:
@@ -940,7 +937,7 @@ class Dataset:
         lines[0] += " jw01516001001_03101_00001_nis_rate.fits"
         if self._passed_over:
             lines.append(f"  there are files of other types: {', '.join(sorted(self._passed_over))}")
-        lines += [f"  {Path(path).name}: {reason}" for path, _, reason in self._problems[:5]]
+        lines += [f"  {Path(path).name}: {reason}" for path, _, reason in list(self._problems)[:5]]
         if self.others:
             lines.append(f"  {len(self.others)} files are products of other kinds, such as {self.others[0].name}")
         raise CalamiError("\n".join(lines))
@@ -1182,7 +1179,7 @@ class Dataset:
         roots = set(smaller.rootlist)
         smaller._names = {name: root for name, root in self.mapping.items() if root in roots}
         kept = {f.path for e in smaller._exposures for files in e.files.values() for f in files}
-        smaller._problems = [p for p in self._problems if p[0] in kept]
+        smaller._problems = {p: None for p in self._problems if p[0] in kept}
         return smaller
 
     # --- naming ----------------------------------------------------------------------------------------------------

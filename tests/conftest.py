@@ -29,3 +29,11 @@ def shared_data() -> Path:
     if not (data / "jw01093").is_dir():
         pytest.skip("needs the shared data: ../shared beside the checkout, or CALAMI_SHARED naming it")
     return data
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch) -> Path:
+    """An index of its own for every test: none sees what another has read, or the user's."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CALAMI_CACHE", str(cache))
+    return cache

@@ -11,11 +11,6 @@ from typer.testing import CliRunner
 from calami.cli import app
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def folder(tmp_path):
     data = tmp_path / "data"

@@ -15,11 +15,6 @@ from calami.headers import CalamiError
 H4RG = 0.39e-6
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def pair(folder, shallow=None, deep=None, ngroups=(5, 13), **both):
     """Write a shallow and a deep exposure; what differs is given for each."""
     first = write_star(folder / f"{rootname(1, 2)}_rate.fits", ngroups[0], seed=2, **both | (shallow or {}))

@@ -21,13 +21,6 @@ from calami.dataset import Dataset, Facts, Found, Index, cell_text, find_files, 
 from calami.headers import CalamiError
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("CALAMI_CACHE", str(cache))
-    return cache
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Three good exposures in a folder of their own."""

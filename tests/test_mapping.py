@@ -9,11 +9,6 @@ from calami.headers import SUMMARY_COLUMNS, CalamiError
 from calami.mapping import MappingProblem, find_name, make_name, parse_names, tag
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def ds(tmp_path):
     folder = tmp_path / "data"

@@ -6,11 +6,6 @@ from calami import niriss, program
 from calami.dataset import Dataset
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def ds(tmp_path):
     dates = {"DATE-BEG": "2026-01-02T03:04:05.678", "DATE-END": "2026-01-02T03:05:05.678", "EFFEXPTM": 26.0}

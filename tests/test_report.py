@@ -13,11 +13,6 @@ from calami.dataset import Dataset
 from calami.headers import CalamiError
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def ds(tmp_path):
     folder = tmp_path / "data"
