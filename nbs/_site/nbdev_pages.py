@@ -45,7 +45,9 @@ def public(code):
         elif isinstance(node, ast.ClassDef):
             found.append(("autoclass", node.name))
         elif isinstance(node, ast.Assign | ast.AnnAssign):
-            found += [("autodata", name) for name in constants(node, code.splitlines())]
+            short = node.lineno == node.end_lineno and len(ast.unparse(node.value)) < 60
+            kind = "autodata" if short else "autodata-long"
+            found += [(kind, name) for name in constants(node, code.splitlines())]
     return [(kind, name) for kind, name in found if not name.startswith("_")]
 
 
@@ -64,8 +66,8 @@ def markdown(source, name):
 
 
 def documented(names, module, name):
-    options = {"autoclass": "   :members:\n", "autodata": "   :no-value:\n"}
-    blocks = [f".. {kind}:: {module}.{name}\n{options.get(kind, '')}" for kind, name in names]
+    options = {"autoclass": "   :members:\n", "autodata-long": "   :no-value:\n"}  # long values are in the source
+    blocks = [f".. {kind.split('-')[0]}:: {module}.{name}\n{options.get(kind, '')}" for kind, name in names]
     return markdown("```{eval-rst}\n" + "\n".join(blocks) + "```", name)
 
 
