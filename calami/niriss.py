@@ -141,9 +141,9 @@ def ramp_time(ngroups: int, frame_time: float = SUB80.frame_time) -> float:
 # %% ../nbs/00_niriss.ipynb #208e4b96
 #: Hard (full-well) saturation, e-. Source: JDox, NIRISS bright limits.
 SATURATION_E = 72_000.0
-#: Read noise of a single read, e- (the correlated-double-sampling value divided by √2). Source: 16.7, SUB80 flight
-#: average in amigo's maps; JDox "NIRISS at a Glance" quotes about 23 e- for a difference of two reads.
-READ_NOISE_E = 16.7
+#: Read noise of a single read, e-. Source: JDox, NIRISS at a Glance, about 23 e- for the difference of two reads, divided
+#: by √2. (The SUB80 map that amigo derived from flight data has a median of 10.4.)
+READ_NOISE_E = 16.3
 #: Dark current, e-/s. Source: JDox, NIRISS detector performance (0.02 to 0.04).
 DARK_E_PER_S = 0.03
 #: Side of a detector pixel, µm (Teledyne H2RG). Source: JDox, NIRISS detector overview.
