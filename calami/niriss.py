@@ -141,12 +141,12 @@ def ramp_time(ngroups: int, frame_time: float = SUB80.frame_time) -> float:
 # %% ../nbs/00_niriss.ipynb #208e4b96
 #: Hard (full-well) saturation, e-. Source: JDox, NIRISS bright limits.
 SATURATION_E = 72_000.0
-#: Read noise of a single read, e-. Source: JDox, NIRISS at a Glance, about 23 e- for the difference of two reads, divided
+#: Read noise of a single read, e-. Source: STScI, NIRISS at a Glance, 23 e- for the difference of two reads, divided
 #: by √2. (The SUB80 map that amigo derived from flight data has a median of 10.4.)
 READ_NOISE_E = 16.3
-#: Dark current, e-/s. Source: JDox, NIRISS detector performance (0.02 to 0.04).
-DARK_E_PER_S = 0.03
-#: Side of a detector pixel, µm (Teledyne H2RG). Source: JDox, NIRISS detector overview.
+#: Dark current, an upper limit, e-/s. Source: STScI, NIRISS at a Glance.
+DARK_E_PER_S = 0.02
+#: Side of a detector pixel, µm. Source: STScI, NIRISS at a Glance.
 PIXEL_PITCH_UM = 18.0
 #: Pixel scale along x and y of the AMI aperture, mas. Source: pysiaf, aperture NIS_AMI1.
 PIXEL_SCALE_MAS = (65.39, 65.75)
@@ -249,7 +249,7 @@ class Filter:
 
 
 #: The AMI filters by name. Source: pivot and half-power wavelengths as listed in JDox, NIRISS filters; the curves of
-#: STScI's PSF data (Pandeia, 2019-07-24) give the same half-power points to 0.001 µm and the same pivots to 0.3 %.
+#: STScI's PSF data (Pandeia, 2019-07-24) give the same half-power points to 0.002 µm and the same pivots to 0.3 %.
 FILTERS = {
     f.name: f
     for f in (
