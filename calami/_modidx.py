@@ -60,6 +60,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'calami/cm_analysis.py'),
                                     'calami.cm_analysis.Comparison._repr_html_': ( 'cm_analysis.html#comparison._repr_html_',
                                                                                    'calami/cm_analysis.py'),
+                                    'calami.cm_analysis.Comparison._shift_words': ( 'cm_analysis.html#comparison._shift_words',
+                                                                                    'calami/cm_analysis.py'),
                                     'calami.cm_analysis.Comparison.peak_e': ('cm_analysis.html#comparison.peak_e', 'calami/cm_analysis.py'),
                                     'calami.cm_analysis.Comparison.sentence': ( 'cm_analysis.html#comparison.sentence',
                                                                                 'calami/cm_analysis.py'),

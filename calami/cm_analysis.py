@@ -548,8 +548,18 @@ class Comparison:
         first, last = (f"{adu:,.0f} ADU ({e / 1e3:.1f} ke-)" for adu, e in zip(self.peak_adu, self.peak_e, strict=True))
         return (
             f"From {first} to {last} at the end of the ramp, the peak pixel changes by {self.peak}, the ring around "
-            f"its neighbours by {self.ring} and the {SUM_APERTURE}×{SUM_APERTURE} sum by {self.total}: {self.verdict}."
-            + "".join(f" Note: {note}." for note in self.notes)
+            f"its neighbours by {self.ring} and the {SUM_APERTURE}×{SUM_APERTURE} sum by {self.total}"
+            f"{self._shift_words()}: {self.verdict}." + "".join(f" Note: {note}." for note in self.notes)
+        )
+
+    def _shift_words(self) -> str:
+        # Told where leaving it out would make the verdict look odd: where it is as large as an error bar.
+        parts = (self.fit.peak_by_shift, self.fit.ring_by_shift)
+        if all(abs(part.value) < whole.error for part, whole in zip(parts, (self.peak, self.ring), strict=True)):
+            return ""
+        moved = float(np.hypot(*self.fit.shift_mas))
+        return (
+            f"; of this, a shift of the star by {moved:.1f} mas makes {parts[0]} at the peak and {parts[1]} in the ring"
         )
 
     def _repr_html_(self) -> str:
