@@ -5,6 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A slow machine is no failure. Where a run decides whether a change is taken, it tries the same examples each time;
+# elsewhere new ones are looked for.
+settings.register_profile("calami", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("calami")
 
 REPO = Path(__file__).resolve().parent.parent
 
