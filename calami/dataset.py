@@ -1453,7 +1453,7 @@ def read_facts(path: str, name: ExposureName) -> Facts:
 
 #: Files that are read one after the other before deciding whether the disk is slow.
 _TRIED_FIRST = 32
-#: Seconds a file above which the disk is slow (warm, a file takes less than a tenth of that).
+#: Seconds a file above which the disk is slow (in memory, a file takes about an eighth of that).
 _SLOW = 0.0005
 
 

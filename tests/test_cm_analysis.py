@@ -402,7 +402,8 @@ def test_plots_return_their_axes(tmp_path):
     result = cm.compare(*pair(tmp_path, edge=1e-6, bad=[(41, 46)]))
     axes = Figure().subplots(1, 3)
     for draw, ax in zip((cm.plot_change, cm.plot_profile, cm.plot_contrast), axes, strict=True):
-        assert draw(result, ax) is ax and ax.get_xlabel() and "%" in ax.get_ylabel() + ax.get_xlabel() + "%"
+        assert draw(result, ax) is ax and "[" in ax.get_xlabel() and "[" in ax.get_ylabel(), "units are named"
+        assert ax.has_data()
 
 
 # --- flight data -----------------------------------------------------------------------------------------------------
