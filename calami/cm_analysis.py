@@ -241,7 +241,8 @@ def derivatives(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     Take the derivatives of a well-sampled image along x and y, by Fourier transform.
 
-    The image must be sampled finely enough (see `undersampled`); in F277W the result is wrong by a factor of two.
+    The image must be sampled finely enough (see `undersampled`); in F277W simulated shifts of 4 and 12 mas
+    came out as 1 and 7.
 
     Parameters
     ----------

@@ -301,10 +301,11 @@ def run_record(dataset: Dataset, results, refused, started: float, command: str 
     dict
         Command, times, versions, parameters, inputs with hashes, and verdicts; plain values, ready for JSON.
     """
-    names = sorted({name for r in results for name in (r.shallow, r.deep)})
-    used = {name: (paths, facts) for r in results for name, paths, facts in zip(
-        (r.shallow, r.deep), r.paths, r.facts, strict=True)}  # fmt: skip
-    inputs = [{"name": n, **file_record(p, used[n][1])} for n in names for p in used[n][0]]
+    used = {}  # every file once, whatever pairs it was in
+    for r in results:
+        for name, paths, facts in zip((r.shallow, r.deep), r.paths, r.facts, strict=True):
+            used |= {path: (name, facts) for path in paths}
+    inputs = [{"name": name, **file_record(path, facts)} for path, (name, facts) in sorted(used.items())]
     when = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(t)) for t in (started, time.time())]
     return {
         "command": command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
