@@ -121,7 +121,7 @@ def test_functions_are_short():
 def test_notebooks_read_as_pages(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     first = "".join(cells[0]["source"]).splitlines()
-    assert first[0] == f"# {notebook.stem.split("_", 1)[1]}" and first[2].startswith("> ")
+    assert first[0] == "# " + notebook.stem.split("_", 1)[1] and first[2].startswith("> ")
     why = [line for c in cells[:3] if c["cell_type"] == "markdown" for line in c["source"] if line.strip()]
     assert len(why) >= 5, "it opens with why"
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
