@@ -17,66 +17,18 @@ import numpy as np
 from . import niriss
 from .calutil import Data, Peak, RateImage, find_peak
 from .dataset import Dataset
+from .detector import DIAGONAL_RATIO, migration_flow
 from .headers import CalamiError
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'EDGE_STEPS', 'DIAGONAL_STEPS', 'DIAGONAL_RATIO', 'FIT_RADIUS', 'POINTING_TOLERANCE_MAS', 'SAME_KEYWORDS',
-           'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'MIGRATION', 'FLUX', 'NOTHING', 'UNCLEAR', 'RULE', 'APERTURES',
-           'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'migration_flow', 'Change', 'region_change', 'PatternFit', 'fill_bad',
-           'beside', 'derivatives', 'migration_pattern', 'fit_patterns', 'NotComparable', 'pointing_difference',
-           'why_not_comparable', 'judge', 'Comparison', 'compare', 'find_common_peak', 'undersampled', 'Pair',
-           'find_pairs', 'common_product', 'compare_all', 'comparison_table', 'plot_change', 'plot_profile',
-           'plot_contrast', 'annuli']
-
-# %% ../nbs/13_cm_analysis.ipynb #242e871c
-#: Row and column steps to the four neighbours across an edge, two of each opposite pair.
-EDGE_STEPS = ((0, 1), (1, 0))
-#: The same across a corner.
-DIAGONAL_STEPS = ((1, 1), (1, -1))
-#: Diagonal over edge coefficient. Source: near-infrared kernel of SCA 20829 (solid-waffle): 0.10e-6 over 0.39e-6.
-DIAGONAL_RATIO = 0.10 / 0.39
-
-
-def migration_flow(charge: np.ndarray, current: np.ndarray, edge: float, diagonal: float) -> np.ndarray:
-    """
-    Charge that each pixel gains by migration, per second.
-
-    Boundary-flux model: between neighbours i and j flows c (Qi - Qj) (Fi + Fj) / 2, so the sum over the array is zero.
-    Nothing flows across the border of the array.
-
-    Parameters
-    ----------
-    charge : numpy.ndarray
-        Charge held, e-, shape (rows, columns).
-    current : numpy.ndarray
-        Photo-current, e-/s, same shape.
-    edge, diagonal : float
-        Coefficients for neighbours across an edge and across a corner, per e-.
-
-    Returns
-    -------
-    numpy.ndarray
-        Net gain, e-/s, same shape; negative for the pixel that loses.
-    """
-    gain = np.zeros(np.broadcast_shapes(np.shape(charge), np.shape(current)))
-    for steps, coefficient in ((EDGE_STEPS, edge), (DIAGONAL_STEPS, diagonal)):
-        for step in steps:
-            here, there = _neighbours(step)
-            flow = coefficient * (charge[here] - charge[there]) * (current[here] + current[there]) / 2
-            gain[here] -= flow
-            gain[there] += flow
-    return gain
-
-
-def _neighbours(step: tuple[int, int]) -> tuple[tuple, tuple]:
-    # Slices of an image and of the same image one step on.
-    here, there = [], []
-    for s in step:
-        here.append(slice(None, -1) if s > 0 else slice(1, None) if s < 0 else slice(None))
-        there.append(slice(1, None) if s > 0 else slice(None, -1) if s < 0 else slice(None))
-    return tuple(here), tuple(there)
+__all__ = ['log', 'FIT_RADIUS', 'POINTING_TOLERANCE_MAS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR',
+           'MIGRATION', 'FLUX', 'NOTHING', 'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS',
+           'Change', 'region_change', 'PatternFit', 'fill_bad', 'beside', 'derivatives', 'migration_pattern',
+           'fit_patterns', 'NotComparable', 'pointing_difference', 'why_not_comparable', 'judge', 'Comparison',
+           'compare', 'find_common_peak', 'undersampled', 'Pair', 'find_pairs', 'common_product', 'compare_all',
+           'comparison_table', 'plot_change', 'plot_profile', 'plot_contrast', 'annuli']
 
 # %% ../nbs/13_cm_analysis.ipynb #628aa187
 @dataclass(frozen=True)

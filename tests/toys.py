@@ -8,7 +8,7 @@ import numpy as np
 from astropy.io import fits
 
 from calami import niriss
-from calami.cm_analysis import DIAGONAL_RATIO, migration_flow
+from calami.detector import DIAGONAL_RATIO, migration_flow
 
 BASE = {
     "TELESCOP": "JWST",
