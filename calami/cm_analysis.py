@@ -17,7 +17,14 @@ import numpy as np
 from . import niriss
 from .calutil import Data, Peak, RateImage, find_peak
 from .dataset import Dataset
-from .detector import DIAGONAL_RATIO, migration_flow
+from calami.detector import (
+    DIAGONAL_RATIO,
+    Migration,
+    charge_ramp,
+    find_migration,
+    interpixel_capacitance,
+    migration_flow,
+)
 from .headers import CalamiError
 
 log = logging.getLogger(__name__)
@@ -25,10 +32,11 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'FIT_RADIUS', 'POINTING_TOLERANCE_MAS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR',
            'MIGRATION', 'FLUX', 'NOTHING', 'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS',
-           'Change', 'region_change', 'PatternFit', 'fill_bad', 'beside', 'derivatives', 'migration_pattern',
-           'fit_patterns', 'NotComparable', 'pointing_difference', 'why_not_comparable', 'judge', 'Comparison',
-           'compare', 'find_common_peak', 'undersampled', 'Pair', 'find_pairs', 'common_product', 'compare_all',
-           'comparison_table', 'plot_change', 'plot_profile', 'plot_contrast', 'annuli']
+           'KERNEL_PARAMETERS', 'Change', 'region_change', 'PatternFit', 'fill_bad', 'beside', 'derivatives',
+           'migration_pattern', 'fit_patterns', 'NotComparable', 'pointing_difference', 'why_not_comparable', 'judge',
+           'Comparison', 'compare', 'find_common_peak', 'undersampled', 'slope_weights', 'KernelFit', 'observed_slope',
+           'current_behind', 'fit_kernel', 'Pair', 'find_pairs', 'common_product', 'compare_all', 'comparison_table',
+           'plot_change', 'plot_profile', 'plot_contrast', 'annuli']
 
 # %% ../nbs/13_cm_analysis.ipynb #628aa187
 @dataclass(frozen=True)
@@ -696,6 +704,235 @@ def _measure(pair: list[Data], facts: tuple[dict, dict], before: RateImage, afte
 
 def _without(change: Change, part: Change) -> Change:
     return Change(change.value - part.value, float(np.hypot(change.error, part.error)))
+
+# %% ../nbs/13_cm_analysis.ipynb #e72570f2
+def slope_weights(ngroups: int, frame_time: float, power: float = 10.0) -> np.ndarray:
+    """
+    Weights with which the reads of a bright ramp make its slope.
+
+    The pipeline's ramp fit weights group i by |(i - m) / m|^P about the middle m. P is 10 above a signal-to-noise
+    ratio of 100, as in the core of an AMI image (jwst documentation, ramp_fitting; Fixsen et al. 2000).
+
+    Parameters
+    ----------
+    ngroups : int
+        Reads, at least 2.
+    frame_time : float
+        Seconds from one read to the next.
+    power : float
+        P.
+
+    Returns
+    -------
+    numpy.ndarray
+        Per second, shape (ngroups,): the slope is their sum over the products with the reads.
+    """
+    place = np.arange(ngroups) - (ngroups - 1) / 2
+    weight = np.abs(place / place[-1]) ** power
+    return weight * place / (weight * place**2).sum() / frame_time
+
+
+#: What `fit_kernel` can fit of a `Migration`.
+KERNEL_PARAMETERS = ("edge", "diagonal", "growth")
+
+
+@dataclass(frozen=True)
+class KernelFit:
+    """
+    Migration coefficients that turn one image of a pair into the other.
+
+    Attributes
+    ----------
+    migration : Migration
+        The coefficients.
+    free : tuple of str
+        Which of them were fitted; then ``flux``, ``dx``, ``dy``.
+    values, errors : numpy.ndarray
+        Of the free ones: edge and diagonal per e-, growth per e-, flux as a fraction, dx and dy in pixels. The errors
+        are scaled by √(χ²/dof) where that is above 1.
+    covariance : numpy.ndarray
+        Scaled likewise.
+    chi2 : float
+        χ² of the fit with the errors of the images.
+    n_pixels : int
+        Pixels fitted.
+    rate : numpy.ndarray
+        Photo-current before migration and capacitance, e-/s, shape of `shallow`.
+    shallow, deep : numpy.ndarray
+        Measured rates around the peak, e-/s, bad pixels filled.
+    model : numpy.ndarray
+        What the deep image should be by the fit, with the flux and the place of the shallow one.
+    used : numpy.ndarray
+        True for the pixels fitted.
+    """
+
+    migration: Migration
+    free: tuple[str, ...]
+    values: np.ndarray
+    errors: np.ndarray
+    covariance: np.ndarray
+    chi2: float
+    n_pixels: int
+    rate: np.ndarray
+    shallow: np.ndarray
+    deep: np.ndarray
+    model: np.ndarray
+    used: np.ndarray
+
+    def __str__(self) -> str:
+        told = [
+            f"{name} ({1e6 * value:.2f} ± {1e6 * error:.2f})e-6 per e-"
+            for name, value, error in zip(self.free, self.values, self.errors, strict=True)
+            if name in KERNEL_PARAMETERS
+        ]
+        return f"{', '.join(told)}; χ² {self.chi2:.0f} of {self.n_pixels} pixels"
+
+
+def observed_slope(current: np.ndarray, migration: Migration, ngroups: int, frame_time: float) -> np.ndarray:
+    """
+    Count rate that an exposure shows, without noise.
+
+    Parameters
+    ----------
+    current : numpy.ndarray
+        Photo-current, e-/s, shape (rows, columns).
+    migration : Migration
+        Coefficients.
+    ngroups : int
+        Reads of a ramp, at least 2.
+    frame_time : float
+        Seconds from one read to the next.
+
+    Returns
+    -------
+    numpy.ndarray
+        e-/s, same shape: the weighted slope of the ramp, seen through the inter-pixel capacitance.
+    """
+    ramp = charge_ramp(current, frame_time * np.arange(1, ngroups + 1), migration)
+    return interpixel_capacitance(np.tensordot(slope_weights(ngroups, frame_time), ramp, axes=1))
+
+
+def current_behind(slope: np.ndarray, migration: Migration, ngroups: int, frame_time: float) -> np.ndarray:
+    """
+    Photo-current that shows a given count rate.
+
+    Parameters
+    ----------
+    slope : numpy.ndarray
+        Count rate seen, e-/s, shape (rows, columns), positive.
+    migration : Migration
+        Coefficients.
+    ngroups : int
+        Reads of a ramp, at least 2.
+    frame_time : float
+        Seconds from one read to the next.
+
+    Returns
+    -------
+    numpy.ndarray
+        e-/s, same shape.
+    """
+    current = slope
+    for _ in range(6):
+        ratio = slope / np.maximum(observed_slope(current, migration, ngroups, frame_time), 1e-9)
+        current = current * np.clip(ratio, 0.5, 2.0)
+    return current
+
+
+def fit_kernel(
+    result: Comparison, start: Migration | str = "flight", free: Iterable[str] = KERNEL_PARAMETERS, margin: int = 8
+) -> KernelFit:
+    """
+    Fit the coefficients of charge migration to a pair of exposures.
+
+    Parameters
+    ----------
+    result : Comparison
+        A pair, as `compare` gives it.
+    start : Migration or str
+        Coefficients to begin with; those that are not free stay as they are.
+    free : iterable of str
+        Which to fit, of `KERNEL_PARAMETERS`.
+    margin : int
+        Pixels kept around the circle of `FIT_RADIUS` that is fitted.
+
+    Returns
+    -------
+    KernelFit
+        Coefficients with errors, and the images.
+
+    Raises
+    ------
+    CalamiError
+        If the ramps are equally long or have less than 2 groups, or a coefficient is unknown.
+    """
+    from scipy.optimize import least_squares
+
+    free, start = tuple(free), find_migration(start)
+    unknown = set(free) - set(KERNEL_PARAMETERS)
+    groups = [int(f.get("NGROUPS") or 0) for f in result.facts]
+    if unknown or min(groups) < 2 or groups[0] == groups[1]:
+        raise CalamiError(
+            f"{result.shallow} and {result.deep}: a kernel is fitted to two ramps of different length, 2 groups or "
+            f"more (here {groups[0]} and {groups[1]}), and to {', '.join(KERNEL_PARAMETERS)}; "
+            f"not fitted: {', '.join(sorted(unknown)) or 'any'}"
+        )
+    view = _kernel_view(result, groups, margin)
+    scale = np.array([1e-6, 1e-6, 1e-5])[[KERNEL_PARAMETERS.index(n) for n in free]]
+    first = np.array([getattr(start, n) for n in free]) / scale
+
+    def misfit(parameters):
+        coefficients = replace(start, **dict(zip(free, np.abs(parameters[: len(free)]) * scale, strict=True)))
+        model = view.predict(coefficients)
+        flux, dx, dy = parameters[len(free) :] * 0.01
+        moved = model * (1 + flux) - dx * view.gradient[0] - dy * view.gradient[1]
+        return ((view.deep - moved) / view.error)[view.used]
+
+    fit = least_squares(misfit, np.concatenate((np.maximum(first, 0.05), np.zeros(3))), diff_step=1e-3)
+    chi2, dof = 2 * fit.cost, max(view.used.sum() - len(fit.x), 1)
+    units = np.concatenate((scale, np.full(3, 0.01)))
+    covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * max(chi2 / dof, 1.0) * np.outer(units, units)
+    values = fit.x * units
+    values[: len(free)] = np.abs(values[: len(free)])
+    found = replace(start, **dict(zip(free, values.tolist(), strict=False)), source=f"fitted to {result.deep}")
+    return KernelFit(
+        found, (*free, "flux", "dx", "dy"), values, np.sqrt(np.diag(covariance)), covariance, chi2,
+        int(view.used.sum()), view.current(found), view.shallow, view.deep, view.predict(found), view.used,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _KernelView:
+    # The part of a pair that a kernel is fitted to, e-/s.
+    shallow: np.ndarray
+    deep: np.ndarray
+    error: np.ndarray
+    used: np.ndarray
+    gradient: tuple[np.ndarray, np.ndarray]
+    groups: tuple[int, int]
+    frame_time: float
+
+    def current(self, migration: Migration) -> np.ndarray:
+        return current_behind(self.shallow, migration, self.groups[0], self.frame_time)
+
+    def predict(self, migration: Migration) -> np.ndarray:
+        return observed_slope(self.current(migration), migration, self.groups[1], self.frame_time)
+
+
+def _kernel_view(result: Comparison, groups: list[int], margin: int) -> _KernelView:
+    half = int(FIT_RADIUS) + margin
+    top, left = max(result.peak_row - half, 0), max(result.peak_col - half, 0)
+    box = np.s_[top : result.peak_row + half + 1, left : result.peak_col + half + 1]
+    shallow, deep = (fill_bad(niriss.to_electrons(i.value), i.good)[box] for i in result.images)
+    good = (result.images[0].good & result.images[1].good)[box]
+    error = niriss.to_electrons(np.hypot(*(i.error[box] for i in result.images)))
+    rows, cols = np.ogrid[: good.shape[0], : good.shape[1]]
+    near = np.hypot(rows - (result.peak_row - top), cols - (result.peak_col - left)) <= FIT_RADIUS
+    shallow = np.maximum(shallow, 1e-3 * shallow.max())
+    return _KernelView(
+        shallow, deep, np.where(good, error, 1.0), near & good, derivatives(shallow), tuple(groups),
+        result.times[0] / groups[0],
+    )  # fmt: skip
 
 # %% ../nbs/13_cm_analysis.ipynb #786c95bb
 class Pair(NamedTuple):

@@ -106,8 +106,8 @@ MIGRATION_PRESETS = {
     "none": Migration(0.0, 0.0, source="no migration"),
     "h4rg": Migration(0.39e-6, 0.10e-6, source="SCA 20829, solid-waffle; H4RG-10, not NIRISS"),
     "h4rg_weak": Migration(0.28e-6, 0.04e-6, source="SCA 18237, solid-waffle; H4RG-10, not NIRISS"),
-    "flight": Migration(0.31e-6, 0.12e-6, 5.8e-5, source="fit to 1093 obs 012, AB Dor, F480M; superlinear"),
-    "flight_linear": Migration(1.46e-6, 0.13e-6, source="fit to 1093 obs 012, AB Dor, F480M; linear"),
+    "flight": Migration(0.32e-6, 0.12e-6, 5.6e-5, source="fit to 1093 obs 012, AB Dor, F480M; superlinear"),
+    "flight_linear": Migration(1.45e-6, 0.14e-6, source="fit to 1093 obs 012, AB Dor, F480M; linear"),
     "flight_steep": Migration(
         0.39e-6, 0.10e-6, 2.8e-5, 3.0, source="h4rg at small signals, steepening fitted to 1093 obs 012"
     ),

@@ -66,7 +66,20 @@ HEAVY = (
 
 
 @pytest.mark.parametrize(
-    "name", ["dataset", "cli", "headers", "mapping", "calutil", "program", "cm_analysis", "report"]
+    "name",
+    [
+        "dataset",
+        "cli",
+        "headers",
+        "mapping",
+        "calutil",
+        "optics",
+        "detector",
+        "plans",
+        "program",
+        "cm_analysis",
+        "report",
+    ],
 )
 def test_importing_is_light(name):
     code = f"import sys, calami.{name}; print(*{{m.split('.')[0] for m in sys.modules}})"
