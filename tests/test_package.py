@@ -62,24 +62,14 @@ HEAVY = (
     "jinja2",
     "yaml",
     "tqdm",
+    "asdf",
+    "crds",
 )
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "dataset",
-        "cli",
-        "headers",
-        "mapping",
-        "calutil",
-        "optics",
-        "detector",
-        "plans",
-        "program",
-        "cm_analysis",
-        "report",
-    ],
+    "dataset cli headers mapping calutil optics detector crds plans level1b simulate program cm_analysis report".split(),
 )
 def test_importing_is_light(name):
     code = f"import sys, calami.{name}; print(*{{m.split('.')[0] for m in sys.modules}})"

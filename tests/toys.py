@@ -106,3 +106,120 @@ def write_star(path, ngroups, electrons_per_s=4.2e6, nints=60, seed=1, shift=0.0
     pointing = {"BUNIT": "DN/s", "RA_REF": 82.187, "DEC_REF": -65.447} | cards.pop("sci_cards", {})
     cards = {"NGROUPS": ngroups, "NINTS": nints, "EFFINTTM": niriss.ramp_time(ngroups)} | cards
     return write_exposure(path, arrays, pointing, **cards)
+
+
+# What the pipeline reads of an uncal file, with the values of jw01093012001_03102_00001_nis (program 1093, MAST).
+UNCAL = {
+    "DATAMODL": "Level1bModel",
+    "TEMPLATE": "NIRISS Aperture Masking Interferometry",
+    "APERNAME": "NIS_AMI1",
+    "PPS_APER": "NIS_AMI1",
+    "DATE-OBS": "2022-06-05",
+    "TIME-OBS": "13:40:57.785",
+    "DATE-BEG": "2022-06-05T13:40:57.785",
+    "DATE-END": "2022-06-05T13:41:29.017",
+    "EXPSTART": 59735.57011325046,
+    "EXPMID": 59735.57029399213,
+    "EXPEND": 59735.57047473379,
+    "TARG_RA": 82.18735041666667,
+    "TARG_DEC": -65.44798333333335,
+    "VISITYPE": "PRIME_TARGETED_FIXED",
+    "VSTSTART": "2022-06-05 12:15:41.5020000",
+    "PI_NAME": "Thatte, Deepashri",
+    "MU_RA": 0.02914965139708291,
+    "MU_DEC": 0.1644210871070447,
+    "TSOVISIT": False,
+    "READPATT": "NISRAPID",
+    "NOUTPUTS": 1,
+    "NFRAMES": 1,
+    "FRMDIVSR": 1,
+    "GROUPGAP": 0,
+    "NSAMPLES": 1,
+    "TSAMPLE": 10.0,
+    "TFRAME": 0.07544,
+    "TGROUP": 0.07544,
+    "NRSTSTRT": 1,
+    "NRESETS": 1,
+    "DRPFRMS1": 0,
+    "DRPFRMS3": 0,
+    "ZEROFRAM": False,
+    "SUBSTRT1": 1045,
+    "SUBSTRT2": 1,
+    "SUBSIZE1": 80,
+    "SUBSIZE2": 80,
+    "FASTAXIS": -2,
+    "SLOWAXIS": -1,
+    "PATTTYPE": "NONE",
+    "NUMDTHPT": 1,
+    "XOFFSET": 0.0,
+    "YOFFSET": 0.0,
+}
+UNCAL_SCI = {
+    "BUNIT": "DN",
+    "RADESYS": "ICRS",
+    "RA_V1": 82.06345797849094,
+    "DEC_V1": -65.66895204689341,
+    "PA_V3": 171.8779402984971,
+    "PA_APER": 172.3262577770351,
+    "V2_REF": -296.072739,
+    "V3_REF": -762.714999,
+    "VPARITY": -1,
+    "V3I_YANG": 0.56126717,
+    "RA_REF": 82.18735912166036,
+    "DEC_REF": -65.44754179969318,
+    "ROLL_REF": 171.7649906070351,
+    "VA_SCALE": 1.00000537343187,
+    "WCSAXES": 2,
+    "CRPIX1": 46.0,
+    "CRPIX2": 41.0,
+    "CRVAL1": 82.18739906571901,
+    "CRVAL2": -65.447517431745,
+    "CTYPE1": "RA---TAN",
+    "CTYPE2": "DEC--TAN",
+    "CUNIT1": "deg",
+    "CUNIT2": "deg",
+    "CDELT1": 1.8e-05,
+    "CDELT2": 1.8e-05,
+    "PC1_1": 0.99,
+    "PC1_2": 0.13,
+    "PC2_1": 0.13,
+    "PC2_2": -0.99,
+}
+
+
+def plain_detector(seed=1, **maps):
+    """Maps of a simulated detector (see calami.crds); each can be given instead."""
+    from types import SimpleNamespace
+
+    rng, shape = np.random.default_rng(seed), niriss.SUB80.shape
+    flags = np.zeros(shape, "uint32")
+    flags[:4] = niriss.REFERENCE_PIXEL
+    flags[rng.integers(4, 80, 20), rng.integers(0, 80, 20)] = niriss.DO_NOT_USE
+    own = {"gain": niriss.GAIN * rng.normal(1, 0.005, shape), "bias": rng.normal(11_500, 200, shape), "flags": flags}
+    own |= {"nonlinearity": rng.uniform(6e-7, 1.4e-6, shape), "saturation": rng.normal(72_000, 1000, shape)}
+    own |= {"flat": rng.normal(1, 0.021, shape), "dark": rng.uniform(0.02, 0.04, shape)}
+    return SimpleNamespace(**own | {"read_noise": rng.normal(16.3, 1, shape)} | maps)
+
+
+def raw_ramps(detector, rate, ngroups, nints, seed=1):
+    """Counts as read, uint16, shape (nints, ngroups, 80, 80), of a photo-current `rate`, e-/s."""
+    rng, rows = np.random.default_rng(seed), niriss.SUB80.reference_rows
+    step = (rate * detector.flat + detector.dark) * niriss.SUB80.frame_time
+    step[:rows] = 0
+    charge = np.cumsum(rng.poisson(step, (nints, ngroups, *step.shape)), axis=1).astype(float)
+    charge = np.minimum(charge, detector.saturation)
+    seen = charge - detector.nonlinearity * charge**2 + rng.normal(0, 1, charge.shape) * detector.read_noise
+    return np.clip(np.rint(detector.bias + seen / detector.gain), 0, 65_535).astype("uint16")
+
+
+def write_uncal(folder, detector, rate, ngroups=6, nints=5, seed=1, activity=2, **cards):
+    """Write an uncal file that the jwst pipeline processes; see `raw_ramps`."""
+    path = Path(folder) / f"{rootname(12, activity, program=1093)}_uncal.fits"
+    seconds = ngroups * niriss.SUB80.frame_time
+    told = UNCAL | {"NGROUPS": ngroups, "NINTS": nints, "EFFINTTM": seconds, "EFFEXPTM": nints * seconds}
+    write_exposure(path, {"SCI": raw_ramps(detector, rate, ngroups, nints, seed)}, UNCAL_SCI, **told | cards)
+    from stdatamodels.jwst.datamodels import Level1bModel
+
+    with Level1bModel(path) as model:  # adds the ASDF extension, without which jwst 3 reads no parameters
+        model.save(path)
+    return path
