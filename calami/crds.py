@@ -1111,18 +1111,17 @@ def use_offline_cache(cache: OfflineCache | str | os.PathLike) -> Iterator[Offli
         _reset_crds(server, mode)
 
 # %% ../nbs/07_crds.ipynb #e240a282
-_ENTERED: list = []
-
-
 def _start_offline(path: str, log: str | None) -> None:
-    # Runs first in a new process. The context is never left: it ends with the process.
+    # Runs first in a new process, and is not undone: it ends with the process.
     if log is not None:
         with Path(log).open("ab") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-    context = use_offline_cache(path)
-    context.__enter__()
-    _ENTERED.append(context)
+    cache = _opened(path)
+    _refuse_other(cache)
+    if not _is_set(_settings(cache), _present_settings()):
+        _replace_settings(_settings(cache))
+        _reset_crds(SERVERLESS, "None")
 
 
 def offline_executor(

@@ -114,6 +114,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
 <h1>{{ title }}</h1>
 <p class="sub">{{ headline }} · made {{ run.finished }} with calami {{ run.versions.calami }}</p>
+{% if simulated %}<p class="note"><b>Simulated data</b>, not from flight.</p>{% endif %}
 <div class="answer">{% for r in results %}<p>{{ loop.index }}. <b>{{ r.verdict[0] | upper }}{{ r.verdict[1:] }}</b>:
 {{ target(r) }}, {{ r.facts[0].get("FILTER", "unknown filter") }}, {{ r.shallow }} → {{ r.deep }}<br>
 {{ r.sentence }}</p>{% endfor %}</div>
@@ -162,6 +163,9 @@ of flux, shift and coefficient are scaled up to make them equal.</dd>
 
 {% if refused %}<h2>Not compared</h2><ul>{% for line in refused %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 
+{% for heading, html in sections %}<h2>{{ heading }}</h2>
+{{ html | safe }}
+{% endfor %}
 <h2>What there was</h2>
 <div class="wide">{{ exposures | safe }}</div>
 {% if problems %}<h3>Problems with files</h3><div class="wide">{{ problems | safe }}</div>{% endif %}
@@ -224,7 +228,7 @@ def levels_table():
 # %% ../nbs/14_report.ipynb #927cf5e3
 def write_cm_report(
     outdir, dataset: Dataset, results: Sequence[Comparison], refused: Sequence[str] = (), started: float | None = None,
-    command: str | None = None,
+    command: str | None = None, sections: Sequence[tuple[str, str]] = (),
 ) -> Path:  # fmt: skip
     """
     Write the report of a comparison of pairs.
@@ -244,6 +248,8 @@ def write_cm_report(
         When the analysis began, s since the epoch.
     command : str, optional
         What was called; the command line if not given.
+    sections : sequence of tuple of str
+        Headings and HTML of sections to add before the list of exposures.
 
     Returns
     -------
@@ -263,7 +269,7 @@ def write_cm_report(
     depths = figure_png([lambda ax: program.plot_depths(dataset, ax)], 9, 4)
     run = run_record(dataset, results, refused, started or time.time(), command)
     embedded = [(result, _embedded(png)) for result, png in zip(results, figures, strict=True)]
-    page = _page(dataset, results, refused, run, embedded, _embedded(depths))
+    page = _page(dataset, results, refused, run, embedded, _embedded(depths), sections)
     files = {"cm_compare.ecsv": render(cm_analysis.comparison_table(results), "ecsv")}
     files |= {f"cm_pair_{number}.png": png for number, png in enumerate(figures, start=1)}
     files |= {"depths.png": depths, "run.json": json.dumps(run, indent=1) + "\n", "report.html": page}
@@ -333,7 +339,7 @@ def _target(result: Comparison) -> str:
     return f"{first} ({second})" if first and second and first != second else first or second or "unknown target"
 
 
-def _page(dataset: Dataset, results, refused, run: dict, figures: list, depths: str) -> str:
+def _page(dataset: Dataset, results, refused, run: dict, figures: list, depths: str, sections) -> str:
     from astropy.table import Table
     from jinja2 import Environment, StrictUndefined
 
@@ -349,5 +355,6 @@ def _page(dataset: Dataset, results, refused, run: dict, figures: list, depths: 
         exposures=render(view, "html"), inputs=render(records, "html"),
         problems=render(dataset.problems_shown(), "html") if len(dataset.problems) else "",
         tolerance=cm_analysis.POINTING_TOLERANCE_MAS, ratio=cm_analysis.DIAGONAL_RATIO, gain=niriss.GAIN,
-        fit_radius=cm_analysis.FIT_RADIUS,
+        fit_radius=cm_analysis.FIT_RADIUS, sections=sections,
+        simulated=any(str(f.get("TITLE", "")).startswith("SIMULATED") for r in results for f in r.facts),
     )  # fmt: skip
