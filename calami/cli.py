@@ -341,7 +341,9 @@ def simulate(
         list[str] | None, typer.Option("--magnitude", "-m", help="TARGET=MAG for targets of an APT file; repeatable.")
     ] = None,
     workers: Workers = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other simulations of the same names.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace other simulations of the same names.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
 ) -> None:
     """
@@ -368,9 +370,7 @@ def simulate(
         if dry_run:
             typer.echo(render(plans.plan_table(chosen)), nl=False)
             return
-        files = simulate_plan(
-            chosen, output, instrument, seed=seed, workers=_processors(workers), overwrite=overwrite
-        )
+        files = simulate_plan(chosen, output, instrument, seed=seed, workers=_processors(workers), overwrite=overwrite)
         typer.echo(f"wrote {len(files)} files to {output}", err=True)
 
 

@@ -95,7 +95,7 @@ def check_truth(result: Comparison, folder: str | os.PathLike) -> list[TruthChec
     Returns
     -------
     list of TruthCheck
-        For the peak, its eight neighbours, the ring around those and the sum of 21 × 21 pixels, of the same good pixels.
+        For the peak, its eight neighbours, the ring around those and the sum of 21 × 21 pixels; same good pixels.
 
     Raises
     ------
@@ -183,7 +183,12 @@ def reduce_exposure(path: str, outdir: str, with_step: bool) -> list[str]:
 
 
 def reduce_all(
-    files: Sequence[Path], outdirs: dict[bool, Path], cache: crds.OfflineCache, workers: int, logfile: Path, progress=None
+    files: Sequence[Path],
+    outdirs: dict[bool, Path],
+    cache: crds.OfflineCache,
+    workers: int,
+    logfile: Path,
+    progress=None,
 ) -> None:
     """
     Reduce exposures with and without the `charge_migration` step.
@@ -334,7 +339,9 @@ def _sections(checks, results, mitigated, raw: Path) -> list[tuple[str, str]]:
     for result in results:
         facts = read_truth(raw, _rootname(result.paths[1][0]))
         levels = facts["crossings"]["seen"]["instantaneous"]
-        told = {f"{100 * float(t):g} % [ke-]": "not reached" if q is None else f"{q / 1e3:.1f}" for t, q in levels.items()}
+        told = {
+            f"{100 * float(t):g} % [ke-]": "not reached" if q is None else f"{q / 1e3:.1f}" for t, q in levels.items()
+        }
         onset.append({"exposure": result.deep} | told)
     return [
         ("Against the truth", "<p>What was put in, run without noise, and what was measured.</p>" + truth),

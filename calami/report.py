@@ -123,6 +123,9 @@ _PAGE = """<!doctype html>
 <p>Changes are deep over shallow minus 1, in per cent. Errors are one standard error from photon and read noise (ERR of the
 files); that of the flat field is common to both exposures of a pixel and is not in them.</p>
 <div class="wide wrap">{{ numbers | safe }}</div>
+{% for heading, html in sections %}<h2>{{ heading }}</h2>
+<div class="wide">{{ html | safe }}</div>
+{% endfor %}
 
 {% for r, png in figures %}
 <h2>{{ r.shallow }} → {{ r.deep }}</h2>
@@ -163,9 +166,6 @@ of flux, shift and coefficient are scaled up to make them equal.</dd>
 
 {% if refused %}<h2>Not compared</h2><ul>{% for line in refused %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 
-{% for heading, html in sections %}<h2>{{ heading }}</h2>
-{{ html | safe }}
-{% endfor %}
 <h2>What there was</h2>
 <div class="wide">{{ exposures | safe }}</div>
 {% if problems %}<h3>Problems with files</h3><div class="wide">{{ problems | safe }}</div>{% endif %}
@@ -249,7 +249,7 @@ def write_cm_report(
     command : str, optional
         What was called; the command line if not given.
     sections : sequence of tuple of str
-        Headings and HTML of sections to add before the list of exposures.
+        Headings and HTML of sections to add after the numbers.
 
     Returns
     -------
@@ -356,5 +356,5 @@ def _page(dataset: Dataset, results, refused, run: dict, figures: list, depths: 
         problems=render(dataset.problems_shown(), "html") if len(dataset.problems) else "",
         tolerance=cm_analysis.POINTING_TOLERANCE_MAS, ratio=cm_analysis.DIAGONAL_RATIO, gain=niriss.GAIN,
         fit_radius=cm_analysis.FIT_RADIUS, sections=sections,
-        simulated=any(str(f.get("TITLE", "")).startswith("SIMULATED") for r in results for f in r.facts),
+        simulated=any(str(f.get("TITLE", "")).upper().startswith("SIMULATED") for r in results for f in r.facts),
     )  # fmt: skip

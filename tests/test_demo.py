@@ -1,0 +1,133 @@
+"""The whole way: simulate, reduce with the pipeline, compare, check against the truth."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from calami import crds, demo, plans, simulate
+from calami.calutil import Data
+from calami.dataset import Dataset
+from calami.detector import interpixel_capacitance
+from calami.headers import CalamiError
+from calami.niriss import GAIN
+
+
+def small_plan(nints=(30, 12)):
+    whole = plans.ready_plan("1516")
+    pair = [replace(e, nints=n) for e, n in zip(whole.exposures[:2], nints, strict=True)]
+    return plans.Plan("small", "a pair", tuple(pair))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A demonstration of one pair."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CALAMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("demo") / "out"
+        yield demo.run_demo(out, plan=small_plan(), workers=2, progress=False), out
+
+
+def test_measured_changes_agree_with_the_truth(done):
+    found, _ = done
+    assert found.agrees and len(found.checks) == 4
+    assert {c.what for c in found.checks} == {"peak", "neighbours", "ring", "sum"}
+    peak = found.checks[0]
+    assert peak.true < -0.01 and peak.error < 0.01
+
+
+def test_the_step_removes_part_of_the_loss(done):
+    found, _ = done
+    (without,), (with_step,) = found.results, found.mitigated
+    assert with_step.peak.value > without.peak.value + without.peak.error
+    assert with_step.facts[0]["S_CHGMIG"] == "COMPLETE" and without.facts[0]["S_CHGMIG"] == "SKIPPED"
+
+
+def test_all_is_in_the_folder_and_marked_as_simulated(done):
+    found, out = done
+    assert sorted(p.name for p in out.iterdir()) == [
+        "info", "pipeline.log", "raw", "report", "with_step", "without_step",
+    ]  # fmt: skip
+    page = found.report.read_text(encoding="utf-8")
+    assert "Simulated data" in page and "Against the truth" in page
+    assert not list(out.rglob(".work_*")) and not list(out.rglob("*.part"))
+    assert (out / "info" / "names.yaml").exists()
+    for path in (out / "with_step").glob("*_cal.fits"):
+        header = fits.getheader(path)
+        assert header["TITLE"].upper().startswith("SIMULATED") and header["ORIGIN"] == "CALAMI"
+    assert len(Dataset(out / "with_step").problems) == 0
+
+
+def test_steps_report_what_they_did_with_the_simulated_references(done):
+    _, out = done
+    header = fits.getheader(next((out / "with_step").glob("*_cal.fits")))
+    steps = "DQINIT SATURA SUPERB REFPIX LINEAR CHGMIG JUMP RAMP WCS FLAT".split()
+    assert {s: header[f"S_{s}"] for s in steps} == dict.fromkeys(steps, "COMPLETE")
+    names = "MASK SATURA SUPERB LINEAR GAIN READNO FLAT DISTOR".split()
+    assert all("calami" in header[f"R_{name}"] for name in names)
+    assert header["CRDS_CTX"].startswith("jwst_calami")
+
+
+def test_a_second_run_does_nothing_again(done, caplog):
+    _, out = done
+    times = {p: p.stat().st_mtime_ns for p in out.glob("*/*.fits")}
+    again = demo.run_demo(out, plan=small_plan(), workers=2, progress=False)
+    assert again.agrees and times == {p: p.stat().st_mtime_ns for p in out.glob("*/*.fits")}
+
+
+def test_another_demonstration_is_not_mixed_in(done):
+    _, out = done
+    with pytest.raises(CalamiError, match="choose another folder"):
+        demo.run_demo(out, plan=small_plan(), seed=2, workers=1, progress=False)
+
+
+def test_a_failure_names_the_exposure_and_the_log(tmp_path):
+    broken = tmp_path / "jw01516001001_03102_00001_nis_uncal.fits"
+    broken.write_bytes(b"SIMPLE  =                    T".ljust(2880))
+    cache = crds.default_cache(simulate.Instrument.default().detector)
+    with pytest.raises(CalamiError, match="jw01516001001_03102_00001_nis_uncal") as failure:
+        demo.reduce_all([broken], {False: tmp_path / "out"}, cache, 1, tmp_path / "log.txt", progress=False)
+    assert "log.txt" in str(failure.value) and (tmp_path / "log.txt").exists()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_pipeline_finds_the_rates_that_were_put_in(tmp_path):
+    instrument = simulate.Instrument.default().without("migration")
+    exposure = replace(plans.ready_plan("1516").exposures[1], nints=60)
+    (path,) = simulate.simulate_exposure(exposure, tmp_path, instrument)
+    detector = instrument.detector
+    with crds.offline_executor(crds.default_cache(detector), log=tmp_path / "log") as pool:
+        pool.submit(demo.reduce_exposure, str(path), str(tmp_path), False).result()
+    truth = simulate.read_truth(tmp_path, exposure.rootname)
+    true = interpixel_capacitance(truth["rate"] + np.where(detector.reference, 0, detector.dark)) / GAIN
+    found = Data(tmp_path / f"{exposure.rootname}_rate.fits").rate()
+    good = found.good & (detector.flags == 0)
+    pull = ((found.value - true) / np.where(good, found.error, 1))[good]
+    assert good.sum() > 5900
+    assert abs(pull.mean()) < 0.2 and abs(pull.std() - 1) < 0.08 and np.mean(np.abs(pull) > 3) < 0.01
+    assert abs(found.value[40, 45] - true[40, 45]) < 4 * found.error[40, 45]
+    bright = good & (true > 2000)
+    total = (found.value[bright] - true[bright]).sum() / true[bright].sum()
+    assert abs(total) < 0.001
+
+
+def test_truth_knows_nothing_it_was_not_told(tmp_path):
+    exposure = small_plan().exposures[0]
+    simulate.simulate_exposure(exposure, tmp_path)
+    text = simulate.truth_path(tmp_path, exposure.rootname).read_text(encoding="utf-8")
+    assert json.loads(text)["simulated"] is True
+    assert str(Path.home()) not in text and str(tmp_path) not in text
+
+
+def test_remarks_of_the_plan_are_told(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        simulate.simulate_plan(small_plan((1, 1)), tmp_path, progress=False)
+    deep = replace(small_plan().exposures[1], ngroups=60, nints=1)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        simulate.simulate_plan(plans.Plan("deep", "too deep", (deep,)), tmp_path / "deep", progress=False)
+    assert "full after group" in caplog.text
