@@ -261,7 +261,8 @@ FILTERS = {
 }
 
 # %% ../nbs/00_niriss.ipynb #4a050970
-#: Side-to-side width of a hole, m. Source: jwst `mask_definition_ami.py`.
+#: Side-to-side width of a hole, m, as designed. Source: jwst's mask definition before version 3, which reads it from
+#: the `nrm` reference; STScI's MASK_NRM.fits has 0.82. Images of program 1093 fit with either equally well.
 HOLE_FLAT_TO_FLAT = 0.80
 #: Hole names: the primary mirror segments left open. Source: jwst `mask_definition_ami.py`.
 HOLE_NAMES = ("B4", "C2", "B5", "B2", "C1", "B6", "C6")

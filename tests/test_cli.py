@@ -187,3 +187,55 @@ def test_a_table_fits_the_terminal_and_keeps_the_names_whole(folder, width, peak
     rows = [line for line in text.splitlines() if "abdor_f480m_13g_d1_1516o1a3105" in line]
     assert len(rows) == 1 and len(rows[0].rstrip()) <= width and " 13 " in rows[0]
     assert ("not shown" in text) == (width < 160 or bool(peaks))
+
+
+PLAN = "target,filter,ngroups,nints,magnitude\nSIM-X,F480M,3,2,7.5\nSIM-X,F480M,6,2,7.5\n"
+
+
+def test_simulate_a_table(tmp_path):
+    table = tmp_path / "plan.csv"
+    table.write_text(PLAN)
+    answer = run("simulate", table, "-o", tmp_path / "out", "--workers", 1)
+    assert answer.exit_code == 0, answer.stderr
+    assert len(list((tmp_path / "out").glob("*_uncal.fits"))) == 2
+    assert len(list((tmp_path / "out").glob("*_truth.json"))) == 2
+    assert run("summary", tmp_path / "out").stdout.count("F480M") >= 2
+
+
+def test_simulate_shows_a_plan_and_writes_nothing(tmp_path):
+    answer = run("simulate", "4480", "-o", tmp_path / "out", "--dry-run")
+    assert answer.exit_code == 0 and "jw04480" in answer.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nothing.csv",), "nothing.csv"),
+        (("1999",), "1516, 1504, 4478, 4480"),
+        (("1516", "--migration", "much"), "h4rg"),
+        (("program.xml", "--magnitude", "AB-DOR"), "TARGET=4.7"),
+    ],
+)
+def test_a_plan_that_is_none(tmp_path, words, told):
+    answer = run("simulate", *words, "-o", tmp_path / "out")
+    assert answer.exit_code == 1 and told in answer.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["SIM-X,F480M,0,2,7.5", "SIM-X,F480M,3,2,-4", "SIM-X,F999W,3,2,7.5"],
+    ids=["no group", "too bright", "filter"],
+)
+def test_an_impossible_plan_is_refused_before_anything_is_written(tmp_path, line):
+    table = tmp_path / "plan.csv"
+    table.write_text(PLAN + line + "\n")
+    answer = run("simulate", table, "-o", tmp_path / "out")
+    assert answer.exit_code == 1 and "plan.csv" in answer.stderr and "line 4" in answer.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_has_help_with_examples():
+    answer = run("demo", "--help")
+    assert answer.exit_code == 0 and "calami demo" in answer.stdout
