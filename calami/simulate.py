@@ -421,7 +421,7 @@ def simulate_plan(
     from multiprocessing import get_context
 
     for remark in check_plan(plan, float(np.median((instrument or Instrument.default()).detector.saturation))):
-        log.warning("%s", remark)
+        log.log(logging.INFO if remark in plan.remarks else logging.WARNING, "%s", remark)
     _refuse_what_is_there(plan, outdir, max_bytes, overwrite)
     Path(outdir).mkdir(parents=True, exist_ok=True)
     jobs = [(e, Path(outdir), instrument, seed, max_bytes, overwrite) for e in plan]
