@@ -69,7 +69,8 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "name",
-    "dataset cli headers mapping calutil optics detector crds plans level1b simulate demo program report".split(),
+    "dataset cli headers mapping calutil optics detector crds plans level1b simulate effects demo program "
+    "report".split(),
 )
 def test_importing_is_light(name):
     code = f"import sys, calami.{name}; print(*{{m.split('.')[0] for m in sys.modules}})"
@@ -132,3 +133,24 @@ def test_notebooks_read_as_pages(notebook):
     assert lengths[len(lengths) // 2] < 12
     assert sum("assert " in c for c in code if not c.startswith("#| export")) >= 3
     assert not any(o["output_type"] == "error" for c in cells for o in c.get("outputs", []))
+
+
+@pytest.mark.parametrize("page", sorted((REPO / "nbs").glob("[!_0-9]*/*.ipynb")), ids=lambda p: p.stem)
+def test_pages_are_thin_drivers(page):
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    first = "".join(cells[0]["source"]).splitlines()
+    assert first[0].startswith("# ") and first[2].startswith("> ")
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    assert not any("#| export" in c or "#| default_exp" in c for c in code)
+    assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef) for c in code for n in ast.walk(ast.parse(c)))
+    assert sum("assert " in c for c in code) >= 2
+    assert not any(o["output_type"] == "error" for c in cells for o in c.get("outputs", []))
+
+
+@pytest.mark.parametrize("page", sorted((REPO / "nbs" / "effects").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_pages_on_effects_show_the_common_figure_first(page):
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    drawing = [c for c in cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))]
+    first = "".join(drawing[0]["source"])
+    assert "show_effect(" in first or "draw_pair(" in first
+    assert "**What the pipeline does about it.**" in "".join(cells[-1]["source"])
