@@ -606,14 +606,16 @@ class Detector:
             for key, value in EFFECTS[name].items():
                 a_map = np.shape(getattr(self, key)) == self.subarray.shape
                 changes[key] = np.full(self.subarray.shape, float(value)) if a_map else value
+        dead, hot = self.flags & DEAD != 0, self.flags & HOT != 0
+        flat, dark = changes.get("flat", self.flat), changes.get("dark", self.dark)
         if "bad_pixels" in names:
-            bad = self.flags & (DEAD | HOT) != 0
-            changes["flags"] = np.where(bad, 0, self.flags).astype(np.uint32)
-            changes["flat"] = np.where(bad, 1.0, changes.get("flat", self.flat))
-            changes["dark"] = np.where(bad, np.median(self.dark), changes.get("dark", self.dark))
-        if "flat" in changes:
-            changes["flat"] = np.where(self.reference, 0.0, changes["flat"])
-        return replace(self, **changes)
+            changes["flags"] = np.where(dead | hot, 0, self.flags).astype(np.uint32)
+            flat = np.where(dead, 1.0, flat)
+            dark = np.where(hot, np.median(dark[~hot & ~self.reference]), dark)
+        else:  # a dead pixel stays dead without the flat, a hot one hot without the dark
+            flat, dark = np.where(dead, self.flat, flat), np.where(hot, self.dark, dark)
+        flat = np.where(self.reference, 0.0, flat)
+        return replace(self, **(changes | {"flat": flat, "dark": dark}))
 
     @property
     def reference(self) -> np.ndarray:
