@@ -710,8 +710,8 @@ def slope_weights(ngroups: int, frame_time: float, power: float = 10.0) -> np.nd
     """
     Weights with which the reads of a bright ramp make its slope.
 
-    The pipeline's ramp fit weights group i by the P-th power of its distance from the middle. P is 10 above a signal-to-noise
-    ratio of 100, as in the core of an AMI image (jwst documentation, ramp_fitting; Fixsen et al. 2000).
+    The ramp fit of the pipeline weights a group by the P-th power of its distance from the middle; P is 10 above a
+    signal-to-noise ratio of 100, as in the core of an AMI image (jwst documentation, ramp_fitting; Fixsen et al. 2000).
 
     Parameters
     ----------
