@@ -155,8 +155,10 @@ def collect(charge: np.ndarray, arriving: np.ndarray, migration: Migration, step
     migration : Migration
         Coefficients.
     steps : int
-        Steps the group is divided into.
+        Steps the group is divided into, at least 1.
     """
+    if steps < 1:
+        raise CalamiError(f"a group is divided into at least 1 step, not {steps}")
     part = arriving / steps
     if not migration.edge and not migration.diagonal:
         charge += arriving
@@ -513,6 +515,11 @@ class Detector:
         Amplitude and period of the converter's nonlinearity, ADU.
     subarray : calami.niriss.Subarray
         The window.
+
+    Raises
+    ------
+    CalamiError
+        If a map or the kernel has another shape, or a value is impossible.
     """
 
     gain: np.ndarray
@@ -531,6 +538,18 @@ class Detector:
     cosmic_ray_rate: float = 6e-5
     adc_wave: tuple[float, float] = (0.0, 1024.0)
     subarray: niriss.Subarray = niriss.SUB80
+
+    def __post_init__(self):
+        shape = self.subarray.shape
+        for name in ("gain", "bias", "nonlinearity", "saturation", "flat", "read_noise", "dark", "flags", "ipc"):
+            value, wanted = getattr(self, name), (3, 3) if name == "ipc" else shape
+            if np.shape(value) != wanted:
+                raise CalamiError(f"the detector's {name} has shape {np.shape(value)}, not {wanted}")
+            lowest = -np.inf if name in ("bias", "ipc") else 0
+            if np.isnan(value).any() or np.min(value) < lowest or (name == "gain" and np.min(value) == 0):
+                raise CalamiError(f"the detector's {name} has values that are negative or no numbers")
+        if not all(n >= 0 for n in (self.reset_noise, self.one_over_f, self.cosmic_ray_rate)):
+            raise CalamiError("noise and the rate of cosmic rays are numbers from 0 up")
 
     @classmethod
     def default(cls, seed: int = 1, migration: Migration | str = "h4rg") -> Detector:
@@ -686,11 +705,15 @@ def simulate_ramps(
     """
     shape = detector.subarray.shape
     current = np.asarray(current, dtype=float)
-    if ngroups < 1 or nints < 1:
-        raise CalamiError(f"an exposure has at least 1 group and 1 integration, not {ngroups} and {nints}")
+    counts = (ngroups, nints, steps, block)
+    if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in counts):
+        raise CalamiError(f"groups, integrations, steps and block are whole numbers from 1 up, not {counts}")
     if current.shape != shape or not np.isfinite(current).all() or (current < 0).any():
         raise CalamiError(f"the photo-current must be finite, not negative, and of shape {shape}, not {current.shape}")
-    sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    if isinstance(seed, np.random.SeedSequence):  # a copy: each call to spawn changes what the next one gives
+        sequence = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key, pool_size=seed.pool_size)
+    else:
+        sequence = np.random.SeedSequence(seed)
     raw = np.empty((nints, ngroups, *shape), np.uint16)
     starts = range(0, nints, block)
     for start, child in zip(starts, sequence.spawn(len(starts)), strict=True):

@@ -118,7 +118,8 @@ def blackbody(temperature: float) -> Spectrum:
 
     def photons(wavelength):
         wavelength = np.asarray(wavelength, dtype=float)
-        return wavelength**-4 / np.expm1(second_radiation_constant / (wavelength * temperature))
+        exponent = second_radiation_constant / (wavelength * temperature)
+        return wavelength**-4 * np.exp(-exponent) / -np.expm1(-exponent)  # written so, nothing overflows
 
     return photons
 
@@ -142,11 +143,15 @@ def tabulated(wavelength: np.ndarray, flux: np.ndarray) -> Spectrum:
     Raises
     ------
     CalamiError
-        From the spectrum, when it is asked for a wavelength outside the table; from here if the table is not in order.
+        From the spectrum, when it is asked for a wavelength outside the table; from here if the table is not in order,
+        or has fluxes that are negative or no numbers.
     """
     wavelength, flux = np.asarray(wavelength, dtype=float), np.asarray(flux, dtype=float)
-    if wavelength.ndim != 1 or wavelength.shape != flux.shape or (np.diff(wavelength) <= 0).any():
+    in_order = wavelength.ndim == 1 and wavelength.size > 0 and bool((np.diff(wavelength) > 0).all())
+    if not in_order or wavelength.shape != flux.shape or not np.isfinite(wavelength).all():
         raise CalamiError("a spectrum needs as many fluxes as wavelengths, and wavelengths that increase")
+    if not (np.isfinite(flux) & (flux >= 0)).all():
+        raise CalamiError("the fluxes of a spectrum are numbers from 0 up; leave out what was not measured")
 
     def photons(at):
         at = np.asarray(at, dtype=float)
@@ -230,7 +235,8 @@ def sample_passband(
     spectrum : callable, optional
         Of the source; equal photons at all wavelengths by default.
     count : int, optional
-        How many wavelengths, at most 72; 12 by default, 36 for the wide filter F277W.
+        How many wavelengths, at most 72; 12 by default, 36 for the wide filter F277W. Those at which no photons
+        come are left out.
 
     Returns
     -------
@@ -238,6 +244,11 @@ def sample_passband(
         µm, shape (count,).
     weight : numpy.ndarray
         Share of the photons, sum 1, shape (count,).
+
+    Raises
+    ------
+    CalamiError
+        If there is no curve of the filter, or the spectrum has no photons in it.
     """
     wavelength, throughput = passband(filter_name)
     photons = throughput if spectrum is None else throughput * spectrum(wavelength)
@@ -245,6 +256,9 @@ def sample_passband(
         count = 36 if niriss.FILTERS[filter_name.strip().upper()].bandwidth > 0.1 else 12
     bins = np.array_split(np.arange(len(wavelength)), min(max(count, 1), len(wavelength)))
     weight = np.array([photons[b].sum() for b in bins])
+    if not weight.sum() > 0:
+        raise CalamiError(f"the spectrum has no photons in {filter_name}; give one that has")
+    bins, weight = [b for b, w in zip(bins, weight, strict=True) if w > 0], weight[weight > 0]
     mean = np.array([(photons[b] * wavelength[b]).sum() for b in bins]) / weight
     return mean, weight / weight.sum()
 
@@ -316,6 +330,11 @@ class Pupil:
         How far each hole's own spot is displaced, mas along x and y, shape (n, 2).
     distortion : Distortion
         Of all pupil vectors.
+
+    Raises
+    ------
+    CalamiError
+        If the numbers of holes and errors do not agree, or a value is impossible.
     """
 
     centers: np.ndarray = field(default_factory=detector_centers)
@@ -328,6 +347,9 @@ class Pupil:
         n = len(self.centers)
         if np.shape(self.pistons) != (n,) or np.shape(self.tilts) != (n, 2):
             raise CalamiError(f"a pupil of {n} holes needs {n} pistons and {n} tilts (x, y)")
+        finite = all(np.isfinite(v).all() for v in (self.centers, self.pistons, self.tilts, self.distortion.determinant))
+        if not finite or not self.flat_to_flat > 0 or self.distortion.determinant == 0:
+            raise CalamiError("the numbers of a pupil must be finite, its holes and its magnification above 0")
 
     @property
     def area(self) -> float:
@@ -446,10 +468,22 @@ class Source:
         Place of each point from the centre of the star, pixels along x and y, shape (n, 2).
     weights : numpy.ndarray
         Share of the light, sum 1, shape (n,).
+
+    Raises
+    ------
+    CalamiError
+        If the two do not go together, or the shares are negative or do not add up to 1.
     """
 
     offsets: np.ndarray = field(default_factory=lambda: np.zeros((1, 2)))
     weights: np.ndarray = field(default_factory=lambda: np.ones(1))
+
+    def __post_init__(self):
+        n, shares = len(self.weights), np.asarray(self.weights, dtype=float)
+        if np.shape(self.offsets) != (n, 2) or shares.ndim != 1 or not np.isfinite(self.offsets).all():
+            raise CalamiError("a source needs a place (x, y) for each share of the light")
+        if not (shares >= 0).all() or not np.isclose(shares.sum(), 1):
+            raise CalamiError(f"the shares of a source are not negative and add up to 1, not {shares.sum()}")
 
     def with_companion(self, dx: float, dy: float, contrast: float) -> Source:
         """
@@ -498,11 +532,12 @@ class Source:
 
 # %% ../nbs/06a_optics.ipynb #650d7244
 def _visibility(source: Source, blur: float, shape: tuple[int, int], step: float) -> np.ndarray:
-    # Fourier transform of source and blur (pixels) at the frequencies of a real FFT with `step` pixels a sample.
+    # Fourier transform of source and blur (pixels) at the frequencies of a real FFT with `step` pixels a sample. The
+    # sinc turns samples into means over their step: without it the finest fringes of F277W come out 3 % too strong.
     fy, fx = np.fft.fftfreq(shape[0], step), np.fft.rfftfreq(shape[1], step)
     along_y = np.exp(-2j * np.pi * np.outer(fy, source.offsets[:, 1])) * source.weights
     along_x = np.exp(-2j * np.pi * np.outer(source.offsets[:, 0], fx))
-    gauss = np.outer(*(np.exp(-2 * (np.pi * blur * f) ** 2) for f in (fy, fx)))
+    gauss = np.outer(*(np.exp(-2 * (np.pi * blur * f) ** 2) * np.sinc(f * step) for f in (fy, fx)))
     return (along_y @ along_x) * gauss
 
 
@@ -557,16 +592,22 @@ def psf(
     Raises
     ------
     CalamiError
-        If there is no curve of the filter, or the star is outside the array.
+        If there is no curve of the filter, the star is outside the array, or a number is impossible.
     """
+    from scipy.fft import irfft2, rfft2
+
     rows, columns = shape
     position = ((columns - 1) / 2, (rows - 1) / 2) if position is None else position
     if not (-0.5 <= position[0] <= columns - 0.5 and -0.5 <= position[1] <= rows - 0.5):
         raise CalamiError(f"the star at column {position[0]:.2f}, row {position[1]:.2f} is outside {columns} × {rows}")
+    if response is not None and np.shape(response) != (oversample, oversample):
+        raise CalamiError(f"the pixel response has shape {np.shape(response)}, not that of oversample {oversample}")
+    if oversample < 1 or not (diffusion >= 0 and jitter >= 0) or not min(scale) > 0:
+        raise CalamiError("oversample is at least 1, diffusion and jitter are not negative, the pixel scale is above 0")
     pupil, source = pupil or Pupil(), source or Source()
     blur = float(np.hypot(diffusion, jitter)) / float(np.mean(scale))
-    point = np.array_equal(source.offsets, np.zeros((1, 2)))
-    margin = 0 if point and blur == 0 else int(np.ceil(np.abs(source.offsets).max() + 4 * blur)) + 1
+    # Three pixels more than the light moves: what rings at the border of the grid stays there.
+    margin = int(np.ceil(np.abs(source.offsets).max() + 4 * blur)) + 3
     fine_x, fine_y = (
         (np.arange((n + 2 * margin) * oversample) + 0.5) / oversample - 0.5 - margin - at
         for n, at in zip((columns, rows), position, strict=True)
@@ -576,11 +617,8 @@ def psf(
         weight * monochromatic(wavelength, fine_x * scale[0], fine_y * scale[1], pupil)
         for wavelength, weight in zip(wavelengths, weights, strict=True)
     ) * (scale[0] * scale[1] / oversample**2)
-    if margin:
-        from scipy.fft import irfft2, rfft2
-
-        image = irfft2(rfft2(image) * _visibility(source, blur, image.shape, 1 / oversample), image.shape)
-    cut = slice(margin * oversample, -margin * oversample or None)
+    image = irfft2(rfft2(image) * _visibility(source, blur, image.shape, 1 / oversample), image.shape)
+    cut = slice(margin * oversample, -margin * oversample)
     blocks = image[cut, cut].reshape(rows, oversample, columns, oversample)
     if response is not None:
         blocks = blocks * np.asarray(response)[None, :, None, :]

@@ -20,10 +20,10 @@ import numpy as np
 from . import niriss
 from .dataset import write_atomically
 from .detector import Detector, Migration, crossings, departure, simulate_ramps
-from .headers import FileProblem
+from .headers import CalamiError, FileProblem
 from .level1b import MAX_BYTES, level1b_keywords, pointing, segments, sky_to_detector, write_level1b
 from .optics import DIFFUSION_MAS, JITTER_MAS, Pupil, Source, psf, star_spectrum
-from .plans import TARGET_PIXEL, ExposurePlan, Plan, check_plan, total_rate
+from .plans import TARGET_PIXEL, ExposurePlan, Plan, PlanProblem, check_plan, total_rate
 
 log = logging.getLogger(__name__)
 
@@ -150,12 +150,22 @@ def photo_current(exposure: ExposurePlan, instrument: Instrument | None = None) 
         diffusion=instrument.diffusion,
         jitter=instrument.jitter,
         response=instrument.response,
-        oversample=5 if instrument.response is None else len(instrument.response),
+        oversample=3 if instrument.response is None else len(instrument.response),
     )
     return image * (total_rate(star, exposure.filter) * weights.sum() / _share_in_window(exposure.filter))
 
 # %% ../nbs/09_simulate.ipynb #a18d981a
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03)
+
+
+def _parameters(exposure: ExposurePlan, instrument: Instrument, seed: int) -> dict:
+    # What decides the pixels of an exposure.
+    from calami import __version__
+
+    return {
+        "calami": __version__, "rootname": exposure.rootname, "seed": int(seed), "exposure": asdict(exposure),
+        "instrument": instrument.facts,
+    }  # fmt: skip
 
 
 def truth(exposure: ExposurePlan, instrument: Instrument, seed: int, current: np.ndarray | None = None) -> dict:
@@ -180,8 +190,6 @@ def truth(exposure: ExposurePlan, instrument: Instrument, seed: int, current: np
         e-/s, charge at the last group without migration), ``crossings`` (definition → threshold → e-, or None where
         it is not reached before saturation), ``rate`` (e-/s, rows of columns, response included).
     """
-    from calami import __version__
-
     detector = instrument.detector
     current = photo_current(exposure, instrument) if current is None else current
     rate = np.where(detector.reference, 0.0, current * detector.flat)
@@ -196,11 +204,7 @@ def truth(exposure: ExposurePlan, instrument: Instrument, seed: int, current: np
             }
     return {
         "simulated": True,
-        "calami": __version__,
-        "rootname": exposure.rootname,
-        "seed": seed,
-        "exposure": asdict(exposure),
-        "instrument": instrument.facts,
+        **_parameters(exposure, instrument, seed),
         "peak": {
             "row": row, "column": column, "rate": float(rate[row, column]),
             "charge": float(rate[row, column] * niriss.ramp_time(exposure.ngroups)),
@@ -262,12 +266,6 @@ def read_truth(folder: str | os.PathLike, rootname: str) -> dict:
     return facts
 
 # %% ../nbs/09_simulate.ipynb #a03f0b29
-def _same(one: dict, other: dict) -> bool:
-    keys = ("calami", "rootname", "seed", "exposure", "instrument")
-    plain = [json.loads(json.dumps({k: facts.get(k) for k in keys})) for facts in (one, other)]
-    return plain[0] == plain[1]
-
-
 def expected_files(exposure: ExposurePlan, folder: str | os.PathLike, max_bytes: int = MAX_BYTES) -> list[Path]:
     """
     Name the files that an exposure will be written to.
@@ -306,9 +304,42 @@ def exposure_seed(exposure: ExposurePlan, seed: int) -> np.random.SeedSequence:
     -------
     numpy.random.SeedSequence
         From the seed and the numbers in the rootname.
+
+    Raises
+    ------
+    CalamiError
+        If the seed is not a whole number from 0 up.
     """
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise CalamiError(f"the seed is {seed!r}; expected a whole number from 0 up")
     e = exposure
     return np.random.SeedSequence([seed, e.program, e.observation, e.visit, e.visit_group, e.activity, e.exposure])
+
+
+def _written_before(exposure: ExposurePlan, folder: str | os.PathLike) -> list[Path]:
+    stem = exposure.rootname.removesuffix("_nis")
+    names = (f"{stem}_nis_uncal.fits", f"{stem}-seg[0-9][0-9][0-9]_nis_uncal.fits")
+    return sorted(path for name in names for path in Path(folder).glob(name))
+
+
+def _is_there(
+    exposure: ExposurePlan, outdir: str | os.PathLike, instrument: Instrument, seed: int, max_bytes: int
+) -> bool:
+    # Whether all files of the exposure are there, made with these parameters. Others are refused: the truth is written
+    # before the first file and no older one is left beside it, so what stands beside another truth was made otherwise.
+    expected, there = expected_files(exposure, outdir, max_bytes), _written_before(exposure, outdir)
+    if not there:
+        return False
+    parameters = _parameters(exposure, instrument, seed)
+    try:
+        facts = read_truth(outdir, exposure.rootname)
+    except FileProblem:
+        facts = {}
+    same = {key: facts.get(key) for key in parameters} == json.loads(json.dumps(parameters))
+    if not same or not set(there) <= set(expected):
+        reason = "stands there already and was not made with this plan, instrument, seed and size of segments"
+        raise FileProblem(there[0], reason, "choose another folder, or say overwrite")
+    return len(there) == len(expected)
 
 
 def simulate_exposure(
@@ -348,22 +379,20 @@ def simulate_exposure(
     FileProblem
         If a file of that name is there and was made otherwise, or cannot be written.
     """
-    instrument = instrument or Instrument.default()
+    instrument, sequence = instrument or Instrument.default(), exposure_seed(exposure, seed)
+    beside = truth_path(outdir, exposure.rootname)
+    if not overwrite and _is_there(exposure, outdir, instrument, seed, max_bytes):
+        log.info("%s is there already", exposure.rootname)
+        return expected_files(exposure, outdir, max_bytes)
     current = photo_current(exposure, instrument)
     facts = truth(exposure, instrument, seed, current)
-    paths, beside = expected_files(exposure, outdir, max_bytes), truth_path(outdir, exposure.rootname)
-    there = [p for p in paths if p.exists()]
-    if there and not overwrite:
-        if beside.exists() and len(there) == len(paths) and _same(read_truth(outdir, exposure.rootname), facts):
-            log.info("%s is there already", exposure.rootname)
-            return paths
-        reason = "stands there already and was not made with this plan, instrument and seed"
-        raise FileProblem(there[0], reason, "choose another folder, or say overwrite")
-    detector = instrument.detector
-    ramps = simulate_ramps(current, exposure.ngroups, exposure.nints, detector, exposure_seed(exposure, seed))
+    ramps = simulate_ramps(current, exposure.ngroups, exposure.nints, instrument.detector, sequence)
+    if overwrite:  # no pixels may stand beside the truth of others, not even if we are interrupted now
+        for path in _written_before(exposure, outdir):
+            path.unlink(missing_ok=True)
     write_atomically(beside, json.dumps(facts))
     history = f"calami {facts['calami']} simulation, seed {seed}; truth in {beside.name}"
-    return write_level1b(ramps, exposure, outdir, max_bytes=max_bytes, overwrite=overwrite, history=history)
+    return write_level1b(ramps, exposure, outdir, max_bytes=max_bytes, overwrite=True, history=history)
 
 # %% ../nbs/09_simulate.ipynb #c88351d2
 def _simulate_job(job: tuple) -> list[Path]:
@@ -415,15 +444,19 @@ def simulate_plan(
     Raises
     ------
     CalamiError
-        If the plan cannot be carried out; nothing is written then.
+        If the plan cannot be carried out, or files stand there that were made otherwise; nothing is written then.
     """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    for remark in check_plan(plan, float(np.median((instrument or Instrument.default()).detector.saturation))):
+    full = float(np.median((instrument or Instrument.default()).detector.saturation))
+    for remark in check_plan(plan, full):
         log.log(logging.INFO if remark in plan.remarks else logging.WARNING, "%s", remark)
-    _refuse_what_is_there(plan, outdir, max_bytes, overwrite)
-    Path(outdir).mkdir(parents=True, exist_ok=True)
+    _refuse_before(plan, outdir, instrument or Instrument.default(), seed, max_bytes, overwrite)
+    try:
+        Path(outdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileProblem(outdir, f"cannot be made ({error.strerror or error})", "choose another folder") from error
     jobs = [(e, Path(outdir), instrument, seed, max_bytes, overwrite) for e in plan]
     if executor is not None:
         return _collect(executor.map(_simulate_job, jobs), len(jobs), progress)
@@ -442,11 +475,16 @@ def _collect(results: Iterable[list[Path]], total: int, progress: bool | None) -
     return [path for paths in shown for path in paths]
 
 
-def _refuse_what_is_there(plan: Plan, outdir: str | os.PathLike, max_bytes: int, overwrite: bool) -> None:
-    # An exposure without its truth beside it was not made here: say so before the work, not after it.
-    if overwrite:
-        return
-    for exposure in plan:
-        for path in expected_files(exposure, outdir, max_bytes):
-            if path.exists() and not truth_path(outdir, exposure.rootname).exists():
-                raise FileProblem(path, "stands there already and is not calami's", "choose another folder")
+def _refuse_before(
+    plan: Plan, outdir: str | os.PathLike, instrument: Instrument, seed: int, max_bytes: int, overwrite: bool
+) -> None:
+    # Whatever would stop an exposure is said before the first of them is made.
+    for k, exposure in enumerate(plan):
+        exposure_seed(exposure, seed)
+        try:
+            star_spectrum(exposure.star.spectral_type)
+            expected_files(exposure, outdir, max_bytes)
+        except CalamiError as error:
+            raise PlanProblem(f"{plan.place(k)}: {error}") from None
+        if not overwrite:
+            _is_there(exposure, outdir, instrument, seed, max_bytes)
