@@ -1,8 +1,9 @@
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toys import noisy_rate, nrm_psf, ramp_rate, rootname, write_exposure, write_star
 
@@ -10,9 +11,9 @@ from calami import cm_analysis as cm
 from calami import niriss
 from calami.calutil import Data, RateImage
 from calami.dataset import Dataset
+from calami.detector import find_migration
 from calami.headers import CalamiError
-
-H4RG = 0.39e-6
+from calami.optics import psf
 
 
 def pair(folder, shallow=None, deep=None, ngroups=(5, 13), **both):
@@ -20,42 +21,6 @@ def pair(folder, shallow=None, deep=None, ngroups=(5, 13), **both):
     first = write_star(folder / f"{rootname(1, 2)}_rate.fits", ngroups[0], seed=2, **both | (shallow or {}))
     second = write_star(folder / f"{rootname(1, 5)}_rate.fits", ngroups[1], seed=5, **both | (deep or {}))
     return Data(first), Data(second)
-
-
-# --- the model -------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1e-5), st.floats(0, 1e-5))
-@settings(max_examples=50)
-def test_migration_conserves_charge(seed, edge, diagonal):
-    rng = np.random.default_rng(seed)
-    charge, current = rng.uniform(0, 7e4, (9, 11)), rng.uniform(0, 1e5, (9, 11))
-    gain = cm.migration_flow(charge, current, edge, diagonal)
-    assert abs(gain.sum()) <= 1e-12 * np.abs(gain).sum()
-
-
-def test_equal_charges_do_not_move():
-    assert not cm.migration_flow(np.full((5, 5), 1e4), np.ones((5, 5)), 1e-6, 1e-6).any()
-
-
-def test_flow_between_two_pixels_by_hand():
-    gain = cm.migration_flow(np.array([[1000.0, 400.0]]), np.array([[10.0, 30.0]]), 1e-4, 1.0)
-    assert np.allclose(gain, [[-1.2, 1.2]])  # 1e-4 × 600 × (10 + 30) / 2
-
-
-def test_the_model_is_symmetric():
-    star = nrm_psf(center=(40.0, 40.0), shape=(81, 81))
-    gain = cm.migration_flow(star, star, 1.0, 0.3)
-    assert np.allclose(gain, gain[::-1, ::-1], atol=1e-12 * np.abs(gain).max())
-
-
-def test_peak_loss_of_the_h4rg_kernel_agrees_with_the_notes():
-    # Design notes: F480M, centred star, β = 0.65e-6 per e- (instantaneous), half of it on the mean rate.
-    current = 4e6 * nrm_psf("F480M", center=(40.0, 40.0), shape=(81, 81))
-    rate = ramp_rate(current, 10, edge=H4RG, substeps=8)
-    held = rate[40, 40] * niriss.ramp_time(10)
-    beta = 2 * (1 - rate[40, 40] / current[40, 40]) / held
-    assert 0.5e-6 < beta < 0.8e-6
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -134,6 +99,121 @@ def test_bad_pixels_hardly_change_the_coefficient(tmp_path):
     clean = cm.compare(*pair(tmp_path, edge=1e-6)).fit.edge
     spoilt = cm.compare(*pair(tmp_path, edge=1e-6, bad=[(39, 44), (42, 45), (40, 47)])).fit.edge
     assert abs(spoilt / clean - 1) < 0.1
+
+
+# --- the kernel ------------------------------------------------------------------------------------------------------
+
+FRAME = niriss.SUB80.frame_time
+GROUPS = (5, 13)
+
+
+def star_current(place, flux=1.0):
+    """AB Dor as it is in program 1093: 63,000 e-/s at the peak in F480M."""
+    return flux * 4.2e6 * psf("F480M", place, count=4, oversample=3) + 20
+
+
+def kernel_pair(folder, slopes, groups=GROUPS, nints=60, seed=1):
+    """A comparison of two images made of noiseless slopes, e-/s."""
+    rng, paths = np.random.default_rng(seed), []
+    for k, (slope, ngroups) in enumerate(zip(slopes, groups, strict=True)):
+        rate, error = noisy_rate(slope, ngroups, nints, rng)
+        arrays = {"SCI": rate / niriss.GAIN, "ERR": error / niriss.GAIN, "DQ": np.zeros(rate.shape, "uint32")}
+        cards = {"NGROUPS": ngroups, "NINTS": nints, "EFFINTTM": niriss.ramp_time(ngroups)}
+        path = folder / f"{rootname(1, k + 2)}_rate.fits"
+        paths.append(write_exposure(path, arrays, {"BUNIT": "DN/s", "RA_REF": 82.187, "DEC_REF": -65.447}, **cards))
+    return cm.compare(*paths)
+
+
+def kernel_fits(folder, name, free, n, nints=60, start=None):
+    """Fits to many noisy pairs with the star at several places within its pixel; pulls, and the last fit."""
+    rng, migration, pulls = np.random.default_rng(1), find_migration(name), []
+    truth = [getattr(migration, parameter) for parameter in free] + [0.0] * 3
+    for k in range(n):
+        if k % 5 == 0:
+            current = star_current(np.array((45, 40)) + rng.uniform(-0.4, 0.4, 2))
+            slopes = [cm.observed_slope(current, migration, g, FRAME) for g in GROUPS]
+            result = kernel_pair(folder, slopes, nints=nints)
+        noisy = [noisy_rate(s, g, nints, rng) for s, g in zip(slopes, GROUPS, strict=True)]
+        images = [RateImage(r / niriss.GAIN, e / niriss.GAIN, np.ones(r.shape, bool)) for r, e in noisy]
+        fit = cm.fit_kernel(replace(result, images=tuple(images)), start or name, free)
+        pulls.append((fit.values - truth) / fit.errors)
+    return np.array(pulls), fit, truth
+
+
+@pytest.mark.parametrize(("name", "free"), [("h4rg", ("edge", "diagonal")), ("flight", ("edge", "growth"))])
+def test_kernels_and_their_errors_come_back(tmp_path, name, free):
+    n = 25
+    pulls, fit, _ = kernel_fits(tmp_path, name, free, n)
+    assert (np.abs(pulls.mean(axis=0)) < 4 / np.sqrt(n)).all(), pulls.mean(axis=0)
+    assert (np.abs(pulls.std(axis=0, ddof=1) - 1) < 4 / np.sqrt(2 * n)).all(), pulls.std(axis=0, ddof=1)
+    assert fit.free == (*free, "flux", "dx", "dy") and 0.6 < fit.chi2 / (fit.n_pixels - 5) < 1.5
+    fixed = {"edge", "diagonal", "growth", "power"} - set(free)
+    assert all(getattr(fit.migration, key) == getattr(find_migration(name), key) for key in fixed)
+    assert np.allclose(np.sqrt(np.diag(fit.covariance)), fit.errors) and free[0] in str(fit)
+
+
+@pytest.mark.parametrize(("name", "free"), [("h4rg", ("edge", "diagonal")), ("flight", ("edge", "growth"))])
+def test_kernels_have_no_bias_below_the_noise_of_one_exposure(tmp_path, name, free):
+    # 100 times the integrations: the errors are a tenth, and what is found is still within them.
+    far = replace(find_migration(name), **{key: 3 * getattr(find_migration(name), key) for key in free})
+    pulls, fit, truth = kernel_fits(tmp_path, name, free, 4, nints=6000, start=far)
+    assert (np.abs(pulls.mean(axis=0)) < 4 / 2).all()
+    assert fit.errors[0] < 0.03 * truth[0]
+
+
+def test_flux_and_place_are_fitted_with_the_kernel(tmp_path):
+    places, fluxes = ((45.1, 39.8), (45.11, 39.785)), (1.0, 1.004)
+    currents = [star_current(place, flux) for place, flux in zip(places, fluxes, strict=True)]
+    slopes = [cm.observed_slope(c, find_migration("h4rg"), g, FRAME) for c, g in zip(currents, GROUPS, strict=True)]
+    fit = cm.fit_kernel(kernel_pair(tmp_path, slopes, nints=6000), "h4rg", ("edge",))
+    found = dict(zip(fit.free, zip(fit.values, fit.errors, strict=True), strict=True))
+    for key, expected in {"edge": 0.39e-6, "flux": 0.004, "dx": 0.01, "dy": -0.015}.items():
+        value, error = found[key]
+        assert abs(value - expected) < 4 * error + 0.04 * abs(expected), key
+
+
+def test_the_photo_current_is_what_was_put_in(tmp_path):
+    current, migration = star_current((45.2, 39.9)), find_migration("flight")
+    slopes = [cm.observed_slope(current, migration, g, FRAME) for g in GROUPS]
+    fit = cm.fit_kernel(kernel_pair(tmp_path, slopes, nints=10**7), "flight", ())
+    part = current[20:61, 25:66]
+    middle = (np.array(fit.rate.shape) - 13) // 2
+    inner = fit.rate[middle[0] : middle[0] + 13, middle[1] : middle[1] + 13]
+    assert np.abs(inner / part[14:27, 14:27] - 1).max() < 2e-3
+    # The deep image follows from the shallow one.
+    assert np.abs((fit.model - fit.deep)[fit.used] / fit.deep.max()).max() < 1e-4
+
+
+@given(st.integers(2, 60), st.floats(0, 20), st.floats(-1e5, 1e5), st.floats(-1e4, 1e4))
+def test_weights_give_the_slope_of_a_straight_ramp(ngroups, power, slope, start):
+    weights = cm.slope_weights(ngroups, FRAME, power)
+    ramp = start + slope * FRAME * np.arange(ngroups)
+    assert abs(weights @ ramp - slope) < 1e-9 * (abs(slope) + abs(start) / FRAME + 1)
+    assert abs(weights.sum()) < 1e-9 / FRAME and np.allclose(weights, -weights[::-1])
+
+
+@given(st.sampled_from(["none", "h4rg", "flight", "flight_linear"]), st.integers(2, 13))
+def test_the_current_behind_a_slope(name, ngroups):
+    current = 63_000 * nrm_psf()[30:51, 35:56] / nrm_psf().max() + 20
+    slope = cm.observed_slope(current, find_migration(name), ngroups, FRAME)
+    back = cm.current_behind(slope, find_migration(name), ngroups, FRAME)
+    assert np.abs(back - current).max() < 2e-4 * current.max()
+
+
+@pytest.mark.parametrize(
+    ("groups", "given_too", "words"),
+    [
+        ((5, 5), {}, r"here 5 and 5"),
+        ((1, 5), {}, r"here 1 and 5"),
+        ((5, 13), {"free": ("edge", "power")}, "not fitted: power"),
+        ((5, 13), {"free": ("corner",)}, "edge, diagonal, growth"),
+        ((5, 13), {"start": "h5rg"}, "no migration coefficients called 'h5rg'"),
+    ],
+)
+def test_kernels_that_cannot_be_fitted(tmp_path, groups, given_too, words):
+    result = kernel_pair(tmp_path, [star_current((45, 40))] * 2, groups)
+    with pytest.raises(CalamiError, match=words):
+        cm.fit_kernel(result, **given_too)
 
 
 # --- the verdict -----------------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 import os
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
-from calami import niriss
+from calami import niriss, optics
 from calami.detector import DIAGONAL_RATIO, migration_flow
 
 BASE = {
@@ -223,3 +224,20 @@ def write_uncal(folder, detector, rate, ngroups=6, nints=5, seed=1, activity=2, 
     with Level1bModel(path) as model:  # adds the ASDF extension, without which jwst 3 reads no parameters
         model.save(path)
     return path
+
+
+def visibilities(image, filt, center):
+    """Complex visibilities of the 21 baselines at the pivot wavelength: (hole, hole) → value, 1 at zero spacing."""
+    holes = optics.Pupil().centers @ optics.Pupil().distortion.matrix.T
+    pairs = list(combinations(range(7), 2))
+    per_mas = np.array([holes[i] - holes[j] for i, j in pairs]) / (niriss.FILTERS[filt].pivot * 1e-6) * optics.MAS
+    x, y = (np.arange(n) - at for n, at in zip(image.shape[::-1], center, strict=True))
+    x, y = x * niriss.PIXEL_SCALE_MAS[0], y * niriss.PIXEL_SCALE_MAS[1]
+    along_x, along_y = (np.exp(-2j * np.pi * np.outer(at, f)) for at, f in zip((x, y), per_mas.T, strict=True))
+    return dict(zip(pairs, np.einsum("yx,yk,xk->k", image, along_y, along_x) / image.sum(), strict=True))
+
+
+def closure_phases(values):
+    """The 35 closure phases of `visibilities`, degrees."""
+    triples = combinations(range(7), 3)
+    return np.degrees([np.angle(values[a, b] * values[b, c] * values[a, c].conj()) for a, b, c in triples])
