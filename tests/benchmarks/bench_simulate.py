@@ -127,10 +127,8 @@ def one_exposure(options):
         best["exposure"] = min(best["exposure"], took)
     show(f"simulate_ramps, {told}", best["ramps"], "allowed: 2 s")
     show(f"simulate_exposure, {told}", best["exposure"], f"{best['exposure'] / best['ramps']:.2f} × the ramps")
-    grown, peak = growth_of_memory(*size)
-    print(
-        f"{'memory of simulate_ramps':52s} {grown:6.0f} MB on top of the imports; {peak:.0f} MB in all (allowed: 1024)"
-    )
+    own, whole = memory(*size)
+    print(f"{'memory of simulate_ramps':52s} {own:8.0f} MB; {whole:.0f} MB with everything imported (allowed: 1024)")
 
 
 def whole_program(options):
