@@ -347,7 +347,9 @@ class Pupil:
         n = len(self.centers)
         if np.shape(self.pistons) != (n,) or np.shape(self.tilts) != (n, 2):
             raise CalamiError(f"a pupil of {n} holes needs {n} pistons and {n} tilts (x, y)")
-        finite = all(np.isfinite(v).all() for v in (self.centers, self.pistons, self.tilts, self.distortion.determinant))
+        finite = all(
+            np.isfinite(v).all() for v in (self.centers, self.pistons, self.tilts, self.distortion.determinant)
+        )
         if not finite or not self.flat_to_flat > 0 or self.distortion.determinant == 0:
             raise CalamiError("the numbers of a pupil must be finite, its holes and its magnification above 0")
 
