@@ -111,8 +111,9 @@ def page(nb):
 
 
 def contents(source_dir):
-    """The list of all pages: modules in the order of their notebooks, then analyses, then effects."""
-    folders = {"Modules": "[0-9]*.ipynb", "Analyses": "analyses/*.ipynb", "Effects": "effects/*.ipynb"}
+    """The list of all pages: modules in the order of their notebooks, then how-tos, analyses and effects."""
+    folders = {"Modules": "[0-9]*.ipynb", "How to": "howto/*.ipynb", "Analyses": "analyses/*.ipynb"}
+    folders |= {"Effects": "effects/*.ipynb"}
     trees = []
     for caption, pattern in folders.items():
         pages = sorted(p.relative_to(source_dir).with_suffix("") for p in source_dir.glob(pattern))
