@@ -241,3 +241,37 @@ def closure_phases(values):
     """The 35 closure phases of `visibilities`, degrees."""
     triples = combinations(range(7), 3)
     return np.degrees([np.angle(values[a, b] * values[b, c] * values[a, c].conj()) for a, b, c in triples])
+
+
+def fringe_images(filt="F480M", seed=1, size=64, piston_rms=30.0, contrast=0.0):
+    """A star through the mask with random pistons and place; returns its image (share of the light) and its slopes
+    along x and y, per pixel."""
+    from calami import optics
+
+    rng = np.random.default_rng(seed)
+    column, row = (size - 1) // 2 + rng.uniform(-0.3, 0.3, 2)
+    pupil = optics.Pupil().with_errors(piston_rms, seed=rng)
+    source = optics.Source()
+    if contrast:
+        source = source.with_companion(*rng.uniform(-3, 3, 2), contrast)
+    kw = {"pupil": pupil, "source": source, "scale": (65.6, 65.6), "shape": (size, size)}
+    step = 0.05
+    image, right, up = (optics.psf(filt, p, **kw) for p in ((column, row), (column + step, row), (column, row + step)))
+    return image, (right - image) / step, (up - image) / step
+
+
+def fringe_cube(images, nints=20, electrons=1.5e6, jitter_mas=1.0, read_noise=25.0, bad=0.005, seed=1):
+    """Integrations with photon and read noise, jitter and bad pixels; returns cube and errors (e-), and flags."""
+    image, right, up = (electrons * i for i in images)
+    rng = np.random.default_rng(seed)
+    moves = jitter_mas / 65.6 * rng.standard_normal((nints, 2, 1, 1))
+    light = np.maximum(image + moves[:, 0] * right + moves[:, 1] * up, 0)
+    cube = rng.poisson(light) + read_noise * rng.standard_normal(light.shape)
+    error = np.broadcast_to(np.sqrt(image + read_noise**2), cube.shape)
+    dq = np.zeros(cube.shape, "uint32")
+    dq[:, rng.random(image.shape) < bad] = niriss.DO_NOT_USE
+    dq[rng.random(cube.shape) < bad / 10] = 4  # jumps
+    middle = np.unravel_index(image.argmax(), image.shape)
+    dq[:, middle[0] - 2 : middle[0] + 3, middle[1] - 2 : middle[1] + 3] = 0
+    cube[dq != 0] = rng.normal(0, 0.05 * image.max(), np.count_nonzero(dq))
+    return cube, error, dq

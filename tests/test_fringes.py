@@ -1,0 +1,306 @@
+"""Fringes: agreement with jwst.ami, right errors, bad pixels, bad input."""
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import fringe_cube, fringe_images, write_exposure
+
+from calami import fringes, niriss
+from calami.calutil import Data
+from calami.fringes import Mask, fit
+from calami.headers import CalamiError, FileProblem
+from calami.optics import COMMISSIONING
+
+POINTING = {"ROLL_REF": 171.765, "V3I_YANG": 0.56126717, "VPARITY": -1}
+
+
+@pytest.fixture(scope="module")
+def bench():
+    path = Path(__file__).parent / "benchmarks" / "bench_fringes.py"
+    spec = importlib.util.spec_from_file_location("bench_fringes", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def star():
+    return fringe_images("F480M", seed=3, size=61)
+
+
+@pytest.fixture(scope="module")
+def exposure(star):
+    cube, error, dq = fringe_cube(star, 12, seed=4)
+    return {"data": cube, "error": error, "dq": dq, "filter": "F480M", "scale": 65.6, "header": POINTING}
+
+
+@pytest.fixture
+def quiet():
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def both(data, **told):
+    """The samples of `exact` and of the stock code."""
+    return [fit(data, mode, **told) for mode in ("exact", "jwst")]
+
+
+def assert_same(exact, stock, within=1e-6):
+    assert np.abs(exact.samples["amplitude"] - stock.samples["amplitude"]).max() < within
+    assert np.abs(fringes.wrap(exact.samples["phase"] - stock.samples["phase"])).max() < within
+
+
+CASES = [(f, o) for f in niriss.FILTERS for o in (1, 3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "oversample"),
+    [c if c in (("F277W", 1), ("F430M", 3)) else pytest.param(*c, marks=pytest.mark.slow) for c in CASES],
+)
+def test_exact_is_jwst_on_cubes(name, oversample, quiet):
+    cube, _, dq = fringe_cube(fringe_images(name, seed=oversample, size=49), 2, seed=oversample)
+    dq[1, 20:22, 10] = 1  # bad in one integration only
+    dq[0, 30, 40] = 4
+    told = {"filter": name, "dq": dq, "oversample": oversample, "header": POINTING, "scale": 65.6}
+    assert_same(*both(cube.astype("float32"), **told))
+
+
+def test_exact_is_jwst_on_a_real_image(shared_data, quiet):
+    exact, stock = both(shared_data / "jw01093" / "jw01093015001_03102_00001_nis_cal.fits", oversample=1)
+    assert_same(exact, stock)
+    assert np.allclose(exact.pistons, stock.pistons, atol=1e-6)
+    assert np.allclose(exact.cp, stock.cp, atol=1e-6)
+    assert np.isclose(exact.wavelength, stock.wavelength)
+    assert "NaN" in " ".join(stock.notes) and np.isfinite(exact.cp_error).all()
+
+
+@pytest.mark.parametrize("parity", [-1, 1])
+def test_uv_are_those_of_jwst(parity, quiet):
+    from types import SimpleNamespace
+
+    from jwst.ami.instrument_data import NIRISS
+    from jwst.ami.oifits import RawOifits
+
+    mask = SimpleNamespace(ctrs=Mask().row_col)
+    stock = SimpleNamespace(mask=mask, vparity=parity, roll_ref=171.765, v3iyang=0.561)
+    sky = NIRISS.mast2sky(stock)
+    centers = np.column_stack((-sky[:, 1], -sky[:, 0]))
+    told = SimpleNamespace(nslices=1, ctrs_eqt=centers, ctrs_inst=mask.ctrs)
+    theirs = RawOifits(told).bls[:, ::-1]
+    facts = {"ROLL_REF": 171.765, "V3I_YANG": 0.561, "VPARITY": parity}
+    frames = fringes._from_arrays(np.ones((80, 80)), None, None, facts, "x")
+    assert np.allclose(fringes._uv(Mask(), frames), theirs)
+
+
+def test_rotation_search_is_that_of_jwst(star, quiet):
+    from jwst.ami.find_affine2d_parameters import find_rotation
+    from stdatamodels.jwst.datamodels import NRMModel
+
+    nrm = NRMModel()
+    nrm.flat_to_flat, nrm.diameter, nrm.pupil_circumscribed = 0.8, 6.559348, 6.603464
+    for number, (x, y) in enumerate(niriss.HOLE_CENTERS, 1):
+        setattr(nrm, f"x_a{number}", float(x))
+        setattr(nrm, f"y_a{number}", float(y))
+    band = np.array([[0.5, 4.7e-6], [0.5, 4.9e-6]])
+    image, angles = star[0] * 1e6, np.arange(-2.0, 2.1, 1.0)
+    theirs = find_rotation(image, nrm, (0, 0), angles, 65.6 * fringes.MAS, 61, band, 1, "hex")
+    samples = fringes._weighted(band[:, 0], band[:, 1], "peaks")
+    setup = fringes.Setup(Mask(), samples, (65.6, 65.6), fringes.Distortion(), oversample=1)
+    assert np.isclose(fringes.search_rotation(image, setup, (-2.0, 2.0)), np.degrees(theirs.rotradccw), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["F277W", "F480M"])
+def test_fast_is_nearly_exact(name):
+    images = fringe_images(name, seed=5, size=49)
+    moves = np.random.default_rng(1).standard_normal((6, 2, 1, 1)) / 65.6
+    cube = 1e6 * (images[0] + moves[:, 0] * images[1] + moves[:, 1] * images[2])
+    told = {"filter": name, "error": np.ones_like(cube), "trim": 0, "weighting": "photons", "debias": False}
+    fast, exact = (fit(cube, mode, scale=65.6, **told) for mode in ("fast", "exact"))
+    assert np.sqrt(np.mean((fast.samples["v2"] - exact.samples["v2"]) ** 2)) < 3e-5
+    assert np.degrees(np.sqrt(np.mean((fast.samples["cp"] - exact.samples["cp"]) ** 2))) < 0.01
+    assert np.allclose(np.ptp(fast.samples["center"], axis=0), np.ptp(exact.samples["center"], axis=0), rtol=0.2)
+
+
+def test_errors_cover_the_truth(bench, quiet):
+    found = [bench.coverage(20, n, name, 1.5e6, first=s) for n, name, s in ((20, "F430M", 0), (8, "F480M", 100))]
+    found.append(bench.coverage(20, 1, "F480M", 2e7, first=200))
+    for what in ("v2", "cp"):
+        pulls = np.concatenate([f["calami", what] for f in found])
+        one, two = bench.fractions(pulls)
+        assert 60 < one < 76 and 91 < two < 98.5
+        assert abs(pulls.mean()) < 0.3
+        stock = np.concatenate([f["jwst.ami", what] for f in found if ("jwst.ami", what) in f])
+        assert bench.fractions(stock)[0] < 55  # what is told about the stock errors
+
+
+def test_noise_does_not_raise_v2(star):
+    star = [part[10:51, 10:51] for part in star]
+    cube, error, dq = fringe_cube(star, 600, electrons=1e4, jitter_mas=0, read_noise=2, bad=0, seed=2)
+    told = {"filter": "F480M", "scale": 65.6, "fix": False, "reject": False}
+    truth = fit(1e4 * star[0], error=error[0], debias=False, **told).v2
+    raw, clean = (fit(cube, error=error, dq=dq, debias=d, **told) for d in (False, True))
+    excess = raw.v2 - clean.v2
+    assert (excess > 0).all() and excess.mean() > 0.001
+    assert abs((clean.v2 - truth).mean()) < 0.4 * (raw.v2 - truth).mean()
+
+
+def test_covariance_of_closure_phases_is_whole(exposure):
+    got = fit(**exposure)
+    values = np.linalg.eigvalsh(got.cp_covariance)
+    assert (values > 1e-6 * values[-1]).sum() == 15 and values[0] > -1e-9 * values[-1]
+    assert np.linalg.cond(got.v2_covariance) < 1e6
+    assert got.n_integrations == 12 and got.error_source == "integrations"
+    shared_side = got.cp_covariance[0, 1] / got.cp_error[0] / got.cp_error[1]
+    assert shared_side > 0.1  # (0, 1, 2) and (0, 1, 3)
+
+
+def test_phases_that_wrap_have_a_mean():
+    rng = np.random.default_rng(3)
+    phases = np.pi + 0.1 * rng.standard_normal((50, 4))
+    mean, away = fringes.circular_mean(fringes.wrap(phases))
+    assert np.allclose(fringes.wrap(mean - phases.mean(axis=0)), 0, atol=1e-12)
+    assert np.allclose(away.std(axis=0), phases.std(axis=0))
+
+
+@given(st.integers(3, 8))
+def test_closure_phases_ignore_pistons(n):
+    pistons = np.random.default_rng(n).standard_normal(n)
+    assert np.allclose(fringes.closure_matrix(n) @ fringes.piston_matrix(n) @ pistons, 0)
+    assert len(fringes.independent_phases(n)) == (n - 1) * (n - 2) // 2
+
+
+def test_any_choice_of_holes(exposure):
+    whole = fit(**exposure)
+    for names in (("B4", "C2", "B5"), ("B4", "C2", "B5", "C6"), niriss.HOLE_NAMES[1:]):
+        part = fit(**exposure, holes=names)
+        n = len(names)
+        assert part.v2.shape == (n * (n - 1) // 2,) and part.cp_covariance.shape == (len(part.cp),) * 2
+        first = [tuple(part.hole_names[i] for i in pair) for pair in part.baselines]
+        place = [tuple(whole.hole_names[i] for i in pair) for pair in whole.baselines].index(first[-1])
+        assert part.v2[-1] == whole.v2[place]
+        assert np.allclose(part.triangle_uv[0][0], part.uv[0])
+    with pytest.raises(CalamiError, match="at least three"):
+        fit(**exposure, holes=("B4", "C2"))
+    closed = fit(**exposure, mask=Mask().choose(("B4", "C2", "B5", "C6")))
+    assert closed.v2.shape == (6,)
+
+
+def test_outlying_integrations_are_left_out(star):
+    cube, error, dq = fringe_cube(star, 20, seed=6)
+    told = {"filter": "F480M", "error": error, "dq": dq, "scale": 65.6}
+    assert fit(cube, **told).samples["kept"].all()
+    cube[3] *= 0.7
+    cube[8, 28:33, 25:30] += 0.3 * cube[8].max() * np.random.default_rng(0).random((5, 5))
+    got = fit(cube, **told)
+    assert set(np.flatnonzero(~got.samples["kept"])) == {3, 8} or set(np.flatnonzero(~got.samples["kept"])) == {3}
+    assert got.n_integrations == got.samples["kept"].sum() and any("left out" in n for n in got.notes)
+    assert fit(cube, reject=False, **told).n_integrations == 20
+
+
+def test_dead_frames_are_flagged(exposure):
+    dq = exposure["dq"].copy()
+    dq[2] = 1
+    cube = exposure["data"].copy()
+    cube[5] = np.nan
+    got = fit(**exposure | {"data": cube, "dq": dq})
+    assert np.flatnonzero(~got.samples["kept"]).tolist() == [2, 5]
+    assert got.n_integrations == 10 and np.isfinite(got.v2).all() and np.isfinite(got.cp_covariance).all()
+    assert any("no usable pixels" in note for note in got.notes)
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_a_single_image(exposure, mode):
+    told = {"filter": "F480M", "scale": 65.6}
+    image, error, dq = (exposure[k][0] for k in ("data", "error", "dq"))
+    got = fit(image, mode, error=error, dq=dq, **told)
+    assert got.error_source == "ERR" and got.n_integrations == 1 and any("single" in n for n in got.notes)
+    bare = fit(image, mode, dq=dq, **told)
+    assert bare.error_source == "residual" and np.isnan(bare.chi2)
+    for result in (got, bare):
+        for value in (result.v2_error, result.cp_error, result.phase_error, result.t3_amplitude_error):
+            assert (value > 0).all()
+    assert 0.5 < np.median(bare.v2_error / got.v2_error) < 2
+
+
+def test_two_integrations(exposure):
+    got = fit(exposure["data"][:2], error=exposure["error"][:2], dq=exposure["dq"][:2], filter="F480M", scale=65.6)
+    assert (got.v2_error > 0).all() and np.linalg.cond(got.v2_covariance) < 1e8
+
+
+def test_bad_input_is_told(star):
+    image = 1e6 * star[0]
+    error, told = np.sqrt(image + 400), {"filter": "F480M", "scale": 65.6}
+    dead, core = np.ones(image.shape, "uint32"), np.zeros(image.shape, "uint32")
+    core[28:33, 28:33] = 1
+    wrong = [
+        ({"dq": dead}, "flagged or not finite"),
+        ({"dq": core}, "saturated"),
+        ({"data": np.roll(image, 25, axis=0)}, "from the edge"),
+        ({"data": np.full(image.shape, np.nan)}, "not finite"),
+        ({"data": np.zeros(image.shape)}, "no good pixel with signal"),
+        ({"data": image[0], "error": None}, "shape"),
+        ({"data": np.ones((2, 3, 61, 61)), "error": None}, "shape"),
+        ({"error": error[:5]}, "must agree"),
+        ({"filter": "F444W"}, "AMI filters"),
+        ({"filter": None}, "no filter"),
+        ({"header": {"FILTER": "F430M"}}, "F430M"),
+        ({"mode": "slow"}, "known"),
+        ({"oversample": 0}, "whole number"),
+        ({"weighting": "none"}, "known"),
+        ({"bandpass": [[1.0, 4.8]]}, "in m"),
+        ({"distortion": "guess"}, "search"),
+    ]
+    for change, words in wrong:
+        with pytest.raises(CalamiError, match=words):
+            fit(**{"data": image, "error": error} | told | change)
+
+
+def test_files(tmp_path, star):
+    cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 4, seed=1)
+    arrays = {"SCI": cube.astype("float32"), "ERR": error.astype("float32"), "DQ": dq}
+    path = tmp_path / "jw01093012001_03102_00001_nis_calints.fits"
+    write_exposure(path, arrays, POINTING, NINTS=4)
+    got = fit(path)
+    assert got.filter == "F480M" and got.target == "HD 36705" and got.header["NINTS"] == 4
+    assert got.name == "jw01093012001_03102_00001_nis" and repr(fit(Data(path))) == repr(got)
+    write_exposure(path, arrays, POINTING, PUPIL="CLEARP")
+    with pytest.raises(FileProblem, match="NRM"):
+        fit(path)
+    write_exposure(path, {"SCI": arrays["SCI"][None]}, POINTING)
+    with pytest.raises(FileProblem, match="shape"):
+        fit(path)
+
+
+def test_mask_of_a_reference_file(tmp_path, shared_data):
+    from calami.crds import _nrm
+
+    path = tmp_path / "nrm.fits"
+    with _nrm(0.79) as model:
+        model.save(path)
+    mask = Mask.from_reference(path)
+    assert mask.flat_to_flat == 0.79 and np.allclose(mask.centers, niriss.HOLE_CENTERS)
+    assert mask.picture.shape == (1024, 1024)
+    with pytest.raises(FileProblem, match="nrm"):
+        Mask.from_reference(shared_data / "jw01093" / "jw01093015001_03102_00001_nis_cal.fits")
+
+
+def test_real_images(shared_data):
+    folder = shared_data / "jw01093"
+    for root, low, high in (("jw01093012001_03102_00001", 1.1, 1.25), ("jw01093015001_03102_00001", 0.4, 0.65)):
+        got = fit(folder / f"{root}_nis_cal.fits")
+        assert low < np.degrees(got.cp.std()) < high and 0.5 < got.v2.min() < got.v2.max() < 1
+        assert got.error_source == "ERR" and got.header["TARG_RA"] > 80
+
+
+def test_refined_rotation(star):
+    image = 1e6 * star[0]
+    got = fit(image, filter="F480M", error=np.sqrt(image + 400), scale=65.6, distortion="refine", oversample=1)
+    assert np.degrees(got.cp.std()) < 0.2
+    turned = fringes.rotated(COMMISSIONING, 0.3)
+    assert np.isclose(turned.determinant, COMMISSIONING.determinant)
