@@ -69,7 +69,10 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "name",
-    "dataset cli headers mapping calutil optics detector crds plans level1b simulate demo program report".split(),
+    (
+        "dataset cli headers mapping calutil optics detector crds plans level1b simulate demo program report "
+        "oifits contrast"
+    ).split(),
 )
 def test_importing_is_light(name):
     code = f"import sys, calami.{name}; print(*{{m.split('.')[0] for m in sys.modules}})"
