@@ -426,6 +426,28 @@ class Data:
         except CalamiError as error:
             raise FileProblem(self.paths[0], str(error)) from None
 
+    def prep_data(self, recipes, outdir, *, overwrite: bool = False) -> list[Path]:
+        """
+        Make changed versions of this exposure.
+
+        Parameters
+        ----------
+        recipes : calami.prep.Recipe or sequence of Recipe
+            What to do, in order.
+        outdir : path-like
+            Folder for the products.
+        overwrite : bool
+            Replace products that were made otherwise.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The products; see `calami.prep.prep_data`.
+        """
+        from calami.prep import prep_data
+
+        return prep_data(self, recipes, outdir, overwrite=overwrite)
+
     def __repr__(self) -> str:
         return f"Data({self.name!r}, {self.filetype}, {len(self.paths)} file{'s' * (len(self.paths) > 1)})"
 

@@ -869,7 +869,8 @@ class Dataset:
             if facts.problem:
                 self._left_out(file.path, facts.problem)
                 continue
-            exposure = exposures.setdefault(name.rootname, Exposure(name.rootname))
+            root = f"{name.rootname}_{name.tag}" if name.tag else name.rootname  # a diced chunk is a row of its own
+            exposure = exposures.setdefault(root, Exposure(root))
             first = exposure.add(file, name.product, name.segment or 0, facts)
             if first is not None:
                 self._left_out(file.path, f"{first.path} holds the same exposure and type and is used; remove one")
@@ -1129,6 +1130,91 @@ class Dataset:
             return isinstance(name, str) and self._find(name) is not None
         except CalamiError:
             return False
+
+    # --- making new ones -------------------------------------------------------------------------------------------
+
+    def prep_data(
+        self, recipes, outdir, executor=None, *, filetype: str | None = None, overwrite: bool = False
+    ) -> Dataset:
+        """
+        Make changed versions of exposures (see `calami.prep`).
+
+        Parameters
+        ----------
+        recipes : mapping
+            Name, or a pattern of names with ``*`` and ``?``, to a recipe or a list of recipes.
+        outdir : path-like
+            Folder for the products.
+        executor : concurrent.futures.Executor, optional
+            What runs them; one after the other by default.
+        filetype : str, optional
+            Product type to start from; the most processed one if not given.
+        overwrite : bool
+            Replace products that were made otherwise.
+
+        Returns
+        -------
+        Dataset
+            The products. Exposures that failed are among its `problems`.
+
+        Raises
+        ------
+        CalamiError
+            If no exposure is meant, or all of them failed.
+        """
+        from calami.prep import prep_many
+
+        jobs = {}
+        for asked, recipe in dict(recipes).items():
+            pattern = isinstance(asked, str) and any(c in asked for c in "*?[")
+            names = fnmatch.filter(self.names, asked) if pattern else [self.data(asked, filetype).name]
+            if not names:
+                raise CalamiError(f"no exposure is called like {asked!r}; there are {', '.join(self.names[:6])}")
+            jobs |= {name: (self.data(name, filetype), recipe) for name in names}
+        paths, failed = prep_many(jobs, outdir, executor, overwrite=overwrite)
+        return self._products(paths, {jobs[name][0].paths[0]: error for name, error in failed.items()})
+
+    def rearrange_data(
+        self, arrangement, outdir, names=None, *, filetype: str | None = None, overwrite: bool = False
+    ) -> Dataset:
+        """
+        Put exposures together (see `calami.rearrange`).
+
+        Parameters
+        ----------
+        arrangement : calami.rearrange.Arrangement
+            How.
+        outdir : path-like
+            Folder for the products.
+        names : sequence of str, optional
+            Exposures, in order; all that belong together, set by set, if not given.
+        filetype : str, optional
+            Product type to start from; the most processed one if not given.
+        overwrite : bool
+            Replace products that were made otherwise.
+
+        Returns
+        -------
+        Dataset
+            The products. Sets that failed are among its `problems`.
+
+        Raises
+        ------
+        CalamiError
+            If all of them failed.
+        """
+        from calami.rearrange import rearrange_sets
+
+        paths, failed = rearrange_sets(self, arrangement, outdir, names, filetype=filetype, overwrite=overwrite)
+        return self._products(paths, failed)
+
+    def _products(self, paths: Sequence[Path], failed: Mapping[Path, Exception]) -> Dataset:
+        if not paths:
+            raise CalamiError("\n".join(str(error) for error in failed.values()) or "nothing was made")
+        made = Dataset(paths)
+        for path, error in failed.items():
+            made.warn(path, f"not made: {error}")
+        return made
 
     # --- narrowing down --------------------------------------------------------------------------------------------
 

@@ -46,9 +46,11 @@ def _tag(rootname: str) -> str:
     # The parts of a rootname stand at fixed places: jw PPPPP OOO VVV _ GG S AA _ EEEEE _ detector.
     visit = "" if rootname[10:13] == "001" else f"v{int(rootname[10:13])}"
     exposure = "" if rootname[20:25] == "00001" else f"e{int(rootname[20:25])}"
-    detector = "" if rootname[26:] == "nis" else f"_{rootname[26:]}"
+    name, _, more = rootname[26:].partition("_")  # more: what calami made of it, such as dice1of2
+    detector = "" if name == "nis" else f"_{name}"
     activity = rootname[14:19].removeprefix("0")
-    return f"{int(rootname[2:7])}o{int(rootname[7:10])}{visit}a{activity}{exposure}{detector}"
+    made = f"_{more}" if more else ""
+    return f"{int(rootname[2:7])}o{int(rootname[7:10])}{visit}a{activity}{exposure}{detector}{made}"
 
 # %% ../nbs/03_mapping.ipynb #09fc3b11
 #: Templates for automatic names. ``commissioning`` makes the keys of the team's hand-made tables, without a tag.
@@ -239,7 +241,9 @@ def find_name(asked: str, mapping: Mapping[str, str]) -> str:
 
 def _rootname_of(text: str) -> str:
     try:
-        return parse_name(text).rootname
+        name = parse_name(text)
+        more = getattr(name, "tag", "")
+        return f"{name.rootname}_{more}" if more else name.rootname
     except (NameProblem, AttributeError):
         return ""
 
