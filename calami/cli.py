@@ -21,7 +21,7 @@ import calami
 
 # %% auto #0
 __all__ = ['app', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'Format', 'summary',
-           'map_names', 'cm', 'Scale', 'simulate', 'demo', 'main']
+           'map_names', 'cm', 'Scale', 'simulate', 'demo', 'yaml_value', 'prep', 'pipe', 'flags', 'main']
 
 # %% ../nbs/15_cli.ipynb #afb79edf
 app = typer.Typer(
@@ -410,6 +410,161 @@ def demo(
         typer.echo(f"wrote {done.report} ({done.seconds:.0f} s)", err=True)
         if not done.agrees:
             raise CalamiError("a measured change is more than 4 standard errors off the truth: please report this")
+
+# %% ../nbs/15_cli.ipynb #2705f1bd
+def _recipe(text: str):
+    from calami import prep
+    from calami.headers import CalamiError
+
+    word, _, rest = text.partition(":")
+    kinds = {"clean": prep.Clean, "fix": prep.FixBadPixels, "dice": prep.Dice, "slice": prep.Slice}
+    kinds |= {"truncate": prep.Truncate, "bin": prep.Bin, "graft": prep.Graft}
+    if word not in kinds:
+        raise CalamiError(f"{text!r} is no recipe; write one of {', '.join(kinds)}, as in clean:sigma=3 or dice:2")
+    first = next(iter(kinds[word].__dataclass_fields__))
+    given = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.rpartition("=")
+        try:
+            given[key or first] = yaml_value(value)
+        except ValueError as error:
+            raise CalamiError(f"{text!r}: {error}") from None
+    try:
+        return kinds[word](**given)
+    except TypeError as error:
+        raise CalamiError(f"{text!r}: {error}; parameters are {', '.join(kinds[word].__dataclass_fields__)}") from None
+
+
+def yaml_value(text: str):
+    """
+    Read a value as it is typed: a number, true or false, none, or a word.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``3``, ``0.5``, ``true``, ``none`` or ``fourier``.
+
+    Returns
+    -------
+    int, float, bool, None or str
+        The value.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return None if str(text).lower() in ("none", "null") else value
+
+
+@app.command()
+def prep(
+    folder: Folder,
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE…", help="Such as clean:sigma=3, dice:2, fix:fourier.")
+    ],
+    output: OutFolder,
+    name: Annotated[str, typer.Option(help="Exposures meant: a name, or a pattern with * and ?.")] = "*",
+    filetypes: FileTypes = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace products that were made otherwise.")] = False,
+) -> None:
+    """
+    Make changed versions of exposures: cleaned, with bad pixels fixed, diced by groups, sliced by integrations.
+
+    The exposures are not touched. Products are MAST-like files with a record beside each; what is there is kept.
+
+    **Examples**
+
+    - `calami prep raw dice:2 -o diced`
+    - `calami prep stage1 clean:sigma=4 fix:fourier -o cleaned --type rateints`
+    - `calami prep raw slice:alternate=2 -o slices --name "abdor_f480m*"`
+    """
+    with _told_plainly():
+        from calami.dataset import Dataset
+
+        dataset = Dataset(folder, filetypes or ())
+        dataset.create_mapping()
+        made = dataset.prep_data({name: [_recipe(text) for text in recipes]}, output, overwrite=overwrite)
+        _print_table(made.compact(), made.headline())
+        _tell_problems(made)
+
+
+@app.command()
+def pipe(
+    folder: Folder,
+    steps: Annotated[list[str], typer.Argument(metavar="STEP…", help="detector1, image2, ami3, or names of steps.")],
+    output: OutFolder,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="step.parameter=value; may be repeated.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Calami's own references, for simulated data; no network.")
+    ] = False,
+    keep: Annotated[list[str] | None, typer.Option(help="Keep the model before this step, for later changes.")] = None,
+    workers: Workers = None,
+    filetypes: FileTypes = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace products that were made otherwise.")] = False,
+) -> None:
+    """
+    Run jwst pipelines or steps on exposures, everything recorded; what was done already is not done again.
+
+    **Examples**
+
+    - `calami pipe raw detector1 -o stage1 --offline`
+    - `calami pipe raw detector1 image2 -o stage2 --set jump.rejection_threshold=6`
+    - `calami pipe raw dq_init saturation superbias refpix linearity -o linear --offline`
+    """
+    with _told_plainly():
+        from calami import crds
+        from calami.dataset import Dataset, render
+        from calami.headers import CalamiError
+
+        pairs = [text.partition("=") for text in setting or []]
+        if any(not value for _, _, value in pairs):
+            raise CalamiError(f"--set {' '.join(setting or [])!r} is not understood; write step.parameter=value")
+        dataset = Dataset(folder, filetypes or ())
+        run = dataset.pipe_data(
+            steps if len(steps) > 1 else steps[0], {key: yaml_value(value) for key, _, value in pairs}, output,
+            cache=crds.default_cache() if offline else None, workers=_processors(workers), keep=keep or (),
+            overwrite=overwrite,
+        )  # fmt: skip
+        typer.echo(render(run.table), nl=False)
+        typer.echo(run.headline, err=True)
+        if run.failures:
+            raise CalamiError("not all could be processed:\n  " + "\n  ".join(map(str, run.failures.values())))
+
+
+@app.command()
+def flags(
+    folder: Folder,
+    filetypes: FileTypes = None,
+    output: Output = None,
+) -> None:
+    """
+    Tell which pipeline parameters were not the default ones, for products of any origin.
+
+    For a single file also: what each step did with which reference, and how many pixels carry which flag.
+
+    **Examples**
+
+    - `calami flags data/jw01093`
+    - `calami flags stage1/jw01516001001_03102_00001_nis_rate.fits`
+    """
+    with _told_plainly():
+        from calami import pipeline
+        from calami.dataset import Dataset, format_of, render
+
+        if folder.is_file():
+            tables = {
+                "parameters": pipeline.nondefault(folder), "steps": pipeline.step_table(folder),
+                "flags": pipeline.count_flags(folder),
+            }  # fmt: skip
+            text = "\n".join(f"{title}:\n{render(table)}" for title, table in tables.items())
+        else:
+            table = Dataset(folder, filetypes or ()).flags(filetypes[0] if filetypes else None)
+            text = render(table, format_of(output) if output else "text")
+        _write_or_print(text, output)
 
 # %% ../nbs/15_cli.ipynb #c4128a03
 def main() -> None:

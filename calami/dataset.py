@@ -1208,6 +1208,48 @@ class Dataset:
         paths, failed = rearrange_sets(self, arrangement, outdir, names, filetype=filetype, overwrite=overwrite)
         return self._products(paths, failed)
 
+    def pipe_data(self, pipeline_or_steps, parameters=None, outdir=".", **options):
+        """
+        Run jwst pipelines or steps on all exposures (see `calami.pipeline.pipe_data`).
+
+        Parameters
+        ----------
+        pipeline_or_steps : str or sequence of str
+            Such as ``"detector1"``, or names of steps.
+        parameters : mapping, optional
+            Such as ``{"jump.rejection_threshold": 6}``.
+        outdir : path-like
+            Folder for the products.
+        **options
+            As `calami.pipeline.pipe_data` takes them: ``cache``, ``workers``, ``executor``, ``keep``, ….
+
+        Returns
+        -------
+        calami.pipeline.Run
+            Products, failures, logs; its `dataset` opens the products.
+        """
+        from calami.pipeline import pipe_data
+
+        return pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
+
+    def flags(self, filetype: str | None = None):
+        """
+        Tell which pipeline parameters were not the default ones (see `calami.pipeline.flags_table`).
+
+        Parameters
+        ----------
+        filetype : str, optional
+            Product type to look at; the most processed one if not given.
+
+        Returns
+        -------
+        astropy.table.Table
+            A row for each parameter that is not the default in at least one exposure.
+        """
+        from calami.pipeline import flags_table
+
+        return flags_table(self, filetype)
+
     def _products(self, paths: Sequence[Path], failed: Mapping[Path, Exception]) -> Dataset:
         if not paths:
             raise CalamiError("\n".join(str(error) for error in failed.values()) or "nothing was made")
