@@ -321,7 +321,7 @@ def test_a_star_moved_by_less_than_a_pixel(dx, dy, name):
 
 
 @given(places, st.floats(-8, 8), st.floats(-8, 8), st.floats(0.001, 1))
-@settings(max_examples=20)
+@settings(max_examples=8)
 def test_a_companion_stands_where_asked(place, dx, dy, contrast):
     seen = psf("F430M", place, source=Source().with_companion(dx, dy, contrast), **SMALL)
     wide = SMALL | {"shape": (81, 81)}
@@ -332,7 +332,7 @@ def test_a_companion_stands_where_asked(place, dx, dy, contrast):
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.floats(0.01, 1)), min_size=1, max_size=4))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_the_image_is_linear_in_its_sources(points):
     points = np.array(points)
     shares = points[:, 2] / points[:, 2].sum()

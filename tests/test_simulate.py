@@ -129,7 +129,7 @@ def test_the_brightness_is_that_of_the_star():
         assert current.shape == (80, 80) and (current >= 0).all()
         assert current.sum() == pytest.approx(total_rate(STAR, filt), rel=0.01)
     fainter = replace(STAR, magnitude=STAR.magnitude + 2.5)
-    assert np.allclose(photo_current(replace(ONE, star=fainter)) * 10, photo_current(ONE), rtol=1e-9)
+    assert np.allclose(photo_current(replace(exposure, star=fainter), Instrument()) * 10, current, rtol=1e-9)
 
 
 def test_errors_of_placement_move_the_star_and_not_the_headers():
