@@ -498,7 +498,7 @@ def test_ami3_on_an_exposure_and_on_a_pair(uncal, cache, executor, tmp_path):
     settings = {"ami_analyze.oversample": 1}
     alone = pipe_data(cal, "ami3", settings, tmp_path / "b", **options).raise_failures()
     assert any("ami-oi" in p.name for p in alone.paths)
-    members = [{"expname": str(product(cal, "cal")), "exptype": kind} for kind in ("science", "psf")]
+    members = [{"expname": str(product(cal, "calints")), "exptype": kind} for kind in ("science", "psf")]
     told = {"asn_type": "ami3", "asn_rule": "x", "asn_pool": "none", "asn_id": "a3001", "program": "01093"}
     (tmp_path / "pair.json").write_text(json.dumps(told | {"products": [{"name": "pair", "members": members}]}))
     pair = pipe_data(tmp_path / "pair.json", "ami3", settings, tmp_path / "c", **options).raise_failures()
