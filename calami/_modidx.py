@@ -1211,6 +1211,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'calami.simulate.Instrument.facts': ('simulate.html#instrument.facts', 'calami/simulate.py'),
                                  'calami.simulate.Instrument.without': ('simulate.html#instrument.without', 'calami/simulate.py'),
                                  'calami.simulate._collect': ('simulate.html#_collect', 'calami/simulate.py'),
+                                 'calami.simulate._in_workers': ('simulate.html#_in_workers', 'calami/simulate.py'),
                                  'calami.simulate._is_there': ('simulate.html#_is_there', 'calami/simulate.py'),
                                  'calami.simulate._parameters': ('simulate.html#_parameters', 'calami/simulate.py'),
                                  'calami.simulate._plain': ('simulate.html#_plain', 'calami/simulate.py'),

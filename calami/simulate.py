@@ -9,6 +9,9 @@ import hashlib
 import json
 import logging
 import os
+import sys
+import threading
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
@@ -446,9 +449,6 @@ def simulate_plan(
     CalamiError
         If the plan cannot be carried out, or files stand there that were made otherwise; nothing is written then.
     """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
     full = float(np.median((instrument or Instrument.default()).detector.saturation))
     for remark in check_plan(plan, full):
         log.log(logging.INFO if remark in plan.remarks else logging.WARNING, "%s", remark)
@@ -462,8 +462,27 @@ def simulate_plan(
         return _collect(executor.map(_simulate_job, jobs), len(jobs), progress)
     if workers <= 1 or len(jobs) == 1:
         return _collect(map(_simulate_job, jobs), len(jobs), progress)
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        return _collect(pool.map(_simulate_job, jobs), len(jobs), progress)
+    pool, results = _in_workers(jobs, min(workers, len(jobs)))
+    with pool:
+        return _collect(results, len(jobs), progress)
+
+
+def _in_workers(jobs: list[tuple], workers: int) -> tuple[Executor, Iterable[list[Path]]]:
+    # A forked worker has imported all that its parent has, which saves more than a second; a process with several
+    # threads (a notebook's) must not be forked, so it starts new interpreters.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    idle = (threading.main_thread(), *(t for t in threading.enumerate() if type(t).__name__ == "TMonitor"))  # tqdm's
+    alone = sys.platform == "linux" and not set(threading.enumerate()) - set(idle)
+    if alone:
+        import astropy.coordinates
+        import astropy.io.fits  # noqa: F401
+        import scipy.fft  # noqa: F401
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("fork" if alone else "spawn"))
+    with warnings.catch_warnings():  # the threads that Python 3.12 sees are those of the linear algebra, which are idle
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        return pool, pool.map(_simulate_job, jobs)
 
 
 def _collect(results: Iterable[list[Path]], total: int, progress: bool | None) -> list[Path]:
