@@ -57,7 +57,7 @@ def normalise(notebook):
 
 def main():
     failed = False
-    for path in sorted([*REPO.glob("nbs/*.ipynb"), *REPO.glob("nbs/analyses/*.ipynb")]):
+    for path in sorted([*REPO.glob("nbs/*.ipynb"), *REPO.glob("nbs/[a-z]*/*.ipynb")]):
         before = path.read_text(encoding="utf-8")
         notebook = json.loads(before)
         for problem in normalise(notebook):

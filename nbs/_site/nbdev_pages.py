@@ -111,8 +111,8 @@ def page(nb):
 
 
 def contents(source_dir):
-    """The list of all pages: modules in the order of their notebooks, then analyses."""
-    folders = {"Modules": "[0-9]*.ipynb", "Analyses": "analyses/*.ipynb"}
+    """The list of all pages: what a user does, modules in the order of their notebooks, analyses."""
+    folders = {"How to": "howto/*.ipynb", "Modules": "[0-9]*.ipynb", "Analyses": "analyses/*.ipynb"}
     trees = []
     for caption, pattern in folders.items():
         pages = sorted(p.relative_to(source_dir).with_suffix("") for p in source_dir.glob(pattern))
