@@ -387,6 +387,13 @@ _MODELS = {"uncal": "Level1bModel", "ramp": "RampModel", "rateints": "CubeModel"
 _MODELS |= {"rate": "ImageModel", "cal": "ImageModel"}
 
 
+def _set_card(header, key: str, value, comment: str | None = None) -> None:
+    """Set a value; its comment is cut where both do not fit in one card."""
+    if comment is None:
+        comment = header.comments[key] if key in header else ""
+    header[key] = (value, comment[: max(0, 80 - len("KEYWORD_= '' / ") - max(len(str(value)), 20))])
+
+
 @dataclass
 class Piece:
     """
@@ -461,7 +468,7 @@ class Piece:
         name = self.name.replace(tag=words, segment=None)
         layers = {key: Layer(layer.raw, layer.header.copy()) for key, layer in self.layers.items()}
         primary = self.primary.copy()
-        primary["CLMDONE"] = (words, KEYWORDS["CLMDONE"])
+        _set_card(primary, "CLMDONE", words, KEYWORDS["CLMDONE"])
         notes = [*self.notes, f"calami {calami.__version__} {note}"]
         parts = dict(name=name, primary=primary, layers=layers, tables=dict(self.tables), notes=notes)
         return replace(self, **parts, report=dict(self.report))
@@ -645,7 +652,7 @@ def _set_lengths(piece: Piece, nints: int, integration: float, duration: float) 
     if len(piece.shape) > 2:
         primary["INTSTART"], primary["INTEND"] = 1, nints
         text = f"{numbers_text(piece.integrations)} of {piece.total[0]}"
-        primary["CLMINTS"] = (text, KEYWORDS["CLMINTS"])
+        _set_card(primary, "CLMINTS", text, KEYWORDS["CLMINTS"])
 
 
 def _frame_seconds(piece: Piece) -> float:
@@ -786,7 +793,7 @@ def _trim_rows(piece: Piece, late: float, early: float) -> None:
 def _set_groups(piece: Piece, ngroups: int) -> None:
     piece.primary["NGROUPS"] = ngroups
     text = f"{numbers_text(piece.groups)} of {piece.total[1]}"
-    piece.primary["CLMGRPS"] = (text, KEYWORDS["CLMGRPS"])
+    _set_card(piece.primary, "CLMGRPS", text, KEYWORDS["CLMGRPS"])
     if piece.groups[0] > 1:
         piece.primary["CLMABS"] = (True, KEYWORDS["CLMABS"])
 
@@ -1086,7 +1093,7 @@ class Bin(Recipe):
                 new.primary[key] *= size
         new.primary["TGROUP"] = round(new.primary["TGROUP"] * size, 8)
         new.groups = piece.groups[size - 1 : count * size : size]  # each called by its last one
-        new.primary["CLMGRPS"] = (f"{numbers_text(new.groups)} of {piece.total[1]}", KEYWORDS["CLMGRPS"])
+        _set_card(new.primary, "CLMGRPS", f"{numbers_text(new.groups)} of {piece.total[1]}", KEYWORDS["CLMGRPS"])
         return [new]
 
 
@@ -1146,7 +1153,7 @@ def _spread_mad(samples: np.ndarray, low: np.ndarray, high: np.ndarray, middle: 
     next_left, next_right = middle - _at(samples, first + 1), _at(samples, first + k - 2) - middle
     second = np.where(left >= right, np.maximum(next_left, right), np.maximum(left, next_right))
     deviation = np.where(count % 2 == 1, largest, (largest + second) / 2)
-    table = np.array([np.nan, np.nan, *MAD_FACTORS])
+    table = np.array([1.0, 1.0, *MAD_FACTORS])  # of one sample there is no scatter to correct
     factor = np.where(count < len(table), table[np.minimum(count, 9)], count / np.maximum(count - 0.8, 0.1))
     return 1.482602 * factor * deviation  # 1 / Φ⁻¹(3/4)
 
@@ -1219,7 +1226,7 @@ OUTLIER = 16
 FLUX_ESTIMATED = 268435456
 #: Least scatter of a pixel, as a fraction of the median around it, where scatters are pooled (`Clean`).
 POOLED = 0.8
-_CHUNK_BYTES = 8_000_000  # of samples sorted at a time
+_CHUNK_BYTES = 4_000_000  # of samples sorted at a time
 
 
 @dataclass(frozen=True)
@@ -1365,12 +1372,14 @@ def _samples(piece: Piece, group: int | None, band: slice, of: str) -> np.ndarra
     """Values of one group over all integrations, NaN where unusable, shape (integrations, rows, columns)."""
     where = np.s_[:, band] if group is None else np.s_[:, group, band]
     values = piece.layers["SCI"].values(where).astype("float32", copy=False)
-    bad = ~np.isfinite(values)
     both = [where]
     if of == "differences":
         both.append(np.s_[:, group + 1, band])
         values = piece.layers["SCI"].values(both[1]).astype("float32", copy=False) - values
-        bad = ~np.isfinite(values)
+    whole = piece.layers["SCI"].raw.dtype.kind == "i" and not {"DQ", "GROUPDQ"} & piece.layers.keys()
+    if whole:  # raw counts: every sample is usable
+        return values
+    bad = ~np.isfinite(values)
     mask = niriss.DO_NOT_USE | niriss.SATURATED if group is not None else niriss.DO_NOT_USE
     for key in ("DQ", "GROUPDQ"):
         for at in both if key in piece.layers else ():
@@ -1384,17 +1393,18 @@ def _reject(
     samples: np.ndarray, recipe: Clean, whole_numbers: bool, columns: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     ordered = np.sort(samples, axis=1)
-    count = samples.shape[1] - np.isnan(ordered).sum(axis=1)
+    count = np.full(len(ordered), samples.shape[1])
+    if np.isnan(ordered[:, -1]).any():
+        count -= np.isnan(ordered).sum(axis=1)
     # Without scatter of its own a pixel still has the rounding of whole numbers, 1/√12.
     floor = 0.29 if whole_numbers else 1e-6 * np.abs(np.nan_to_num(ordered[:, samples.shape[1] // 2]))
     if recipe.pool:
         floor = np.maximum(floor, _pooled(ordered, count, recipe.scale, columns))
     low, high, middle, _ = clip_sorted(ordered, count, recipe.sigma, recipe.scale, recipe.iterations, floor)
-    few = count < recipe.least
-    low, high = np.where(few, 0, low), np.where(few, count, high)
-    least, most = _at(ordered, low), _at(ordered, high - 1)
-    out = (samples < least[:, None].astype("float32")) | (samples > most[:, None].astype("float32"))
-    out[count == 0] = False
+    out = np.zeros(samples.shape, bool)
+    some = np.flatnonzero(((low > 0) | (high < count)) & (count >= recipe.least))  # in most pixels nothing is rejected
+    limits = [_at(ordered, at)[some, None].astype("float32") for at in (low, high - 1)]
+    out[some] = (samples[some] < limits[0]) | (samples[some] > limits[1])
     return out, np.where(count > 0, middle, np.nan).astype("float32"), int(count.sum())
 
 
@@ -1451,44 +1461,38 @@ def add_ramp_flags(piece: Piece) -> None:
 
 def _replace_outliers(piece: Piece, found: Outliers, of: str) -> None:
     science = piece.layers["SCI"]
-    values = science.values()
-    if of == "differences":
-        _remove_jumps(values, found)
-    elif values.ndim == 4:
-        _fill_ramps(values, found)
-    else:
-        values[found.rejected] = np.broadcast_to(found.middle, values.shape)[found.rejected]
-    piece.layers["SCI"] = Layer.of(values, science.header)
-    if values.ndim == 3 and "DQ" in piece.layers:
+    change = _without_jumps if of == "differences" else _filled
+    raw = np.empty(science.raw.shape, science.raw.dtype)
+    for k in range(len(raw)):  # one integration at a time, so that only one copy of all is made
+        if not found.rejected[k].any():
+            raw[k] = science.raw[k]
+            continue
+        values = science.values(k)
+        new = change(values.astype(float), found.rejected[k], found.middle)
+        if values.dtype.kind in "iu":
+            limits = np.iinfo(values.dtype)
+            new = np.clip(np.rint(new), limits.min, limits.max)
+        raw[k] = Layer.of(new.astype(values.dtype), science.header).raw
+    piece.layers["SCI"] = Layer(raw, science.header)
+    if raw.ndim == 3 and "DQ" in piece.layers:
         flags = piece.layers["DQ"].values()
         flags[found.rejected] |= FLUX_ESTIMATED
         piece.layers["DQ"] = Layer.of(flags, piece.layers["DQ"].header)
 
 
-def _store(values: np.ndarray, where, new: np.ndarray) -> None:
-    """Put numbers into an array of any type, rounded and limited where it holds whole numbers."""
-    if values.dtype.kind in "iu":
-        limits = np.iinfo(values.dtype)
-        new = np.clip(np.rint(new), limits.min, limits.max)
-    values[where] = new
+def _without_jumps(ramp: np.ndarray, rejected: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Take the excess of rejected steps off all that comes after them."""
+    excess = np.where(rejected, np.diff(ramp, axis=0) - middle, 0.0)
+    return np.concatenate([ramp[:1], ramp[1:] - np.cumsum(excess, axis=0)])
 
 
-def _remove_jumps(values: np.ndarray, found: Outliers) -> None:
-    for k in np.unique(np.nonzero(found.rejected)[0]):
-        ramp = values[k].astype(float)
-        excess = np.where(found.rejected[k], np.diff(ramp, axis=0) - found.middle, 0.0)
-        changed = np.s_[k, 1:]
-        _store(values, changed, ramp[1:] - np.cumsum(excess, axis=0))
-
-
-def _fill_ramps(values: np.ndarray, found: Outliers) -> None:
-    for k in np.unique(np.nonzero(found.rejected)[0]):
-        offset = values[k] - found.middle
-        offset[found.rejected[k] | ~np.isfinite(offset)] = np.nan
-        count = np.isfinite(offset).sum(axis=0)
-        own = np.nansum(offset, axis=0) / np.maximum(count, 1)  # reset noise of this ramp; 0 if nothing is left of it
-        new = np.where(found.rejected[k], found.middle + own, values[k])
-        _store(values, k, new)
+def _filled(values: np.ndarray, rejected: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Put medians in the place of rejected samples, on ramps with the ramp's own offset (its reset noise)."""
+    own = 0.0
+    if values.ndim == 3:
+        offset = np.where(rejected | ~np.isfinite(values), 0.0, values - middle)
+        own = offset.sum(axis=0) / np.maximum((~rejected).sum(axis=0), 1)  # 0 if nothing is left of the ramp
+    return np.where(rejected, middle + own, values)
 
 # %% ../nbs/06c_prep.ipynb #571c95ad
 def fill_from_neighbours(
@@ -1984,7 +1988,7 @@ def _grafted(piece: Piece, donor: Piece, header_file: str) -> Piece:
             new.primary.append(card, end=True)
     new.primary["CLMDONE"] = ("graft", KEYWORDS["CLMDONE"])
     for key, value in (("GRAFTED", True), ("CLMPIXEL", source), ("CLMHEAD", header_file)):
-        new.primary[key] = (value, KEYWORDS[key])
+        _set_card(new.primary, key, value, KEYWORDS[key])
     new.primary["DATAMODL"] = "RampModel" if "GROUPDQ" in piece.layers else _MODELS.get(product, "ImageModel")
     science = donor.layers["SCI"].header.copy()
     own = piece.layers["SCI"].header
@@ -2164,7 +2168,7 @@ def _write_piece(piece: Piece, path: Path) -> None:
     from astropy.io import fits
 
     primary = piece.primary.copy()
-    primary["FILENAME"] = piece.name.filename
+    _set_card(primary, "FILENAME", piece.name.filename)
     primary["DATE"] = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
     for line in piece.notes:
         primary["HISTORY"] = line
@@ -2211,6 +2215,12 @@ def _clear_parts(path: Path) -> None:
             continue
 
 
+def _mark(record: Mapping) -> str:
+    return record.get("fingerprint") or fingerprint_of(
+        record["inputs"], record["parameters"], record.get("versions", {})
+    )
+
+
 def write_pieces(
     pieces: Sequence[Piece],
     outdir: str | os.PathLike,
@@ -2246,8 +2256,10 @@ def write_pieces(
     paths = [folder / piece.name.filename for piece in pieces]
     if len(set(paths)) < len(paths):
         raise CalamiError(f"{paths[0].name}: two products would have one name; change the recipes")
-    for path in paths:
-        if path.exists() and not overwrite:
+    there = [path for path in paths if path.exists()] if not overwrite else []
+    mark = _mark(record() if callable(record) else record) if there else ""
+    for path in there:
+        if not is_current(path, mark):  # of a run that was stopped half-way it is the same product
             reason = "stands there already and was made otherwise"
             raise FileProblem(path, reason, "say overwrite, or choose another folder")
     parts = [_part_name(path) for path in paths]

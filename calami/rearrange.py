@@ -555,8 +555,9 @@ def rearrange_sets(
     failed : dict of pathlib.Path to Exception
         First file of a set to what went wrong.
     """
-    dithers = getattr(arrangement, "dithers", False)
-    sets = [list(names)] if names is not None else [s for s in alike(dataset, dithers) if len(s) > 1]
+    if names is not None:  # one set: what is wrong with it is raised
+        return rearrange_data([dataset.data(n, filetype) for n in names], arrangement, outdir, overwrite=overwrite), {}
+    sets = [s for s in alike(dataset, getattr(arrangement, "dithers", False)) if len(s) > 1]
     if not sets:
         raise CalamiError("no two exposures here belong together; see alike()")
     made: list[Path] = []
@@ -567,7 +568,7 @@ def rearrange_sets(
             made += rearrange_data(exposures, arrangement, outdir, overwrite=overwrite)
         except CalamiError as error:
             log.warning("%s: %s", ", ".join(each), error)
-            failed[exposures[0].paths[0] if exposures else Path(outdir)] = error
+            failed[exposures[0].paths[0]] = error
     return made, failed
 
 
