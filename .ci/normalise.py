@@ -1,6 +1,7 @@
-"""Make stored outputs independent of when and where a notebook was run; refuse what cannot be repaired.
+"""Make notebooks independent of when, where and with what editor they were run; refuse what cannot be repaired.
 
-Replaced: the random ids of astropy tables. Refused: errors, anything on the error stream (warnings, progress
+Replaced: the random ids of astropy tables, and the metadata of the notebook: without its kernel the documentation
+cannot tell the language of a cell. Refused: errors, anything on the error stream (warnings, progress
 bars), and paths of the machine.
 """
 
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+KERNEL = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
 REPO = Path(__file__).resolve().parent.parent
 TABLE_ID = re.compile(r'(<table id="table)[-\w]+"')
 # Folders of the machine at hand, folders that other machines commonly have, and traces of a running shell.
@@ -60,6 +62,7 @@ def main():
     for path in sorted([*REPO.glob("nbs/*.ipynb"), *REPO.glob("nbs/[!_]*/*.ipynb")]):
         before = path.read_text(encoding="utf-8")
         notebook = json.loads(before)
+        notebook["metadata"] = KERNEL
         for problem in normalise(notebook):
             print(f"{path.relative_to(REPO)}: {problem}", file=sys.stderr)
             failed = True
