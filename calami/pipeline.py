@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import calami
 from .calutil import Data
 from .crds import OfflineCache, _contexts_in_use, _start_offline, _step_classes, call_by_name
-from .dataset import Dataset, cache_folder, cell_text, render, write_atomically
+from .dataset import Dataset, cache_folder, cell_text, render
 from .headers import CalamiError, FileProblem, hdu_walk
+from .prep import input_facts, read_sidecar, sidecar_path, write_sidecar
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'HOUSEKEEPING', 'NOT_RECORDED', 'chain_of', 'check_parameters', 'defaults', 'sidecar_path', 'main_product',
-           'Outcome', 'Run', 'pipe_data', 'reprocess', 'nondefault', 'step_table', 'count_flags', 'flags_table']
+__all__ = ['log', 'HOUSEKEEPING', 'NOT_RECORDED', 'chain_of', 'check_parameters', 'defaults', 'main_product', 'Outcome', 'Run',
+           'pipe_data', 'reprocess', 'nondefault', 'step_table', 'count_flags', 'flags_table']
 
 # %% ../nbs/08_pipeline.ipynb #f93f2ad1
 def _short_name(alias: str) -> str:
@@ -276,56 +276,16 @@ def _versions() -> dict[str, str]:
 _MATTER = ("jwst", "stcal", "stdatamodels")
 
 # %% ../nbs/08_pipeline.ipynb #b2fa30f1
-def sidecar_path(product: str | os.PathLike) -> Path:
-    """
-    Tell where the sidecar of a product is.
-
-    Parameters
-    ----------
-    product : path-like
-        The product.
-
-    Returns
-    -------
-    pathlib.Path
-        The sidecar; it need not exist.
-    """
-    path = Path(product)
-    return path.with_name(path.name.removesuffix(".fits") + ".calami.json")
-
-
-def _write_sidecar(product: Path, record: Mapping) -> Path:
-    path = sidecar_path(product)
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
-    return path
-
-
-def _read_sidecar(product: str | os.PathLike) -> dict[str, Any]:
-    path = sidecar_path(product)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and "fingerprint" in record:
-            return record
-        reason = "it is not a sidecar of calami"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except ValueError as error:
-        reason = f"it is damaged: {error}"
-    raise FileProblem(path, f"cannot be read ({reason})", "use a product that calami made, with its sidecar")
-
-
 def _sidecars(folder: Path, stem: str, pattern: str = "") -> Iterator[tuple[Path, dict]]:
     # (sidecar, record) of what is in a folder of an exposure; damaged ones tell nothing and are passed over
     for path in sorted(folder.glob(f"{pattern}{glob.escape(stem)}_*.calami.json")):
         with contextlib.suppress(FileProblem):
-            yield path, _read_sidecar(path.with_name(path.name.removesuffix(".calami.json") + ".fits"))
+            yield path, read_sidecar(path)
 
 
 def _file_record(path: Path, outdir: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     folder = os.path.relpath(path.absolute().parent, outdir.absolute())
-    return {"file": path.name, "size": path.stat().st_size, "sha256": digest, "folder": folder}
+    return input_facts([path])[0] | {"folder": folder}
 
 # %% ../nbs/08_pipeline.ipynb #183f7b7b
 class _Taken(Exception):
@@ -427,9 +387,9 @@ class _Stage:
         own = model.meta.filename
         model.save(str(path))
         model.meta.filename = own
-        told = {"operation": "checkpoint", "calami": calami.__version__, "inputs": self.job["inputs"]}
+        told = {"operation": "checkpoint", "inputs": self.job["inputs"], "parameters": self.job["parameters"]}
         told |= {"fingerprint": self.key(self.done), "checkpoint": self.checkpoint(self.done, [path])}
-        _write_sidecar(path, told)
+        write_sidecar(path, told)
 
 # %% ../nbs/08_pipeline.ipynb #1129a380
 def _watched_class(cls, stage: _Stage):
@@ -697,8 +657,6 @@ def _record(job: Mapping, stage: _Stage, product: Path, names: Sequence[str], ma
     usual = spec | stage.crds
     header = fits.getheader(product) if product.suffix == ".fits" else {}
     record = {
-        "calami": calami.__version__,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(stage.seconds, 3),
         "operation": "pipe",
         "chain": list(job["chain"]),
@@ -751,7 +709,7 @@ def _may_replace(target: Path, job: Mapping) -> None:
     if not target.exists() or job["overwrite"]:
         return
     try:
-        same = _read_sidecar(target)["fingerprint"] == job["fingerprint"]
+        same = read_sidecar(target)["fingerprint"] == job["fingerprint"]
     except FileProblem:
         same = False
     if not same:
@@ -772,7 +730,7 @@ def _put_in_place(job: Mapping, work: Path, stages: Sequence[_Stage]) -> list[st
     for target in targets:
         _may_replace(target, job)
     for path, stage in kept:
-        _write_sidecar(path, _record(job, stage, path, names, main))
+        write_sidecar(path, _record(job, stage, path, names, main))
         if path == main_product(stage.products):
             for exported in stage.exported:
                 tail = f".{exported.name}" if stage.alias == "steps" else ".pars.asdf"
@@ -1431,7 +1389,7 @@ def _records_of(previous: Run | str | os.PathLike | Iterable) -> list[tuple[Path
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found: dict[str, tuple[Path, dict]] = {}
     for path in map(Path, paths):
-        record = _read_sidecar(path)
+        record = read_sidecar(path)
         if record.get("operation") != "pipe":
             raise FileProblem(path, "was not made by pipe_data", "give a product of pipe_data")
         known = found.get(record["fingerprint"])
@@ -1643,7 +1601,7 @@ def _accounts(path: Path, cache: OfflineCache | None) -> list[_Account]:
             accounts[alias] = _Account(alias, used, crds, "log in the file" if used else NOT_RECORDED)
     record: dict[str, Any] = {}
     with contextlib.suppress(FileProblem):
-        record = _read_sidecar(path)
+        record = read_sidecar(path)
     if record.get("operation") == "pipe":
         ours = [record["stage"]] if record["stage"] != "steps" else record["chain"]
         for alias in ours:
