@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'HOUSEKEEPING', 'NOT_RECORDED', 'chain_of', 'check_parameters', 'defaults', 'main_product', 'Outcome', 'Run',
-           'pipe_data', 'reprocess', 'nondefault', 'step_table', 'count_flags', 'flags_table']
+           'worker_pool', 'pipe_data', 'reprocess', 'nondefault', 'step_table', 'count_flags', 'flags_table']
 
 # %% ../nbs/08_pipeline.ipynb #f93f2ad1
 def _short_name(alias: str) -> str:
@@ -1149,6 +1149,29 @@ def _pool(workers: int, cache: str | None, context: str | None) -> Executor:
     return ProcessPoolExecutor(workers, mp_context=fresh, initializer=call_by_name, initargs=told)
 
 
+def worker_pool(
+    workers: int = 1, cache: OfflineCache | str | os.PathLike | None = None, context: str | None = None
+) -> Executor:
+    """
+    Make local processes that several runs can share, so that jwst is imported once.
+
+    Parameters
+    ----------
+    workers : int
+        How many.
+    cache : OfflineCache or path-like, optional
+        References of a simulated detector; otherwise the user's CRDS settings hold.
+    context : str, optional
+        CRDS context.
+
+    Returns
+    -------
+    concurrent.futures.ProcessPoolExecutor
+        For `pipe_data` and `reprocess`; use it in a ``with`` statement.
+    """
+    return _pool(workers, str(getattr(cache, "path", cache)) if cache else None, context)
+
+
 def _results(pool: Executor, jobs: Sequence[Mapping]) -> Iterator[tuple[Mapping, dict | None]]:
     # Each job with what it told; with None if its process, or another of the same pool, died.
     futures = {}
@@ -1431,6 +1454,7 @@ def reprocess(
     executor: Executor | None = None,
     workers: int | None = None,
     keep: str | Sequence[str] = (),
+    products: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Run:
@@ -1458,6 +1482,8 @@ def reprocess(
     workers : int, optional
         As for `pipe_data`.
     keep : str or sequence of str
+        As for `pipe_data`.
+    products : str or sequence of str, optional
         As for `pipe_data`.
     overwrite : bool
         As for `pipe_data`.
@@ -1491,6 +1517,7 @@ def reprocess(
         told = f"the cache has {cache.context}, the earlier run had {record['crds']['context']}"
         raise CalamiError(f"{told}; say references='files' for the very files, or 'now'")
     options = {"cache": cache, "context": context, "executor": executor, "workers": workers, "keep": keep}
+    options |= {"products": products}
     options |= {"overwrite": overwrite, "progress": progress, "_search": sorted({p.parent for p, _ in records})}
     if references != "files":
         return pipe_data(inputs, record["chain"], asked, outdir, **options)
