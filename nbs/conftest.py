@@ -1,8 +1,9 @@
 """Let plain `pytest` test the package with the cells of the notebooks.
 
 Each notebook gives a test `cells`, or, if it has cells flagged `#| shared` and the shared data are at hand, `shared`
-(all of `cells` and those), and `slow` (also those flagged `#| slow`). Cells that export code are not run: the names of the exported module are put
-in their place, so what is tested is the package as installed. (`nbdev-test` runs the cells as written.)
+(all of `cells` and those), and `slow` (also those flagged `#| slow`). Cells that export code are not run: the names of
+the exported module are put in their place, so what is tested is the package as installed. (`nbdev-test` runs the cells
+as written.)
 """
 
 import contextlib
