@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'JUMP_DET', 'HALF_BOX', 'MAX_BLOCKS', 'SATURATED_SHARE', 'MOST_SATURATED', 'REJECTION', 'VERSION',
            'NEEDS_RAMPS', 'UNIT_ADU', 'LAWS', 'DEFINITIONS', 'RampStatistics', 'statistics_of', 'ramp_statistics',
-           'Crossing', 'FilterOnset', 'Onset', 'quantify']
+           'Crossing', 'FilterOnset', 'covariance_of_means', 'noise_factor', 'slope_of_sum', 'Onset', 'quantify']
 
 # %% ../nbs/12a_onset.ipynb #5510daa6
 #: GROUPDQ bit "cosmic ray between this read and the one before". Source: stdatamodels `dqflags.group`.
@@ -385,7 +385,9 @@ def _finish(sums: _Sums, origin, peak, good, words, group_time: float, notes: It
     at_peak = int(usable[:, peak[0], peak[1]].sum())
     notes = list(notes)
     if at_peak < len(usable):
-        notes.append(f"{words[0]}: {len(usable) - at_peak} of {len(usable)} group differences are saturated at the peak")
+        notes.append(
+            f"{words[0]}: {len(usable) - at_peak} of {len(usable)} group differences are saturated at the peak"
+        )
     box = np.s_[max(peak[0] - 1, 0) : peak[0] + 2, max(peak[1] - 1, 0) : peak[1] + 2]
     if not good[box].all():
         notes.append(f"{words[0]}: a neighbour of the peak pixel is bad")
@@ -861,8 +863,9 @@ class FilterOnset:
         where = f"{self.filter or 'unknown filter'}: {counts}, {reach}"
         if self.significance < 3:
             return f"{where}. The count rate of the peak pixel does not depend on its signal; a drop of 1 % lies {one}."
+        onset = self.fits.get("piecewise", {}).get("onset_adu", 0) * niriss.GAIN / 1e3
         told = {
-            True: f"There is an onset near {self.fits.get('piecewise', {}).get('onset_adu', 0) * niriss.GAIN / 1e3:.0f} ke-",
+            True: f"There is an onset near {onset:.0f} ke-",
             False: "There is no onset, only a crossing of each threshold",
             None: "Whether there is an onset below which nothing happens cannot be told",
         }[self.has_onset]
@@ -890,7 +893,7 @@ def _curve(stats: RampStatistics, samples: int, seed: int, skip: int):
     mean = (weights @ total) / np.maximum(weights @ count, 1e-9)
     first = (weights @ stats.first_sum[:, row, col]) / np.maximum(weights @ stats.first_count[:, row, col], 1e-9)
     n = count.sum(axis=0)
-    chol = np.linalg.cholesky(_covariance(mean[0], n, _noise_factor(stats, mean[0])))
+    chol = np.linalg.cholesky(covariance_of_means(mean[0], n) * noise_factor(stats))
     if blocks < _FEWEST_BLOCKS:
         mean[1:] += rng.standard_normal((samples, len(n))) @ chol.T
     signal = np.concatenate([first[:, None], first[:, None] + np.cumsum(mean, axis=1)], axis=1) / UNIT_ADU
@@ -898,24 +901,104 @@ def _curve(stats: RampStatistics, samples: int, seed: int, skip: int):
     return mean[:, used] / stats.group_time, signal[:, used], signal[:, used + 1], kept, int(n[used].sum())
 
 
-def _covariance(mean: np.ndarray, n: np.ndarray, factor: float) -> np.ndarray:
-    # Of the mean differences: photons and two reads on the diagonal, the shared read beside it.
+def covariance_of_means(mean: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """
+    Give the covariance of mean group differences: photons and two reads each, and the read that neighbours share.
+
+    Parameters
+    ----------
+    mean : numpy.ndarray
+        Mean differences, ADU, shape (..., K).
+    n : numpy.ndarray
+        Differences that the means are made of, same shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        ADU², shape (..., K, K).
+    """
+    n = np.maximum(n, 1)
     read = (niriss.READ_NOISE_E / niriss.GAIN) ** 2
-    full = np.diag(_noise(mean) / n)
-    beside = np.arange(len(mean) - 1)
-    full[beside, beside + 1] = full[beside + 1, beside] = -read / np.maximum(n[1:], n[:-1])
-    return full * factor
+    full = np.zeros((*mean.shape, mean.shape[-1]))
+    own = np.arange(mean.shape[-1])
+    full[..., own, own] = _noise(mean) / n
+    shared = -read / np.maximum(n[..., 1:], n[..., :-1])
+    full[..., own[1:], own[:-1]] = full[..., own[:-1], own[1:]] = shared
+    return full
 
 
-def _noise_factor(stats: RampStatistics, mean: np.ndarray) -> float:
-    # Scatter between integrations over the noise model; 1 where there are too few to tell.
+def noise_factor(stats: RampStatistics) -> float:
+    """
+    Compare the scatter between integrations at the peak with the noise model of `covariance_of_means`.
+
+    Parameters
+    ----------
+    stats : RampStatistics
+        The exposure.
+
+    Returns
+    -------
+    float
+        Variance over that of the model; 1 where there are fewer than 20 integrations.
+    """
     if stats.nints < 20:
         return 1.0
-    ratio = stats.scatter()[: len(mean), stats.peak[0], stats.peak[1]] / _noise(mean)
-    return float(np.clip(np.nanmedian(ratio), 0.3, 10))
+    row, col = stats.peak
+    ratio = stats.scatter()[:, row, col] / _noise(np.nan_to_num(stats.means()[:, row, col]))
+    ratio = ratio[stats.used_at_peak]
+    return float(np.clip(np.nanmedian(ratio), 0.3, 10)) if ratio.size else 1.0
 
 
-def _pool(curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool) -> tuple[list[str], list[_Group]]:
+def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> tuple[float, float]:
+    """
+    Tell how the summed rate of a region changes as the peak pixel fills up.
+
+    Parameters
+    ----------
+    stats : RampStatistics
+        The exposure.
+    region : numpy.ndarray
+        True for the pixels to sum, shape (H, W); those that cannot be used in all differences are left out.
+    skip_first : int
+        Group differences at the beginning to leave out.
+
+    Returns
+    -------
+    tuple of float
+        Slope of the rate over the rate at zero signal, per e- in the peak pixel, and its error: from the blocks, or
+        from the noise model where there are fewer than four. NaN where it cannot be measured.
+    """
+    used = stats.used_at_peak
+    used = used[used >= skip_first]
+    if len(used) < 2:
+        return np.nan, np.nan
+    region = region & stats.usable[used].all(axis=0)
+    signal = stats.signals()[:, stats.peak[0], stats.peak[1]] * niriss.GAIN
+    middle = (signal[used] + signal[used + 1]) / 2
+    if not region.any() or not np.isfinite(middle).all():
+        return np.nan, np.nan
+    count = np.maximum(stats.count[:, used][:, :, region], 1)
+    rates = (stats.total[:, used][:, :, region] / count).sum(axis=-1)  # (B, K)
+    n = count.sum(axis=0).mean(axis=-1)
+    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(
+        axis=0
+    )
+    weight = np.linalg.inv(noise)
+    design = np.stack([np.ones(len(used)), middle], axis=1)
+    covariance = np.linalg.inv(design.T @ weight @ design)
+    fits = rates @ (covariance @ design.T @ weight).T  # (B, 2)
+    share = stats.count[:, used[0], stats.peak[0], stats.peak[1]].astype(float)
+    share = share / share.sum()
+    level, slope = share @ fits
+    error = float(np.sqrt(covariance[1, 1]))
+    if stats.blocks >= _FEWEST_BLOCKS:
+        error = float(np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks))
+    return float(slope / level), error / abs(float(level))
+
+
+def _pool(
+    curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool
+) -> tuple[list[str], list[_Group]]:
     # Exposures of one pointing put side by side.
     members: dict[str, list[int]] = {}
     for k in curves:
@@ -1124,7 +1207,8 @@ class Onset:
         -------
         astropy.table.QTable
             Columns ``filter``, ``definition``, ``threshold``, ``level_adu``, ``level_e``, ``lo68_adu``, ``hi68_adu``,
-            ``lo95_adu``, ``hi95_adu``, ``limit``, ``n_samples``; where ``limit`` is ``lower``, ``level_adu`` is a lower limit (95 %).
+            ``lo95_adu``, ``hi95_adu``, ``limit``, ``n_samples``;
+            where ``limit`` is ``lower``, ``level_adu`` is a lower limit (95 %).
         """
         from astropy import units as u
         from astropy.table import QTable
