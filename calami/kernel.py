@@ -527,8 +527,8 @@ class Verdict:
             told += f" (odds of migration against nonlinearity alone {_odds(self.log10_odds)})"
         grows = " The flow grows faster than the charge." if self.superlinear and self.answer != "neither" else ""
         return (
-            f"{self.filter}{': ' * bool(self.filter)}{told}.{grows} As the peak pixel fills by 10 ke-, its rate changes "
-            f"by {peak}, the 9×9 sum by {total}."
+            f"{self.filter}{': ' * bool(self.filter)}{told}.{grows} As the peak pixel fills by 10 ke-, its rate "
+            f"changes by {peak}, the 9×9 sum by {total}."
         )
 
     def table(self):

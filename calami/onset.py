@@ -385,9 +385,7 @@ def _finish(sums: _Sums, origin, peak, good, words, group_time: float, notes: It
     at_peak = int(usable[:, peak[0], peak[1]].sum())
     notes = list(notes)
     if at_peak < len(usable):
-        notes.append(
-            f"{words[0]}: {len(usable) - at_peak} of {len(usable)} group differences are saturated at the peak"
-        )
+        notes.append(f"{words[0]}: {len(usable) - at_peak} of {len(usable)} group differences are saturated at the peak")
     box = np.s_[max(peak[0] - 1, 0) : peak[0] + 2, max(peak[1] - 1, 0) : peak[1] + 2]
     if not good[box].all():
         notes.append(f"{words[0]}: a neighbour of the peak pixel is bad")
@@ -409,8 +407,13 @@ NEEDS_RAMPS = (
 def _opened(path: Path):
     from astropy.io import fits
 
+    scaled = ("BZERO", "BSCALE", "BLANK")  # such pixels are computed, and cannot be mapped
     try:
         with fits.open(path, mode="readonly", memmap=path.suffix != ".gz", lazy_load_hdus=True) as hdus:
+            if not any(key in hdus[name].header for name in ("SCI", "GROUPDQ") if name in hdus for key in scaled):
+                yield hdus
+                return
+        with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True) as hdus:
             yield hdus
     except CalamiError:
         raise
@@ -484,8 +487,10 @@ def ramp_statistics(
             return RampStatistics.load(kept)
     _check_ramp(data)
     facts = data.facts
+    pixels = data.array("PIXELDQ") if data.has("PIXELDQ") else np.zeros((1, 1), "uint32")
+    good = pixels & (niriss.DO_NOT_USE | niriss.REFERENCE_PIXEL) == 0
     with _opened(file) as hdus:
-        found = _from_hdus(hdus, file, facts, (name or data.name, data.rootname), radius, blocks, saturation_adu)
+        found = _from_hdus(hdus, good, file, facts, (name or data.name, data.rootname), radius, blocks, saturation_adu)
     if kept is not None:
         found.save(kept)
     return found
@@ -500,12 +505,10 @@ def _mark(file: Path, *parameters) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _from_hdus(hdus, file: Path, facts: Mapping, names: tuple[str, str], radius, blocks, saturation) -> RampStatistics:
+def _from_hdus(hdus, good, file: Path, facts: Mapping, names: tuple[str, str], radius, blocks, saturation):
     science = hdus["SCI"].data
     flags = hdus["GROUPDQ"].data if "GROUPDQ" in hdus else None
-    good = np.ones(science.shape[2:], bool)
-    if "PIXELDQ" in hdus:
-        good = hdus["PIXELDQ"].data & (niriss.DO_NOT_USE | niriss.REFERENCE_PIXEL) == 0
+    good = np.broadcast_to(good, science.shape[2:])
 
     def read(integrations, groups, rows, columns):
         where = (integrations, groups, rows, columns)
@@ -980,9 +983,7 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
     count = np.maximum(stats.count[:, used][:, :, region], 1)
     rates = (stats.total[:, used][:, :, region] / count).sum(axis=-1)  # (B, K)
     n = count.sum(axis=0).mean(axis=-1)
-    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(
-        axis=0
-    )
+    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(axis=0)
     weight = np.linalg.inv(noise)
     design = np.stack([np.ones(len(used)), middle], axis=1)
     covariance = np.linalg.inv(design.T @ weight @ design)
@@ -996,9 +997,7 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
     return float(slope / level), error / abs(float(level))
 
 
-def _pool(
-    curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool
-) -> tuple[list[str], list[_Group]]:
+def _pool(curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool) -> tuple[list[str], list[_Group]]:
     # Exposures of one pointing put side by side.
     members: dict[str, list[int]] = {}
     for k in curves:
@@ -1076,7 +1075,7 @@ def _filter_onset(
 def _disagree(curves, stats, groups) -> bool:
     # Whether exposures of one pointing need rates of their own.
     _, apart = _pool(curves, stats, False)
-    order = 2 if sum(g.rate.shape[1] for g in groups) - len(apart) > 3 else 1
+    order = min(max(sum(g.rate.shape[1] for g in groups) - len(apart) - 1, 1), 3)
     extra = len(apart) - len(groups)
     gain = _fit_order(_one(groups), order)[2][0] - _fit_order(_one(apart), order)[2][0]
     return bool(gain > extra + 4 * np.sqrt(2 * extra))
