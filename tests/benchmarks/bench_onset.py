@@ -110,7 +110,7 @@ def program_of(seed, filter_name, migration, loss, photons=1e8, flat_loss=0.13):
             pointing = f"star {star}, dither {dither}"
             light = light_of(rng, filter_name, PEAKS[-1] / groups / TAU)
             own = loss * rng.normal(1, flat_loss, light.shape)
-            ramp = charge_ramp(light, TAU * np.arange(1, groups + 1), migration)
+            ramp = charge_ramp(light, TAU * np.arange(1, groups + 1), migration, steps=6)
             truths[pointing] = truth_of(light, migration, own)
             for peak in PEAKS:
                 depth = max(2, round(groups * peak / PEAKS[-1]))
