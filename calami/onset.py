@@ -550,11 +550,13 @@ def _mean_powers(low: np.ndarray, high: np.ndarray, powers: Sequence[float]) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    # Exposures of one pointing: whitened rates (R, K), mean signals of the reads before and after (R, K).
+    # Exposures of one pointing: whitened rates (R, K), mean signals of the reads before and after (R, K), how often the
+    # pointing was drawn.
     rate: np.ndarray
     low: np.ndarray
     high: np.ndarray
     white: np.ndarray  # (K, K)
+    drawn: np.ndarray  # (R,)
 
 
 def _profile(groups: Sequence[_Group], bases: Sequence[np.ndarray], steps: int = 6):
@@ -571,13 +573,13 @@ def _profile(groups: Sequence[_Group], bases: Sequence[np.ndarray], steps: int =
             norm = np.maximum(np.einsum("rk,rk->r", shape, shape), 1e-300)
             r = np.einsum("rk,rk->r", shape, g.rate) / norm
             left = g.rate - r[:, None] * shape
-            chi2 += np.einsum("rk,rk->r", left, left)
+            chi2 += g.drawn * np.einsum("rk,rk->r", left, left)
             rates.append(r)
             if m:
                 along = np.einsum("rk,rkm->rm", shape, basis) / norm[:, None]
                 across = r[:, None, None] * (basis - shape[:, :, None] * along[:, None, :])
-                normal += np.einsum("rkm,rkn->rmn", across, across)
-                right -= np.einsum("rkm,rk->rm", across, left)
+                normal += g.drawn[:, None, None] * np.einsum("rkm,rkn->rmn", across, across)
+                right -= g.drawn[:, None] * np.einsum("rkm,rk->rm", across, left)
         if m:
             scale = np.sqrt(np.maximum(np.einsum("rmm->rm", normal), 1e-300))
             inverse = np.linalg.pinv(normal / (scale[:, :, None] * scale[:, None, :]), rcond=1e-12)
@@ -1050,13 +1052,24 @@ def _pool(curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together
             size = len(curves[k][3])
             white[at : at + size, at : at + size] = curves[k][3]
             at += size
-        groups.append(_Group(rate @ white.T, low, high, white))
+        groups.append(_Group(rate @ white.T, low, high, white, np.ones(len(rate))))
     return list(members), groups
+
+
+def _draw_pointings(groups: Sequence[_Group], seed: int, notes: list[str]) -> list[_Group]:
+    # Pointings are drawn with replacement, for intervals that hold for other pointings of the same kind.
+    n, samples = len(groups), len(groups[0].drawn) - 1
+    if n < _FEWEST_BLOCKS:
+        notes.append(f"{n} pointings are too few to resample: intervals hold for these pointings only")
+        return list(groups)
+    drawn = np.ones((samples + 1, n))
+    drawn[1:] += (np.random.default_rng([seed, 7]).multinomial(n, np.full(n, 1 / n), samples) - 1) * np.sqrt(n / (n - 1))
+    return [replace(g, drawn=np.maximum(d, 0.0)) for g, d in zip(groups, drawn.T, strict=True)]
 
 
 def _one(groups: Sequence[_Group]) -> list[_Group]:
     # The data alone, without the resamples.
-    return [_Group(g.rate[:1], g.low[:1], g.high[:1], g.white) for g in groups]
+    return [_Group(g.rate[:1], g.low[:1], g.high[:1], g.white, g.drawn[:1]) for g in groups]
 
 
 def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
@@ -1077,7 +1090,7 @@ def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
 
 
 def _filter_onset(
-    name: str, stats: Sequence[RampStatistics], n_bootstrap: int, seed: int, law: str, skip: int, share: bool
+    name: str, stats: Sequence[RampStatistics], n_bootstrap: int, seed: int, law: str, skip: int, share: bool, draw: bool
 ) -> FilterOnset:
     notes = [note for s in stats for note in s.notes]
     found = {k: _curve(s, n_bootstrap, seed, skip) for k, s in enumerate(stats)}
@@ -1102,6 +1115,8 @@ def _filter_onset(
     weights = dict(zip(pointings, _slope_weights(_one(groups)), strict=True))
     fits = _compare_laws(_one(groups), reach, LEVELLING)
     chosen = _choose_law(law, fits, notes)
+    if draw:
+        groups = _draw_pointings(groups, seed, notes)
     theta, _, _, rates, held = _fit_law(groups, chosen, LEVELLING)
     linear, error, *_ = _fit_law(_one(groups), "linear")
     points = _points(curves, stats, pointings, groups, rates[:, 0])
@@ -1397,6 +1412,7 @@ def quantify(
     law: str = "auto",
     skip_first: int = 0,
     share_rates: bool = True,
+    resample_pointings: bool = False,
     saturation_adu: float = SATURATED_SHARE * niriss.SATURATION_E / niriss.GAIN,
     cache: str | os.PathLike | None = None,
 ) -> Onset:
@@ -1421,12 +1437,16 @@ def quantify(
     radius : int
         Pixels kept on each side of the peak.
     law : str
-        Law for the crossings, of `POWERS`; ``auto`` takes the quadratic one, and a steeper one where the data ask for it.
+        Law for the crossings, of `POWERS`; ``auto`` takes the quadratic one, and a steeper one where the data ask for
+        it.
     skip_first : int
         Group differences at the beginning of each ramp to leave out.
     share_rates : bool
         Whether exposures of one star, visit, dither position and pixel share the rate at zero signal, as long as they
         agree.
+    resample_pointings : bool
+        Whether pointings (dithers) are drawn at random, too. Then intervals hold for pointings like these; otherwise
+        for these very ones.
     saturation_adu : float
         Reads from here up are not used, nor any after them, beside those flagged as saturated.
     cache : path-like, optional
@@ -1456,7 +1476,9 @@ def quantify(
     for name in sorted({s.filter for s in stats}):
         try:
             own = [s for s in stats if s.filter == name]
-            results[name] = _filter_onset(name, own, n_bootstrap, seed, law, skip_first, share_rates)
+            results[name] = _filter_onset(
+                name, own, n_bootstrap, seed, law, skip_first, share_rates, resample_pointings
+            )
         except CalamiError as problem:
             notes.append(str(problem))
     notes += [f"{name}: no exposure in this filter" for name in wanted if not any(s.filter == name for s in stats)]
