@@ -31,7 +31,7 @@ KERNEL_RADIUS = 7.0
 PATTERNS = ("edge", "diagonal", "edge × growth", "diagonal × growth", "nonlinearity")
 
 
-def undo_capacitance(image: np.ndarray, kernel: np.ndarray | None = IPC_KERNEL, rounds: int = 6) -> np.ndarray:
+def undo_capacitance(image: np.ndarray, kernel: np.ndarray | None = IPC_KERNEL, rounds: int = 4) -> np.ndarray:
     """
     Give the charge behind what is seen through the capacitance between pixels.
 

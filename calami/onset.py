@@ -531,12 +531,12 @@ def _from_hdus(hdus, good, file: Path, facts: Mapping, names: tuple[str, str], r
 # %% ../nbs/12a_onset.ipynb #5de018c3
 #: Signal that coefficients of laws are quoted for, ADU.
 UNIT_ADU = 1e4
-#: Laws that are sums of powers of the signal, and which powers: a linear kernel gives the linear law, one that grows with
-#: charge adds a term.
+#: Laws that are sums of powers of the signal, and which powers: a linear kernel gives the linear law, one that grows
+#: with charge adds a term.
 POWERS = {"none": (), "linear": (1,), "quadratic": (1, 2), "cubic": (1, 3), "quartic": (1, 4)}
-#: These hold for the first loss. What the peak has lost its neighbours have gained, so the contrast that drives the flow
-#: falls: by this factor times the share lost. Source: noise-free ramps of `charge_ramp` with the kernel `flight` in F277W
-#: and F430M; with 1 all crossings come out within 1 %, with 0 the lowest come out 5 % too low.
+#: These hold for the first loss. What the peak has lost its neighbours have gained, so the contrast that drives the
+#: flow falls: by this factor times the share lost. Source: noise-free ramps of `charge_ramp` with the kernel `flight`
+#: in F277W and F430M; with 1 all crossings come out within 1 %, with 0 the lowest come out 5 % too low.
 LEVELLING = 1.0
 
 
@@ -600,7 +600,7 @@ def _feedback(signal: np.ndarray, law: str, theta: np.ndarray, levelling: float)
 
 
 def _fit_law(groups: Sequence[_Group], law: str, levelling: float = 0.0):
-    # Gives coefficients (R, m), their covariance, chi2, rates, and the coefficients that the feedback was computed with.
+    # Gives coefficients (R, m), their covariance, chi2, rates, and the coefficients that the feedback comes from.
     powers = POWERS[law]
     if not powers:
         return *_profile(groups, _bases(groups, lambda low, high: np.zeros((*low.shape, 0)))), np.zeros(0)
@@ -623,7 +623,7 @@ def _with_feedback(law: str, theta: np.ndarray, levelling: float):
 
     return mean_of
 
-# %% ../nbs/12a_onset.ipynb #b22287ff
+# %% ../nbs/12a_onset.ipynb #9e35da9b
 def _scan(groups: Sequence[_Group], values: np.ndarray, basis_for) -> tuple[float, float, np.ndarray, np.ndarray]:
     # Laws with one amplitude and one parameter that is not linear: the best on a grid, refined by a parabola.
     # Gives the parameter, its error (half the width where chi2 is 1 higher), amplitude and error, and chi2.
@@ -644,7 +644,7 @@ def _mean_excess(onset: float):
 
     return mean_of
 
-
+# %% ../nbs/12a_onset.ipynb #5cc7dd5e
 def _compare_laws(groups: Sequence[_Group], reach: float, levelling: float) -> dict[str, dict[str, float]]:
     # chi2, BIC and parameters of every law, for one sample; `reach` is the highest signal, units of UNIT_ADU.
     points = sum(g.rate.shape[1] for g in groups)
@@ -706,7 +706,7 @@ def _levels(grid: np.ndarray, departures: np.ndarray, threshold: float) -> np.nd
     share = (before + threshold) / np.where(crossed, before - after, 1.0)
     return np.where(crossed, grid[k - 1] + share * (grid[k] - grid[k - 1]), np.inf)
 
-
+# %% ../nbs/12a_onset.ipynb #4f513d44
 @dataclass(frozen=True)
 class Crossing:
     """
@@ -969,7 +969,7 @@ def covariance_of_means(mean: np.ndarray, n: np.ndarray) -> np.ndarray:
     full[..., own[1:], own[:-1]] = full[..., own[:-1], own[1:]] = shared
     return full
 
-
+# %% ../nbs/12a_onset.ipynb #2582bfdb
 def noise_factor(stats: RampStatistics) -> float:
     """
     Compare the scatter between integrations at the peak with the noise model of `covariance_of_means`.
@@ -991,7 +991,7 @@ def noise_factor(stats: RampStatistics) -> float:
     ratio = ratio[stats.used_at_peak]
     return float(np.clip(np.nanmedian(ratio), 0.3, 10)) if ratio.size else 1.0
 
-
+# %% ../nbs/12a_onset.ipynb #633a7eb5
 def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> tuple[float, float]:
     """
     Tell how the summed rate of a region changes as the peak pixel fills up.
@@ -1036,7 +1036,7 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
         error = float(np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks))
     return float(slope / level), error / abs(float(level))
 
-
+# %% ../nbs/12a_onset.ipynb #b8465d95
 def _pool(curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool) -> tuple[list[str], list[_Group]]:
     # Exposures of one pointing put side by side.
     members: dict[str, list[int]] = {}

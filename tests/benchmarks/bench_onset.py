@@ -133,7 +133,7 @@ def mean_truth(truths, weights):
     return crossings(mean, THRESHOLDS)
 
 
-def check_program(seed, filter_name, preset, loss, n_bootstrap=1000):
+def check_program(seed, filter_name, preset, loss, n_bootstrap=1000, with_kernel=True):
     """Rows of (definition, threshold, ratio, in 68, in 95, measured, inside) of a program, its verdict and kernel."""
     migration = MIGRATION_PRESETS[preset]
     stats, truths = program_of(seed, filter_name, migration, loss)
@@ -149,6 +149,8 @@ def check_program(seed, filter_name, preset, loss, n_bootstrap=1000):
             continue
         in68, in95 = c.lo68_adu <= level <= c.hi68_adu, c.lo95_adu <= level <= c.hi95_adu
         rows.append((c.definition, c.threshold, c.level_adu / level, in68, in95, True, inside))
+    if not with_kernel:
+        return rows, None, None, result
     verdict = migration_or_nonlinearity(stats, n_bootstrap=100)
     free = ["edge", "diagonal"] + ["growth"] * (migration.growth > 0) + ["nonlinearity"] * (loss > 0)
     kernel = kernel_from_ramps(stats, free=free, n_bootstrap=100) if migration.edge else None
