@@ -71,7 +71,7 @@ HEAVY = (
 @pytest.mark.parametrize(
     "name",
     "dataset cli headers mapping calutil optics detector prep rearrange crds pipeline plans level1b simulate effects "
-    "fringes oifits contrast demo program report".split(),
+    "fringes oifits contrast demo program report onset kernel".split(),
 )
 def test_importing_is_light(name):
     code = f"import sys, calami.{name}; print(*{{m.split('.')[0] for m in sys.modules}})"
