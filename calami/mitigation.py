@@ -329,7 +329,8 @@ def process_versions(
             return process_versions(raw, versions, outdir, executor=pool, **own)
     options = {"executor": executor, "progress": progress, "products": _PRODUCTS, "cache": cache}
     out, steps, base = Path(outdir), ["detector1", "image2"], versions[0]
-    first = pipe_data(raw, steps, base.parameters, out / base.slug, keep="charge_migration", context=context, **options)
+    kept = options | {"products": (*_PRODUCTS, "ramp"), "keep": ("ramp", "charge_migration")}
+    first = pipe_data(raw, steps, base.parameters, out / base.slug, context=context, **kept)
     runs = {base.name: first}
     for version in versions[1:]:
         log.info("version %s", version.name)
@@ -589,12 +590,15 @@ class Mitigation:
         In order.
     failures : tuple of str
         What could not be processed or compared, and why.
+    ramps : tuple of pathlib.Path
+        Calibrated ramps of the first version, for `calami.onset`.
     """
 
     entries: tuple[Entry, ...]
     separations: np.ndarray
     versions: tuple[Version, ...]
     failures: tuple[str, ...] = ()
+    ramps: tuple[Path, ...] = ()
 
     @property
     def filters(self) -> list[str]:
@@ -742,7 +746,8 @@ def mitigation_scan(
     if not entries:
         told = "\n  ".join(failures) or "no star has exposures of two depths in one filter, and none has a second star"
         raise CalamiError(f"nothing can be compared:\n  {told}")
-    return Mitigation(tuple(entries), np.asarray(separations, float), versions, tuple(failures))
+    ramps = tuple(p for p in runs[versions[0].name].paths if p.name.endswith("_ramp.fits"))
+    return Mitigation(tuple(entries), np.asarray(separations, float), versions, tuple(failures), ramps)
 
 
 def _exposures(raw: Dataset, run: Run) -> list[Exposure]:

@@ -445,7 +445,8 @@ def recommendation_table(
         row: dict[str, Any] = {"filter": name, "version": version, "photons": photons}
         if crossings is not None:
             row["one_percent_adu"] = crossings.get(name, math.nan) * u.adu
-        row |= {"limit": ">" if remarks else "", "level_adu": niriss.to_adu(limit) * u.adu, "level_e": limit * u.electron}
+        row |= {"limit": ">" if remarks else "", "level_adu": niriss.to_adu(limit) * u.adu}
+        row["level_e"] = limit * u.electron
         for magnitude in magnitudes:
             plan = advise(name, magnitude, photons, levels=levels, version=version)
             row[f"groups_{magnitude:g}mag"] = plan.ngroups if plan.peak_e <= limit else 0
@@ -478,7 +479,7 @@ def write_parameter_files(thresholds: Mapping[str, float | None], folder: str | 
 
     written = []
     with tempfile.TemporaryDirectory() as work:
-        cache = crds.offline_cache(Path(work) / "cache", Detector.ideal(), signal_thresholds=thresholds)
+        cache = crds.offline_cache(Path(work) / "cache", Detector.default(), signal_thresholds=thresholds)
         said = {row["file"]: row for row in crds.certify(cache)}
         for name in thresholds:
             source = cache.find("pars-chargemigrationstep", name)
