@@ -36,7 +36,7 @@ __all__ = ['log', 'JUMP_DET', 'HALF_BOX', 'MAX_BLOCKS', 'SATURATED_SHARE', 'MOST
 #: GROUPDQ bit "cosmic ray between this read and the one before". Source: stdatamodels `dqflags.group`.
 JUMP_DET = 4
 #: Pixels kept on each side of the peak.
-HALF_BOX = 11
+HALF_BOX = 9
 #: Blocks that the integrations of a file are divided into, at most.
 MAX_BLOCKS = 24
 #: A read counts as saturated above this share of the nominal full well; pixels differ by about 1 % rms (`Detector`).
@@ -227,18 +227,22 @@ class _Sums:
         self.reach = (REJECTION * np.maximum(mad, 0.7 * least)).astype(np.float32)
 
     def _flagged(self, reads, flags):
-        full = reads >= self.saturation
+        # Which reads are saturated (themselves or one before), which are unusable, which differences are not good.
+        odd = ~(reads < self.saturation)  # NaN, too
+        flagged = flags is not None and flags.any()
+        if not odd.any() and not flagged:
+            return odd, odd, odd[:, 1:]
         broken = ~np.isfinite(reads)
-        jump = None
-        if flags is not None:
+        full = odd & ~broken
+        jump = np.zeros_like(odd[:, 1:])
+        if flagged:
             full |= flags & niriss.SATURATED != 0
             # what the charge_migration step has flagged is good data, and just what is looked for
             broken |= (flags & niriss.DO_NOT_USE != 0) & (flags & (niriss.CHARGELOSS | niriss.SATURATED) == 0)
             jump = flags[:, 1:] & JUMP_DET != 0
         full = np.logical_or.accumulate(full, axis=1)
         poor = full | broken
-        bad = poor[:, 1:] | poor[:, :-1]
-        return full, poor, bad if jump is None else bad | jump
+        return full, poor, poor[:, 1:] | poor[:, :-1] | jump
 
     def add(self, start: int, reads: np.ndarray, flags: np.ndarray | None) -> None:
         # Integrations `start`, `start + 1`, … of one block.
@@ -247,7 +251,7 @@ class _Sums:
         full, poor, bad = self._flagged(reads, flags)
         if self.middle is not None:
             with np.errstate(invalid="ignore"):
-                bad |= ~(np.abs(step - self.middle) <= self.reach)
+                bad = bad | ~(np.abs(step - self.middle) <= self.reach)
         step[bad] = 0.0
         first = np.where(poor[:, 0], 0.0, reads[:, 0])
         self.first_count[block] += (~poor[:, 0]).sum(axis=0)
@@ -629,12 +633,18 @@ def _with_feedback(law: str, theta: np.ndarray, levelling: float):
 def _scan(groups: Sequence[_Group], values: np.ndarray, basis_for) -> tuple[float, float, np.ndarray, np.ndarray]:
     # Laws with one amplitude and one parameter that is not linear: the best on a grid, refined by a parabola.
     # Gives the parameter, its error (half the width where chi2 is 1 higher), amplitude and error, and chi2.
-    fits = [_profile(groups, _bases(groups, basis_for(v)), 4) for v in values]
-    chi2 = np.array([f[2][0] for f in fits])
-    best = int(np.argmin(chi2))
-    inside = values[chi2 <= chi2[best] + 1]
-    spread = max(float(np.ptp(inside)) / 2, float(np.gradient(values)[best]) / 2)
-    return float(values[best]), spread, np.array([fits[best][0][0, 0], np.sqrt(fits[best][1][0, 0])]), chi2[best]
+    def fit(value):
+        return _profile(groups, _bases(groups, basis_for(value)), 3)
+
+    chi2 = np.array([fit(v)[2][0] for v in values])
+    best = int(np.clip(np.argmin(chi2), 1, len(values) - 2))
+    bend, slope, _ = np.polyfit(values[best - 1 : best + 2] - values[best], chi2[best - 1 : best + 2], 2)
+    step = values[1] - values[0]
+    refined = float(values[best] + np.clip(-slope / (2 * bend) if bend > 0 else 0.0, -step, step))
+    theta, covariance, low, _ = fit(refined)
+    inside = values[chi2 <= low[0] + 1]
+    spread = max(float(np.ptp(inside)) / 2 if len(inside) else 0.0, step / 2)
+    return refined, spread, np.array([theta[0, 0], np.sqrt(covariance[0, 0])]), float(low[0])
 
 
 def _mean_excess(onset: float):
@@ -662,11 +672,11 @@ def _compare_laws(groups: Sequence[_Group], reach: float, levelling: float) -> d
             error = float(np.sqrt(covariance[0, 0]))
             found[law] |= {"coefficient": theta[0, 0] * per_e, "coefficient_error": error * per_e}
     if freedom > 2:
-        exponents = np.linspace(0.4, 5.0, 47)
+        exponents = np.linspace(0.4, 5.0, 24)
         p, p_error, amplitude, chi2 = _scan(groups, exponents, lambda v: lambda a, b: _mean_powers(a, b, [v]))
         found["power"] = {"chi2": float(chi2), "parameters": 2, "exponent": p, "exponent_error": p_error}
         found["power"] |= dict(zip(("coefficient", "coefficient_error"), amplitude * per_e, strict=True))
-        starts = np.linspace(0.0, 0.8 * reach, 41)
+        starts = np.linspace(0.0, 0.8 * reach, 25)
         start, start_error, amplitude, chi2 = _scan(groups, starts, _mean_excess)
         found["piecewise"] = {"chi2": float(chi2), "parameters": 2}
         found["piecewise"] |= {"onset_adu": start * UNIT_ADU, "onset_error_adu": start_error * UNIT_ADU}

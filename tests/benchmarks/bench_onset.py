@@ -290,9 +290,9 @@ def speed():
 
 def _memory(code, path):
     program = (
-        "import resource, sys; import calami.onset; from astropy.io import fits; import scipy.optimize;"
+        "import sys; import calami.onset; from astropy.io import fits; import scipy.optimize;"
         "from calami.onset import quantify; path = sys.argv[1];"
-        f"{code}; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        f"{code}; print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
     )
     return 1024 * int(
         subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True).stdout
