@@ -196,7 +196,8 @@ class Answers:
             same = [e for e in self.scan.of(name, version=chosen.name) if e.target == deepest.target]
             text = (
                 f"{name}, peak at {deepest.target.level:,.0f} ADU "
-                f"({niriss.to_electrons(deepest.target.level):,.0f} e-) calibrated by {deepest.reference.level:,.0f} ADU: 5σ contrast at {at} is "
+                f"({niriss.to_electrons(deepest.target.level):,.0f} e-) calibrated by "
+                f"{deepest.reference.level:,.0f} ADU: 5σ contrast at {at} is "
                 f"{magnitudes(deepest.reached)[k]:.2f} mag without mitigation"
             )
             if same:
@@ -430,7 +431,7 @@ def _figures(answers: Answers) -> dict[str, tuple[bytes, str]]:
         panels = [lambda ax, n=name: plot_bias(answers.scan, n, ax=ax)]
         panels.append(lambda ax, n=name: plot_contrast(answers.scan, n, ax=ax))
         panels.append(lambda ax, n=name: plot_saturation(answers.levels, n, ax=ax))
-        caption = f"{name}. Left: bias of V² on long baselines. Middle: contrast reached, bias counted as error (up is "
+        caption = f"{name}. Left: bias of V² on long baselines. Middle: contrast reached, bias as an error (up is "
         caption += "better). Right: charge at which bias equals noise; triangles are lower limits."
         found[f"mitigation_{name.lower()}"] = _figure(panels, caption, 16.5)
     return found
@@ -555,7 +556,8 @@ def _page(answers: Answers, data: Dataset, run: Mapping[str, Any], figures) -> s
         parts.append(f"<h3>({question}) {text}</h3>{listed(answers.sentences(question))}")
     parts.append("</div>")
     parts += [f"<h2>{heading}</h2>{html}" for heading, html in _sections(answers, figures)]
-    done = [f"({q}) {'not answered: ' + answers.missing[q] if q in answers.missing else 'answered'}" for q in QUESTIONS]
+    why = {q: f"not answered: {answers.missing[q]}" if q in answers.missing else "answered" for q in QUESTIONS}
+    done = [f"({q}) {text}" for q, text in why.items()]
     parts.append(f"<h2>Metric of completion</h2>{listed(done)}")
     parts.append(f"<h2>What would change the answers</h2>{listed(ASSUMPTIONS)}")
     if answers.notes:

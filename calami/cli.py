@@ -21,7 +21,7 @@ import calami
 
 # %% auto #0
 __all__ = ['app', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'Format', 'summary',
-           'map_names', 'cm', 'Scale', 'simulate', 'demo', 'yaml_value', 'prep', 'pipe', 'flags', 'main']
+           'map_names', 'cm', 'Scale', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'pipe', 'flags', 'main']
 
 # %% ../nbs/15_cli.ipynb #afb79edf
 app = typer.Typer(
@@ -243,17 +243,30 @@ def cm(
     across_visits: Annotated[
         bool, typer.Option("--across-visits", help="Also pair exposures of different visits.")
     ] = False,
+    photons: Annotated[float, typer.Option(min=1, help="Photons of an exposure that the advice is about.")] = 1e8,
+    threshold: Annotated[
+        list[float] | None, typer.Option("--threshold", "-t", help="signal_threshold to try, ADU; may be repeated.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Calami's own references, for simulated data; no network.")
+    ] = False,
+    workers: Workers = None,
 ) -> None:
     """
-    Measure charge migration between shallow and deep exposures of the same star, and write a report.
+    Answer the questions of the charge-migration program, and write a report.
 
-    Pairs find themselves, or are given by name (the beginning of a name is enough). OUT receives report.html,
-    cm_compare.ecsv, the figures as PNG, and run.json.
+    Of raw exposures (uncal) of stars at several depths: the signal at which migration sets in, the contrast with and
+    without mitigation, effective saturation. Of calibrated ramps (ramp): the first of these. Of rate or cal products:
+    the change between shallow and deep exposures of a star; pairs find themselves, or are given by name (the beginning
+    of a name is enough). OUT receives report.html, tables as ECSV, the figures as PNG, and run.json; products are kept
+    in OUT/products, and are not made again.
 
     **Examples**
 
     - `calami cm data/jw01093 -o report`
     - `calami cm data/jw01093 -o report --shallow abdor_f480m_5g --deep abdor_f480m_13g`
+    - `calami cm sim1516 -o report`
+    - `calami cm data/jw01516 -o report -t 9000 -t 12000 -t 15000 --photons 1e9`
     """
     if (shallow is None) != (deep is None):
         raise typer.BadParameter("give both --shallow and --deep, or neither", param_hint="--shallow / --deep")
@@ -266,6 +279,9 @@ def cm(
         started = time.time()
         dataset = Dataset(folder)
         dataset.create_mapping(names)
+        if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
+            _answer_all(dataset, output, started, threshold, photons, offline, workers)
+            return
         pairs = [(shallow, deep)] if shallow and deep else find_pairs(dataset, across_visits)
         if not pairs:
             raise CalamiError(_no_pair(dataset, across_visits))
@@ -279,6 +295,24 @@ def cm(
             typer.echo(f"not compared: {line}", err=True)
         _tell_problems(dataset)
         typer.echo(f"wrote {page}", err=True)
+
+
+def _answer_all(dataset, output: Path, started: float, threshold, photons: float, offline: bool, workers) -> None:
+    from calami import answers, crds
+    from calami.headers import CalamiError
+    from calami.mitigation import standard_versions
+
+    cache = crds.default_cache() if offline or answers.true_onset(dataset) else None
+    found = answers.answer_questions(
+        dataset, output / "products", standard_versions(threshold) if threshold else None, photons=photons, cache=cache,
+        workers=_processors(workers), tell=lambda line: typer.echo(f"… {line}", err=True),
+    )  # fmt: skip
+    if len(found.missing) == len(answers.QUESTIONS):
+        raise CalamiError("none of the questions can be answered:\n  " + "\n  ".join(set(found.missing.values())))
+    page = answers.write_answers(found, dataset, output, started=started)
+    typer.echo(str(found))
+    _tell_problems(dataset)
+    typer.echo(f"wrote {page}", err=True)
 
 
 def _no_pair(dataset, across_visits: bool) -> str:
@@ -410,6 +444,28 @@ def demo(
         typer.echo(f"wrote {done.report} ({done.seconds:.0f} s)", err=True)
         if not done.agrees:
             raise CalamiError("a measured change is more than 4 standard errors off the truth: please report this")
+
+# %% ../nbs/15_cli.ipynb #c6b26ec2
+@app.command()
+def advise(
+    filter_: Annotated[str, typer.Argument(metavar="FILTER", help="F277W, F380M, F430M or F480M.")],
+    magnitude: Annotated[float | None, typer.Argument(help="Of the star, Vega; or give --rate.")] = None,
+    photons: Annotated[float, typer.Option(min=1, help="Photons wanted in the exposure.")] = 1e8,
+    rate: Annotated[float | None, typer.Option(help="Count rate of the peak pixel, e-/s.")] = None,
+    limit: Annotated[float | None, typer.Option(help="Charge to stay below, ADU; else what JWST documents.")] = None,
+) -> None:
+    """
+    Plan an exposure whose peak stays below effective saturation.
+
+    **Examples**
+
+    - `calami advise F480M 5.1`
+    - `calami advise F430M 6.0 --photons 1e9 --limit 9000`
+    """
+    with _told_plainly():
+        from calami.saturation import advise as plan
+
+        typer.echo(str(plan(filter_.upper(), magnitude, photons, rate=rate, limit_adu=limit)))
 
 # %% ../nbs/15_cli.ipynb #2705f1bd
 def _recipe(text: str):
