@@ -10,12 +10,15 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .fringes import Mask, Setup, fringe_model, pairs_of, star_image
 from .headers import CalamiError
+from .niriss import HOLE_FLAT_TO_FLAT, PIXEL_SCALE_MAS
 from .oifits import COLOURS, OIData, closure_covariance, photon_errors, wrap
 
 if TYPE_CHECKING:
@@ -28,11 +31,11 @@ logger = logging.getLogger(__name__)
 MAS = np.pi / 180 / 3600e3
 
 # %% auto #0
-__all__ = ['logger', 'MAS', 'DEFINITIONS', 'disc', 'companion_fringe', 'sample_factor', 'Options', 'Prepared', 'prepare',
-           'position', 'add_companion', 'FalseAlarm', 'sigma_of', 'CompanionFit', 'search_companion', 'chi2_sigma',
-           'chi2_ratio', 'remove_companion', 'DetectionMap', 'detection_map', 'ContrastCurve', 'contrast_curve',
-           'photon_curve', 'systematic_curve', 'write_companion', 'curve_table', 'write_curves', 'write_map',
-           'plot_chi2', 'plot_map', 'plot_curves']
+__all__ = ['logger', 'MAS', 'DEFINITIONS', 'disc', 'companion_fringe', 'spot_response', 'sample_factor', 'Options', 'Prepared',
+           'prepare', 'position', 'add_companion', 'FalseAlarm', 'sigma_of', 'CompanionFit', 'search_companion',
+           'chi2_sigma', 'chi2_ratio', 'remove_companion', 'DetectionMap', 'detection_map', 'ContrastCurve',
+           'contrast_curve', 'photon_curve', 'systematic_curve', 'write_companion', 'curve_table', 'write_curves',
+           'write_map', 'plot_chi2', 'plot_map', 'plot_curves']
 
 # %% ../nbs/12_contrast.ipynb #7f4dcaf0
 def disc(x: np.ndarray, kind: str, size: float) -> np.ndarray:
@@ -87,6 +90,54 @@ def companion_fringe(uv: np.ndarray, x: np.ndarray, y: np.ndarray, wavelength: f
     """
     turns = (np.outer(uv[:, 0], x) + np.outer(uv[:, 1], y)) * (MAS / wavelength)
     return np.sinc(turns * (bandwidth / wavelength)) * np.exp(-2j * np.pi * turns)
+
+# %% ../nbs/12_contrast.ipynb #1864865b
+@lru_cache
+def _responses(wavelength: float, spot: float) -> np.ndarray:
+    # Distance, mas; light, fringe and stretch there. In an image as large as SUB80 allows; the direction hardly matters.
+    scale, size = float(np.mean(PIXEL_SCALE_MAS)), 69
+    setup = Setup(Mask(flat_to_flat=spot), np.array([[1.0, wavelength, 1.0]]), (scale, scale), oversample=3)
+    holes, pairs = setup.mask.row_col[:, ::-1] @ setup.distortion.matrix.T, pairs_of(7)
+    turns = (holes[pairs[:, 1]] - holes[pairs[:, 0]])[:, ::-1] * (2 * np.pi * scale * MAS / wavelength)
+    inverse = np.linalg.pinv(fringe_model(size, (0.0, 0.0), setup).reshape(size**2, -1))
+    rows = []
+    for distance in np.array([0.02, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0]) * (wavelength / spot / MAS):
+        place = np.array([0.8, 0.6]) * distance / scale
+        found = inverse @ star_image((size, size), tuple(place), setup).ravel()
+        phase = -turns @ place
+        away = wrap(np.arctan2(found[2:-1:2], found[1:-1:2]) - phase)
+        amplitude = np.hypot(found[1:-1:2], found[2:-1:2]).mean()
+        rows.append((distance, found[0], amplitude, 1 + away @ phase / (phase @ phase)))
+    return np.array([(0.0, 1.0, 1.0, rows[0][3]), *rows]).T
+
+
+def spot_response(
+    distance: np.ndarray, wavelength: float, spot: float = HOLE_FLAT_TO_FLAT
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Tell what a fit in the image takes a companion for.
+
+    Parameters
+    ----------
+    distance : numpy.ndarray
+        From the star, mas.
+    wavelength : float
+        m.
+    spot : float
+        Flat-to-flat width of a hole, m.
+
+    Returns
+    -------
+    light, fringe : numpy.ndarray
+        Part of its light, and of its fringes, that is found, between 0 and 1, in the shape of `distance`.
+    stretch : numpy.ndarray
+        Distance that its fringes have, over the true one. Further out than wavelength over width, all three stay what
+        they are there.
+    """
+    from scipy.interpolate import CubicSpline
+
+    table = _responses(round(wavelength, 8), spot)
+    return tuple(CubicSpline(table[0], table[1:], axis=1)(np.minimum(distance, table[0, -1])))
 
 # %% ../nbs/12_contrast.ipynb #cdd152a2
 def sample_factor(n_samples: int, n_data: int, n_parameters: int = 3) -> float:
@@ -178,6 +229,8 @@ class Options:
         Errors to be added in quadrature: of V², and of closure phases (rad).
     star, companion : tuple or None
         ``("uniform", diameter in mas)`` or ``("gaussian", FWHM in mas)``; None for a point.
+    spot : bool
+        Whether `spot_response` is taken into account for data that were fitted in the image.
     """
 
     observables: str = "both"
@@ -185,6 +238,7 @@ class Options:
     systematics: tuple[float, float] = (0.0, 0.0)
     star: tuple[str, float] | None = None
     companion: tuple[str, float] | None = None
+    spot: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what is not known."""
@@ -257,6 +311,7 @@ class Prepared:
         floors = options.systematics
         self.w_v2 = _whiten_v2(data, v2_good, options.covariance, floors[0]) if v2_good.any() else none
         self.w_cp = _whiten_cp(data, cp_good, options.covariance, floors[1]) if cp_good.any() else none
+        self.spot = data.spot if options.spot else 0.0
         spatial = np.hypot(*self.uv.T) / data.wavelength
         self.star = np.ones(len(spatial)) if options.star is None else disc(spatial, *options.star)
         self.faint = np.ones(len(spatial)) if options.companion is None else disc(spatial, *options.companion)
@@ -273,7 +328,7 @@ class Prepared:
 
     def fringe(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
-        Real and imaginary part of a companion's fringe on all baselines.
+        Real and imaginary part of a companion's fringe on all baselines, and the share of its light that counts.
 
         Parameters
         ----------
@@ -283,10 +338,14 @@ class Prepared:
         Returns
         -------
         tuple of numpy.ndarray
-            Two arrays, shape (baselines, cells).
+            Two arrays, shape (baselines, cells), and one, shape (cells,).
         """
-        fringe = companion_fringe(self.uv, x, y, self.data.wavelength, self.data.bandwidth)
-        return fringe.real * self.faint[:, None], fringe.imag * self.faint[:, None]
+        light, contrast, stretch = (np.ones(len(x)),) * 3
+        if self.spot:
+            light, contrast, stretch = spot_response(np.hypot(x, y), self.data.wavelength, self.spot)
+        band = self.data.wavelength, self.data.bandwidth
+        fringe = companion_fringe(self.uv, x * stretch, y * stretch, *band) * (contrast * self.faint[:, None])
+        return fringe.real, fringe.imag, light
 
     def change(self, fringe: tuple, contrast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -306,7 +365,7 @@ class Prepared:
         """
         real = contrast * fringe[0] + self.star[:, None]
         imaginary = contrast * fringe[1]
-        v2 = ((real**2 + imaginary**2) / (1 + contrast) ** 2)[self.v2_index] - self.v2_null[:, None]
+        v2 = ((real**2 + imaginary**2) / (1 + contrast * fringe[2]) ** 2)[self.v2_index] - self.v2_null[:, None]
         phase = np.arctan2(imaginary, real) if len(self.w_cp) else np.zeros((len(self.uv), 1))
         return v2, phase if (self.star > 0).all() else phase - np.where(self.star < 0, np.pi, 0.0)[:, None]
 
@@ -360,7 +419,7 @@ class Prepared:
             Shape (size, cells).
         """
         star = self.star[:, None]
-        v2 = (2 * star * fringe[0] - 2 * star**2)[self.v2_index]
+        v2 = (2 * star * fringe[0] - 2 * star**2 * fringe[2])[self.v2_index]
         return np.concatenate((self.w_v2 @ v2, self.w_phase @ (fringe[1] / star)))
 
 
@@ -1071,7 +1130,7 @@ def _limits(ready, x: np.ndarray, y: np.ndarray, kind: str, sigma: float, group:
             some = fringes
         else:
             places = (cells[:, None] * group + np.arange(group)).ravel()
-            some = [(real[:, places], imaginary[:, places]) for real, imaginary in fringes]
+            some = [(real[:, places], imaginary[:, places], light[places]) for real, imaginary, light in fringes]
         return _raised(ready, some, np.repeat(f, group), sign).reshape(-1, group).mean(axis=1)
 
     return _solve(value, base, sign * slope, power, target, limit)

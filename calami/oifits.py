@@ -137,6 +137,9 @@ class OIData:
         Their places in the pupil, m, shape (stations, 2).
     mjd, int_time : float
         Middle of the exposure (MJD, UTC) and exposure time, s; NaN if not known.
+    spot : float
+        Distance of opposite sides of the holes, m, if the fringes were fitted in the image together with the spot of a
+        hole: light away from the star then counts less (see `calami.contrast.spot_response`). 0 if not.
     samples : dict
         Values of each integration: ``v2`` (k, n), ``cp`` (k, m) and, if known, ``amplitude``, ``phase``, ``flux``.
     n_samples : int
@@ -179,6 +182,7 @@ class OIData:
     station_xy: np.ndarray | None = None
     mjd: float = np.nan
     int_time: float = np.nan
+    spot: float = 0.0
     samples: dict[str, np.ndarray] = field(default_factory=dict)
     n_samples: int = 0
     references: tuple[str, ...] = ()
@@ -417,6 +421,7 @@ def from_observables(observables: Any) -> OIData:
         station_xy=np.asarray(o.hole_centers, float),
         mjd=float(header.get("EXPMID", np.nan)),
         int_time=float(header.get("EFFEXPTM", np.nan)),
+        spot=niriss.HOLE_FLAT_TO_FLAT,
         samples={k: np.asarray(v)[kept] for k, v in samples.items() if len(np.atleast_1d(v)) == len(kept)},
         n_samples=_sample_size(int(kept.sum()), float(getattr(o, "shrinkage", 0.0))),
         notes=tuple(getattr(o, "notes", ())),
@@ -572,6 +577,7 @@ def _primary(data: OIData):
     header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
     header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
     header["CALNAME"] = data.name
+    header["CALSPOT"] = (data.spot, "[m] flat-to-flat of the spot in the fit, 0: none")
     if data.references:
         header["CALIB"] = ", ".join(data.references)
     if np.isfinite(data.mjd):
@@ -808,6 +814,8 @@ def _header_facts(path: Path, hdus: Any, origin: str) -> dict[str, Any]:
         "references": references,
         "mjd": mjd or np.nan,
         "int_time": seconds or np.nan,
+        # Whether light away from the star counts less: fitters in the image, not those in the Fourier plane.
+        "spot": float(header.get("CALSPOT", niriss.HOLE_FLAT_TO_FLAT if origin in ("jwst", "ImPlaneIA") else 0.0)),
         "header": facts,
     }
 
