@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 MAS = np.pi / 180 / 3600e3
 
 # %% auto #0
-__all__ = ['logger', 'MAS', 'DEFINITIONS', 'disc', 'companion_fringe', 'spot_response', 'sample_factor', 'Options', 'Prepared',
-           'prepare', 'position', 'add_companion', 'FalseAlarm', 'sigma_of', 'CompanionFit', 'search_companion',
-           'chi2_sigma', 'chi2_ratio', 'remove_companion', 'DetectionMap', 'detection_map', 'ContrastCurve',
-           'contrast_curve', 'photon_curve', 'systematic_curve', 'write_companion', 'curve_table', 'write_curves',
-           'write_map', 'plot_chi2', 'plot_map', 'plot_curves']
+__all__ = ['logger', 'MAS', 'DEFINITIONS', 'REMOVED_SIGMA', 'disc', 'companion_fringe', 'spot_response', 'sample_factor',
+           'Options', 'Prepared', 'prepare', 'position', 'add_companion', 'FalseAlarm', 'sigma_of', 'CompanionFit',
+           'search_companion', 'chi2_sigma', 'chi2_ratio', 'remove_companion', 'DetectionMap', 'detection_map',
+           'ContrastCurve', 'contrast_curve', 'photon_curve', 'systematic_curve', 'write_companion', 'curve_table',
+           'write_curves', 'write_map', 'plot_chi2', 'plot_map', 'plot_curves', 'analyse']
 
 # %% ../nbs/12_contrast.ipynb #7f4dcaf0
 def disc(x: np.ndarray, kind: str, size: float) -> np.ndarray:
@@ -94,7 +94,7 @@ def companion_fringe(uv: np.ndarray, x: np.ndarray, y: np.ndarray, wavelength: f
 # %% ../nbs/12_contrast.ipynb #1864865b
 @lru_cache
 def _responses(wavelength: float, spot: float) -> np.ndarray:
-    # Distance, mas; light, fringe and stretch there. In an image as large as SUB80 allows; the direction hardly matters.
+    # Distance, mas; light, fringe and stretch there. Image as large as SUB80 allows; the direction hardly matters.
     scale, size = float(np.mean(PIXEL_SCALE_MAS)), 69
     setup = Setup(Mask(flat_to_flat=spot), np.array([[1.0, wavelength, 1.0]]), (scale, scale), oversample=3)
     holes, pairs = setup.mask.row_col[:, ::-1] @ setup.distortion.matrix.T, pairs_of(7)
@@ -756,6 +756,29 @@ class CompanionFit:
         polar += [(a["sep_mas"], a["pa_deg"]) for a in self.alternatives if a["delta_chi2"] <= delta_chi2]
         return [tuple(float(c) for c in position(*p)) for p in polar]
 
+    def told(self) -> str:
+        """
+        Say what was found.
+
+        Returns
+        -------
+        str
+            Lines of text: place, brightness, significance, fit, and the other places that fit nearly as well.
+        """
+        sep, pa, *_ = self.errors
+        lines = [f"{self.separation:.1f} ± {sep:.1f} mas, position angle {self.position_angle:.2f} ± {pa:.2f} deg"]
+        lines += [f"  {k}: {m:.2f} ± {self.dmag_error[k]:.2f} mag" for k, m in self.dmag.items()]
+        lines.append(f"  {self.significance:.1f} sigma; reduced chi2 {self.reduced_chi2:.2f}")
+        if self.scale != 1:
+            lines[-1] += f", errors multiplied by {np.sqrt(self.scale):.2f}"
+        elif self.reduced_chi2 > 2:
+            lines.append("  the errors are too small for this fit: rescale them, or add systematic ones")
+        for one in self.alternatives:
+            if one["delta_chi2"] < 25:
+                place = f"{one['sep_mas']:.1f} mas, {one['pa_deg']:.1f} deg"
+                lines.append(f"  instead: {place}, chi2 higher by {one['delta_chi2']:.1f}")
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """
         Everything that goes into ``companion.json``.
@@ -780,6 +803,7 @@ class CompanionFit:
             "delta_chi2": self.delta_chi2,
             "chi2": self.chi2,
             "chi2_null": self.chi2_null,
+            "reduced_chi2": self.reduced_chi2,
             "n_data": self.n_data,
             "variance_scale": self.scale,
             "covariance": self.covariance.tolist(),
@@ -1716,3 +1740,91 @@ def plot_curves(
         ax.set_yscale("log")
     ax.legend(fontsize="small")
     return ax
+
+# %% ../nbs/12_contrast.ipynb #d09a95ce
+#: A companion of at least so many sigma is taken out before limits are computed.
+REMOVED_SIGMA = 5.0
+
+
+def _pictures(data: list[OIData], fit: CompanionFit, limits: DetectionMap, curves: list) -> dict[str, Any]:
+    from matplotlib.figure import Figure
+
+    from calami.oifits import plot_cp, plot_uv, plot_v2
+
+    seen = Figure(figsize=(13, 3.8), layout="constrained")
+    axes = seen.subplots(1, 3)
+    kinds = [(plot_uv, lambda one: True), (plot_v2, lambda one: len(one.v2)), (plot_cp, lambda one: len(one.cp))]
+    for (plot, has), ax in zip(kinds, axes, strict=True):
+        plot([one for one in data if has(one)], ax)
+    figures = {"observables": seen}
+    for name, plot in (("chi2_map", plot_chi2), ("detection_map", plot_map), ("contrast_curve", plot_curves)):
+        figures[name] = Figure(figsize=(6, 4.5), layout="constrained")
+        ax = figures[name].subplots()
+        plot(curves, ax, fit=fit) if plot is plot_curves else plot(fit if plot is plot_chi2 else limits, ax)
+    return figures
+
+
+def analyse(
+    data: OIData | Sequence[OIData],
+    folder: str | os.PathLike,
+    *,
+    kind: str = "delta_chi2",
+    limit: float = 500.0,
+    contrast_by: str = "filter",
+    rescale: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> CompanionFit:
+    """
+    Search a companion, compute limits for what is left without it, and write everything into a folder.
+
+    Parameters
+    ----------
+    data : OIData or sequence of OIData
+        Calibrated exposures of one star.
+    folder : path-like
+        Receives ``companion.json``, ``contrast_curve.ecsv`` (all `DEFINITIONS`, the chosen one first),
+        ``detection_map.fits`` and four figures (PNG). Made if it is not there; files of these names are replaced.
+    kind : str
+        Definition of the limits in the map, and the first of the curves.
+    limit : float
+        Largest separation, mas.
+    contrast_by : str
+        See `search_companion`.
+    rescale : bool
+        Multiply all variances so that χ² is as large as the degrees of freedom, also for the limits.
+    seed : int
+        For the false-alarm probability.
+    **options
+        Fields of `Options`.
+
+    Returns
+    -------
+    CompanionFit
+        The best companion. One of at least `REMOVED_SIGMA` is taken out before the limits are computed.
+    """
+    from calami.headers import FileProblem
+
+    many = [data] if isinstance(data, OIData) else list(data)
+    _definition(kind, None)
+    search = {"contrast_by": contrast_by, "rescale": rescale, "seed": seed}
+    fit = search_companion(many, limit=limit, **search, **options)
+    left = many
+    if fit.significance >= REMOVED_SIGMA and contrast_by != "file":
+        left = [remove_companion(one, fit) for one in many]
+    told = {"rescale": fit.scale, **options}
+    separations = np.arange(20.0, limit + 1, 10.0)
+    kinds = [kind, *(k for k in DEFINITIONS if k != kind)]
+    curves = [contrast_curve(left, k, separations=separations, **told) for k in kinds]
+    limits = detection_map(left, kind, extent=limit, **told)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileProblem(folder, f"cannot be made ({error})", "choose another folder") from error
+    for name, figure in _pictures(many, fit, limits, curves).items():
+        _replace_file(folder / f"{name}.png", lambda part, f=figure: f.savefig(part, format="png", dpi=150))
+    write_curves(curves, folder / "contrast_curve.ecsv")
+    write_map(limits, folder / "detection_map.fits")
+    write_companion(fit, folder / "companion.json")
+    return fit

@@ -999,6 +999,26 @@ class Observables:
         new |= {"pistons": inverse @ new["phase"], "samples": samples | {"pistons": samples["phase"] @ inverse.T}}
         return replace(self, **new)
 
+    def summary(self) -> dict[str, Any]:
+        """
+        Give the main numbers, for a row of a table.
+
+        Returns
+        -------
+        dict
+            Target, filter, integrations, range of V², rms of closure phases and typical errors (degrees).
+        """
+        return {
+            "target": self.target or "unknown",
+            "filter": self.filter,
+            "nints": self.n_integrations,
+            "v2_min": round(float(self.v2.min()), 4),
+            "v2_max": round(float(self.v2.max()), 4),
+            "v2_err": round(float(np.median(self.v2_error)), 5),
+            "cp_rms_deg": round(float(np.degrees(np.sqrt(np.mean(self.cp**2)))), 3),
+            "cp_err_deg": round(float(np.degrees(np.median(self.cp_error))), 4),
+        }
+
     def __repr__(self) -> str:
         return (
             f"Observables({self.name!r}, {self.filter}, {len(self.hole_names)} holes, {self.n_integrations} "

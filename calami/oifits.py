@@ -31,8 +31,8 @@ class OIFITSWarning(UserWarning):
 # %% auto #0
 __all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'KEPT_KEYWORDS', 'BASELINE_TOLERANCE', 'COLOURS', 'OIFITSWarning', 'closure_matrix',
            'closure_covariance', 'OIData', 'wrap', 'mean_and_covariance', 'from_samples', 'from_observables',
-           'write_oifits', 'read_oifits', 'find_defects', 'repair_errors', 'photon_errors', 'point_source', 'add_noise',
-           'reference_weights', 'calibrate', 'selfcal', 'plot_uv', 'plot_v2', 'plot_cp']
+           'write_oifits', 'write_products', 'read_oifits', 'find_defects', 'repair_errors', 'photon_errors',
+           'point_source', 'add_noise', 'reference_weights', 'calibrate', 'selfcal', 'plot_uv', 'plot_v2', 'plot_cp']
 
 # %% ../nbs/11_oifits.ipynb #b86667a2
 def closure_matrix(triangles: np.ndarray, baselines: np.ndarray) -> np.ndarray:
@@ -577,7 +577,7 @@ def _primary(data: OIData):
     header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
     header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
     header["CALNAME"] = data.name
-    header["CALSPOT"] = (data.spot, "[m] flat-to-flat of the spot in the fit, 0: none")
+    header["CALSPOT"] = (data.spot, "[m] hole width of the fitted spot, 0: none")
     if data.references:
         header["CALIB"] = ", ".join(data.references)
     if np.isfinite(data.mjd):
@@ -656,6 +656,38 @@ def write_oifits(data: Any, path: str | os.PathLike, *, per_integration: bool = 
     finally:
         part.unlink(missing_ok=True)
     return path
+
+# %% ../nbs/11_oifits.ipynb #4ce7ed89
+def write_products(observables: Any, folder: str | os.PathLike) -> list[Path]:
+    """
+    Write the files of one exposure as the pipeline names them.
+
+    Parameters
+    ----------
+    observables : calami.fringes.Observables
+        Its observables.
+    folder : path-like
+        Where to; it is made if it is not there.
+
+    Returns
+    -------
+    list of pathlib.Path
+        ``<name>_ami-oi.fits`` and, if there are several integrations, ``<name>_amimulti-oi.fits``.
+
+    Raises
+    ------
+    FileProblem
+        If they cannot be written.
+    """
+    data, folder = from_observables(observables), Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileProblem(folder, f"cannot be made ({error})", "choose another folder") from error
+    paths = [write_oifits(data, folder / f"{data.name}_ami-oi.fits")]
+    if len(data.samples.get("v2", ())) > 1:
+        paths.append(write_oifits(data, folder / f"{data.name}_amimulti-oi.fits", per_integration=True))
+    return paths
 
 # %% ../nbs/11_oifits.ipynb #64768845
 def _quiet_open(path: Path):
