@@ -1430,7 +1430,8 @@ def _plot_against(data, ax, key: str, length: str, factor: float, ylabel: str, l
             ax.plot(x[flagged], values[flagged], "x", color="0.6", ms=5, label="flagged" if number == 0 else None)
     ax.axhline(level, color="0.5", lw=0.8, zorder=0)
     ax.set(xlabel=f"{'baseline' if key == 'v2' else 'longest side'} (m)", ylabel=ylabel)
-    ax.legend(fontsize="small")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize="small")
     return ax
 
 
