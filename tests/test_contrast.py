@@ -280,9 +280,9 @@ def test_it_is_kept_in_files(tmp_path, imaged, shared_data):
 
 
 def test_the_simulated_binary_of_implaneia(shared_data):
-    # Its position angle is measured in the image as stored, from the direction in which columns are counted towards that
-    # of the rows. The mask lies the other way round than in flight, so that the rows are turned about; there is no
-    # distortion, and a pixel is 65 mas wide.
+    # Its position angle is measured in the image as stored, from the direction in which columns are counted towards
+    # that of the rows. The mask lies the other way round than in flight, so that the rows are turned about; there is
+    # no distortion, and a pixel is 65 mas wide.
     from astropy.io import fits
 
     told, seen = {"filter": "F480M", "scale": 65.0, "distortion": optics.Distortion()}, []
