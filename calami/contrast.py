@@ -1620,7 +1620,7 @@ def write_map(detection: DetectionMap, path: str | os.PathLike) -> Path:
 def _new_axes(ax: Axes | None) -> Axes:
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(5, 3.8), layout="constrained")[1] if ax is None else ax
+    return plt.subplots(figsize=(6, 3.8), layout="constrained")[1] if ax is None else ax
 
 
 def _image(ax: Axes, axis: np.ndarray, values: np.ndarray, label: str, **style: Any) -> None:
@@ -1738,7 +1738,8 @@ def plot_curves(
         ax.invert_yaxis()
     if not mag:
         ax.set_yscale("log")
-    ax.legend(fontsize="small")
+    outside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(ax.get_legend_handles_labels()[0]) > 5 else {}
+    ax.legend(fontsize="small", **outside)
     return ax
 
 # %% ../nbs/12_contrast.ipynb #d09a95ce
@@ -1758,7 +1759,7 @@ def _pictures(data: list[OIData], fit: CompanionFit, limits: DetectionMap, curve
         plot([one for one in data if has(one)], ax)
     figures = {"observables": seen}
     for name, plot in (("chi2_map", plot_chi2), ("detection_map", plot_map), ("contrast_curve", plot_curves)):
-        figures[name] = Figure(figsize=(6, 4.5), layout="constrained")
+        figures[name] = Figure(figsize=(8 if plot is plot_curves else 6, 4.5), layout="constrained")
         ax = figures[name].subplots()
         plot(curves, ax, fit=fit) if plot is plot_curves else plot(fit if plot is plot_chi2 else limits, ax)
     return figures
