@@ -575,7 +575,7 @@ class FitMode(StrEnum):
     exact = "exact"
     jwst = "jwst"
 
-
+# %% ../nbs/15_cli.ipynb #b833aae3
 OIFiles = Annotated[list[Path], typer.Argument(metavar="FILE…", exists=True, dir_okay=False, help="OIFITS files.")]
 Repair = Annotated[
     bool, typer.Option("--repair", help="Mend the known errors of files by jwst; otherwise they are only told.")
@@ -594,7 +594,7 @@ def _read_oifits(paths, repair: bool) -> list:
         typer.echo(f"warning: {warning.message}", err=True)
     return data
 
-
+# %% ../nbs/15_cli.ipynb #db15f809
 @app.command()
 def fringes(
     files: Annotated[
@@ -647,7 +647,7 @@ def fringes(
         if wrong:
             raise CalamiError(f"{len(wrong)} of {len(files)} files could not be fitted")
 
-
+# %% ../nbs/15_cli.ipynb #485a875e
 class Weights(StrEnum):
     """Weights of reference stars."""
 
@@ -655,7 +655,7 @@ class Weights(StrEnum):
     time = "time"
     brightness = "brightness"
 
-
+# %% ../nbs/15_cli.ipynb #6d2579ef
 @app.command()
 def calibrate(
     target: Annotated[Path, typer.Argument(metavar="TARGET", exists=True, dir_okay=False, help="OIFITS file.")],
@@ -690,7 +690,7 @@ def calibrate(
             typer.echo(f"reference stars differ beyond their errors by {v2:.2%} in V2, {cp:.3f} deg in closure phase")
         typer.echo(f"wrote {output}", err=True)
 
-
+# %% ../nbs/15_cli.ipynb #d1059e58
 class Observed(StrEnum):
     """What of the data is used."""
 
@@ -698,7 +698,7 @@ class Observed(StrEnum):
     v2 = "v2"
     cp = "cp"
 
-
+# %% ../nbs/15_cli.ipynb #e28e5f9a
 @app.command()
 def contrast(
     files: OIFiles,
