@@ -216,9 +216,9 @@ def print_speed(size: int, rounds: int, peer: bool) -> None:
     ways["search, one exposure"] = lambda: search_companion(binaries[0])
     ways["search, three filters"] = lambda: search_companion(binaries)
     best = best_of(rounds, ways)
-    for size in (40, 80, 160):
-        way = {"": lambda s=size: detection_map(data, size=s)}
-        best[f"absil, auto, {size} x {size}"] = best_of(rounds, way)[""]
+    for cells in (40, 80, 160):
+        way = {"": lambda s=cells: detection_map(data, size=s)}
+        best[f"absil, auto, {cells} x {cells}"] = best_of(rounds, way)[""]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     if peer:
         for kind in ("absil", "injection"):
