@@ -50,7 +50,7 @@ FILTERS = ("F380M", "F430M", "F480M")
 SCALE = 65.6
 
 
-def made_binary(rng: np.random.Generator, errors: str) -> tuple[list[tuple[str, OIData]], tuple]:
+def made_binary(rng: np.random.Generator, errors: str, stock: bool = True) -> tuple[list[tuple[str, OIData]], tuple]:
     """Data of a random binary by whose errors, and its truth: separation, position angle, contrast."""
     star = point_source(FILTERS[rng.integers(3)], 1e8, rng.uniform(0, 360))
     truth = rng.uniform(100, 300), rng.uniform(0, 360), rng.uniform(0.006, 0.02)
@@ -62,11 +62,15 @@ def made_binary(rng: np.random.Generator, errors: str) -> tuple[list[tuple[str, 
     v2 = data.v2 + rng.normal(size=(60, 21)) * np.sqrt(60) * star.v2_err
     samples = {"v2": v2, "cp": wrap(data.cp + phase @ star.triangle_matrix.T)}
     data = from_samples(replace(data, samples=samples))
-    stock = stock_errors({"amplitude": np.sqrt(v2), "phase": phase, "cp": samples["cp"], "pistons": np.zeros((60, 7))})
-    return [("calami", data), ("jwst.ami", data.with_errors(**stock))], truth
+    if not stock:
+        return [("calami", data)], truth
+    given = stock_errors({"amplitude": np.sqrt(v2), "phase": phase, "cp": samples["cp"], "pistons": np.zeros((60, 7))})
+    return [("calami", data), ("jwst.ami", data.with_errors(**given))], truth
 
 
-def imaged_binary(rng: np.random.Generator, nints: int = 20) -> tuple[list[tuple[str, OIData]], tuple]:
+def imaged_binary(
+    rng: np.random.Generator, stock: bool = True, nints: int = 20
+) -> tuple[list[tuple[str, OIData]], tuple]:
     """Cubes of a binary and a reference star, fitted and calibrated, by whose errors, and the binary's truth."""
     name = FILTERS[rng.integers(3)]
     truth = rng.uniform(100, 300), rng.uniform(0, 360), rng.uniform(0.01, 0.03)
@@ -81,18 +85,20 @@ def imaged_binary(rng: np.random.Generator, nints: int = 20) -> tuple[list[tuple
         told = {"filter": name, "scale": SCALE, "fix": False, "error": error, "dq": dq}
         seen.append(fringes.fit(cube, header={"ROLL_REF": 0.0, "V3I_YANG": 0.0}, **told))
     data = calibrate(*(from_observables(o) for o in seen))
-    stock = [stock_errors(o.samples) for o in seen]
-    cp = np.hypot(stock[0]["cp"], stock[1]["cp"])
-    v2 = data.v2 * np.hypot(stock[1]["v2"] / seen[0].v2, stock[0]["v2"] / seen[1].v2)  # exchanged, as in jwst 3.0.0
+    if not stock:
+        return [("calami", data)], truth
+    given = [stock_errors(o.samples) for o in seen]
+    cp = np.hypot(given[0]["cp"], given[1]["cp"])
+    v2 = data.v2 * np.hypot(given[1]["v2"] / seen[0].v2, given[0]["v2"] / seen[1].v2)  # exchanged, as in jwst 3.0.0
     return [("calami", data), ("jwst.ami", data.with_errors(v2=v2, cp=cp))], truth
 
 
-def coverage(count: int, errors: str, seed: int) -> dict[str, np.ndarray]:
+def coverage(count: int, errors: str, seed: int, stock: bool = True) -> dict[str, np.ndarray]:
     """Distances from the truth in units of the errors, {who: shape (binaries, 3)}."""
     rng = np.random.default_rng(seed)
     away: dict[str, list] = {}
     for _ in range(count):
-        kinds, truth = imaged_binary(rng) if errors == "images" else made_binary(rng, errors)
+        kinds, truth = imaged_binary(rng, stock) if errors == "images" else made_binary(rng, errors, stock)
         for who, data in kinds:
             options = {"covariance": "diagonal"} if who == "jwst.ami" else {}
             fit = search_companion(data, limit=335, trials=250, n_alternatives=1, **options)
