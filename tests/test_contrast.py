@@ -549,6 +549,16 @@ def test_data_without_errors(value):
             function(bad)
 
 
+def test_one_integration_only(tmp_path):
+    one = from_samples(replace(STAR, samples={"v2": STAR.v2[None], "cp": STAR.cp[None]}))
+    path = write_oifits(one, tmp_path / "x_amimulti-oi.fits", per_integration=True)
+    with pytest.warns(OIFITSWarning, match="21 of 21 squared visibilities have no error"):
+        back = read_oifits(path)
+    with pytest.raises(CalamiError, match=r"can be used .none has a finite error above 0.*with_errors"):
+        contrast_curve(back)
+    assert contrast_curve(back.with_errors(v2=0.01, cp=0.01), separations=[150]).reached.all()
+
+
 def test_all_flagged():
     bad = replace(STAR, v2_flag=np.ones(21, bool))
     with pytest.raises(CalamiError, match=r"none of its 21 squared visibilities can be used .all are flagged"):

@@ -30,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
@@ -42,7 +43,7 @@ from toys import fringe_cube
 
 from calami import fringes, optics
 from calami.contrast import MAS, add_companion, contrast_curve, detection_map, position, search_companion
-from calami.oifits import OIData, add_noise, calibrate, from_observables, from_samples, point_source, wrap
+from calami.oifits import OIData, add_noise, calibrate, from_observables, from_samples, point_source, wrap, write_oifits
 
 LEVELS = {"68 %": 1.0, "95 %": 1.959964}
 FILTERS = ("F380M", "F430M", "F480M")
@@ -196,6 +197,22 @@ def plain_map(data: OIData, axis: np.ndarray, kind: str, sigma: float = 3.0) -> 
     return limits
 
 
+def virgil_map(data: OIData, axis: np.ndarray) -> Callable | None:
+    """A way to make virgil's map of the same cells, or None where virgil-astro is not installed."""
+    try:
+        from virgil.limits import absil_limits
+        from virgil.models import PointSource, System
+        from virgil.oidata import OIData as VirgilData
+        from virgil.oifits import read_oifits
+    except ImportError:
+        return None
+    with TemporaryDirectory() as folder:
+        seen = VirgilData(dict(read_oifits([str(write_oifits(data, Path(folder) / "x.fits"))])))
+    model = System(primary=PointSource(), companion=PointSource(flux=0.0, dra=0.0, ddec=0.0))
+    samples = {"companion.dra": axis, "companion.ddec": axis, "companion.flux": np.geomspace(1e-4, 1, 21)}
+    return lambda: np.asarray(absil_limits(seen, model, samples, sigma=3.0))
+
+
 def best_of(rounds: int, ways: dict[str, Callable]) -> dict[str, float]:
     """Shortest time of each, s; they take turns."""
     best = dict.fromkeys(ways, float("inf"))
@@ -221,6 +238,12 @@ def print_speed(size: int, rounds: int, peer: bool) -> None:
     ]
     ways["search, one exposure"] = lambda: search_companion(binaries[0])
     ways["search, three filters"] = lambda: search_companion(binaries)
+    theirs = virgil_map(data, axis)
+    if theirs is None:
+        print("virgil-astro is not installed: not timed")
+    else:
+        theirs()  # compiles
+        ways["virgil, absil, warm"] = theirs
     best = best_of(rounds, ways)
     for cells in (40, 80, 160):
         way = {"": lambda s=cells: detection_map(data, size=s)}
