@@ -257,8 +257,7 @@ def _usable(data: OIData, key: str, wanted: bool) -> np.ndarray:
     if not len(good):
         raise CalamiError(f"{data.name}: has no {what}; ask for observables='{other}'")
     if not good.any():
-        errors = getattr(data, f"{key}_err")
-        why = "none has a finite error above 0" if not np.isfinite(errors).any() else "all are flagged"
+        why = "all are flagged" if getattr(data, f"{key}_flag").all() else "none has a finite error above 0"
         text = f"{data.name}: none of its {len(good)} {what} can be used ({why})"
         raise CalamiError(f"{text}; give errors with OIData.with_errors, or ask for observables='{other}'")
     return good

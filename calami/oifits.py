@@ -525,24 +525,25 @@ def _visibility_hdus(data: OIData, single: bool) -> dict[str, Any]:
     n, m, s = len(data.v2), len(data.cp), data.samples
     amplitude, phase = _or_nan(data.visamp, data.v2), np.degrees(_or_nan(data.visphi, data.v2))
     v2, cp, triple = data.v2, np.degrees(data.cp), _or_nan(data.t3amp, data.cp)
+    flags = ~data.v2_good, ~data.cp_good
     errors = [data.visamp_err, data.visphi_err, data.v2_err, data.cp_err, data.t3amp_err]
     errors = [_or_nan(e, like) for e, like in zip(errors, (data.v2,) * 3 + (data.cp,) * 2, strict=True)]
     errors[1], errors[3] = np.degrees(errors[1]), np.degrees(errors[3])
     if single:
-        v2, cp = s["v2"].T, np.degrees(s["cp"]).T
+        v2, cp, flags = s["v2"].T, np.degrees(s["cp"]).T, (data.v2_flag, data.cp_flag)
         amplitude, phase = (np.asarray(s.get(k, np.full(v2.T.shape, np.nan))).T for k in ("amplitude", "phase"))
         phase, triple = np.degrees(phase), np.full(cp.shape, np.nan)
         errors = [np.zeros(x.shape) for x in (amplitude, phase, v2, cp, triple)]
     mjd, seconds = (np.nan_to_num(x) for x in (data.mjd, data.int_time))
     start = {"TARGET_ID": ("I", 1), "TIME": ("D", 0.0), "MJD": ("D", mjd), "INT_TIME": ("D", seconds)}
     uv = {"UCOORD": ("D", data.v2_uv[:, 0]), "VCOORD": ("D", data.v2_uv[:, 1])}
-    uv |= {"STA_INDEX": ("2I", data.v2_stations), "FLAG": ("L", ~data.v2_good)}
+    uv |= {"STA_INDEX": ("2I", data.v2_stations), "FLAG": ("L", flags[0])}
     vis = {"VISAMP": ("D", amplitude), "VISAMPERR": ("D", errors[0])}
     vis |= {"VISPHI": ("D", phase), "VISPHIERR": ("D", errors[1])}
     t3 = {"T3AMP": ("D", triple), "T3AMPERR": ("D", errors[4]), "T3PHI": ("D", cp), "T3PHIERR": ("D", errors[3])}
     for number, side in ((1, data.cp_uv1), (2, data.cp_uv2)):
         t3 |= {f"U{number}COORD": ("D", side[:, 0]), f"V{number}COORD": ("D", side[:, 1])}
-    t3 |= {"STA_INDEX": ("3I", data.cp_stations), "FLAG": ("L", ~data.cp_good)}
+    t3 |= {"STA_INDEX": ("3I", data.cp_stations), "FLAG": ("L", flags[1])}
     v2_columns = {"VIS2DATA": ("D", v2), "VIS2ERR": ("D", errors[2])}
     made = {}
     if n and (single or data.visamp is not None):
