@@ -448,6 +448,30 @@ class Data:
 
         return prep_data(self, recipes, outdir, overwrite=overwrite)
 
+    def pipe_data(self, pipeline_or_steps, parameters=None, outdir=".", **options):
+        """
+        Run jwst pipelines or steps on this exposure.
+
+        Parameters
+        ----------
+        pipeline_or_steps : str or sequence of str
+            Such as ``"detector1"``, or names of steps.
+        parameters : mapping, optional
+            Such as ``{"jump.rejection_threshold": 6}``.
+        outdir : path-like
+            Folder for the products.
+        **options
+            As `calami.pipeline.pipe_data` takes them: ``cache``, ``keep``, ….
+
+        Returns
+        -------
+        calami.pipeline.Run
+            Products, failures, logs; its `dataset` opens the products.
+        """
+        from calami.pipeline import pipe_data
+
+        return pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
+
     def __repr__(self) -> str:
         return f"Data({self.name!r}, {self.filetype}, {len(self.paths)} file{'s' * (len(self.paths) > 1)})"
 

@@ -26,7 +26,11 @@ from calami.detector import (
     migration_flow,
 )
 from .headers import CalamiError
+from .kernel import Kernel, kernel_from_dice, kernel_from_ramps, migration_or_nonlinearity  # noqa: F401
+from .onset import Onset, quantify  # noqa: F401
 
+#: Measured from ramps, in `calami.onset` and `calami.kernel`; part of this analysis.
+_all_ = ["Kernel", "Onset", "kernel_from_dice", "kernel_from_ramps", "migration_or_nonlinearity", "quantify"]
 log = logging.getLogger(__name__)
 
 # %% auto #0
@@ -36,7 +40,8 @@ __all__ = ['log', 'FIT_RADIUS', 'POINTING_TOLERANCE_MAS', 'SAME_KEYWORDS', 'RATE
            'migration_pattern', 'fit_patterns', 'NotComparable', 'pointing_difference', 'why_not_comparable', 'judge',
            'Comparison', 'compare', 'find_common_peak', 'undersampled', 'slope_weights', 'KernelFit', 'observed_slope',
            'current_behind', 'fit_kernel', 'Pair', 'find_pairs', 'common_product', 'compare_all', 'comparison_table',
-           'plot_change', 'plot_profile', 'plot_contrast', 'annuli']
+           'plot_change', 'plot_profile', 'plot_contrast', 'annuli', 'Kernel', 'Onset', 'kernel_from_dice',
+           'kernel_from_ramps', 'migration_or_nonlinearity', 'quantify']
 
 # %% ../nbs/13_cm_analysis.ipynb #628aa187
 @dataclass(frozen=True)

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from .calutil import RateImage
 from .cm_analysis import Comparison, compare_all, observed_slope, region_change
 from .dataset import Dataset, render, write_atomically
 from .detector import Migration
-from .headers import CalamiError
+from .pipeline import Run, pipe_data
 from .plans import Plan, ready_plan
 from .report import write_cm_report
 from .simulate import Instrument, read_truth, simulate_plan
@@ -30,7 +27,7 @@ from .simulate import Instrument, read_truth, simulate_plan
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'TruthCheck', 'true_rate', 'check_truth', 'truth_table', 'reduce_exposure', 'reduce_all', 'Demo', 'run_demo']
+__all__ = ['log', 'TruthCheck', 'true_rate', 'check_truth', 'truth_table', 'reduce_all', 'Demo', 'run_demo']
 
 # %% ../nbs/14a_demo.ipynb #a3f30758
 @dataclass(frozen=True)
@@ -150,89 +147,50 @@ def truth_table(checks: Sequence[TruthCheck]):
     return Table(rows=rows)
 
 # %% ../nbs/14a_demo.ipynb #be1896a5
-def reduce_exposure(path: str, outdir: str, with_step: bool) -> list[str]:
-    """
-    Run `Detector1Pipeline` and `Image2Pipeline` on an exposure, in a process that uses an offline cache.
-
-    Parameters
-    ----------
-    path : str
-        The `uncal` file.
-    outdir : str
-        Folder for the products.
-    with_step : bool
-        Whether the `charge_migration` step runs; with it nothing at all is overridden.
-
-    Returns
-    -------
-    list of str
-        The products: `rate`, `rateints`, `cal`.
-    """
-    from jwst.pipeline import Detector1Pipeline, Image2Pipeline
-
-    steps = {} if with_step else {"charge_migration": {"skip": True}}
-    with tempfile.TemporaryDirectory(dir=outdir, prefix=".work_") as work:
-        Detector1Pipeline.call(path, output_dir=work, save_results=True, steps=steps)
-        stem = Path(path).name.removesuffix("_uncal.fits")
-        Image2Pipeline.call(str(Path(work) / f"{stem}_rate.fits"), output_dir=work, save_results=True)
-        made = []
-        for product in ("rateints", "rate", "cal"):  # the last one says that all are there
-            made.append(str(Path(outdir) / f"{stem}_{product}.fits"))
-            (Path(work) / f"{stem}_{product}.fits").replace(made[-1])
-    return made
-
-
 def reduce_all(
-    files: Sequence[Path],
+    raw: Dataset,
     outdirs: dict[bool, Path],
     cache: crds.OfflineCache,
     workers: int,
-    logfile: Path,
-    progress=None,
-) -> None:
+    progress: bool | None = None,
+) -> dict[bool, Run]:
     """
-    Reduce exposures with and without the `charge_migration` step.
+    Reduce exposures with and without the `charge_migration` step, to `rate`, `rateints` and `cal`.
 
     Parameters
     ----------
-    files : sequence of pathlib.Path
-        `uncal` files.
+    raw : Dataset
+        The `uncal` files.
     outdirs : dict of bool to pathlib.Path
         Folders for the products, made if needed: with the step (True) and without it (False).
     cache : calami.crds.OfflineCache
         References.
     workers : int
-        Processes.
-    logfile : pathlib.Path
-        What the pipeline says.
+        Processes, shared by all runs.
     progress : bool, optional
         Show a bar; by default where somebody is looking.
+
+    Returns
+    -------
+    dict of bool to calami.pipeline.Run
+        What was made, or was there already.
 
     Raises
     ------
     CalamiError
-        If one fails; it names the exposure and the log. The others are finished first.
+        If an exposure fails; it names the exposure and its log. The others are finished first.
     """
-    from tqdm.auto import tqdm
-
-    jobs = []
-    for with_step, folder in outdirs.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(".work_*"):
-            shutil.rmtree(old, ignore_errors=True)
-        done = {p.name.removesuffix("_cal.fits") for p in folder.glob("*_cal.fits")}
-        jobs += [(f, folder, with_step) for f in files if f.name.removesuffix("_uncal.fits") not in done]
-    if not jobs:
-        return
-    failed = []
-    with crds.offline_executor(cache, min(workers, len(jobs)), log=logfile) as pool:
-        running = {pool.submit(reduce_exposure, str(f), str(d), step): f for f, d, step in jobs}
-        hide = None if progress is None else not progress
-        for job in tqdm(as_completed(running), total=len(jobs), desc="reducing", unit="run", disable=hide):
-            if job.exception() is not None:
-                failed.append(f"{running[job].name}: {job.exception()}")
-    if failed:
-        raise CalamiError("the pipeline failed:\n  " + "\n  ".join(failed) + f"\nwhat it said is in {logfile}")
+    changes = {True: {}, False: {"charge_migration.skip": True}}
+    with crds.offline_executor(cache, workers) as pool:
+        runs = {
+            step: pipe_data(
+                raw, ["detector1", "image2"], changes[step], folder, cache=cache, executor=pool, progress=progress
+            )
+            for step, folder in outdirs.items()
+        }
+    for run in runs.values():
+        run.raise_failures()
+    return runs
 
 # %% ../nbs/14a_demo.ipynb #fe466e67
 @dataclass(frozen=True)
@@ -276,7 +234,7 @@ def run_demo(
     Parameters
     ----------
     out : path-like
-        Folder for everything: ``raw``, ``without_step``, ``with_step``, ``info``, ``report``, ``pipeline.log``.
+        Folder for everything: ``raw``, ``without_step``, ``with_step``, ``info``, ``report``.
         Outside it only calami's cache is written.
     scale : str
         Of the ready plan for 1516: ``demo``, ``small`` or ``full``.
@@ -308,7 +266,7 @@ def run_demo(
     plan = plan or ready_plan("1516", scale)
     instrument = Instrument.default(seed, migration)
     tell(f"simulating {len(plan)} exposures of {', '.join(s.name for s in plan.stars)}")
-    files = simulate_plan(plan, out / "raw", instrument, seed=seed, workers=workers, progress=progress)
+    simulate_plan(plan, out / "raw", instrument, seed=seed, workers=workers, progress=progress)
     raw = Dataset(out / "raw", infodir=out / "info")
     names = raw.create_mapping()
     write_atomically(out / "info" / "summary.ecsv", render(raw.summary, "ecsv"))
@@ -316,7 +274,7 @@ def run_demo(
     cache = crds.default_cache(instrument.detector)
     tell("reducing each without and with the charge_migration step")
     folders = {False: out / "without_step", True: out / "with_step"}
-    reduce_all(files, folders, cache, workers, out / "pipeline.log", progress)
+    reduce_all(raw, folders, cache, workers, progress)
     tell("comparing shallow and deep exposures")
     sets = {step: Dataset(folder) for step, folder in folders.items()}
     found = {step: compare_all(dataset) for step, dataset in sets.items()}

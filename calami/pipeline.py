@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import calami
 from .calutil import Data
 from .crds import OfflineCache, _contexts_in_use, _start_offline, _step_classes, call_by_name
-from .dataset import Dataset, cache_folder, cell_text, render, write_atomically
+from .dataset import Dataset, cache_folder, cell_text, render
 from .headers import CalamiError, FileProblem, hdu_walk
+from .prep import input_facts, read_sidecar, sidecar_path, write_sidecar
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'HOUSEKEEPING', 'NOT_RECORDED', 'chain_of', 'check_parameters', 'defaults', 'sidecar_path', 'main_product',
-           'Outcome', 'Run', 'pipe_data', 'reprocess', 'nondefault', 'step_table', 'count_flags', 'flags_table']
+__all__ = ['log', 'HOUSEKEEPING', 'NOT_RECORDED', 'chain_of', 'check_parameters', 'defaults', 'main_product', 'Outcome', 'Run',
+           'worker_pool', 'pipe_data', 'reprocess', 'nondefault', 'step_table', 'count_flags', 'flags_table']
 
 # %% ../nbs/08_pipeline.ipynb #f93f2ad1
 def _short_name(alias: str) -> str:
@@ -276,56 +276,16 @@ def _versions() -> dict[str, str]:
 _MATTER = ("jwst", "stcal", "stdatamodels")
 
 # %% ../nbs/08_pipeline.ipynb #b2fa30f1
-def sidecar_path(product: str | os.PathLike) -> Path:
-    """
-    Tell where the sidecar of a product is.
-
-    Parameters
-    ----------
-    product : path-like
-        The product.
-
-    Returns
-    -------
-    pathlib.Path
-        The sidecar; it need not exist.
-    """
-    path = Path(product)
-    return path.with_name(path.name.removesuffix(".fits") + ".calami.json")
-
-
-def _write_sidecar(product: Path, record: Mapping) -> Path:
-    path = sidecar_path(product)
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
-    return path
-
-
-def _read_sidecar(product: str | os.PathLike) -> dict[str, Any]:
-    path = sidecar_path(product)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and "fingerprint" in record:
-            return record
-        reason = "it is not a sidecar of calami"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except ValueError as error:
-        reason = f"it is damaged: {error}"
-    raise FileProblem(path, f"cannot be read ({reason})", "use a product that calami made, with its sidecar")
-
-
 def _sidecars(folder: Path, stem: str, pattern: str = "") -> Iterator[tuple[Path, dict]]:
     # (sidecar, record) of what is in a folder of an exposure; damaged ones tell nothing and are passed over
     for path in sorted(folder.glob(f"{pattern}{glob.escape(stem)}_*.calami.json")):
         with contextlib.suppress(FileProblem):
-            yield path, _read_sidecar(path.with_name(path.name.removesuffix(".calami.json") + ".fits"))
+            yield path, read_sidecar(path)
 
 
 def _file_record(path: Path, outdir: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     folder = os.path.relpath(path.absolute().parent, outdir.absolute())
-    return {"file": path.name, "size": path.stat().st_size, "sha256": digest, "folder": folder}
+    return input_facts([path])[0] | {"folder": folder}
 
 # %% ../nbs/08_pipeline.ipynb #183f7b7b
 class _Taken(Exception):
@@ -427,9 +387,9 @@ class _Stage:
         own = model.meta.filename
         model.save(str(path))
         model.meta.filename = own
-        told = {"operation": "checkpoint", "calami": calami.__version__, "inputs": self.job["inputs"]}
+        told = {"operation": "checkpoint", "inputs": self.job["inputs"], "parameters": self.job["parameters"]}
         told |= {"fingerprint": self.key(self.done), "checkpoint": self.checkpoint(self.done, [path])}
-        _write_sidecar(path, told)
+        write_sidecar(path, told)
 
 # %% ../nbs/08_pipeline.ipynb #1129a380
 def _watched_class(cls, stage: _Stage):
@@ -697,8 +657,6 @@ def _record(job: Mapping, stage: _Stage, product: Path, names: Sequence[str], ma
     usual = spec | stage.crds
     header = fits.getheader(product) if product.suffix == ".fits" else {}
     record = {
-        "calami": calami.__version__,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(stage.seconds, 3),
         "operation": "pipe",
         "chain": list(job["chain"]),
@@ -751,7 +709,7 @@ def _may_replace(target: Path, job: Mapping) -> None:
     if not target.exists() or job["overwrite"]:
         return
     try:
-        same = _read_sidecar(target)["fingerprint"] == job["fingerprint"]
+        same = read_sidecar(target)["fingerprint"] == job["fingerprint"]
     except FileProblem:
         same = False
     if not same:
@@ -772,7 +730,7 @@ def _put_in_place(job: Mapping, work: Path, stages: Sequence[_Stage]) -> list[st
     for target in targets:
         _may_replace(target, job)
     for path, stage in kept:
-        _write_sidecar(path, _record(job, stage, path, names, main))
+        write_sidecar(path, _record(job, stage, path, names, main))
         if path == main_product(stage.products):
             for exported in stage.exported:
                 tail = f".{exported.name}" if stage.alias == "steps" else ".pars.asdf"
@@ -1191,6 +1149,29 @@ def _pool(workers: int, cache: str | None, context: str | None) -> Executor:
     return ProcessPoolExecutor(workers, mp_context=fresh, initializer=call_by_name, initargs=told)
 
 
+def worker_pool(
+    workers: int = 1, cache: OfflineCache | str | os.PathLike | None = None, context: str | None = None
+) -> Executor:
+    """
+    Make local processes that several runs can share, so that jwst is imported once.
+
+    Parameters
+    ----------
+    workers : int
+        How many.
+    cache : OfflineCache or path-like, optional
+        References of a simulated detector; otherwise the user's CRDS settings hold.
+    context : str, optional
+        CRDS context.
+
+    Returns
+    -------
+    concurrent.futures.ProcessPoolExecutor
+        For `pipe_data` and `reprocess`; use it in a ``with`` statement.
+    """
+    return _pool(workers, str(getattr(cache, "path", cache)) if cache else None, context)
+
+
 def _results(pool: Executor, jobs: Sequence[Mapping]) -> Iterator[tuple[Mapping, dict | None]]:
     # Each job with what it told; with None if its process, or another of the same pool, died.
     futures = {}
@@ -1431,7 +1412,7 @@ def _records_of(previous: Run | str | os.PathLike | Iterable) -> list[tuple[Path
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found: dict[str, tuple[Path, dict]] = {}
     for path in map(Path, paths):
-        record = _read_sidecar(path)
+        record = read_sidecar(path)
         if record.get("operation") != "pipe":
             raise FileProblem(path, "was not made by pipe_data", "give a product of pipe_data")
         known = found.get(record["fingerprint"])
@@ -1473,6 +1454,7 @@ def reprocess(
     executor: Executor | None = None,
     workers: int | None = None,
     keep: str | Sequence[str] = (),
+    products: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Run:
@@ -1500,6 +1482,8 @@ def reprocess(
     workers : int, optional
         As for `pipe_data`.
     keep : str or sequence of str
+        As for `pipe_data`.
+    products : str or sequence of str, optional
         As for `pipe_data`.
     overwrite : bool
         As for `pipe_data`.
@@ -1533,6 +1517,7 @@ def reprocess(
         told = f"the cache has {cache.context}, the earlier run had {record['crds']['context']}"
         raise CalamiError(f"{told}; say references='files' for the very files, or 'now'")
     options = {"cache": cache, "context": context, "executor": executor, "workers": workers, "keep": keep}
+    options |= {"products": products}
     options |= {"overwrite": overwrite, "progress": progress, "_search": sorted({p.parent for p, _ in records})}
     if references != "files":
         return pipe_data(inputs, record["chain"], asked, outdir, **options)
@@ -1643,7 +1628,7 @@ def _accounts(path: Path, cache: OfflineCache | None) -> list[_Account]:
             accounts[alias] = _Account(alias, used, crds, "log in the file" if used else NOT_RECORDED)
     record: dict[str, Any] = {}
     with contextlib.suppress(FileProblem):
-        record = _read_sidecar(path)
+        record = read_sidecar(path)
     if record.get("operation") == "pipe":
         ours = [record["stage"]] if record["stage"] != "steps" else record["chain"]
         for alias in ours:

@@ -1,8 +1,9 @@
 """Let plain `pytest` test the package with the cells of the notebooks.
 
-Each notebook gives up to three tests: `cells`, `shared` (also the cells flagged `#| shared`) and `slow`
-(also those flagged `#| slow`). Cells that export code are not run: the names of the exported module are put
-in their place, so what is tested is the package as installed. (`nbdev-test` runs the cells as written.)
+Each notebook gives a test `cells`, or, if it has cells flagged `#| shared` and the shared data are at hand, `shared`
+(all of `cells` and those), and `slow` (also those flagged `#| slow`). Cells that export code are not run: the names of
+the exported module are put in their place, so what is tested is the package as installed. (`nbdev-test` runs the cells
+as written.)
 """
 
 import contextlib
@@ -51,6 +52,8 @@ class Notebook(pytest.File):
         for name in SKIPS:
             if name != "cells" and name not in flags:
                 continue
+            if name == "cells" and "shared" in flags and not shared_is_missing():
+                continue  # `shared` runs these too
             item = NotebookCells.from_parent(self, name=name)
             if name != "cells":
                 item.add_marker(name)

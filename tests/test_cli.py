@@ -239,3 +239,67 @@ def test_an_impossible_plan_is_refused_before_anything_is_written(tmp_path, line
 def test_demo_has_help_with_examples():
     answer = run("demo", "--help")
     assert answer.exit_code == 0 and "calami demo" in answer.stdout
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Two simulated exposures."""
+    base = tmp_path_factory.mktemp("prep")
+    (base / "plan.csv").write_text(PLAN)
+    answer = run("simulate", base / "plan.csv", "-o", base / "raw", "--workers", 1)
+    assert answer.exit_code == 0, answer.stderr
+    return base / "raw"
+
+
+def test_prep_makes_versions_of_exposures_called_by_name(raw, tmp_path):
+    answer = run("prep", raw, "dice:2", "slice:alternate=2", "-o", tmp_path / "diced", "--name", "*_6g_*")
+    assert answer.exit_code == 0, answer.stderr
+    made = sorted(p.name for p in (tmp_path / "diced").glob("*.fits"))
+    assert [n.split("_nis_")[1] for n in made] == [
+        f"dice{k}of2_{s}_uncal.fits" for k in (1, 2) for s in ("even", "odd")
+    ]
+    assert len(list((tmp_path / "diced").glob("*.calami.json"))) == 4
+    again = run("prep", raw, "dice:3", "-o", tmp_path / "diced", "--name", "nobody")
+    assert again.exit_code == 1 and "nobody" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("wash:2", "clean, fix, dice"),
+        ("dice:many", "whole number"),
+        ("clean:strength=3", "parameters are sigma"),
+        ("dice:7", "7"),
+    ],
+)
+def test_a_recipe_that_cannot_be(raw, tmp_path, recipe, told):
+    answer = run("prep", raw, recipe, "-o", tmp_path / "out")
+    assert answer.exit_code == 1 and told in answer.stderr
+    assert not list(tmp_path.rglob("*.fits"))
+
+
+def test_pipe_and_flags(raw, tmp_path):
+    words = ["pipe", raw, "dq_init", "saturation", "-o", tmp_path / "out", "--offline", "--workers", 1]
+    answer = run(*words, "--set", "saturation.n_pix_grow_sat=0")
+    assert answer.exit_code == 0, answer.stderr
+    made = sorted((tmp_path / "out").glob("*.fits"))
+    assert len(made) == 2 and "2 made" in answer.stderr
+    assert "2 already there" in run(*words, "--set", "saturation.n_pix_grow_sat=0").stderr
+    whole, one = run("flags", tmp_path / "out"), run("flags", made[0])
+    assert whole.exit_code == one.exit_code == 0, whole.stderr + one.stderr
+    assert "n_pix_grow_sat" in whole.stdout and "n_pix_grow_sat" in one.stdout
+    assert "parameters:" in one.stdout and "steps:" in one.stdout and "flags:" in one.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("detector7",), "neither a pipeline nor a step"),
+        (("detector1", "--set", "jump.threshold"), "step.parameter=value"),
+        (("detector1", "--set", "jump.no_such=1"), "no_such"),
+    ],
+)
+def test_what_cannot_be_piped(raw, tmp_path, words, told):
+    answer = run("pipe", raw, *words, "-o", tmp_path / "out", "--offline")
+    assert answer.exit_code == 1 and told in answer.stderr
+    assert not (tmp_path / "out").exists()

@@ -85,14 +85,14 @@ def test_another_demonstration_is_not_mixed_in(done):
         demo.run_demo(out, plan=small_plan(), seed=2, workers=1, progress=False)
 
 
-def test_a_failure_names_the_exposure_and_the_log(tmp_path):
+def test_a_failure_names_the_exposure_and_the_reason(tmp_path):
     broken = tmp_path / "jw01516001001_03102_00001_nis_uncal.fits"
     broken.write_bytes(b"SIMPLE  =                    T".ljust(2880))
     cache = crds.default_cache(simulate.Instrument.default().detector)
-    with pytest.raises(CalamiError, match="jw01516001001_03102_00001_nis_uncal") as failure:
-        demo.reduce_all([broken], {False: tmp_path / "out"}, cache, 1, tmp_path / "log.txt", progress=False)
-    assert "log.txt" in str(failure.value) and (tmp_path / "log.txt").exists()
-    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(CalamiError, match="jw01516001001_03102_00001_nis") as failure:
+        demo.reduce_all([broken], {False: tmp_path / "out"}, cache, 1, progress=False)
+    assert "ends inside a header" in str(failure.value)
+    assert not list((tmp_path / "out").glob("*.fits"))
 
 
 def test_the_pipeline_finds_the_rates_that_were_put_in(tmp_path):
@@ -100,8 +100,8 @@ def test_the_pipeline_finds_the_rates_that_were_put_in(tmp_path):
     exposure = replace(plans.ready_plan("1516").exposures[1], nints=60)
     (path,) = simulate.simulate_exposure(exposure, tmp_path, instrument)
     detector = instrument.detector
-    with crds.offline_executor(crds.default_cache(detector), log=tmp_path / "log") as pool:
-        pool.submit(demo.reduce_exposure, str(path), str(tmp_path), False).result()
+    cache = crds.default_cache(detector)
+    demo.reduce_all(Dataset(path.parent), {False: tmp_path}, cache, 1, progress=False)
     truth = simulate.read_truth(tmp_path, exposure.rootname)
     true = interpixel_capacitance(truth["rate"] + np.where(detector.reference, 0, detector.dark)) / GAIN
     found = Data(tmp_path / f"{exposure.rootname}_rate.fits").rate()

@@ -1,0 +1,179 @@
+"""Migration or nonlinearity, and the kernel: found as put in, from ramps and from images."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from test_onset import LIGHT, TAU, ramps_of
+from toys import rootname, write_exposure
+
+from calami import niriss
+from calami.calutil import RateImage
+from calami.cm_analysis import KernelFit
+from calami.detector import MIGRATION_PRESETS, Migration, charge_ramp, interpixel_capacitance, migration_flow
+from calami.headers import CalamiError, FileProblem
+from calami.kernel import (
+    HYPOTHESES,
+    Kernel,
+    _choose,
+    kernel_from_dice,
+    kernel_from_diced,
+    kernel_from_ramps,
+    kernel_table,
+    migration_or_nonlinearity,
+    patterns,
+    undo_capacitance,
+)
+from calami.onset import statistics_of
+
+
+def statistics(migration="h4rg", loss=0.0, **more):
+    """Of simulated ramps, seen through the capacitance, with a quadratic loss left by the correction."""
+    reads = interpixel_capacitance(ramps_of(migration=migration, **more) * niriss.GAIN)
+    return statistics_of(((reads - loss * reads**2) / niriss.GAIN).astype("float32"), filter="F480M", name="star")
+
+
+def test_capacitance_can_be_undone():
+    image = np.random.default_rng(1).uniform(100, 1e4, (3, 20, 20))
+    assert np.allclose(undo_capacitance(interpixel_capacitance(image)), image, rtol=1e-6)
+    assert undo_capacitance(image, None) is image
+
+
+def test_patterns_are_those_of_the_flow():
+    light, charge = LIGHT[30:50, 35:55], TAU * 5 * LIGHT[30:50, 35:55]
+    found = patterns(light, charge[None], charge[None], None)[:, 0]
+    assert np.allclose(found[0], migration_flow(charge, light, 1.0, 0.0))
+    assert np.allclose(found[1], migration_flow(charge, light, 0.0, 1.0))
+    both = migration_flow(charge, light, 0.3, 0.1, growth=1e-5)
+    assert np.allclose(0.3 * found[0] + 0.1 * found[1] + 1e-5 * (0.3 * found[2] + 0.1 * found[3]), both)
+    assert np.allclose(found[4], -2 * light * charge)
+    assert np.abs(found[:4].sum(axis=(1, 2))).max() < 1e-9 * np.abs(found[:4]).max() * found[0].size
+
+
+@pytest.mark.parametrize("preset", ["h4rg", "flight"])
+def test_the_kernel_is_what_was_put_in_without_noise(preset):
+    truth = MIGRATION_PRESETS[preset]
+    free = ("edge", "diagonal", "growth") if truth.growth else ("edge", "diagonal")
+    found = kernel_from_ramps(statistics(truth, nints=2, groups=14, noise=0.0), free=free)
+    for name in free:
+        assert found.value(name)[0] == pytest.approx(getattr(truth, name), rel=0.04)
+    assert found.migration.edge == found.value("edge")[0]
+
+
+@pytest.mark.parametrize(
+    ("migration", "loss", "answer"),
+    [("h4rg", 0.0, "migration"), ("none", 2e-7, "nonlinearity"), ("flight", 2e-7, "both"), ("none", 0.0, "neither")],
+)
+def test_verdicts(migration, loss, answer):
+    found = migration_or_nonlinearity(statistics(migration, loss, nints=60, groups=12), n_bootstrap=50)
+    assert found.answer == answer
+    if answer != "both":  # what is lost by both is a small part of what migrates
+        assert found.conserved == (loss == 0)
+    assert (found.log10_odds > 2) == (migration != "none")
+    assert found.superlinear == (migration == "flight") and str(found.kernel)
+    assert len(found.table()) == 9 and "9×9 sum" in found.sentence
+
+
+def test_errors_are_those_of_repetition():
+    held = [kernel_from_ramps(statistics(nints=40, groups=8, seed=s), free=("edge", "diagonal")) for s in range(10)]
+    values, errors = np.array([k.values for k in held]), np.mean([k.errors for k in held], axis=0)
+    assert np.all(np.abs(np.log(values.std(axis=0, ddof=1) / errors)) < 0.6)
+    assert np.abs(values.mean(axis=0) - (0.39e-6, 0.10e-6)).max() < 4 * errors.max() / np.sqrt(10)
+    assert held[0].covariance[0, 1] < 0  # what goes across a corner might have gone across edges
+
+
+def test_few_integrations_have_errors_too():
+    found = kernel_from_ramps(statistics(nints=3, groups=10), free=("edge", "diagonal", "growth", "nonlinearity"))
+    assert np.all(found.errors > 0) and found.covariance.shape == (4, 4)
+
+
+def test_bad_pixels_and_their_neighbours_are_left_out():
+    ramps = ramps_of(nints=30, groups=8)
+    flags = np.zeros((80, 80), "uint32")
+    flags[42, 46] = niriss.DO_NOT_USE
+    ramps[:, :, 42, 46] = 5e3 * np.arange(8)
+    one, other = (statistics_of(ramps, pixeldq=f) for f in (flags, None))
+    good = kernel_from_ramps(one, free="edge", ipc=None)
+    assert good.value("edge")[0] == pytest.approx(0.5e-6, rel=0.5)  # the edges take over what corners do
+    assert good.chi2 < 1.3 * good.dof
+    assert kernel_from_ramps(other, free="edge", ipc=None).value("edge")[0] < 0.1e-6  # as if it gave nothing
+
+
+def test_the_simpler_hypothesis_wins_unless_odds_are_high():
+    assert _choose({"neither": 0, "nonlinearity": -5, "migration": -5.9, "both": -5}) == "neither"
+    assert _choose({"neither": 0, "nonlinearity": -50, "migration": -100, "both": -104}) == "migration"
+    assert _choose({"neither": 0, "nonlinearity": -50, "migration": -100, "both": -107}) == "both"
+    assert set(HYPOTHESES) == {"neither", "nonlinearity", "migration", "both"}
+
+
+def chunks_of(migration="h4rg", bounds=((1, 5), (6, 12)), noise=0.0):
+    """Count-rate images of chunks of noise-free ramps, with the errors of 100 integrations."""
+    charge = interpixel_capacitance(charge_ramp(LIGHT, TAU * np.arange(1, bounds[-1][1] + 1), migration, steps=6))
+    rng, made = np.random.default_rng(1), []
+    for first, last in bounds:
+        seconds = (last - first) * TAU
+        rate = (charge[last - 1] - charge[first - 1]) / seconds
+        error = np.sqrt((rate * seconds + 2 * niriss.READ_NOISE_E**2) / 100) / seconds
+        rate = rate + noise * error * rng.standard_normal(rate.shape)
+        made.append((RateImage(rate / niriss.GAIN, error / niriss.GAIN, np.ones(rate.shape, bool)), first, last))
+    return made
+
+
+@pytest.mark.parametrize("bounds", [((1, 5), (6, 12)), ((1, 4), (5, 8), (9, 12))])
+def test_the_kernel_of_diced_images(bounds):
+    found = kernel_from_diced(chunks_of(bounds=bounds))
+    assert found.value("edge")[0] == pytest.approx(0.39e-6, rel=0.03)
+    assert found.value("diagonal")[0] == pytest.approx(0.10e-6, rel=0.06) and found.source == "diced"
+    noisy = kernel_from_diced(chunks_of(bounds=bounds, noise=1.0))
+    assert np.all(np.abs(noisy.values - found.values) < 4 * noisy.errors) and 0.7 < noisy.chi2 / noisy.dof < 1.4
+
+
+def test_the_kernel_of_diced_files(tmp_path):
+    paths = []
+    for number, (image, first, last) in enumerate(chunks_of(noise=1.0), 1):
+        arrays = {"SCI": image.value, "ERR": image.error, "DQ": np.zeros(image.value.shape, "uint32")}
+        path = write_exposure(tmp_path / f"{rootname()}_dice{number}of2_rate.fits", arrays, {"BUNIT": "DN/s"})
+        with fits.open(path, mode="update") as hdus:
+            hdus[0].header["CLMGRPS"] = f"{first}-{last} of 12"
+        paths.append(path)
+    found = kernel_from_dice(paths)
+    assert np.all(np.abs(found.values - (0.39e-6, 0.10e-6)) < 4 * found.errors) and found.filter == "F480M"
+    whole = write_exposure(tmp_path / f"{rootname(activity=3)}_rate.fits")
+    with pytest.raises(FileProblem, match="CLMGRPS"):
+        kernel_from_dice([whole, paths[0]])
+
+
+def test_a_pair_in_the_common_form(tmp_path):
+    image = np.zeros((3, 3))
+    covariance = np.diag([1.0, 4.0, 9.0, 1.0, 1.0, 1.0])
+    fit = KernelFit(
+        Migration(3e-7, 1e-7), ("edge", "diagonal", "growth", "flux", "dx", "dy"), np.arange(6.0), np.ones(6),
+        covariance, 10.0, 50, image, image, image, image, image > 0,
+    )  # fmt: skip
+    pair = Kernel.of_pair(fit, "F480M", ("a", "b"))
+    assert pair.names == ("edge", "diagonal", "growth") and pair.covariance.shape == (3, 3) and pair.dof == 44
+    diced = kernel_from_diced(chunks_of())
+    table = kernel_table([pair, diced])
+    table.write(tmp_path / "cm_kernel.ecsv")
+    assert list(table["source"]) == ["pair", "diced"] and np.isnan(table["growth"][1].value)
+    assert str(table["edge"].unit) == "1 / electron" and len(pair.table()) == 1
+
+
+def test_what_cannot_be_answered():
+    two = statistics(nints=10, groups=2)
+    with pytest.raises(CalamiError, match="two group differences below saturation"):
+        migration_or_nonlinearity(two)
+    with pytest.raises(CalamiError, match="free coefficients are of"):
+        kernel_from_ramps(statistics(nints=10, groups=4), free=("edge", "colour"))
+    with pytest.raises(CalamiError, match="two chunks or more"):
+        kernel_from_diced(chunks_of()[:1])
+    flags = np.where(np.indices((80, 80)).sum(axis=0) % 2, 0, niriss.DO_NOT_USE)  # every pixel has a bad neighbour
+    with pytest.raises(CalamiError, match="all its neighbours good"):
+        migration_or_nonlinearity(statistics_of(ramps_of(nints=10, groups=6), pixeldq=flags))
+
+
+def test_the_figure():
+    import matplotlib.pyplot as plt
+
+    ax = migration_or_nonlinearity(statistics(nints=10, groups=5), n_bootstrap=10).plot()
+    assert "distance" in ax.get_xlabel()
+    plt.close(ax.figure)

@@ -1,0 +1,136 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calami import crds, mitigation
+from calami.dataset import Dataset
+from calami.headers import CalamiError
+from calami.mitigation import Exposure, Version, choose_reference, departure, equivalent_contrast
+from calami.oifits import from_samples, point_source
+from calami.plans import ready_plan
+from calami.prep import Slice
+from calami.simulate import Instrument, simulate_exposure
+
+
+def cube(rng, count, v2=1.0, cp=0.0, photons=1e6):
+    star = point_source("F430M", photons)
+    matrix = star.triangle_matrix
+    phases = rng.normal(size=(count, matrix.shape[1])) * star.cp_err[0] / np.sqrt(3)
+    values = 1 + star.v2_err * rng.normal(size=(count, len(star.v2)))
+    samples = {"v2": v2 * values, "cp": cp + phases @ matrix.T}
+    return from_samples(replace(star, samples=samples))
+
+
+@pytest.mark.parametrize("name", ["", "…", "--"])
+def test_a_version_needs_a_name(name):
+    with pytest.raises(CalamiError, match="needs a name"):
+        Version(name)
+
+
+@pytest.mark.parametrize("level", [0, -5, math.nan, math.inf])
+def test_a_threshold_is_a_number_of_adu(level):
+    with pytest.raises(CalamiError, match="ADU above 0"):
+        mitigation.whole_frames(level) if level else mitigation.with_step(level)
+
+
+def test_bias_and_its_error_are_right():
+    # 150 pairs: the pulls of bias and of the signed departure must have mean 0 and width 1 within their sampling.
+    rng = np.random.default_rng(8)
+    pulls = []
+    for _ in range(150):
+        found = departure(cube(rng, 40, 0.99, 0.01), cube(rng, 60), 150, seed=rng.integers(1 << 30))
+        pulls.append(
+            [
+                (found.long_v2 + 0.01) / found.long_v2_error,
+                (found.v2 - 1e-4) / found.v2_draws.std(),
+                (found.cp - 1e-4) / found.cp_draws.std(),
+            ]
+        )
+    pulls = np.array(pulls)
+    assert (np.abs(pulls.mean(axis=0)) < 4 / np.sqrt(len(pulls)) + 0.1).all(), pulls.mean(axis=0)
+    assert (np.abs(pulls.std(axis=0) - 1) < 0.25).all(), pulls.std(axis=0)
+
+
+def test_without_bias_none_is_found():
+    rng = np.random.default_rng(9)
+    found = [departure(cube(rng, 30), cube(rng, 30), 100, seed=n) for n in range(60)]
+    v2, cp = (np.array([getattr(f, k) for f in found]) for k in ("v2", "cp"))
+    for values, noise in ((v2, found[0].v2_noise), (cp, found[0].cp_noise)):
+        assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values)) + 0.05 * noise
+    counted = [mitigation._floor(f.v2, f.v2_draws) > 0 for f in found]
+    assert np.mean(counted) < 0.15
+
+
+def test_a_single_integration_has_no_noise_of_its_own():
+    rng = np.random.default_rng(1)
+    with pytest.raises(CalamiError, match="two integrations"):
+        departure(cube(rng, 1), cube(rng, 5))
+
+
+@given(st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3))
+@settings(max_examples=50)
+def test_equivalent_contrast_rises_with_bias_and_lies_between(v2, cp, v2_noise, cp_noise):
+    plain = equivalent_contrast(0.0, 0.0, v2_noise, cp_noise)
+    assert np.isclose(plain, 1 / np.sqrt(6 / v2_noise + 1.5 / cp_noise))
+    assert plain <= equivalent_contrast(v2, cp, v2_noise, cp_noise)
+    assert equivalent_contrast(v2, cp, v2_noise, cp_noise) <= equivalent_contrast(2 * v2, 2 * cp, v2_noise, cp_noise)
+
+
+def test_references_have_the_same_filter_and_position():
+    def at(root, star, level, filter="F430M", position="1"):
+        return Exposure(root, root, star, filter, level, 1e8, position)
+
+    target = at("t", "A", 3e4)
+    others = [target, at("a", "A", 9e3), at("b", "A", 8e3, "F480M"), at("c", "A", 7e3, position="2"), at("d", "B", 5e3)]
+    assert choose_reference(target, others, "shallowest").rootname == "a"
+    assert choose_reference(target, others, "matched").rootname == "d"
+    assert choose_reference(at("x", "A", 9.2e3), others, "shallowest") is None  # hardly deeper: nothing to compare
+    with pytest.raises(CalamiError, match="shallowest, matched, different"):
+        choose_reference(target, others, "nearest")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    exposures = ready_plan("1516", "demo").exposures[:2]
+    instrument = Instrument.default(1, "flight")
+    for exposure in exposures:
+        simulate_exposure(replace(exposure, nints=8), folder, instrument)
+    return Dataset(folder)
+
+
+def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
+    even = Version("even integrations", {"charge_migration.skip": True}, recipes=(Slice(alternate=2),))
+    versions = (*mitigation.standard_versions((9000,), (16000,)), even)
+    options = {"cache": crds.default_cache(Instrument.default(1, "flight").detector), "workers": 1, "progress": False}
+    found = mitigation.mitigation_scan(raw, tmp_path, versions[:3], n_bootstrap=50, **options)
+    assert not found.failures and [e.version.name for e in found.entries] == [v.name for v in versions[:3]]
+    none, step, frames = found.entries
+    assert none.target.level > 20_000 > none.reference.level
+    assert none.departure.long_v2 < step.departure.long_v2  # the step takes bias away
+    assert step.departure.v2_noise > none.departure.v2_noise  # and signal
+    assert frames.departure.v2_noise > none.departure.v2_noise
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.fits")}
+    again = mitigation.mitigation_scan(raw, tmp_path, versions[:3], n_bootstrap=50, **options)
+    assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.fits")}
+    assert again.table["v2_bias"].tolist() == found.table["v2_bias"].tolist()
+    steps = found.table["exposure"], found.table["dmag_reached_150mas"]
+    assert len(steps[0]) == 3 and (np.array(steps[1]) > 0).all()
+
+
+def test_versions_with_one_name_are_refused(raw, tmp_path):
+    with pytest.raises(CalamiError, match="different names"):
+        mitigation.process_versions(raw, [Version("A b"), Version("a-b")], tmp_path)
+
+
+def test_one_depth_cannot_be_compared(tmp_path, raw, monkeypatch):
+    only = Dataset(raw[raw.names[0]].paths)
+    cache = crds.default_cache(Instrument.default(1, "flight").detector)
+    with pytest.raises(CalamiError, match="two depths"):
+        mitigation.mitigation_scan(
+            only, tmp_path, mitigation.standard_versions((), ()), cache=cache, workers=1, progress=False
+        )

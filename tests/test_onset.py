@@ -1,0 +1,378 @@
+"""The onset of charge migration: what is read of ramps, what is made of it, and what is refused."""
+
+import importlib
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import nrm_psf, rootname, write_exposure
+
+import calami.onset as onset_module
+from calami import niriss
+from calami.cm_analysis import quantify
+from calami.dataset import Dataset
+from calami.detector import charge_ramp, crossings, departure
+from calami.headers import CalamiError, FileProblem
+from calami.onset import (
+    DEFINITIONS,
+    JUMP_DET,
+    RampStatistics,
+    _departures,
+    _levels,
+    covariance_of_means,
+    ramp_statistics,
+    slope_of_sum,
+    statistics_of,
+)
+
+TAU = niriss.SUB80.frame_time
+LIGHT = 2.4e6 * nrm_psf(center=(40.1, 45.2))
+
+
+def ramps_of(light=LIGHT, groups=10, nints=40, migration="h4rg", seed=1, noise=1.0):
+    """Linearised reads, ADU, float32, with photon and read noise."""
+    rng = np.random.default_rng(seed)
+    charge = charge_ramp(light, TAU * np.arange(1, groups + 1), migration)
+    step = np.diff(charge, axis=0, prepend=0.0)
+    shape = (nints, *step.shape)
+    reads = charge + noise * np.cumsum(np.sqrt(np.maximum(step, 0)) * rng.standard_normal(shape), axis=1)
+    reads += noise * niriss.READ_NOISE_E * rng.standard_normal(shape)
+    return (reads / niriss.GAIN).astype("float32")
+
+
+def write_ramp(folder, ramps=None, groupdq=None, pixeldq=None, filetype="ramp", activity=2, **cards):
+    ramps = ramps_of(nints=12, groups=5) if ramps is None else ramps
+    groupdq = np.zeros(ramps.shape, "uint8") if groupdq is None else groupdq
+    pixeldq = np.zeros(ramps.shape[2:], "uint32") if pixeldq is None else pixeldq
+    arrays = {"SCI": ramps, "PIXELDQ": pixeldq, "GROUPDQ": groupdq}
+    cards = {"NINTS": ramps.shape[0], "NGROUPS": ramps.shape[1]} | cards
+    return write_exposure(folder / f"{rootname(activity=activity)}_{filetype}.fits", arrays, {"BUNIT": "DN"}, **cards)
+
+
+@pytest.fixture(scope="module")
+def stats():
+    return statistics_of(ramps_of(nints=100), filter="F480M", name="star")
+
+
+def test_file_and_array_give_the_same(tmp_path):
+    ramps = ramps_of(nints=15, groups=4)
+    path = write_ramp(tmp_path, ramps)
+    first, second = ramp_statistics(path), statistics_of(ramps, filter="F480M")
+    assert np.array_equal(first.total, second.total) and first.place == second.place == (40, 45)
+    assert first.filter == "F480M" and first.target == "HD 36705" and "/1/SUB80/40/45" in first.pointing
+
+
+def test_sums_are_those_of_the_array(stats):
+    ramps = ramps_of(nints=100)
+    row, col = stats.place
+    mean = np.diff(ramps[:, :, row, col], axis=1).mean(axis=0)
+    assert np.allclose(stats.means()[:, *stats.peak], mean, rtol=2e-4)  # but for the few that are rejected
+    assert stats.blocks == 24 and stats.count[:, 0, *stats.peak].sum() >= 99
+
+
+@given(st.integers(1, 60), st.integers(1, 24))
+def test_blocks_share_the_integrations_evenly(nints, blocks):
+    sums = onset_module._Sums(nints, 3, (2, 2), blocks, 1e9)
+    parts = onset_module._parts(nints, sums.edges, 7)
+    for part in parts:
+        sums.add(part.start, np.zeros((part.stop - part.start, 3, 2, 2), "float32"), None)
+    own = sums.count[:, 0, 0, 0]
+    assert own.sum() == nints and own.max() - own.min() <= 1 and len(own) == min(blocks, nints)
+
+
+def test_saved_statistics_come_back(tmp_path, stats):
+    again = RampStatistics.load(stats.save(tmp_path / "a_cmstats.npz"))
+    assert all(np.array_equal(getattr(again, k), v) for k, v in vars(stats).items())
+    (tmp_path / "b.npz").write_bytes(b"no")
+    with pytest.raises(FileProblem, match="holds no ramp statistics"):
+        RampStatistics.load(tmp_path / "b.npz")
+
+
+def test_statistics_are_kept_and_noticed_to_be_old(tmp_path, monkeypatch):
+    path = write_ramp(tmp_path)
+    first = ramp_statistics(path, cache=tmp_path / "kept")
+    with monkeypatch.context() as patch:
+        patch.setattr(onset_module, "_opened", None)
+        assert np.array_equal(ramp_statistics(path, cache=tmp_path / "kept").total, first.total)
+        with pytest.raises(TypeError):
+            ramp_statistics(path, cache=tmp_path / "kept", radius=5)
+    write_ramp(tmp_path, ramps_of(nints=13, groups=5, seed=9))
+    assert ramp_statistics(path, cache=tmp_path / "kept").nints == 13
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_cosmic_rays_do_not_move_the_mean(flagged):
+    clean = ramps_of(nints=60, groups=6)
+    hit, flags = clean.copy(), np.zeros(clean.shape, "uint8")
+    for k, (i, g) in enumerate(((3, 2), (20, 4), (41, 1))):
+        hit[i, g:, 40, 45] += 3000 + 500 * k
+        flags[i, g, 40, 45] = JUMP_DET
+    a, b = (statistics_of(r, groupdq=f) for r, f in ((clean, None), (hit, flags if flagged else None)))
+    assert np.allclose(b.means()[:, *b.peak], a.means()[:, *a.peak], rtol=3e-3)
+    assert b.count[:, :, *b.peak].sum() <= 60 * 5 - 3
+
+
+def test_nothing_at_or_beyond_saturation_is_used():
+    ramps = ramps_of(light=2.5 * LIGHT, nints=30, groups=12)
+    limit = 25_000.0
+    stats = statistics_of(ramps, saturation_adu=limit)
+    last = stats.used_at_peak[-1]
+    assert 2 <= last < 10 and ramps[:, last + 1, *stats.place].max() < limit
+    assert np.isnan(stats.means()[last + 1 :, *stats.peak]).all() and any("saturated" in n for n in stats.notes)
+    flags = np.where(ramps >= 20_000, niriss.SATURATED, 0).astype("uint8")
+    assert len(statistics_of(ramps, saturation_adu=limit, groupdq=flags).used_at_peak) < last + 1
+
+
+def test_groups_flagged_by_the_migration_step_are_looked_at():
+    ramps = ramps_of(nints=10, groups=6)
+    flags = np.zeros(ramps.shape, "uint8")
+    flags[:, 3:] = niriss.CHARGELOSS | niriss.DO_NOT_USE
+    assert len(statistics_of(ramps, groupdq=flags).used_at_peak) == 5
+    flags[:, 3:] = niriss.DO_NOT_USE
+    assert len(statistics_of(ramps, groupdq=flags).used_at_peak) == 2
+
+
+def test_bad_pixels_are_not_the_peak():
+    ramps, flags = ramps_of(nints=10, groups=4), np.zeros((80, 80), "uint32")
+    ramps[:, :, 60, 20] += np.arange(4)[:, None][:, 0] * 9000  # a hot pixel that nobody has flagged
+    flags[40, 45] = niriss.DO_NOT_USE
+    stats = statistics_of(ramps, pixeldq=flags)
+    assert stats.place != (40, 45) and max(abs(stats.place[0] - 40), abs(stats.place[1] - 45)) == 1
+    assert any("neighbour of the peak" in n for n in stats.notes)
+
+
+def test_covariance_of_means_is_that_of_ramps():
+    light, rng = 3000.0, np.random.default_rng(1)
+    reads = np.cumsum(rng.poisson(light, (40_000, 4)), axis=1) + rng.normal(0, niriss.READ_NOISE_E, (40_000, 4))
+    seen = np.cov(np.diff(reads, axis=1).T / niriss.GAIN)
+    model = covariance_of_means(np.full(3, light / niriss.GAIN), np.ones(3))
+    assert np.allclose(seen, model, atol=0.03 * model[0, 0])
+
+
+@settings(max_examples=25)
+@given(st.floats(0.005, 0.05), st.floats(0.0, 0.02))
+def test_departures_agree_with_stepping_through_a_ramp(linear, bend):
+    grid, found = _departures(np.array([[linear, bend]]), 3.0, "quadratic", np.zeros(2), 0.0)
+    times, signals = np.linspace(0, 4, 4_001), [0.0]
+    for step in np.diff(times):
+        q = signals[-1]
+        signals.append(q + step * (1 - linear * q - bend * q * q))
+    signals = np.array(signals)
+    for q in (0.5, 1.7, 2.9):
+        t = np.interp(q, signals, times)
+        half = np.interp(t / 2, times, signals)
+        place = {k: np.interp(q, grid, v[0]) for k, v in found.items()}
+        assert place["instantaneous"] == pytest.approx(-(linear * q + bend * q * q), abs=1e-4)
+        assert place["cumulative"] == pytest.approx(q / t - 1, abs=3e-4)
+        assert place["half"] == pytest.approx((q - half) / half - 1, abs=2e-4)
+
+
+def test_levels_are_where_a_curve_first_crosses():
+    grid = np.linspace(0, 10, 11)
+    curves = np.array([-0.01 * grid, 0.0 * grid, np.where(grid > 4, -0.5, 0.0)])
+    assert np.allclose(_levels(grid, curves, 0.025), [2.5, np.inf, 4.05])
+
+
+def test_the_onset_is_found_from_ramps_without_noise():
+    deep = [ramps_of(groups=g, nints=4, noise=0.0, light=s * LIGHT) for g, s in ((12, 1.0), (16, 0.7))]
+    found = quantify([statistics_of(r, filter="F480M", name=str(k)) for k, r in enumerate(deep)], n_bootstrap=100)
+    true = crossings(departure(LIGHT, (40, 45), "h4rg"))
+    for definition, threshold in (("instantaneous", 0.01), ("instantaneous", 0.02), ("half", 0.01)):
+        level = found.crossing("F480M", threshold, definition)
+        assert level.level_e == pytest.approx(true[definition][threshold], rel=0.01)
+
+
+def test_truth_of_programs(monkeypatch):
+    bench = importlib.import_module("benchmarks.bench_onset")
+    monkeypatch.setattr(bench, "IMAGES", 2)
+    rows = [
+        row
+        for seed, preset in enumerate(("h4rg", "flight"))
+        for row in bench.check_program(seed, "F480M", preset, 1e-7 * seed, 200, False)[0]
+        if row[5] and row[6]
+    ]
+    ratio = np.median([r[2] for r in rows])
+    assert len(rows) > 10 and 0.9 < ratio < 1.1 and np.mean([r[4] for r in rows]) > 0.5
+
+
+def test_no_migration_gives_limits_only():
+    found = quantify(ramps_of(migration="none", nints=80), filters="F480M", n_bootstrap=200)
+    assert {c.limit for c in found.crossings()} == {"lower"}
+    reach = found.filters["F480M"].reach_adu
+    assert all(0 < c.level_adu <= reach and c.hi95_adu == np.inf for c in found.crossings())
+    assert found.filters["F480M"].has_onset is None and "does not depend" in found.sentences[0]
+
+
+def test_order_and_seed(stats):
+    other = statistics_of(ramps_of(nints=60, groups=14, seed=5), filter="F480M", name="other")
+    one, two = (quantify(s, n_bootstrap=200) for s in ([stats, other], [other, stats]))
+    assert [c.lo95_adu for c in one.crossings()] == pytest.approx([c.lo95_adu for c in two.crossings()], rel=1e-6)
+    assert [c.lo95_adu for c in quantify([stats, other], n_bootstrap=200, seed=3).crossings()] != pytest.approx(
+        [c.lo95_adu for c in one.crossings()], rel=1e-6
+    )
+
+
+def test_another_threshold_reads_nothing(stats, monkeypatch):
+    found = quantify(stats, n_bootstrap=200)
+    for name in ("_opened", "_curve", "_profile", "statistics_of"):
+        monkeypatch.setattr(onset_module, name, None)
+    table = found.with_thresholds(0.004, 0.03).table()
+    assert sorted(set(table["threshold"])) == [0.004, 0.03]
+    with pytest.raises(CalamiError, match=r"between 0 and 0\.5"):
+        found.with_thresholds(1.0)
+
+
+def test_table_as_ecsv(stats, tmp_path):
+    found = quantify(stats, n_bootstrap=200)
+    table = found.table()
+    names = "filter definition threshold level_adu level_e lo68_adu hi68_adu lo95_adu hi95_adu limit n_samples"
+    assert table.colnames == names.split() and set(table["definition"]) == set(DEFINITIONS)
+    for made in (table, found.fits()):
+        made.write(tmp_path / "t.ecsv", overwrite=True)
+        assert len(QTable.read(tmp_path / "t.ecsv")) == len(made) > 3
+    assert np.allclose(table["level_e"].value, table["level_adu"].value * niriss.GAIN)
+
+
+def test_a_real_onset_is_told_from_a_crossing():
+    base = ramps_of(migration="none", nints=50, groups=16, noise=0.1)
+    signal = np.cumsum(np.diff(base, axis=1, prepend=0), axis=1)
+    lost = 4e-6 * np.maximum(signal - 8000, 0) ** 2 / 2
+    found = quantify(base - lost, filters="F480M", n_bootstrap=200).filters["F480M"]
+    assert found.preferred == "piecewise" and found.has_onset
+    assert found.fits["piecewise"]["onset_adu"] == pytest.approx(8000, rel=0.15)
+
+
+def test_exposures_that_disagree_get_rates_of_their_own():
+    made = [
+        statistics_of(ramps_of(light=f * LIGHT, nints=60, groups=g), filter="F480M", name=str(g), pointing="one")
+        for f, g in ((1.0, 12), (0.9, 8))
+    ]
+    found = quantify(made, n_bootstrap=200).filters["F480M"]
+    assert len(found.pointings) == 2 and any("rate of its own" in n for n in found.notes)
+    together = [made[0], statistics_of(ramps_of(nints=60, groups=8, seed=8), filter="F480M", pointing="one")]
+    assert len(quantify(together, n_bootstrap=200).filters["F480M"].pointings) == 1
+
+
+def test_pointings_can_be_drawn_too():
+    made = [
+        statistics_of(ramps_of(nints=40, groups=10, seed=k, migration=m), filter="F480M", name=str(k))
+        for k, m in enumerate(("h4rg", "flight_linear") * 3)
+    ]
+    fixed, drawn = (quantify(made, n_bootstrap=400, resample_pointings=d) for d in (False, True))
+    widths = [np.log(c.hi68_adu / c.lo68_adu) for f in (fixed, drawn) for c in [f.crossing("F480M", 0.01)]]
+    assert widths[1] > 1.2 * widths[0]  # the pointings differ much more than noise
+    few = quantify(made[:2], n_bootstrap=100, resample_pointings=True).filters["F480M"]
+    assert any("too few to resample" in note for note in few.notes)
+
+
+def test_slope_of_a_sum_that_is_conserved(stats):
+    rows, columns = np.indices(stats.count.shape[2:])
+    square = np.maximum(abs(rows - stats.peak[0]), abs(columns - stats.peak[1]))
+    peak, total = (slope_of_sum(stats, square <= half) for half in (0, 4))
+    assert peak[0] < -4 * peak[1] and abs(total[0]) < 4 * total[1]
+
+
+# What can be answered, and what not.
+
+
+def test_one_integration_is_answered_from_the_noise_model():
+    found = quantify(ramps_of(nints=1, groups=14), filters="F480M", n_bootstrap=200)
+    assert any("noise model" in n for n in found.filters["F480M"].notes)
+    assert all(np.isfinite(c.level_adu) for c in found.crossings())
+
+
+def test_two_groups_cannot_answer_alone_but_help_others(stats):
+    two = statistics_of(ramps_of(nints=30, groups=2), filter="F480M", name="two", pointing="p")
+    with pytest.raises(CalamiError, match="single usable group difference"):
+        quantify(two)
+    deep = statistics_of(ramps_of(nints=30, groups=12, seed=4), filter="F480M", name="deep", pointing="p")
+    assert quantify([two, deep], n_bootstrap=100).filters["F480M"].exposures == ("two", "deep")
+
+
+def test_all_saturated():
+    full = np.full((6, 5, 80, 80), 10.0, "float32")
+    full[:, :, 36:44, 40:50] = 50_000.0
+    with pytest.raises(CalamiError, match="saturat"):
+        quantify(full, filters="F480M")
+
+
+def test_star_off_the_subarray():
+    with pytest.raises(CalamiError, match="edge of the subarray"):
+        quantify(ramps_of(light=2.4e6 * nrm_psf(center=(40.0, -0.8)), nints=8), filters="F480M")
+    with pytest.raises(CalamiError, match="no star stands out"):
+        quantify(ramps_of(light=np.full((80, 80), 500.0), nints=8), filters="F480M")
+
+
+@pytest.mark.parametrize(("shape", "words"), [((3, 80, 80), "have the shape"), ((3, 1, 80, 80), "single group")])
+def test_arrays_that_are_no_ramps(shape, words):
+    with pytest.raises(CalamiError, match=words):
+        statistics_of(np.zeros(shape))
+
+
+def test_files_that_are_no_ramps(tmp_path):
+    rate = write_exposure(tmp_path / f"{rootname()}_rate.fits")
+    with pytest.raises(FileProblem, match=r"count rates, not ramps.*save_calibrated_ramp"):
+        ramp_statistics(rate)
+    uncal = write_ramp(tmp_path, ramps_of(nints=3, groups=3).astype("uint16"), filetype="uncal", activity=3)
+    with pytest.raises(FileProblem, match="raw reads"):
+        ramp_statistics(uncal)
+    single = write_ramp(tmp_path, ramps_of(nints=3, groups=3)[:, :1], activity=4)
+    with pytest.raises(FileProblem, match="single group"):
+        ramp_statistics(single)
+    cut = write_ramp(tmp_path, activity=5)
+    cut.write_bytes(cut.read_bytes()[:100_000])
+    with pytest.raises(FileProblem):
+        ramp_statistics(cut)
+    with pytest.raises(FileProblem):
+        ramp_statistics(tmp_path / "nothing_ramp.fits")
+
+
+def test_a_dataset_with_some_ramps_is_answered_in_part(tmp_path):
+    write_ramp(tmp_path, ramps_of(nints=20, groups=8))
+    write_ramp(tmp_path, ramps_of(nints=20, groups=8), activity=3, FILTER="F380M", TARGNAME="other")
+    write_exposure(tmp_path / f"{rootname(activity=4)}_rate.fits")
+    found = quantify(Dataset(tmp_path), n_bootstrap=100)
+    assert sorted(found.filters) == ["F380M", "F480M"]
+    assert any("no calibrated ramps of" in n and "save_calibrated_ramp" in n for n in found.notes)
+    assert list(quantify(tmp_path, filters=["F380M", "F277W"], n_bootstrap=100).filters) == ["F380M"]
+    with pytest.raises(CalamiError, match="F277W: no exposure"):
+        quantify(tmp_path, filters="F277W")
+    with pytest.raises(CalamiError, match="more than one filter"):
+        found.plot()
+
+
+def test_scaled_integers_are_read_too(tmp_path):
+    path = write_ramp(tmp_path, np.maximum(ramps_of(nints=9, groups=4), 0).astype("uint16"))
+    with fits.open(path) as hdus:
+        assert "BZERO" in hdus["SCI"].header
+    assert ramp_statistics(path).differences == 3
+
+
+def test_wrong_questions(stats):
+    with pytest.raises(CalamiError, match="definitions are"):
+        quantify(stats, definitions=["sudden"])
+    with pytest.raises(CalamiError, match="the law is"):
+        quantify(stats, law="cubist")
+    with pytest.raises(CalamiError, match="no result in F277W"):
+        quantify(stats, n_bootstrap=100).crossing("F277W")
+
+
+def test_leaving_out_the_first_difference(stats):
+    ramps = ramps_of(nints=100)
+    ramps[:, 0] -= 40.0  # the first read is off
+    off = statistics_of(ramps, filter="F480M", name="star")
+    wrong, right = (quantify(off, n_bootstrap=100, skip_first=k).filters["F480M"] for k in (0, 1))
+    best = quantify(stats, n_bootstrap=100, skip_first=1).filters["F480M"]
+    assert right.fits["linear"]["coefficient"] == pytest.approx(best.fits["linear"]["coefficient"], rel=0.05)
+    assert wrong.fits["linear"]["coefficient"] > 1.25 * right.fits["linear"]["coefficient"]
+
+
+def test_the_figure(stats):
+    import matplotlib.pyplot as plt
+
+    ax = quantify(stats, n_bootstrap=100).plot()
+    assert "ADU" in ax.get_xlabel() and len(ax.child_axes) == 1
+    plt.close(ax.figure)
