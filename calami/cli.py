@@ -20,8 +20,9 @@ import typer
 import calami
 
 # %% auto #0
-__all__ = ['app', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'Format', 'summary',
-           'map_names', 'cm', 'Scale', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'pipe', 'flags', 'main']
+__all__ = ['app', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair',
+           'Format', 'summary', 'map_names', 'cm', 'Scale', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'pipe',
+           'flags', 'FitMode', 'fringes', 'Weights', 'calibrate', 'Observed', 'contrast', 'main']
 
 # %% ../nbs/15_cli.ipynb #afb79edf
 app = typer.Typer(
@@ -621,6 +622,175 @@ def flags(
             table = Dataset(folder, filetypes or ()).flags(filetypes[0] if filetypes else None)
             text = render(table, format_of(output) if output else "text")
         _write_or_print(text, output)
+
+# %% ../nbs/15_cli.ipynb #2477317a
+class FitMode(StrEnum):
+    """How fringes are fitted."""
+
+    fast = "fast"
+    exact = "exact"
+    jwst = "jwst"
+
+# %% ../nbs/15_cli.ipynb #b833aae3
+OIFiles = Annotated[list[Path], typer.Argument(metavar="FILE…", exists=True, dir_okay=False, help="OIFITS files.")]
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Mend the known errors of files by jwst; otherwise they are only told.")
+]
+
+
+def _read_oifits(paths, repair: bool) -> list:
+    import warnings
+
+    from calami.oifits import read_oifits
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data = [read_oifits(path, repair=repair) for path in paths]
+    for warning in said:
+        typer.echo(f"warning: {warning.message}", err=True)
+    return data
+
+# %% ../nbs/15_cli.ipynb #db15f809
+@app.command()
+def fringes(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", exists=True, dir_okay=False, help="rate, rateints, cal or calints products."),
+    ],
+    output: OutFolder,
+    mode: Annotated[
+        FitMode, typer.Option(help="One model an exposure; exactly as jwst fits each integration; the stock code.")
+    ] = FitMode.fast,
+    oversample: Annotated[int, typer.Option(min=1, help="Points along a side of a pixel.")] = 3,
+    holes: Annotated[str | None, typer.Option(help="Only these holes, at least three: B4,C2,B5.")] = None,
+) -> None:
+    """
+    Fit fringes and write OIFITS files: ROOTNAME_ami-oi.fits, and of cubes ROOTNAME_amimulti-oi.fits.
+
+    One file an exposure. Those that cannot be fitted are told, and the others done.
+
+    **Examples**
+
+    - `calami fringes data/jw01093/*_cal.fits -o oi`
+    - `calami fringes stage2/*_calints.fits -o oi --mode exact --oversample 5`
+    """
+    with _told_plainly():
+        from astropy.table import Table
+
+        from calami import fringes as fitter
+        from calami.calutil import Data
+        from calami.headers import CalamiError
+        from calami.oifits import write_products
+
+        rows, wrong, done = [], [], {}
+        chosen = holes.split(",") if holes else None
+        for path in files:
+            try:
+                name = Data(path).name
+                if name in done:
+                    raise CalamiError(f"{path.name}: {done[name].name} is the same exposure; give one of them")
+                seen = fitter.fit(path, mode.value, oversample=oversample, holes=chosen)
+                write_products(seen, output)
+            except CalamiError as problem:
+                wrong.append(str(problem))
+                typer.echo(f"calami: {problem}", err=True)
+                continue
+            done[name] = path
+            rows.append({**seen.summary(), "file": f"{name}_ami-oi.fits"})
+        if rows:
+            _print_table(Table(rows), f"{len(rows)} exposures")
+            typer.echo(f"wrote {len(rows)} exposures to {output}", err=True)
+        if wrong:
+            raise CalamiError(f"{len(wrong)} of {len(files)} files could not be fitted")
+
+# %% ../nbs/15_cli.ipynb #485a875e
+class Weights(StrEnum):
+    """Weights of reference stars."""
+
+    equal = "equal"
+    time = "time"
+    brightness = "brightness"
+
+# %% ../nbs/15_cli.ipynb #6d2579ef
+@app.command()
+def calibrate(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", exists=True, dir_okay=False, help="OIFITS file.")],
+    references: Annotated[
+        list[Path], typer.Argument(metavar="REF…", exists=True, dir_okay=False, help="Those of reference stars.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="File to write.")],
+    weights: Annotated[Weights, typer.Option(help="Of several reference stars.")] = Weights.equal,
+    scatter: Annotated[bool, typer.Option(help="Add to the errors what the reference stars differ by.")] = True,
+    repair: Repair = False,
+) -> None:
+    """
+    Calibrate a target by one or more reference stars.
+
+    **Examples**
+
+    - `calami calibrate oi/abdor_ami-oi.fits oi/hd37093_ami-oi.fits oi/hd36805_ami-oi.fits -o abdor_f480m.fits`
+    """
+    with _told_plainly():
+        from calami.headers import CalamiError
+        from calami.oifits import calibrate as by_references
+        from calami.oifits import write_oifits
+
+        if output.resolve() in {path.resolve() for path in (target, *references)}:
+            raise CalamiError(f"{output}: is one of the files to be read; choose another name")
+        star, *others = _read_oifits((target, *references), repair)
+        done = by_references(star, others, weights=weights.value, scatter=scatter)
+        write_oifits(done, output)
+        typer.echo(f"{done.target} by {', '.join(done.references)}, {done.filter}")
+        if len(others) > 1 and scatter:
+            v2, cp = done.header["SCAT_V2"], done.header["SCAT_CP"] * 180 / 3.141592653589793
+            typer.echo(f"reference stars differ beyond their errors by {v2:.2%} in V2, {cp:.3f} deg in closure phase")
+        typer.echo(f"wrote {output}", err=True)
+
+# %% ../nbs/15_cli.ipynb #d1059e58
+class Observed(StrEnum):
+    """What of the data is used."""
+
+    both = "both"
+    v2 = "v2"
+    cp = "cp"
+
+# %% ../nbs/15_cli.ipynb #e28e5f9a
+@app.command()
+def contrast(
+    files: OIFiles,
+    output: OutFolder,
+    observables: Annotated[Observed, typer.Option(help="Squared visibilities, closure phases, or both.")] = (
+        Observed.both
+    ),
+    kind: Annotated[str, typer.Option(help="Limits: delta_chi2, absil, injection or percentile.")] = "delta_chi2",
+    limit: Annotated[float, typer.Option(min=30, help="Largest separation, mas.")] = 500.0,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Scale all errors so that chi2 is as large as it should be.")
+    ] = False,
+    diagonal: Annotated[bool, typer.Option("--diagonal", help="Use error bars only, no covariances.")] = False,
+    repair: Repair = False,
+) -> None:
+    """
+    Search a companion in calibrated files together, and state limits for what is left without it.
+
+    OUT receives companion.json, contrast_curve.ecsv, detection_map.fits and figures.
+
+    **Examples**
+
+    - `calami contrast abdor_f480m.fits abdor_f430m.fits abdor_f380m.fits -o abdor --rescale`
+    - `calami contrast abdor_f480m.fits -o abdor --observables cp --kind absil`
+    """
+    with _told_plainly():
+        from calami.contrast import analyse
+
+        data = _read_oifits(files, repair)
+        told = {"observables": observables.value, "covariance": "diagonal" if diagonal else "auto"}
+        found = analyse(data, output, kind=kind, limit=limit, rescale=rescale, **told)
+        typer.echo(found.told())
+        for one in data:
+            if not one.references:
+                typer.echo(f"note: {one.name} is not calibrated by a reference star", err=True)
+        typer.echo(f"wrote {output}", err=True)
 
 # %% ../nbs/15_cli.ipynb #c4128a03
 def main() -> None:

@@ -10,12 +10,15 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .fringes import Mask, Setup, fringe_model, pairs_of, star_image
 from .headers import CalamiError
+from .niriss import HOLE_FLAT_TO_FLAT, PIXEL_SCALE_MAS
 from .oifits import COLOURS, OIData, closure_covariance, photon_errors, wrap
 
 if TYPE_CHECKING:
@@ -28,11 +31,11 @@ logger = logging.getLogger(__name__)
 MAS = np.pi / 180 / 3600e3
 
 # %% auto #0
-__all__ = ['logger', 'MAS', 'DEFINITIONS', 'disc', 'companion_fringe', 'sample_factor', 'Options', 'Prepared', 'prepare',
-           'position', 'add_companion', 'FalseAlarm', 'sigma_of', 'CompanionFit', 'search_companion', 'chi2_sigma',
-           'chi2_ratio', 'remove_companion', 'DetectionMap', 'detection_map', 'ContrastCurve', 'contrast_curve',
-           'photon_curve', 'systematic_curve', 'write_companion', 'curve_table', 'write_curves', 'write_map',
-           'plot_chi2', 'plot_map', 'plot_curves']
+__all__ = ['logger', 'MAS', 'DEFINITIONS', 'REMOVED_SIGMA', 'disc', 'companion_fringe', 'spot_response', 'sample_factor',
+           'Options', 'Prepared', 'prepare', 'position', 'add_companion', 'FalseAlarm', 'sigma_of', 'CompanionFit',
+           'search_companion', 'chi2_sigma', 'chi2_ratio', 'remove_companion', 'DetectionMap', 'detection_map',
+           'ContrastCurve', 'contrast_curve', 'photon_curve', 'systematic_curve', 'write_companion', 'curve_table',
+           'write_curves', 'write_map', 'plot_chi2', 'plot_map', 'plot_curves', 'analyse']
 
 # %% ../nbs/12_contrast.ipynb #7f4dcaf0
 def disc(x: np.ndarray, kind: str, size: float) -> np.ndarray:
@@ -87,6 +90,54 @@ def companion_fringe(uv: np.ndarray, x: np.ndarray, y: np.ndarray, wavelength: f
     """
     turns = (np.outer(uv[:, 0], x) + np.outer(uv[:, 1], y)) * (MAS / wavelength)
     return np.sinc(turns * (bandwidth / wavelength)) * np.exp(-2j * np.pi * turns)
+
+# %% ../nbs/12_contrast.ipynb #1864865b
+@lru_cache
+def _responses(wavelength: float, spot: float) -> np.ndarray:
+    # Distance, mas; light, fringe and stretch there. Image as large as SUB80 allows; the direction hardly matters.
+    scale, size = float(np.mean(PIXEL_SCALE_MAS)), 69
+    setup = Setup(Mask(flat_to_flat=spot), np.array([[1.0, wavelength, 1.0]]), (scale, scale), oversample=3)
+    holes, pairs = setup.mask.row_col[:, ::-1] @ setup.distortion.matrix.T, pairs_of(7)
+    turns = (holes[pairs[:, 1]] - holes[pairs[:, 0]])[:, ::-1] * (2 * np.pi * scale * MAS / wavelength)
+    inverse = np.linalg.pinv(fringe_model(size, (0.0, 0.0), setup).reshape(size**2, -1))
+    rows = []
+    for distance in np.array([0.02, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0]) * (wavelength / spot / MAS):
+        place = np.array([0.8, 0.6]) * distance / scale
+        found = inverse @ star_image((size, size), tuple(place), setup).ravel()
+        phase = -turns @ place
+        away = wrap(np.arctan2(found[2:-1:2], found[1:-1:2]) - phase)
+        amplitude = np.hypot(found[1:-1:2], found[2:-1:2]).mean()
+        rows.append((distance, found[0], amplitude, 1 + away @ phase / (phase @ phase)))
+    return np.array([(0.0, 1.0, 1.0, rows[0][3]), *rows]).T
+
+
+def spot_response(
+    distance: np.ndarray, wavelength: float, spot: float = HOLE_FLAT_TO_FLAT
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Tell what a fit in the image takes a companion for.
+
+    Parameters
+    ----------
+    distance : numpy.ndarray
+        From the star, mas.
+    wavelength : float
+        m.
+    spot : float
+        Flat-to-flat width of a hole, m.
+
+    Returns
+    -------
+    light, fringe : numpy.ndarray
+        Part of its light, and of its fringes, that is found, between 0 and 1, in the shape of `distance`.
+    stretch : numpy.ndarray
+        Distance that its fringes have, over the true one. Further out than wavelength over width, all three stay what
+        they are there.
+    """
+    from scipy.interpolate import CubicSpline
+
+    table = _responses(round(wavelength, 8), spot)
+    return tuple(CubicSpline(table[0], table[1:], axis=1)(np.minimum(distance, table[0, -1])))
 
 # %% ../nbs/12_contrast.ipynb #cdd152a2
 def sample_factor(n_samples: int, n_data: int, n_parameters: int = 3) -> float:
@@ -178,6 +229,8 @@ class Options:
         Errors to be added in quadrature: of V², and of closure phases (rad).
     star, companion : tuple or None
         ``("uniform", diameter in mas)`` or ``("gaussian", FWHM in mas)``; None for a point.
+    spot : bool
+        Whether `spot_response` is taken into account for data that were fitted in the image.
     """
 
     observables: str = "both"
@@ -185,6 +238,7 @@ class Options:
     systematics: tuple[float, float] = (0.0, 0.0)
     star: tuple[str, float] | None = None
     companion: tuple[str, float] | None = None
+    spot: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what is not known."""
@@ -203,8 +257,7 @@ def _usable(data: OIData, key: str, wanted: bool) -> np.ndarray:
     if not len(good):
         raise CalamiError(f"{data.name}: has no {what}; ask for observables='{other}'")
     if not good.any():
-        errors = getattr(data, f"{key}_err")
-        why = "none has a finite error above 0" if not np.isfinite(errors).any() else "all are flagged"
+        why = "all are flagged" if getattr(data, f"{key}_flag").all() else "none has a finite error above 0"
         text = f"{data.name}: none of its {len(good)} {what} can be used ({why})"
         raise CalamiError(f"{text}; give errors with OIData.with_errors, or ask for observables='{other}'")
     return good
@@ -257,6 +310,7 @@ class Prepared:
         floors = options.systematics
         self.w_v2 = _whiten_v2(data, v2_good, options.covariance, floors[0]) if v2_good.any() else none
         self.w_cp = _whiten_cp(data, cp_good, options.covariance, floors[1]) if cp_good.any() else none
+        self.spot = data.spot if options.spot else 0.0
         spatial = np.hypot(*self.uv.T) / data.wavelength
         self.star = np.ones(len(spatial)) if options.star is None else disc(spatial, *options.star)
         self.faint = np.ones(len(spatial)) if options.companion is None else disc(spatial, *options.companion)
@@ -273,7 +327,7 @@ class Prepared:
 
     def fringe(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
-        Real and imaginary part of a companion's fringe on all baselines.
+        Real and imaginary part of a companion's fringe on all baselines, and the share of its light that counts.
 
         Parameters
         ----------
@@ -283,10 +337,14 @@ class Prepared:
         Returns
         -------
         tuple of numpy.ndarray
-            Two arrays, shape (baselines, cells).
+            Two arrays, shape (baselines, cells), and one, shape (cells,).
         """
-        fringe = companion_fringe(self.uv, x, y, self.data.wavelength, self.data.bandwidth)
-        return fringe.real * self.faint[:, None], fringe.imag * self.faint[:, None]
+        light, contrast, stretch = (np.ones(len(x)),) * 3
+        if self.spot:
+            light, contrast, stretch = spot_response(np.hypot(x, y), self.data.wavelength, self.spot)
+        band = self.data.wavelength, self.data.bandwidth
+        fringe = companion_fringe(self.uv, x * stretch, y * stretch, *band) * (contrast * self.faint[:, None])
+        return fringe.real, fringe.imag, light
 
     def change(self, fringe: tuple, contrast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -306,7 +364,7 @@ class Prepared:
         """
         real = contrast * fringe[0] + self.star[:, None]
         imaginary = contrast * fringe[1]
-        v2 = ((real**2 + imaginary**2) / (1 + contrast) ** 2)[self.v2_index] - self.v2_null[:, None]
+        v2 = ((real**2 + imaginary**2) / (1 + contrast * fringe[2]) ** 2)[self.v2_index] - self.v2_null[:, None]
         phase = np.arctan2(imaginary, real) if len(self.w_cp) else np.zeros((len(self.uv), 1))
         return v2, phase if (self.star > 0).all() else phase - np.where(self.star < 0, np.pi, 0.0)[:, None]
 
@@ -360,7 +418,7 @@ class Prepared:
             Shape (size, cells).
         """
         star = self.star[:, None]
-        v2 = (2 * star * fringe[0] - 2 * star**2)[self.v2_index]
+        v2 = (2 * star * fringe[0] - 2 * star**2 * fringe[2])[self.v2_index]
         return np.concatenate((self.w_v2 @ v2, self.w_phase @ (fringe[1] / star)))
 
 
@@ -697,6 +755,29 @@ class CompanionFit:
         polar += [(a["sep_mas"], a["pa_deg"]) for a in self.alternatives if a["delta_chi2"] <= delta_chi2]
         return [tuple(float(c) for c in position(*p)) for p in polar]
 
+    def told(self) -> str:
+        """
+        Say what was found.
+
+        Returns
+        -------
+        str
+            Lines of text: place, brightness, significance, fit, and the other places that fit nearly as well.
+        """
+        sep, pa, *_ = self.errors
+        lines = [f"{self.separation:.1f} ± {sep:.1f} mas, position angle {self.position_angle:.2f} ± {pa:.2f} deg"]
+        lines += [f"  {k}: {m:.2f} ± {self.dmag_error[k]:.2f} mag" for k, m in self.dmag.items()]
+        lines.append(f"  {self.significance:.1f} sigma; reduced chi2 {self.reduced_chi2:.2f}")
+        if self.scale != 1:
+            lines[-1] += f", errors multiplied by {np.sqrt(self.scale):.2f}"
+        elif self.reduced_chi2 > 2:
+            lines.append("  the errors are too small for this fit: rescale them, or add systematic ones")
+        for one in self.alternatives:
+            if one["delta_chi2"] < 25:
+                place = f"{one['sep_mas']:.1f} mas, {one['pa_deg']:.1f} deg"
+                lines.append(f"  instead: {place}, chi2 higher by {one['delta_chi2']:.1f}")
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """
         Everything that goes into ``companion.json``.
@@ -721,6 +802,7 @@ class CompanionFit:
             "delta_chi2": self.delta_chi2,
             "chi2": self.chi2,
             "chi2_null": self.chi2_null,
+            "reduced_chi2": self.reduced_chi2,
             "n_data": self.n_data,
             "variance_scale": self.scale,
             "covariance": self.covariance.tolist(),
@@ -1071,7 +1153,7 @@ def _limits(ready, x: np.ndarray, y: np.ndarray, kind: str, sigma: float, group:
             some = fringes
         else:
             places = (cells[:, None] * group + np.arange(group)).ravel()
-            some = [(real[:, places], imaginary[:, places]) for real, imaginary in fringes]
+            some = [(real[:, places], imaginary[:, places], light[places]) for real, imaginary, light in fringes]
         return _raised(ready, some, np.repeat(f, group), sign).reshape(-1, group).mean(axis=1)
 
     return _solve(value, base, sign * slope, power, target, limit)
@@ -1537,7 +1619,7 @@ def write_map(detection: DetectionMap, path: str | os.PathLike) -> Path:
 def _new_axes(ax: Axes | None) -> Axes:
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(5, 3.8), layout="constrained")[1] if ax is None else ax
+    return plt.subplots(figsize=(6, 3.8), layout="constrained")[1] if ax is None else ax
 
 
 def _image(ax: Axes, axis: np.ndarray, values: np.ndarray, label: str, **style: Any) -> None:
@@ -1655,5 +1737,94 @@ def plot_curves(
         ax.invert_yaxis()
     if not mag:
         ax.set_yscale("log")
-    ax.legend(fontsize="small")
+    outside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(ax.get_legend_handles_labels()[0]) > 5 else {}
+    ax.legend(fontsize="small", **outside)
     return ax
+
+# %% ../nbs/12_contrast.ipynb #d09a95ce
+#: A companion of at least so many sigma is taken out before limits are computed.
+REMOVED_SIGMA = 5.0
+
+
+def _pictures(data: list[OIData], fit: CompanionFit, limits: DetectionMap, curves: list) -> dict[str, Any]:
+    from matplotlib.figure import Figure
+
+    from calami.oifits import plot_cp, plot_uv, plot_v2
+
+    seen = Figure(figsize=(13, 3.8), layout="constrained")
+    axes = seen.subplots(1, 3)
+    kinds = [(plot_uv, lambda one: True), (plot_v2, lambda one: len(one.v2)), (plot_cp, lambda one: len(one.cp))]
+    for (plot, has), ax in zip(kinds, axes, strict=True):
+        plot([one for one in data if has(one)], ax)
+    figures = {"observables": seen}
+    for name, plot in (("chi2_map", plot_chi2), ("detection_map", plot_map), ("contrast_curve", plot_curves)):
+        figures[name] = Figure(figsize=(8 if plot is plot_curves else 6, 4.5), layout="constrained")
+        ax = figures[name].subplots()
+        plot(curves, ax, fit=fit) if plot is plot_curves else plot(fit if plot is plot_chi2 else limits, ax)
+    return figures
+
+
+def analyse(
+    data: OIData | Sequence[OIData],
+    folder: str | os.PathLike,
+    *,
+    kind: str = "delta_chi2",
+    limit: float = 500.0,
+    contrast_by: str = "filter",
+    rescale: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> CompanionFit:
+    """
+    Search a companion, compute limits for what is left without it, and write everything into a folder.
+
+    Parameters
+    ----------
+    data : OIData or sequence of OIData
+        Calibrated exposures of one star.
+    folder : path-like
+        Receives ``companion.json``, ``contrast_curve.ecsv`` (all `DEFINITIONS`, the chosen one first),
+        ``detection_map.fits`` and four figures (PNG). Made if it is not there; files of these names are replaced.
+    kind : str
+        Definition of the limits in the map, and the first of the curves.
+    limit : float
+        Largest separation, mas.
+    contrast_by : str
+        See `search_companion`.
+    rescale : bool
+        Multiply all variances so that χ² is as large as the degrees of freedom, also for the limits.
+    seed : int
+        For the false-alarm probability.
+    **options
+        Fields of `Options`.
+
+    Returns
+    -------
+    CompanionFit
+        The best companion. One of at least `REMOVED_SIGMA` is taken out before the limits are computed.
+    """
+    from calami.headers import FileProblem
+
+    many = [data] if isinstance(data, OIData) else list(data)
+    _definition(kind, None)
+    search = {"contrast_by": contrast_by, "rescale": rescale, "seed": seed}
+    fit = search_companion(many, limit=limit, **search, **options)
+    left = many
+    if fit.significance >= REMOVED_SIGMA and contrast_by != "file":
+        left = [remove_companion(one, fit) for one in many]
+    told = {"rescale": fit.scale, **options}
+    separations = np.arange(20.0, limit + 1, 10.0)
+    kinds = [kind, *(k for k in DEFINITIONS if k != kind)]
+    curves = [contrast_curve(left, k, separations=separations, **told) for k in kinds]
+    limits = detection_map(left, kind, extent=limit, **told)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileProblem(folder, f"cannot be made ({error})", "choose another folder") from error
+    for name, figure in _pictures(many, fit, limits, curves).items():
+        _replace_file(folder / f"{name}.png", lambda part, f=figure: f.savefig(part, format="png", dpi=150))
+    write_curves(curves, folder / "contrast_curve.ecsv")
+    write_map(limits, folder / "detection_map.fits")
+    write_companion(fit, folder / "companion.json")
+    return fit

@@ -870,9 +870,11 @@ class Observables:
     wavelength, bandwidth : float
         Effective wavelength and equivalent width, m.
     uv : numpy.ndarray
-        (u, v) of each baseline, to the east and to the north on the sky, m, shape (n_baselines, 2). As in files of
+        (u, v) of each baseline, to the east and to the north on the sky, m, shape (n_baselines, 2), with the sign of
         `jwst.ami`: a source at (east, north) radians adds ``flux exp(-2πi (u east + v north) / λ)`` to the visibility.
-        If the header does not say how the image lies on the sky, as for the position angle 0 (see `notes`).
+        They are those of the fringes in the image: the distortion of the pupil is in them, which the pipeline leaves
+        out (but for ``"jwst"``, where they are the stock ones). If the header does not say how the image lies on the
+        sky, as for the position angle 0 (see `notes`).
     amplitude, amplitude_error : numpy.ndarray
         Of the fringes, shape (n_baselines,).
     phase, phase_error : numpy.ndarray
@@ -996,6 +998,26 @@ class Observables:
         samples |= {k: samples[k][:, b] for k in "amplitude phase v2".split()} | {"cp": samples["cp"][:, t]}
         new |= {"pistons": inverse @ new["phase"], "samples": samples | {"pistons": samples["phase"] @ inverse.T}}
         return replace(self, **new)
+
+    def summary(self) -> dict[str, Any]:
+        """
+        Give the main numbers, for a row of a table.
+
+        Returns
+        -------
+        dict
+            Target, filter, integrations, range of V², rms of closure phases and typical errors (degrees).
+        """
+        return {
+            "target": self.target or "unknown",
+            "filter": self.filter,
+            "nints": self.n_integrations,
+            "v2_min": round(float(self.v2.min()), 4),
+            "v2_max": round(float(self.v2.max()), 4),
+            "v2_err": round(float(np.median(self.v2_error)), 5),
+            "cp_rms_deg": round(float(np.degrees(np.sqrt(np.mean(self.cp**2)))), 3),
+            "cp_err_deg": round(float(np.degrees(np.median(self.cp_error))), 4),
+        }
 
     def __repr__(self) -> str:
         return (
@@ -1180,26 +1202,32 @@ def _filter_of(frames: _Frames, given: str | None) -> str:
     return name
 
 
-def _scale_of(frames: _Frames) -> tuple[float, float]:
-    # As jwst.ami: one scale, the mean of that along x and along y.
-    facts = frames.facts
+def _axis_scales(facts: Mapping) -> np.ndarray:
+    # Along x and y, mas; NaN if the header does not tell.
     try:
         if all(key in facts for key in ("CD1_1", "CD1_2", "CD2_1", "CD2_2")):
             both = np.hypot(facts["CD1_1"], facts["CD2_1"]), np.hypot(facts["CD1_2"], facts["CD2_2"])
         else:
             both = facts["CDELT1"], facts["CDELT2"]
-        scale = float(np.mean(both)) * 3.6e6
+        return np.array(both, float) * 3.6e6
     except (KeyError, TypeError):
-        scale = np.nan
+        return np.full(2, np.nan)
+
+
+def _scale_of(frames: _Frames) -> tuple[float, float]:
+    # As jwst.ami: one scale, the mean of that along x and along y.
+    scale = float(_axis_scales(frames.facts).mean())
     if not 50 < scale < 80:
         frames.notes.append(f"no pixel scale in the header: {FALLBACK_SCALE_MAS} mas taken")
         scale = FALLBACK_SCALE_MAS
     return scale, scale
 
 
-def _uv(mask: Mask, frames: _Frames) -> np.ndarray:
+def _uv(mask: Mask, frames: _Frames, distortion: Distortion | None = None, stretch=(1.0, 1.0)) -> np.ndarray:
+    # `stretch`: scale of the fit over that of the pixels, along x and y.
     pairs, facts = pairs_of(len(mask.names)), frames.facts
-    along_rows, along_columns = (mask.row_col[pairs[:, 0]] - mask.row_col[pairs[:, 1]]).T
+    designed = (mask.row_col[pairs[:, 0]] - mask.row_col[pairs[:, 1]])[:, ::-1]
+    along_columns, along_rows = (designed @ (distortion or Distortion()).matrix.T * stretch).T
     try:
         angle = float(facts["ROLL_REF"]) + float(facts["V3I_YANG"])
         parity = int(facts.get("VPARITY", -1))
@@ -1585,6 +1613,8 @@ def _identity(frames: _Frames, setup: Setup, filter_name: str) -> dict[str, Any]
     # What of the result does not depend on the pixels.
     n_holes = len(setup.mask.names)
     wavelength, width = band_of(setup.bands)
+    scales = _axis_scales(frames.facts)
+    stretch = setup.scale / scales if np.isclose(scales.mean(), np.mean(setup.scale)) else np.ones(2)
     target = str(frames.facts.get("TARGNAME") or frames.facts.get("TARGPROP") or "").strip()
     return {
         "name": frames.name,
@@ -1596,7 +1626,7 @@ def _identity(frames: _Frames, setup: Setup, filter_name: str) -> dict[str, Any]
         "triangles": triangles_of(n_holes),
         "wavelength": wavelength,
         "bandwidth": width,
-        "uv": _uv(setup.mask, frames),
+        "uv": _uv(setup.mask, frames, setup.distortion, stretch),
         "header": frames.facts,
     }
 
@@ -1706,7 +1736,7 @@ def _run_pipeline(frames: _Frames, setup: Setup, filter_name: str, fix: bool):
 
 
 def _fit_pipeline(frames: _Frames, setup: Setup, filter_name: str, fix: bool) -> Observables:
-    identity = _identity(frames, setup, filter_name)
+    identity = _identity(frames, setup, filter_name) | {"uv": _uv(setup.mask, frames)}  # the stock ones
     mean, _, pictures = _run_pipeline(frames, setup, filter_name, fix)
     coefficients = np.asarray(pictures.solns_table["coeffs"], float).reshape(len(frames.cube), -1)
     samples = _samples_of(coefficients, 7) | {"kept": np.ones(len(coefficients), bool)}

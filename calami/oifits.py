@@ -31,8 +31,8 @@ class OIFITSWarning(UserWarning):
 # %% auto #0
 __all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'KEPT_KEYWORDS', 'BASELINE_TOLERANCE', 'COLOURS', 'OIFITSWarning', 'closure_matrix',
            'closure_covariance', 'OIData', 'wrap', 'mean_and_covariance', 'from_samples', 'from_observables',
-           'write_oifits', 'read_oifits', 'find_defects', 'repair_errors', 'photon_errors', 'point_source', 'add_noise',
-           'reference_weights', 'calibrate', 'selfcal', 'plot_uv', 'plot_v2', 'plot_cp']
+           'write_oifits', 'write_products', 'read_oifits', 'find_defects', 'repair_errors', 'photon_errors',
+           'point_source', 'add_noise', 'reference_weights', 'calibrate', 'selfcal', 'plot_uv', 'plot_v2', 'plot_cp']
 
 # %% ../nbs/11_oifits.ipynb #b86667a2
 def closure_matrix(triangles: np.ndarray, baselines: np.ndarray) -> np.ndarray:
@@ -137,6 +137,9 @@ class OIData:
         Their places in the pupil, m, shape (stations, 2).
     mjd, int_time : float
         Middle of the exposure (MJD, UTC) and exposure time, s; NaN if not known.
+    spot : float
+        Distance of opposite sides of the holes, m, if the fringes were fitted in the image together with the spot of a
+        hole: light away from the star then counts less (see `calami.contrast.spot_response`). 0 if not.
     samples : dict
         Values of each integration: ``v2`` (k, n), ``cp`` (k, m) and, if known, ``amplitude``, ``phase``, ``flux``.
     n_samples : int
@@ -179,6 +182,7 @@ class OIData:
     station_xy: np.ndarray | None = None
     mjd: float = np.nan
     int_time: float = np.nan
+    spot: float = 0.0
     samples: dict[str, np.ndarray] = field(default_factory=dict)
     n_samples: int = 0
     references: tuple[str, ...] = ()
@@ -417,6 +421,7 @@ def from_observables(observables: Any) -> OIData:
         station_xy=np.asarray(o.hole_centers, float),
         mjd=float(header.get("EXPMID", np.nan)),
         int_time=float(header.get("EFFEXPTM", np.nan)),
+        spot=niriss.HOLE_FLAT_TO_FLAT,
         samples={k: np.asarray(v)[kept] for k, v in samples.items() if len(np.atleast_1d(v)) == len(kept)},
         n_samples=_sample_size(int(kept.sum()), float(getattr(o, "shrinkage", 0.0))),
         notes=tuple(getattr(o, "notes", ())),
@@ -520,24 +525,25 @@ def _visibility_hdus(data: OIData, single: bool) -> dict[str, Any]:
     n, m, s = len(data.v2), len(data.cp), data.samples
     amplitude, phase = _or_nan(data.visamp, data.v2), np.degrees(_or_nan(data.visphi, data.v2))
     v2, cp, triple = data.v2, np.degrees(data.cp), _or_nan(data.t3amp, data.cp)
+    flags = ~data.v2_good, ~data.cp_good
     errors = [data.visamp_err, data.visphi_err, data.v2_err, data.cp_err, data.t3amp_err]
     errors = [_or_nan(e, like) for e, like in zip(errors, (data.v2,) * 3 + (data.cp,) * 2, strict=True)]
     errors[1], errors[3] = np.degrees(errors[1]), np.degrees(errors[3])
     if single:
-        v2, cp = s["v2"].T, np.degrees(s["cp"]).T
+        v2, cp, flags = s["v2"].T, np.degrees(s["cp"]).T, (data.v2_flag, data.cp_flag)
         amplitude, phase = (np.asarray(s.get(k, np.full(v2.T.shape, np.nan))).T for k in ("amplitude", "phase"))
         phase, triple = np.degrees(phase), np.full(cp.shape, np.nan)
         errors = [np.zeros(x.shape) for x in (amplitude, phase, v2, cp, triple)]
     mjd, seconds = (np.nan_to_num(x) for x in (data.mjd, data.int_time))
     start = {"TARGET_ID": ("I", 1), "TIME": ("D", 0.0), "MJD": ("D", mjd), "INT_TIME": ("D", seconds)}
     uv = {"UCOORD": ("D", data.v2_uv[:, 0]), "VCOORD": ("D", data.v2_uv[:, 1])}
-    uv |= {"STA_INDEX": ("2I", data.v2_stations), "FLAG": ("L", ~data.v2_good)}
+    uv |= {"STA_INDEX": ("2I", data.v2_stations), "FLAG": ("L", flags[0])}
     vis = {"VISAMP": ("D", amplitude), "VISAMPERR": ("D", errors[0])}
     vis |= {"VISPHI": ("D", phase), "VISPHIERR": ("D", errors[1])}
     t3 = {"T3AMP": ("D", triple), "T3AMPERR": ("D", errors[4]), "T3PHI": ("D", cp), "T3PHIERR": ("D", errors[3])}
     for number, side in ((1, data.cp_uv1), (2, data.cp_uv2)):
         t3 |= {f"U{number}COORD": ("D", side[:, 0]), f"V{number}COORD": ("D", side[:, 1])}
-    t3 |= {"STA_INDEX": ("3I", data.cp_stations), "FLAG": ("L", ~data.cp_good)}
+    t3 |= {"STA_INDEX": ("3I", data.cp_stations), "FLAG": ("L", flags[1])}
     v2_columns = {"VIS2DATA": ("D", v2), "VIS2ERR": ("D", errors[2])}
     made = {}
     if n and (single or data.visamp is not None):
@@ -572,6 +578,7 @@ def _primary(data: OIData):
     header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
     header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
     header["CALNAME"] = data.name
+    header["CALSPOT"] = (data.spot, "[m] hole width of the fitted spot, 0: none")
     if data.references:
         header["CALIB"] = ", ".join(data.references)
     if np.isfinite(data.mjd):
@@ -650,6 +657,38 @@ def write_oifits(data: Any, path: str | os.PathLike, *, per_integration: bool = 
     finally:
         part.unlink(missing_ok=True)
     return path
+
+# %% ../nbs/11_oifits.ipynb #4ce7ed89
+def write_products(observables: Any, folder: str | os.PathLike) -> list[Path]:
+    """
+    Write the files of one exposure as the pipeline names them.
+
+    Parameters
+    ----------
+    observables : calami.fringes.Observables
+        Its observables.
+    folder : path-like
+        Where to; it is made if it is not there.
+
+    Returns
+    -------
+    list of pathlib.Path
+        ``<name>_ami-oi.fits`` and, if there are several integrations, ``<name>_amimulti-oi.fits``.
+
+    Raises
+    ------
+    FileProblem
+        If they cannot be written.
+    """
+    data, folder = from_observables(observables), Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileProblem(folder, f"cannot be made ({error})", "choose another folder") from error
+    paths = [write_oifits(data, folder / f"{data.name}_ami-oi.fits")]
+    if len(data.samples.get("v2", ())) > 1:
+        paths.append(write_oifits(data, folder / f"{data.name}_amimulti-oi.fits", per_integration=True))
+    return paths
 
 # %% ../nbs/11_oifits.ipynb #64768845
 def _quiet_open(path: Path):
@@ -808,6 +847,8 @@ def _header_facts(path: Path, hdus: Any, origin: str) -> dict[str, Any]:
         "references": references,
         "mjd": mjd or np.nan,
         "int_time": seconds or np.nan,
+        # Whether light away from the star counts less: fitters in the image, not those in the Fourier plane.
+        "spot": float(header.get("CALSPOT", niriss.HOLE_FLAT_TO_FLAT if origin in ("jwst", "ImPlaneIA") else 0.0)),
         "header": facts,
     }
 
@@ -1390,7 +1431,8 @@ def _plot_against(data, ax, key: str, length: str, factor: float, ylabel: str, l
             ax.plot(x[flagged], values[flagged], "x", color="0.6", ms=5, label="flagged" if number == 0 else None)
     ax.axhline(level, color="0.5", lw=0.8, zorder=0)
     ax.set(xlabel=f"{'baseline' if key == 'v2' else 'longest side'} (m)", ylabel=ylabel)
-    ax.legend(fontsize="small")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize="small")
     return ax
 
 

@@ -128,8 +128,8 @@ def test_fast_is_nearly_exact(name):
 
 
 def test_errors_cover_the_truth(bench, quiet):
-    found = [bench.coverage(20, n, name, 1.5e6, first=s) for n, name, s in ((20, "F430M", 0), (8, "F480M", 100))]
-    found.append(bench.coverage(20, 1, "F480M", 2e7, first=200))
+    found = [bench.coverage(8, 20, "F430M", 1.5e6), bench.coverage(16, 8, "F480M", 1.5e6, first=100, stock=False)]
+    found.append(bench.coverage(16, 1, "F480M", 2e7, first=200))
     for what in ("v2", "cp"):
         pulls = np.concatenate([f["calami", what] for f in found])
         one, two = bench.fractions(pulls)

@@ -243,9 +243,9 @@ def closure_phases(values):
     return np.degrees([np.angle(values[a, b] * values[b, c] * values[a, c].conj()) for a, b, c in triples])
 
 
-def fringe_images(filt="F480M", seed=1, size=64, piston_rms=30.0, contrast=0.0):
+def fringe_images(filt="F480M", seed=1, size=64, piston_rms=30.0, contrast=0.0, slopes=True):
     """A star through the mask with random pistons and place; returns its image (share of the light) and its slopes
-    along x and y, per pixel."""
+    along x and y, per pixel (0 if they are not wanted)."""
     from calami import optics
 
     rng = np.random.default_rng(seed)
@@ -255,6 +255,9 @@ def fringe_images(filt="F480M", seed=1, size=64, piston_rms=30.0, contrast=0.0):
     if contrast:
         source = source.with_companion(*rng.uniform(-3, 3, 2), contrast)
     kw = {"pupil": pupil, "source": source, "scale": (65.6, 65.6), "shape": (size, size)}
+    if not slopes:
+        image = optics.psf(filt, (column, row), **kw)
+        return image, np.zeros_like(image), np.zeros_like(image)
     step = 0.05
     image, right, up = (optics.psf(filt, p, **kw) for p in ((column, row), (column + step, row), (column, row + step)))
     return image, (right - image) / step, (up - image) / step

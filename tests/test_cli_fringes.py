@@ -1,0 +1,129 @@
+"""`calami fringes`, `calami calibrate` and `calami contrast`."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from toys import fringe_cube, fringe_images, rootname, write_exposure
+from typer.testing import CliRunner
+
+from calami.cli import app
+from calami.contrast import add_companion
+from calami.oifits import add_noise, point_source, read_oifits, write_oifits
+
+POINTING = {"ROLL_REF": 171.765, "V3I_YANG": 0.56126717, "VPARITY": -1, "CDELT1": 65.6 / 3.6e6, "CDELT2": 65.6 / 3.6e6}
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def exposures(tmp_path_factory):
+    """A cube and an image of a star."""
+    folder = tmp_path_factory.mktemp("images")
+    cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 6, seed=1)
+    arrays = {"SCI": cube.astype("float32"), "ERR": error.astype("float32"), "DQ": dq}
+    paths = [folder / f"{rootname(1)}_calints.fits", folder / f"{rootname(2)}_cal.fits"]
+    write_exposure(paths[0], arrays, POINTING, NINTS=6)
+    write_exposure(paths[1], {key: value[0] for key, value in arrays.items()}, POINTING, NINTS=6)
+    return paths
+
+
+@pytest.fixture
+def calibrated(tmp_path):
+    """Files of a binary in two filters, and of a star without companion."""
+    rng, paths = np.random.default_rng(1), []
+    for name, contrast in (("F380M", 0.01), ("F480M", 0.02)):
+        star = add_companion(point_source(name, 1e8, name="binary"), 150, 70, contrast)
+        paths.append(write_oifits(add_noise(star, rng), tmp_path / f"{name}.fits"))
+    return [*paths, write_oifits(add_noise(point_source("F480M", 1e8, name="ref"), rng), tmp_path / "ref.fits")]
+
+
+@pytest.mark.parametrize("command", ["fringes", "calibrate", "contrast"])
+def test_help_has_examples(command):
+    answer = run(command, "--help")
+    assert answer.exit_code == 0 and f"calami {command} " in answer.stdout
+
+
+def test_fringes_writes_the_files_of_each_exposure(exposures, tmp_path):
+    before = [path.read_bytes() for path in exposures]
+    answer = run("fringes", *exposures, "-o", tmp_path / "oi")
+    assert answer.exit_code == 0 and "HD 36705" in answer.stdout and "wrote 2 exposures" in answer.stderr
+    names = {f"{rootname(1)}_ami-oi.fits", f"{rootname(1)}_amimulti-oi.fits", f"{rootname(2)}_ami-oi.fits"}
+    assert {p.name for p in (tmp_path / "oi").iterdir()} == names
+    data = read_oifits(tmp_path / "oi" / f"{rootname(1)}_ami-oi.fits")
+    assert data.v2_good.all() and data.n_samples >= 6 and data.filter == "F480M"
+    with fits.open(tmp_path / "oi" / f"{rootname(1)}_amimulti-oi.fits") as hdus:
+        assert hdus["OI_T3"].data["T3PHI"].shape == (35, 6)
+    assert [path.read_bytes() for path in exposures] == before
+
+
+def test_what_cannot_be_fitted_is_told_and_the_others_done(exposures, tmp_path):
+    wrong = tmp_path / f"{rootname(3)}_cal.fits"
+    write_exposure(wrong, {"SCI": np.ones((80, 80), "float32"), "DQ": np.ones((80, 80), "uint32")}, POINTING)
+    answer = run("fringes", wrong, exposures[1], "-o", tmp_path / "oi", "--holes", "B4,C2,B5,C6")
+    assert answer.exit_code == 1 and wrong.name in answer.stderr and "1 of 2 files" in answer.stderr
+    assert len(read_oifits(tmp_path / "oi" / f"{rootname(2)}_ami-oi.fits").v2) == 6
+    assert "Traceback" not in answer.stderr
+
+
+def test_one_exposure_given_twice_is_refused(exposures, tmp_path):
+    twin = tmp_path / exposures[1].name.replace("_cal", "_rate")
+    twin.write_bytes(exposures[1].read_bytes())
+    answer = run("fringes", exposures[1], twin, "-o", tmp_path / "oi")
+    assert answer.exit_code == 1 and "is the same exposure" in answer.stderr
+
+
+@pytest.mark.parametrize("words", [["--holes", "B4,C2"], ["--holes", "A1,B4,C2"]])
+def test_holes_that_are_none(exposures, tmp_path, words):
+    answer = run("fringes", exposures[1], "-o", tmp_path / "oi", *words)
+    assert answer.exit_code == 1 and "at least three of" in answer.stderr
+
+
+def test_calibrate(calibrated, tmp_path):
+    answer = run("calibrate", calibrated[1], calibrated[2], calibrated[2], "-o", tmp_path / "out.fits")
+    assert answer.exit_code == 0 and "binary by ref, ref, F480M" in answer.stdout
+    assert "differ beyond their errors" in answer.stdout
+    assert read_oifits(tmp_path / "out.fits").references == ("ref", "ref")
+
+
+def test_calibrate_that_cannot_be_done(calibrated, tmp_path):
+    answer = run("calibrate", calibrated[0], calibrated[2], "-o", tmp_path / "out.fits")
+    assert answer.exit_code == 1 and "calibrate with the same filter" in answer.stderr
+    before = calibrated[1].read_bytes()
+    answer = run("calibrate", calibrated[1], calibrated[2], "-o", calibrated[1])
+    assert answer.exit_code == 1 and "one of the files to be read" in answer.stderr
+    assert calibrated[1].read_bytes() == before and not (tmp_path / "out.fits").exists()
+    assert run("calibrate", calibrated[1], "-o", tmp_path / "out.fits").exit_code == 2
+
+
+def test_contrast(calibrated, tmp_path):
+    answer = run("contrast", *calibrated[:2], "-o", tmp_path / "out", "--limit", 300)
+    assert answer.exit_code == 0 and "position angle" in answer.stdout and "not calibrated" in answer.stderr
+    told = json.loads((tmp_path / "out" / "companion.json").read_text(encoding="utf-8"))
+    assert abs(told["sep_mas"] - 150) < 4 * told["sep_err_mas"] and abs(told["pa_deg"] - 70) < 4 * told["pa_err_deg"]
+    for name, contrast in (("F380M", 0.01), ("F480M", 0.02)):
+        assert abs(told["dmag"][name] + 2.5 * np.log10(contrast)) < 4 * told["dmag_err"][name]
+    assert told["significance"] > 10 and "alternatives" in told
+    curve = QTable.read(tmp_path / "out" / "contrast_curve.ecsv")
+    assert curve.meta["curve"]["definition"] == "delta_chi2" and curve.meta["curve_1"]["definition"] == "absil"
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"companion.json", "contrast_curve.ecsv", "detection_map.fits"} | {
+        f"{figure}.png" for figure in ("observables", "chi2_map", "detection_map", "contrast_curve")
+    }
+
+
+def test_contrast_that_cannot_be_done(calibrated, tmp_path):
+    answer = run("contrast", calibrated[0], "-o", tmp_path / "out", "--kind", "best")
+    assert answer.exit_code == 1 and "no definition of a limit" in answer.stderr
+    bare = tmp_path / "bare.fits"
+    with fits.open(calibrated[0]) as hdus:
+        fits.HDUList([h for h in hdus if h.name not in ("OI_T3", "CALAMI_CPCOV")]).writeto(bare)
+    answer = run("contrast", bare, "-o", tmp_path / "out")
+    assert answer.exit_code == 1 and "has no closure phases; ask for observables='v2'" in answer.stderr
+    assert "warning:" in answer.stderr and not (tmp_path / "out" / "companion.json").exists()
+    answer = run("contrast", bare, "-o", tmp_path / "out", "--observables", "v2", "--limit", 200)
+    assert answer.exit_code == 0 and (tmp_path / "out" / "companion.json").exists()
