@@ -390,7 +390,9 @@ def _finish(sums: _Sums, origin, peak, good, words, group_time: float, notes: It
     at_peak = int(usable[:, peak[0], peak[1]].sum())
     notes = list(notes)
     if at_peak < len(usable):
-        notes.append(f"{words[0]}: {len(usable) - at_peak} of {len(usable)} group differences are saturated at the peak")
+        notes.append(
+            f"{words[0]}: {len(usable) - at_peak} of {len(usable)} group differences are saturated at the peak"
+        )
     box = np.s_[max(peak[0] - 1, 0) : peak[0] + 2, max(peak[1] - 1, 0) : peak[1] + 2]
     if not good[box].all():
         notes.append(f"{words[0]}: a neighbour of the peak pixel is bad")
@@ -695,7 +697,9 @@ DEFINITIONS = ("instantaneous", "cumulative", "half")
 _POINTS = 300
 
 
-def _departures(theta: np.ndarray, reach: float, law: str, held: np.ndarray, levelling: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _departures(
+    theta: np.ndarray, reach: float, law: str, held: np.ndarray, levelling: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     # Signals (n,), units of UNIT_ADU, up to `reach`, and for each definition the departures (R, n).
     grid = np.linspace(0, reach, _POINTS + 1)
     powers = grid[:, None] ** np.array(POWERS[law])
@@ -1040,7 +1044,9 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
     count = np.maximum(stats.count[:, used][:, :, region], 1)
     rates = (stats.total[:, used][:, :, region] / count).sum(axis=-1)  # (B, K)
     n = count.sum(axis=0).mean(axis=-1)
-    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(axis=0)
+    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(
+        axis=0
+    )
     weight = np.linalg.inv(noise)
     design = np.stack([np.ones(len(used)), middle], axis=1)
     covariance = np.linalg.inv(design.T @ weight @ design)
@@ -1054,7 +1060,9 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
     return float(slope / level), error / abs(float(level))
 
 # %% ../nbs/12a_onset.ipynb #b8465d95
-def _pool(curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool) -> tuple[list[str], list[_Group]]:
+def _pool(
+    curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool
+) -> tuple[list[str], list[_Group]]:
     # Exposures of one pointing put side by side.
     members: dict[str, list[int]] = {}
     for k in curves:
@@ -1080,7 +1088,9 @@ def _draw_pointings(groups: Sequence[_Group], seed: int, notes: list[str]) -> li
         notes.append(f"{n} pointings are too few to resample: intervals hold for these pointings only")
         return list(groups)
     drawn = np.ones((samples + 1, n))
-    drawn[1:] += (np.random.default_rng([seed, 7]).multinomial(n, np.full(n, 1 / n), samples) - 1) * np.sqrt(n / (n - 1))
+    drawn[1:] += (np.random.default_rng([seed, 7]).multinomial(n, np.full(n, 1 / n), samples) - 1) * np.sqrt(
+        n / (n - 1)
+    )
     return [replace(g, drawn=np.maximum(d, 0.0)) for g, d in zip(groups, drawn.T, strict=True)]
 
 
@@ -1107,7 +1117,14 @@ def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
 
 
 def _filter_onset(
-    name: str, stats: Sequence[RampStatistics], n_bootstrap: int, seed: int, law: str, skip: int, share: bool, draw: bool
+    name: str,
+    stats: Sequence[RampStatistics],
+    n_bootstrap: int,
+    seed: int,
+    law: str,
+    skip: int,
+    share: bool,
+    draw: bool,
 ) -> FilterOnset:
     notes = [note for s in stats for note in s.notes]
     found = {k: _curve(s, n_bootstrap, seed, skip) for k, s in enumerate(stats)}
