@@ -569,6 +569,11 @@ class _Group:
     drawn: np.ndarray  # (R,)
 
 
+def _one(groups: Sequence[_Group]) -> list[_Group]:
+    # The data alone, without the resamples.
+    return [_Group(g.rate[:1], g.low[:1], g.high[:1], g.white, g.drawn[:1]) for g in groups]
+
+
 def _profile(groups: Sequence[_Group], bases: Sequence[np.ndarray], steps: int = 6):
     # Least squares of rate = r (1 - basis @ theta) with a free r for each group, for all resamples at once.
     # bases: whitened (R, K, m) per group. Gives theta (R, m), covariance of the first (m, m), chi2 (R,), rates.
@@ -1092,11 +1097,6 @@ def _draw_pointings(groups: Sequence[_Group], seed: int, notes: list[str]) -> li
         n / (n - 1)
     )
     return [replace(g, drawn=np.maximum(d, 0.0)) for g, d in zip(groups, drawn.T, strict=True)]
-
-
-def _one(groups: Sequence[_Group]) -> list[_Group]:
-    # The data alone, without the resamples.
-    return [_Group(g.rate[:1], g.low[:1], g.high[:1], g.white, g.drawn[:1]) for g in groups]
 
 
 def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
