@@ -962,6 +962,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'calami.onset._curve': ('onset.html#_curve', 'calami/onset.py'),
                               'calami.onset._departures': ('onset.html#_departures', 'calami/onset.py'),
                               'calami.onset._disagree': ('onset.html#_disagree', 'calami/onset.py'),
+                              'calami.onset._draw_levelling': ('onset.html#_draw_levelling', 'calami/onset.py'),
                               'calami.onset._draw_pointings': ('onset.html#_draw_pointings', 'calami/onset.py'),
                               'calami.onset._feedback': ('onset.html#_feedback', 'calami/onset.py'),
                               'calami.onset._filter_onset': ('onset.html#_filter_onset', 'calami/onset.py'),

@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'JUMP_DET', 'HALF_BOX', 'MAX_BLOCKS', 'SATURATED_SHARE', 'MOST_SATURATED', 'REJECTION', 'VERSION',
-           'NEEDS_RAMPS', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'DEFINITIONS', 'STEEPER', 'RampStatistics',
-           'statistics_of', 'ramp_statistics', 'Crossing', 'FilterOnset', 'covariance_of_means', 'noise_factor',
-           'slope_of_sum', 'Onset', 'quantify']
+           'NEEDS_RAMPS', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'DEFINITIONS', 'STEEPER',
+           'RampStatistics', 'statistics_of', 'ramp_statistics', 'Crossing', 'FilterOnset', 'covariance_of_means',
+           'noise_factor', 'slope_of_sum', 'Onset', 'quantify']
 
 # %% ../nbs/12a_onset.ipynb #5510daa6
 #: GROUPDQ bit "cosmic ray between this read and the one before". Source: stdatamodels `dqflags.group`.
@@ -544,6 +544,10 @@ POWERS = {"none": (), "linear": (1,), "quadratic": (1, 2), "cubic": (1, 3), "qua
 #: flow falls: by this factor times the share lost. Source: noise-free ramps of `charge_ramp` with the kernel `flight`
 #: in F277W and F430M; with 1 all crossings come out within 1 %, with 0 the lowest come out 5 % too low.
 LEVELLING = 1.0
+#: How well that factor is known, as a standard deviation: resamples draw it. Source: the same ramps, in which the best
+#: value is between 0.7 and 1.1.
+LEVELLING_ERROR = 0.3
+_NO_LEVELLING = np.zeros(1)
 
 
 def _mean_powers(low: np.ndarray, high: np.ndarray, powers: Sequence[float]) -> np.ndarray:
@@ -563,6 +567,11 @@ class _Group:
     high: np.ndarray
     white: np.ndarray  # (K, K)
     drawn: np.ndarray  # (R,)
+
+
+def _one(groups: Sequence[_Group]) -> list[_Group]:
+    # The data alone, without the resamples.
+    return [_Group(g.rate[:1], g.low[:1], g.high[:1], g.white, g.drawn[:1]) for g in groups]
 
 
 def _profile(groups: Sequence[_Group], bases: Sequence[np.ndarray], steps: int = 6):
@@ -599,25 +608,26 @@ def _bases(groups: Sequence[_Group], mean_of) -> list[np.ndarray]:
     return [np.einsum("jk,rkm->rjm", g.white, mean_of(g.low, g.high)) for g in groups]
 
 
-def _feedback(signal: np.ndarray, law: str, theta: np.ndarray, levelling: float) -> np.ndarray:
-    # Share of the contrast that is left at a signal: what has moved no longer drives. `theta` is (m,).
+def _feedback(signal: np.ndarray, law: str, theta: np.ndarray, levelling: np.ndarray) -> np.ndarray:
+    # Share of the contrast that is left at a signal (R, n): what has moved no longer drives. `theta` is (m,),
+    # `levelling` (R,) or (1,).
     powers = np.array(POWERS[law])
-    return np.clip(1 - levelling * (signal[..., None] ** powers) @ (theta / (powers + 1)), 0.3, 1.5)
+    return np.clip(1 - levelling[:, None] * ((signal[..., None] ** powers) @ (theta / (powers + 1))), 0.3, 1.5)
 
 
-def _fit_law(groups: Sequence[_Group], law: str, levelling: float = 0.0):
+def _fit_law(groups: Sequence[_Group], law: str, levelling: np.ndarray = _NO_LEVELLING):
     # Gives coefficients (R, m), their covariance, chi2, rates, and the coefficients that the feedback comes from.
     powers = POWERS[law]
     if not powers:
         return *_profile(groups, _bases(groups, lambda low, high: np.zeros((*low.shape, 0)))), np.zeros(0)
     held = _profile(_one(groups), _bases(_one(groups), lambda low, high: _mean_powers(low, high, powers)))[0][0]
-    for _ in range(3 if levelling else 0):
-        mean_of = _with_feedback(law, held, levelling)
+    for _ in range(3 if levelling.any() else 0):
+        mean_of = _with_feedback(law, held, levelling[:1])
         held = _profile(_one(groups), _bases(_one(groups), mean_of))[0][0]
     return *_profile(groups, _bases(groups, _with_feedback(law, held, levelling))), held
 
 
-def _with_feedback(law: str, theta: np.ndarray, levelling: float):
+def _with_feedback(law: str, theta: np.ndarray, levelling: np.ndarray):
     # The powers of a law times the feedback, averaged over a group: Gauss's rule of three points.
     def mean_of(low, high):
         total = 0.0
@@ -657,7 +667,7 @@ def _mean_excess(onset: float):
     return mean_of
 
 # %% ../nbs/12a_onset.ipynb #5cc7dd5e
-def _compare_laws(groups: Sequence[_Group], reach: float, levelling: float) -> dict[str, dict[str, float]]:
+def _compare_laws(groups: Sequence[_Group], reach: float, levelling: np.ndarray) -> dict[str, dict[str, float]]:
     # chi2, BIC and parameters of every law, for one sample; `reach` is the highest signal, units of UNIT_ADU.
     points = sum(g.rate.shape[1] for g in groups)
     freedom = points - len(groups)
@@ -693,7 +703,7 @@ _POINTS = 300
 
 
 def _departures(
-    theta: np.ndarray, reach: float, law: str, held: np.ndarray, levelling: float
+    theta: np.ndarray, reach: float, law: str, held: np.ndarray, levelling: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     # Signals (n,), units of UNIT_ADU, up to `reach`, and for each definition the departures (R, n).
     grid = np.linspace(0, reach, _POINTS + 1)
@@ -797,8 +807,9 @@ class FilterOnset:
         Group differences used, over all integrations.
     held : numpy.ndarray
         Coefficients with which the feedback was computed, shape (m,).
-    levelling : float
-        By how much the contrast to the neighbours falls for each share of its charge that the peak has lost.
+    levelling : numpy.ndarray
+        By how much the contrast to the neighbours falls for each share of its charge that the peak has lost:
+        `LEVELLING`, then those drawn for the resamples; shape (1 + n_bootstrap,).
     significance : float
         By how many standard errors the slope of the linear law differs from 0.
     notes : tuple of str
@@ -817,7 +828,7 @@ class FilterOnset:
     weights: dict[str, float]
     n_samples: int
     held: np.ndarray
-    levelling: float
+    levelling: np.ndarray
     significance: float
     notes: tuple[str, ...] = ()
 
@@ -834,8 +845,9 @@ class FilterOnset:
         dict of str to numpy.ndarray
             The same for each resample, shape (n_bootstrap, n).
         """
-        grid, best = _departures(self.theta[None], self.reach_adu / UNIT_ADU, self.law, self.held, self.levelling)
-        _, many = _departures(self.resampled, self.reach_adu / UNIT_ADU, self.law, self.held, self.levelling)
+        reach = self.reach_adu / UNIT_ADU
+        grid, best = _departures(self.theta[None], reach, self.law, self.held, self.levelling[:1])
+        _, many = _departures(self.resampled, reach, self.law, self.held, self.levelling[1:])
         return grid * UNIT_ADU, {k: v[0] for k, v in best.items()}, many
 
     def crossings(self, thresholds: Iterable[float], definitions: Iterable[str] = DEFINITIONS) -> list[Crossing]:
@@ -1087,11 +1099,6 @@ def _draw_pointings(groups: Sequence[_Group], seed: int, notes: list[str]) -> li
     return [replace(g, drawn=np.maximum(d, 0.0)) for g, d in zip(groups, drawn.T, strict=True)]
 
 
-def _one(groups: Sequence[_Group]) -> list[_Group]:
-    # The data alone, without the resamples.
-    return [_Group(g.rate[:1], g.low[:1], g.high[:1], g.white, g.drawn[:1]) for g in groups]
-
-
 def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
     # The quadratic law is free enough for all kernels seen so far, and its errors say what is not known.
     known = [name for name in POWERS if name in fits and name != "none"]
@@ -1140,19 +1147,26 @@ def _filter_onset(
         )
     reach = max(float(g.high[0].max()) for g in groups)
     weights = dict(zip(pointings, _slope_weights(_one(groups)), strict=True))
-    fits = _compare_laws(_one(groups), reach, LEVELLING)
+    levelling = _draw_levelling(n_bootstrap, seed)
+    fits = _compare_laws(_one(groups), reach, levelling[:1])
     chosen = _choose_law(law, fits, notes)
     if draw:
         groups = _draw_pointings(groups, seed, notes)
-    theta, _, _, rates, held = _fit_law(groups, chosen, LEVELLING)
+    theta, _, _, rates, held = _fit_law(groups, chosen, levelling)
     linear, error, *_ = _fit_law(_one(groups), "linear")
     points = _points(curves, stats, pointings, groups, rates[:, 0])
     return FilterOnset(
         name, chosen, theta[0], theta[1:], reach * UNIT_ADU, fits, points,
         tuple(stats[k].name for k in curves), dict(zip(pointings, rates[:, 0].tolist(), strict=True)),
-        weights, sum(c[4] for c in curves.values()), held, LEVELLING,
+        weights, sum(c[4] for c in curves.values()), held, levelling,
         float(linear[0, 0] / np.sqrt(error[0, 0])), tuple(notes),
     )  # fmt: skip
+
+
+def _draw_levelling(samples: int, seed: int) -> np.ndarray:
+    drawn = np.random.default_rng([seed, 8]).normal(LEVELLING, LEVELLING_ERROR, samples + 1)
+    drawn[0] = LEVELLING
+    return np.clip(drawn, 0.0, 2.0)
 
 
 def _disagree(curves, stats, groups) -> bool:

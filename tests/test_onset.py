@@ -155,7 +155,7 @@ def test_covariance_of_means_is_that_of_ramps():
 @settings(max_examples=25)
 @given(st.floats(0.005, 0.05), st.floats(0.0, 0.02))
 def test_departures_agree_with_stepping_through_a_ramp(linear, bend):
-    grid, found = _departures(np.array([[linear, bend]]), 3.0, "quadratic", np.zeros(2), 0.0)
+    grid, found = _departures(np.array([[linear, bend]]), 3.0, "quadratic", np.zeros(2), np.zeros(1))
     times, signals = np.linspace(0, 4, 4_001), [0.0]
     for step in np.diff(times):
         q = signals[-1]
