@@ -1131,7 +1131,9 @@ class _Frames:
         return _Frames(*parts, self.facts, self.name, self.path, self.notes, row, column)
 
 
-def _from_arrays(science, dq, error, facts: Mapping, name: str, path: Path | None = None) -> _Frames:
+def _from_arrays(
+    science, dq, error, facts: Mapping, name: str, path: Path | None = None, jumps: bool = True
+) -> _Frames:
     frames = _Frames(np.asarray(science), np.zeros(0), None, dict(facts), name, path)
     if frames.cube.ndim not in (2, 3) or frames.cube.size == 0:
         raise frames.problem(
@@ -1149,7 +1151,8 @@ def _from_arrays(science, dq, error, facts: Mapping, name: str, path: Path | Non
     frames.cube = frames.cube.reshape(shape)
     frames.bad = ~np.isfinite(frames.cube)
     if dq is not None:
-        frames.bad |= (np.asarray(dq).reshape(shape) & (niriss.DO_NOT_USE | JUMP_DET)) != 0
+        bits = niriss.DO_NOT_USE | (JUMP_DET if jumps or len(frames.cube) > 1 else 0)
+        frames.bad |= (np.asarray(dq).reshape(shape) & bits) != 0
     if error is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             variance = np.square(np.asarray(error, float)).reshape(shape)
@@ -1160,7 +1163,7 @@ def _from_arrays(science, dq, error, facts: Mapping, name: str, path: Path | Non
     return frames
 
 
-def _from_file(data: Data) -> _Frames:
+def _from_file(data: Data, jumps: bool) -> _Frames:
     header: dict = {}
     primary, sci = data.header, data.sci_header
     for key in HEADER_KEYWORDS:
@@ -1177,15 +1180,15 @@ def _from_file(data: Data) -> _Frames:
             variance = np.where(variance > flat, variance - flat, np.nan)
         error = np.sqrt(variance)
     dq = data.dq if data.has("DQ") else None
-    return _from_arrays(data.science, dq, error, header, data.name, data.paths[0])
+    return _from_arrays(data.science, dq, error, header, data.name, data.paths[0], jumps)
 
 
-def _read(data, dq, error, header: Mapping | None) -> _Frames:
+def _read(data, dq, error, header: Mapping | None, jumps: bool = True) -> _Frames:
     if isinstance(data, (np.ndarray, np.ma.MaskedArray)):
-        return _from_arrays(data, dq, error, header or {}, "array")
+        return _from_arrays(data, dq, error, header or {}, "array", jumps=jumps)
     if dq is not None or error is not None:
         raise CalamiError("dq and error belong to an array; a file brings its own")
-    frames = _from_file(data if isinstance(data, Data) else Data(data))
+    frames = _from_file(data if isinstance(data, Data) else Data(data), jumps)
     frames.facts |= dict(header or {})
     return frames
 
@@ -1545,7 +1548,7 @@ def fit(
     """
     if mode not in ("fast", "exact", "jwst"):
         raise CalamiError(f"mode is {mode!r}; 'fast', 'exact' and 'jwst' are known")
-    frames = _read(data, dq, error, header)
+    frames = _read(data, dq, error, header, jumps=mode != "fast")
     if str(frames.facts.get("SUBARRAY", "")).strip() == "FULL" and frames.cube.shape[1:] == (2048, 2048):
         (rows, columns), (x, y) = niriss.SUB80.shape, niriss.SUB80.start
         frames = frames.cut(slice(y - 1, y - 1 + rows), slice(x - 1, x - 1 + columns))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import calami
 from . import niriss
 from .calutil import Data
 from .contrast import contrast_curve, photon_curve
@@ -382,7 +383,7 @@ def _fringe_job(product: str, target: str, options: Mapping[str, Any]) -> str:
 
     facts = input_facts([product])
     record = {"operation": "fringes", "inputs": facts, "parameters": dict(options)}
-    made = fingerprint_of(facts, dict(options), {})
+    made = fingerprint_of(facts, dict(options), {"calami": calami.__version__})
     if not is_current(target, made):
         part = Path(target).with_name(f".{os.getpid()}.{Path(target).name}")
         try:
@@ -465,6 +466,8 @@ class Exposure:
         Detected in the exposure.
     position : str
         Dither position, so that like is compared with like.
+    groups : int
+        Of a ramp; 0 if not known.
     """
 
     rootname: str
@@ -474,6 +477,7 @@ class Exposure:
     level: float
     photons: float
     position: str = ""
+    groups: int = 0
 
 
 def choose_reference(target: Exposure, others: Sequence[Exposure], rule: str) -> Exposure | None:
@@ -508,6 +512,8 @@ def choose_reference(target: Exposure, others: Sequence[Exposure], rule: str) ->
         fit = [o for o in fit if o.level < 0.9 * target.level]
     if not fit:
         return None
+    if rule != "matched":  # of two groups there is one difference: noisy, and no jump is found in it
+        fit = [o for o in fit if o.groups > 2 and o.level < 0.5 * target.level] or fit
     return min(fit, key=lambda o: abs(np.log(o.level / target.level)) if rule == "matched" else o.level)
 
 # %% ../nbs/13a_mitigation.ipynb #255a619f
@@ -759,7 +765,8 @@ def _exposures(raw: Dataset, run: Run) -> list[Exposure]:
         facts = Data(path).facts
         place = "/".join(str(facts.get(k, "")) for k in ("PATT_NUM", "XOFFSET", "YOFFSET"))
         star = str(facts.get("TARGPROP") or facts.get("TARGNAME") or "")
-        found.append(Exposure(root, names.get(root, root), star, str(facts["FILTER"]), level, photons, place))
+        told = (root, names.get(root, root), star, str(facts["FILTER"]))
+        found.append(Exposure(*told, level, photons, place, int(facts["NGROUPS"])))
     return found
 
 # %% ../nbs/13a_mitigation.ipynb #ae3cfc62

@@ -304,3 +304,17 @@ def test_refined_rotation(star):
     assert np.degrees(got.cp.std()) < 0.2
     turned = fringes.rotated(COMMISSIONING, 0.3)
     assert np.isclose(turned.determinant, COMMISSIONING.determinant)
+
+
+def test_a_jump_in_a_whole_exposure_leaves_its_pixel_usable(exposure):
+    image = np.nan_to_num(exposure["data"][0])
+    peak = np.unravel_index(np.argmax(image), image.shape)
+    dq = np.zeros(image.shape, "uint32")
+    plain = fit(image, filter="F480M", dq=dq)
+    dq[peak] = fringes.JUMP_DET
+    assert np.array_equal(fit(image, filter="F480M", dq=dq).v2, plain.v2)
+    assert not np.allclose(
+        fit(image, filter="F480M", dq=dq, mode="exact").v2, fit(image, filter="F480M", mode="exact").v2
+    )
+    dq[peak] = niriss.DO_NOT_USE
+    assert not np.allclose(fit(image, filter="F480M", dq=dq).v2, plain.v2, atol=1e-6)

@@ -89,6 +89,9 @@ def test_references_have_the_same_filter_and_position():
     assert choose_reference(target, others, "shallowest").rootname == "a"
     assert choose_reference(target, others, "matched").rootname == "d"
     assert choose_reference(at("x", "A", 9.2e3), others, "shallowest") is None  # hardly deeper: nothing to compare
+    two, three = replace(at("e", "A", 4e3), groups=2), replace(at("f", "A", 9e3), groups=3)
+    assert choose_reference(target, [target, two, three], "shallowest") is three
+    assert choose_reference(at("g", "A", 1e4), [two, three], "shallowest") is two
     with pytest.raises(CalamiError, match="shallowest, matched, different"):
         choose_reference(target, others, "nearest")
 
