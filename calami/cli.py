@@ -21,7 +21,8 @@ import calami
 
 # %% auto #0
 __all__ = ['app', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'Format', 'summary',
-           'map_names', 'cm', 'Scale', 'simulate', 'demo', 'yaml_value', 'prep', 'pipe', 'flags', 'fetch', 'main']
+           'map_names', 'cm', 'Scale', 'simulate', 'demo', 'yaml_value', 'prep', 'pipe', 'flags', 'fetch',
+           'show_program', 'main']
 
 # %% ../nbs/15_cli.ipynb #afb79edf
 app = typer.Typer(
@@ -611,6 +612,39 @@ def fetch(
         done = {s: int(sum(table["size"][table["status"] == s])) for s in sorted(set(table["status"]))}
         words = [f"{sum(table['status'] == s)} {s} ({size / 1e6:.1f} MB)" for s, size in done.items()]
         typer.echo(f"{len(table)} files: {', '.join(words)}", err=True)
+
+# %% ../nbs/15_cli.ipynb #afcbde4e
+@app.command("program")
+def show_program(
+    folder: Folder,
+    apt: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="APT file, .aptx or .xml.")] = None,
+    fetch_apt: Annotated[bool, typer.Option("--fetch-apt", help="Fetch the APT file from STScI.")] = False,
+    simbad: Annotated[bool, typer.Option("--simbad/--no-simbad", help="Ask SIMBAD about the targets.")] = True,
+    fmt: Annotated[
+        Format | None, typer.Option("--format", "-f", help="By the suffix of --output if not given.")
+    ] = None,
+    output: Output = None,
+) -> None:
+    """
+    Show a program whole: planned against executed, stars, signals, health, pairing.
+
+    ecsv, csv and json have the joined table of plan and execution.
+
+    **Examples**
+
+    - `calami program data/jw01093 --apt 1093.aptx`
+    - `calami program data/jw01093 --fetch-apt -o program_1093.html`
+    """
+    with _told_plainly():
+        from calami import archive, program
+        from calami.dataset import Dataset, format_of
+
+        dataset = Dataset(folder)
+        if fetch_apt and apt is None:
+            apt = archive.fetch_apt(dataset.rootlist[0][2:7], folder if folder.is_dir() else folder.parent)
+        view = program.ProgramView(dataset, apt, simbad=simbad)
+        _write_or_print(view.render(fmt.value if fmt else format_of(output) if output else "text"), output)
+        _tell_problems(dataset)
 
 # %% ../nbs/15_cli.ipynb #c4128a03
 def main() -> None:

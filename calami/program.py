@@ -29,8 +29,8 @@ from .headers import CalamiError, FileProblem, read_keywords
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'LARGEST_APT', 'K_BAND', 'fullness', 'measure_peaks', 'exposure_view', 'setup_view', 'program_view',
-           'plot_depths', 'apt_tree', 'PlannedExposure', 'PlannedObservation', 'AptProgram', 'read_apt',
+__all__ = ['log', 'LARGEST_APT', 'DWARF_COLORS', 'BAND_WAVELENGTHS', 'fullness', 'measure_peaks', 'exposure_view', 'setup_view',
+           'program_view', 'plot_depths', 'apt_tree', 'PlannedExposure', 'PlannedObservation', 'AptProgram', 'read_apt',
            'planned_against_executed', 'StarFacts', 'star_facts', 'model_spectrum', 'filter_magnitude', 'target_table',
            'health_table', 'reference_pairs', 'ProgramView']
 
@@ -588,8 +588,8 @@ def _observation(element: Any, names: dict, status: dict, lacks: Callable) -> Pl
 _MISSING = -1
 _JOIN_COLUMNS = (
     "observation planned_observation visit joined_by target planned_target role planned_role filter ngroups "
-    "planned_ngroups nints planned_nints dithers planned_dithers acquisition planned_acquisition references status first last "
-    "exposure_time planned_time differences"
+    "planned_ngroups nints planned_nints dithers planned_dithers acquisition planned_acquisition references "
+    "status first last exposure_time planned_time differences"
 ).split()
 
 
@@ -836,8 +836,9 @@ def _ask_simbad(names: Sequence[str], today: str) -> list[StarFacts]:
     return found
 
 # %% ../nbs/05_program.ipynb #a084a0d8
-#: Wavelength of the K band, µm: the isophotal one of 2MASS Ks (Cohen, Wheaton & Megeath 2003, AJ 126, 1090).
-K_BAND = 2.159
+def _class_of(spectral_type: str) -> str:
+    match = re.search(r"[BAFGKM]\d(\.\d)?", spectral_type or "")
+    return match[0] if match else ""
 
 
 def model_spectrum(spectral_type: str):
@@ -857,44 +858,53 @@ def model_spectrum(spectral_type: str):
     Raises
     ------
     CalamiError
-        If there is no class from B to M with a subclass in it.
+        If there is no class from B0 to M5 with a subclass in it.
     """
     from calami.optics import star_spectrum
 
-    match = re.search(r"[BAFGKM]\d(\.\d)?", spectral_type or "")
-    if not match:
+    if not _class_of(spectral_type):
         raise CalamiError(f"spectral type {spectral_type!r} has no class from B0 to M5 in it; give a spectrum yourself")
-    return star_spectrum(match[0])
+    return star_spectrum(_class_of(spectral_type))
+
+# %% ../nbs/05_program.ipynb #350c04aa
+#: Colours Ks - W1 and W1 - W2 of dwarfs, mag. Source: E. Mamajek's table, version 2022.04.16, based on Pecaut & Mamajek
+#: 2013, ApJS 208, 9; it has no W1 - W2 between K5 and M5.
+DWARF_COLORS = {
+    "B5": (0.029, -0.045), "A0": (0.042, -0.041), "A5": (0.046, -0.030), "F0": (0.049, -0.026), "F5": (0.052, -0.030),
+    "G0": (0.058, -0.043), "G2": (0.061, -0.050), "G5": (0.062, -0.052), "K0": (0.070, -0.063), "K2": (0.073, -0.068),
+    "K5": (0.092, -0.073),
+}  # fmt: skip
+#: Wavelengths of Ks, W1 and W2, µm. Sources: Cohen, Wheaton & Megeath 2003, AJ 126, 1090; Wright et al. 2010, AJ 140,
+#: 1868.
+BAND_WAVELENGTHS = (2.159, 3.3526, 4.6028)
 
 
 def filter_magnitude(k: float, spectral_type: str, filter: str) -> float:
     """
-    Estimate the Vega magnitude in a filter from that in K.
+    Estimate the Vega magnitude of a dwarf in a filter from that in K.
 
     Parameters
     ----------
     k : float
         Magnitude in K.
     spectral_type : str
-        See `model_spectrum`.
+        As catalogues write it.
     filter : str
         A filter of AMI.
 
     Returns
     -------
     float
-        Magnitude; NaN if K is not known or the type not understood.
+        Magnitude, good to about 0.05 mag; NaN if K is not known, or the type is not from B5 to K5.
     """
-    from calami.optics import passband, star_temperature
-
-    try:
-        star, vega = model_spectrum(spectral_type), model_spectrum("A0V")
-    except CalamiError:
+    kind = _class_of(spectral_type)
+    places = [10 * "BAFGK".index(t[0]) + int(t[1]) for t in DWARF_COLORS]
+    place = 10 * "BAFGK".index(kind[0]) + float(kind[1:]) if kind and kind[0] in "BAFGK" else math.nan
+    if not places[0] <= place <= places[-1]:
         return math.nan
-    assert star_temperature("A0V") == 9700
-    wavelength, throughput = passband(filter)
-    ratio = (throughput * star(wavelength)).sum() / (throughput * vega(wavelength)).sum()
-    return k - 2.5 * math.log10(ratio / (float(star(np.array([K_BAND]))[0]) / float(vega(np.array([K_BAND]))[0])))
+    first, second = (np.interp(place, places, column) for column in zip(*DWARF_COLORS.values(), strict=True))
+    magnitudes = (k, k - first, k - first - second)
+    return float(np.interp(niriss.FILTERS[filter].pivot, BAND_WAVELENGTHS, magnitudes))
 
 # %% ../nbs/05_program.ipynb #ab56c8cc
 def target_table(dataset: Dataset, apt: AptProgram | None = None, *, simbad: bool = True, seconds: float = 20.0):
@@ -990,8 +1000,8 @@ def health_table(dataset: Dataset, *, pixels: bool = True):
     -------
     astropy.table.Table
         A row an exposure: ``name``, ``guide_star``, ``guide_order`` (1: the first choice), ``guide_mag``,
-        ``pointing_mode``, ``engineering``, ``pointing_from``, ``visit_status``, ``unusable`` and ``saturated`` (fraction of pixels),
-        ``remarks``.
+        ``pointing_mode``, ``engineering``, ``pointing_from``, ``visit_status``, ``unusable`` and ``saturated``
+        (fraction of pixels), ``remarks``.
     """
     from astropy.table import Table
 
@@ -1202,8 +1212,27 @@ class ProgramView:
         """
         from astropy.table import Table
 
-        rows = [_shown_row(r, self.apt is not None) for r in self.comparison]
+        rows = [_shown_row(r) for r in self.comparison]
         return Table(rows=rows, names=list(_SHOWN)) if rows else Table(names=list(_SHOWN), dtype=[str] * len(_SHOWN))
+
+    def observations(self):
+        """
+        Make the table of observations: status, dates and times, planned and executed.
+
+        Returns
+        -------
+        astropy.table.Table
+            Columns ``obs``, ``label``, ``target``, ``plan`` (status in APT), ``PSF_refs`` (observations, as numbered
+            there), ``visits`` (status in the headers), ``executed``, ``planned_s`` (science duration in APT) and ``executed_s`` (exposure time of the data here).
+        """
+        from astropy.table import Table
+
+        planned = {o.number: o for o in (self.apt.observations if self.apt else ())}
+        groups: dict[tuple, list] = {}
+        for row in self.comparison:
+            groups.setdefault((int(row["planned_observation"]), int(row["observation"])), []).append(row)
+        rows = [_observation_digest(planned.get(p), p, n, members, bool(planned)) for (p, n), members in groups.items()]
+        return Table(rows=rows) if rows else Table(names=("obs",), dtype=(str,))
 
     def pairing(self):
         """
@@ -1246,8 +1275,12 @@ class ProgramView:
         ]
         remarks = [f"{r['name']}: {r['remarks']}" for r in self.health if r["remarks"]]
         health = "; ".join(remarks) or "Nothing to remark: guiding, engineering data and visits are as they should be."
+        plan += " Executed is what is among these data. Cells with an arrow differ: planned → executed."
+        if self.apt and "target" in set(self.comparison["joined_by"]):
+            plan += "\nWhere the numbers of observations do not meet, they were joined by target and filters (1 → 12)."
         parts = [
-            ("Planned and executed", f"{plan} Cells with an arrow differ: planned → executed.", self.shown()),
+            ("Observations", "", self.observations()),
+            ("Planned and executed", plan, self.shown()),
             ("On one side only", "\n".join(self.missing) or "Nothing.", None),
             ("Targets", "Filter magnitudes: estimated from K and spectral type. Peaks: measured.", self.targets),
             ("Signals", "Peak at the end of the ramp over the charge-migration limit quoted by JDox.", signals),
@@ -1278,7 +1311,7 @@ class ProgramView:
         lines = ["# " + self.headline() if head else self.headline() + "\n" + "=" * len(self.headline()), ""]
         for title, words, table in self._parts():
             lines += [head + title if head else f"{title}\n{'-' * len(title)}", ""]
-            lines += [f"- {w}" for w in words.split("\n")] if head and table is None else words.split("\n")
+            lines += [f"- {w}" for w in words.split("\n")] if head and table is None else words.splitlines()
             if table is not None and len(table):
                 text = render(table, fmt)
                 lines += ["", (_ARROW.sub(r"| **\1** ", text) if head else text).rstrip()]
@@ -1289,7 +1322,7 @@ class ProgramView:
         body = [f"<h1>{escape(self.headline())}</h1>", f"<p class='sub'>{escape(self.dataset.headline())}</p>"]
         for title, words, table in self._parts():
             body.append(f"<h2>{title}</h2>")
-            body.append("".join(f"<p>{escape(line)}</p>" for line in words.split("\n")))
+            body.append("".join(f"<p>{escape(line)}</p>" for line in words.splitlines()))
             if table is not None and len(table):
                 text = _CELL.sub(r"<td><mark>\1</mark></td>", render(table, "html"))
                 body.append(f"<div class='wide'>{text}</div>")
@@ -1324,17 +1357,18 @@ class ProgramView:
         )
 
 # %% ../nbs/05_program.ipynb #d5f54c93
-_SHOWN = "obs visit target role filter groups integrations dithers TA executed seconds status remarks".split()
+_SHOWN = "obs visit target role filter groups integrations dithers TA executed seconds remarks".split()
 _ARROW = re.compile(r"\| ([^|\n]* → [^|\n;]*?) (?=\|)")
-_CELL = re.compile(r"<td>([^<;]* → [^<;]*)</td>")
+_CELL = re.compile(r"<td>([^<;]* → [^<;]*|[^<;]*not in the plan|no data here)</td>")
 _STYLE = (
     "body{font:14px/1.5 system-ui,sans-serif;color:#1c2733;max-width:80rem;margin:2rem auto;padding:0 1.5rem}"
     "h1{font-size:1.4rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin-top:1.8rem;border-bottom:1px solid #d5dce3}"
     ".sub{color:#5b6b7a;margin-top:0}p{margin:.3rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;"
     "font-size:.82rem;margin:.6rem 0}th,td{padding:.2rem .5rem;border-bottom:1px solid #e2e8ee;text-align:left;"
-    "vertical-align:top}th{background:#f7f9fb}td{max-width:26rem}mark{background:#fde8b4;padding:0 .2rem}"
-    ".wide{overflow-x:auto}@media print{body{max-width:none;margin:0;font-size:9pt}h2{break-after:avoid}tr{break-inside:avoid}"
-    "mark{-webkit-print-color-adjust:exact;print-color-adjust:exact}}"
+    "vertical-align:top}th{background:#f7f9fb}td{max-width:24rem}td:nth-child(-n+3){white-space:nowrap}"
+    "mark{background:#fde8b4;padding:0 .2rem}"
+    ".wide{overflow-x:auto}@media print{body{max-width:none;margin:0;font-size:9pt}h2{break-after:avoid}"
+    "tr{break-inside:avoid}mark{-webkit-print-color-adjust:exact;print-color-adjust:exact}}"
 )
 
 
@@ -1344,33 +1378,42 @@ def _both(planned: Any, executed: Any, nothing: Any) -> str:
     return f"{planned} → {'none' if executed == nothing else executed}"
 
 
-def _shown_row(row: Any, plan: bool) -> dict:
+def _shown_row(row: Any) -> dict:
     alone = row["observation"] == _MISSING
     target = row["target"]
     if row["planned_target"] and not _same_star(target, row["planned_target"]) and not alone:
         target = f"{row['planned_target']} → {target}"
-    numbers = {
-        w: _both(row[f"planned_{k}"], row[k], _MISSING) for k, w in (("ngroups", "groups"), ("nints", "integrations"))
-    }
+    counts = {"groups": "ngroups", "integrations": "nints", "dithers": "dithers"}
+    numbers = {w: _both(row[f"planned_{k}"], row[f"planned_{k}" if alone else k], _MISSING) for w, k in counts.items()}
     taken = max(int(row["acquisition"]), 0)
     return {
         "obs": _both(int(row["planned_observation"]), int(row["observation"]), _MISSING),
         "visit": "" if alone else str(row["visit"]), "target": row["planned_target"] if alone else target,
         "role": row["planned_role"] if alone else _both(row["planned_role"], row["role"], ""), "filter": row["filter"],
-        **numbers, "dithers": _both(row["planned_dithers"], row["dithers"], _MISSING),
-        "TA": " ".join(filter(None, [row["planned_acquisition"], f"({taken} here)" if taken else ""])),
-        "executed": _span(row["first"], row["last"]),
+        **numbers, "TA": " ".join(filter(None, [row["planned_acquisition"], f"({taken} here)" if taken else ""])),
+        "executed": _span(row["first"], row["last"]) if row["first"] else "no data here" if alone else "",
         "seconds": "" if math.isnan(row["exposure_time"]) else f"{row['exposure_time']:.0f}",
-        "status": row["status"].lower(), "remarks": _remarks(row, plan),
+        "remarks": "" if alone else "; ".join(w for w in row["differences"].split("; ") if w and not _told_by_arrow(w)),
     }  # fmt: skip
 
 
-def _remarks(row: Any, plan: bool) -> str:
-    # What the arrows do not tell.
-    words = [w for w in row["differences"].split("; ") if w and "→" not in w]
-    if plan and row["joined_by"] == "target":
-        words = [f"joined by target: {w}" if w.startswith("planned as") else w for w in words]
-    return "; ".join(words)
+def _observation_digest(planned: PlannedObservation | None, meant: int, number: int, rows: list, plan: bool) -> dict:
+    times = [r["exposure_time"] for r in rows if not math.isnan(r["exposure_time"])]
+    dates = sorted(d for r in rows for d in (r["first"], r["last"]) if d)
+    status = planned.status.lower().replace("_", " ") if planned else "not in the plan" if plan else ""
+    return {
+        "obs": _both(meant, number, _MISSING), "label": planned.label if planned else "",
+        "target": rows[0]["target"] or rows[0]["planned_target"], "plan": status,
+        "PSF_refs": " ".join(map(str, planned.references)) if planned else "",
+        "visits": ", ".join(sorted({r["status"].lower() for r in rows if r["status"]})),
+        "executed": _span(dates[0], dates[-1]) if dates else "no data here",
+        "planned_s": f"{planned.seconds:.0f}" if planned and not math.isnan(planned.seconds) else "",
+        "executed_s": f"{sum(times):.0f}" if times else "",
+    }  # fmt: skip
+
+
+def _told_by_arrow(words: str) -> bool:
+    return "→" in words or words.startswith("planned as observation")
 
 
 def _span(first: str, last: str) -> str:
