@@ -837,7 +837,7 @@ def _ask_simbad(names: Sequence[str], today: str) -> list[StarFacts]:
 
 # %% ../nbs/05_program.ipynb #a084a0d8
 def _class_of(spectral_type: str) -> str:
-    match = re.search(r"[BAFGKM]\d(\.\d)?", spectral_type or "")
+    match = re.search(r"(?<![A-Z])[BAFGKM]\d(\.\d)?", spectral_type or "")
     return match[0] if match else ""
 
 
@@ -1223,7 +1223,8 @@ class ProgramView:
         -------
         astropy.table.Table
             Columns ``obs``, ``label``, ``target``, ``plan`` (status in APT), ``PSF_refs`` (observations, as numbered
-            there), ``visits`` (status in the headers), ``executed``, ``planned_s`` (science duration in APT) and ``executed_s`` (exposure time of the data here).
+            there), ``visits`` (status in the headers), ``executed``, ``planned_s`` (science duration in APT) and
+            ``executed_s`` (exposure time of the data here).
         """
         from astropy.table import Table
 

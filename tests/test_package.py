@@ -43,7 +43,7 @@ def test_a_module_imports_only_modules_above_it(name):
     assert set(at_import) & set(MODULES) <= set(above)
     inside = {m for node in ast.walk(tree) for m in imported(node)} & set(MODULES) - set(above)
     # Dataset and Data are the front door: their methods open later modules, when they are called.
-    # What program tells of a star, its spectrum and its magnitude in a filter, is known to optics.
+    # The spectrum that program offers for a star is one of optics.
     front = {
         "dataset": {"mapping", "archive", "calutil", "prep", "rearrange", "pipeline"},
         "calutil": {"prep"},
