@@ -545,7 +545,8 @@ class _Trouble(Exception):
 
 _NO_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _CHECKPOINT = 16 * 2**20  # bytes between two notes: what a killed process loses at most
-_BLOCK = 2**20
+_BLOCK = 2**18  # bytes read at once: little enough to be hashed and written while in the processor's cache
+_PROGRESS = 2**20  # bytes that make an attempt worth another one
 
 
 class _Part:
@@ -618,17 +619,22 @@ class _Part:
 
     def append(self, block: bytes) -> None:
         """Write on."""
+        digest = self.digest
+        self.digest = None  # until the bytes are on the disc, there is none
+        digest.update(block)
         view, offset = memoryview(block), self.length
         while view:
             written = os.pwrite(self.descriptor, view, offset)
             view, offset = view[written:], offset + written
-        self.digest.update(block)
+        self.digest = digest
         self.length += len(block)
         if self.length - self.noted >= _CHECKPOINT:
             self.remember()
 
     def remember(self) -> None:
         """Note what was received, so that another process can go on from here."""
+        if self.digest is None:  # writing failed: what was noted before still holds
+            return
         told = {"bytes": self.length, "sha256": self.digest.copy().hexdigest(), "validator": self.validator}
         with contextlib.suppress(CalamiError):  # on a full disc: then there is no going on, but nothing wrong either
             write_atomically(self.note, json.dumps(told))
@@ -875,7 +881,7 @@ class _Fetcher:
                     error = _Trouble(f"what the archive sent {error.reason}", worth=2)
                 gained = part.length - before
                 received += max(gained, 0)
-                attempt = 1 if gained >= _BLOCK else attempt + 1
+                attempt = 1 if gained >= _PROGRESS else attempt + 1
                 if attempt >= min(error.worth, self.patience.tries) or self.stop.is_set():
                     raise error from None
                 log.info("%s: %s; trying again", job.product.name, error)

@@ -581,3 +581,25 @@ def test_a_dataset_is_fetched(mast, tmp_path):
 def test_a_tuple_that_is_no_request_is_refused(broken):
     with pytest.raises(CalamiError):
         Dataset(broken, "uncal")
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
+    import importlib.util
+    import tracemalloc
+
+    from astroquery.mast import conf
+
+    path = Path(__file__).parent / "benchmarks" / "bench_archive.py"
+    spec = importlib.util.spec_from_file_location("bench_archive", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    process, url = bench.start_server(tmp_path)
+    monkeypatch.setattr(conf, "server", url)
+    head, length = bench.fits_of(96)
+    tracemalloc.start()
+    archive.download([archive.Product("zeros-96.fits", "zeros-96.fits", len(head) + length, True, "x", "1b")], tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    process.kill()
+    process.communicate()
+    assert (tmp_path / "zeros-96.fits").stat().st_size > 96e6 > 5 * peak

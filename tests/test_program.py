@@ -172,10 +172,10 @@ BAD = {
     "cut short": ("</JwstProposal>", "", "not well-formed"),
     "DTD": ("<JwstProposal", "<!DOCTYPE JwstProposal []><JwstProposal", "document type or entities"),
     "billion laughs": (
-        "<JwstProposal", '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><JwstProposal', "document type or entities"
+        "<JwstProposal", '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><JwstProposal', "document type or"
     ),
     "external entity": (
-        "<JwstProposal", '<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/passwd">]><JwstProposal', "document type or entities"
+        "<JwstProposal", '<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/passwd">]><JwstProposal', "document type or"
     ),
     "deep nesting": ("<Targets>", "<Targets>" + "<a>" * 300, "nested more than"),
     "encoding": ('version="1.0"?', 'version="1.0" encoding="klingon"?', "not well-formed"),

@@ -2,7 +2,9 @@
 How fast and how lean the downloader is: against curl on the same files, and with one file of 2 GB.
 
 Both fetch from the same loopback server, in a process of its own, with the same number of files at a time; rounds are
-interleaved and the median counts. The large file is made of zeros while it is sent, and is never stored by the server.
+interleaved. Files are served from memory and written to memory (``/dev/shm``, where there is one), so that no disc is
+measured. Other work on the machine only adds time, so the best round counts; the median is told too. The large file is
+made of zeros while it is sent, and is never stored by the server.
 
     nice python tests/benchmarks/bench_archive.py
 """
@@ -123,7 +125,12 @@ def throughput(work, url, names, workers, rounds):
             seconds[who] += [time.perf_counter() - began] if k else []  # the first round warms up
             assert all((target / n).stat().st_size == size for n in names)
     total = size * len(names) / 1e6
-    return {who: total / statistics.median(times) for who, times in seconds.items()}
+    return {
+        "MB/s, best": {who: round(total / min(times)) for who, times in seconds.items()},
+        "MB/s, median": {who: round(total / statistics.median(times)) for who, times in seconds.items()},
+        "ratio of best": round(min(seconds["curl"]) / min(seconds["calami"]), 3),
+        "ratio of medians": round(statistics.median(seconds["curl"]) / statistics.median(seconds["calami"]), 3),
+    }
 
 
 def memory(url, folder, megabytes):
@@ -152,8 +159,9 @@ print(idle, memory("VmHWM"), memory("VmRSS"))
     return float(told[0]), float(told[1])
 
 
-def main(count=16, megabytes=64, workers=4, rounds=7, large=2048):
-    work = Path(tempfile.mkdtemp())
+def main(count=12, megabytes=64, workers=4, rounds=15, large=2048):
+    memory_disc = Path("/dev/shm")
+    work = Path(tempfile.mkdtemp(dir=memory_disc if memory_disc.is_dir() else None))
     (work / "served").mkdir()
     process, url = start_server(work / "served")
     try:
@@ -162,10 +170,7 @@ def main(count=16, megabytes=64, workers=4, rounds=7, large=2048):
             for path in (work / "served").iterdir():
                 path.unlink()
             names = make_files(work / "served", number, size)
-            rates = throughput(work, url, names, workers, rounds)
-            result[f"{number} files of {size} MB"] = {k: round(v) for k, v in rates.items()} | {
-                "ratio": round(rates["calami"] / rates["curl"], 3)
-            }
+            result[f"{number} files of {size} MB"] = throughput(work, url, names, workers, rounds)
         idle, peak = memory(url, work / "large", large)
         result["memory"] = {"idle": round(idle), "peak": round(peak), "over idle": round(peak - idle, 1)}
         return result
@@ -178,7 +183,7 @@ def main(count=16, megabytes=64, workers=4, rounds=7, large=2048):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", help="only serve this folder")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(arguments.serve)
