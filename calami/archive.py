@@ -623,9 +623,15 @@ class _Part:
         self.digest = None  # until the bytes are on the disc, there is none
         digest.update(block)
         view, offset = memoryview(block), self.length
-        while view:
-            written = os.pwrite(self.descriptor, view, offset)
-            view, offset = view[written:], offset + written
+        try:
+            while view:
+                written = os.pwrite(self.descriptor, view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                reason = f"the disc is full after {self.length:,} bytes; make room"
+                raise _Trouble(reason, 1, final=True) from error
+            raise _Trouble(f"cannot be written ({error.strerror})", 1) from error
         self.digest = digest
         self.length += len(block)
         if self.length - self.noted >= _CHECKPOINT:
@@ -709,7 +715,7 @@ class _Client:
     """Requests to the archive, from several threads."""
 
     def __init__(self, token: Token | None, home: str, patience: Patience):
-        self.token, self.home, self.patience = token, _origin(home), patience
+        self.token, self.url, self.home, self.patience = token, home, _origin(home), patience
         self._own = threading.local()
 
     def _session(self):
@@ -721,7 +727,11 @@ class _Client:
             session = requests.Session()
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             session.headers.update({"User-Agent": f"calami/{calami.__version__}", "Accept-Encoding": "identity"})
-            session.auth = lambda request: request  # a .netrc is none of ours
+            # Proxies and certificates of the environment, looked up once, not for each file; a .netrc is none of ours.
+            session.trust_env = False
+            session.proxies = dict(requests.utils.get_environ_proxies(self.url))
+            bundles = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+            session.verify = next(filter(None, bundles), True)
             self._own.session = session
         return self._own.session
 
@@ -859,10 +869,6 @@ class _Fetcher:
             done = {"status": "fetched", "size": part.length, "sha256": part.digest.hexdigest(), "received": received}
             keep = False
             return done | ({"reason": f"what was there before is now {aside.name}"} if aside else {})
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _Trouble(f"the disc is full after {part.length:,} bytes; make room", 1, final=True) from error
-            raise
         finally:
             part.close(keep)
 
@@ -968,8 +974,6 @@ class _Fetcher:
                 if self.stop.is_set():
                     raise _Trouble("given up: stopped", worth=1)
         except (HTTPError, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
             raise _Trouble(f"the connection broke after {part.length:,} bytes ({_cause(error)})") from None
         if part.length < total:
             raise _Trouble(f"the connection ended after {part.length:,} of {total:,} bytes")

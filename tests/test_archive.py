@@ -217,14 +217,26 @@ def test_what_is_there_and_whole_is_not_asked_for(mast, tmp_path):
 # --- the disc and the process ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disc_stops_everything_and_says_so(mast, tmp_path, monkeypatch, code):
-    def full(*_):
-        raise OSError(code, os.strerror(code))
+DISC = {errno.ENOSPC: "disc is full", errno.EDQUOT: "disc is full", errno.EIO: "cannot be written"}
 
-    monkeypatch.setattr(archive.os, "pwrite", full)
-    fails(mast, tmp_path, "disc is full")
-    monkeypatch.undo()
+
+@pytest.mark.parametrize(("code", "word"), DISC.items(), ids=DISC.values())
+def test_a_full_or_broken_disc_is_told_and_what_was_received_is_taken_up(mast, tmp_path, monkeypatch, code, word):
+    mast.put(NAME, fits_bytes(7, shape=(2, 5, 40, 40)), "x")
+    count, write = [], os.pwrite
+
+    def full(*arguments):
+        count.append(1)
+        if len(count) > 5:
+            raise OSError(code, os.strerror(code))
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "_CHECKPOINT", 4096)
+        patch.setattr(archive, "_BLOCK", 4096)
+        patch.setattr(archive.os, "pwrite", full)
+        fails(mast, tmp_path, word)
+    assert get(mast, tmp_path)["received"][0] < len(mast.files[NAME]) and is_identical(mast, tmp_path)
 
 
 def test_too_small_a_disc_is_seen_before_anything_is_fetched(mast, tmp_path):
