@@ -104,6 +104,7 @@ class StandIn:
         handler = type("Handler", (_Handler,), {"standin": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # a client that goes away in the middle is what is tried here
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         if redirect_astroquery:
