@@ -22,7 +22,8 @@ import calami
 # %% auto #0
 __all__ = ['app', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair',
            'Format', 'summary', 'map_names', 'cm', 'Scale', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'pipe',
-           'flags', 'FitMode', 'fringes', 'Weights', 'calibrate', 'Observed', 'contrast', 'main']
+           'flags', 'fetch', 'show_program', 'FitMode', 'fringes', 'Weights', 'calibrate', 'Observed', 'contrast',
+           'main']
 
 # %% ../nbs/15_cli.ipynb #afb79edf
 app = typer.Typer(
@@ -622,6 +623,85 @@ def flags(
             table = Dataset(folder, filetypes or ()).flags(filetypes[0] if filetypes else None)
             text = render(table, format_of(output) if output else "text")
         _write_or_print(text, output)
+
+# %% ../nbs/15_cli.ipynb #a7ce46f2
+@app.command()
+def fetch(
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="Number of the program, such as 1516.")],
+    types: Annotated[str, typer.Option(help="Product types, such as uncal,rateints; '' for everything.")] = "uncal",
+    to: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the files.")] = Path(),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be fetched.")] = False,
+    obs: Annotated[str | None, typer.Option(metavar="N", help="Observations: 12,15 or 3-5.")] = None,
+    filters: Annotated[str, typer.Option("--filter", help="Filters, such as F480M,F430M.")] = "",
+    target: Annotated[str | None, typer.Option(help="Target, * and ? allowed.")] = None,
+    after: Annotated[str | None, typer.Option("--from", metavar="DATE", help="First date, ISO or MJD.")] = None,
+    before: Annotated[str | None, typer.Option("--until", metavar="DATE", help="Last date, ISO or MJD.")] = None,
+    everything: Annotated[bool, typer.Option("--all-modes", help="Also NIRISS data that are not AMI.")] = False,
+    guide_stars: Annotated[bool, typer.Option("--guide-stars", help="Also guide star files.")] = False,
+    public_only: Annotated[bool, typer.Option("--public-only", help="Leave out what is not public.")] = False,
+    s3: Annotated[bool, typer.Option("--s3", help="From the public copy on Amazon S3 where it has the file.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=32, help="Files fetched at the same time.")] = 4,
+    output: Output = None,
+) -> None:
+    """
+    Fetch the files of a program from MAST, each of them whole or not at all.
+
+    What is there already is not fetched again; what was broken off is taken up. All dates unless --from or --until says
+    otherwise. Data that are not public need $MAST_API_TOKEN.
+
+    **Examples**
+
+    - `calami fetch 1516 --types uncal,rateints --to data/1516 --dry-run`
+    - `calami fetch 1093 --types cal --obs 12,15 --filter F480M --to data/1093`
+    """
+    with _told_plainly():
+        from calami import archive
+        from calami.dataset import format_of, render
+
+        conditions = {"observations": obs, "filters": filters, "target": target, "after": after, "before": before}
+        conditions |= {"exp_types": None} if everything else {}
+        choices = {"public_only": public_only, "guide_stars": guide_stars, "workers": workers}
+        table = archive.fetch(
+            program, types, to, dry_run=dry_run, source="s3" if s3 else "mast", **choices, **conditions
+        )
+        shown = table["file", "size", "status"]
+        _write_or_print(render(shown, format_of(output) if output else "text"), output)
+        done = {s: int(sum(table["size"][table["status"] == s])) for s in sorted(set(table["status"]))}
+        words = [f"{sum(table['status'] == s)} {s} ({size / 1e6:.1f} MB)" for s, size in done.items()]
+        typer.echo(f"{len(table)} files: {', '.join(words)}", err=True)
+
+# %% ../nbs/15_cli.ipynb #afcbde4e
+@app.command("program")
+def show_program(
+    folder: Folder,
+    apt: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="APT file, .aptx or .xml.")] = None,
+    fetch_apt: Annotated[bool, typer.Option("--fetch-apt", help="Fetch the APT file from STScI.")] = False,
+    simbad: Annotated[bool, typer.Option("--simbad/--no-simbad", help="Ask SIMBAD about the targets.")] = True,
+    fmt: Annotated[
+        Format | None, typer.Option("--format", "-f", help="By the suffix of --output if not given.")
+    ] = None,
+    output: Output = None,
+) -> None:
+    """
+    Show a program whole: planned against executed, stars, signals, health, pairing.
+
+    ecsv, csv and json have the joined table of plan and execution.
+
+    **Examples**
+
+    - `calami program data/jw01093 --apt 1093.aptx`
+    - `calami program data/jw01093 --fetch-apt -o program_1093.html`
+    """
+    with _told_plainly():
+        from calami import archive, program
+        from calami.dataset import Dataset, format_of
+
+        dataset = Dataset(folder)
+        if fetch_apt and apt is None:
+            apt = archive.fetch_apt(dataset.rootlist[0][2:7], folder if folder.is_dir() else folder.parent)
+        view = program.ProgramView(dataset, apt, simbad=simbad)
+        _write_or_print(view.render(fmt.value if fmt else format_of(output) if output else "text"), output)
+        _tell_problems(dataset)
 
 # %% ../nbs/15_cli.ipynb #2477317a
 class FitMode(StrEnum):

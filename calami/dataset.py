@@ -111,11 +111,37 @@ def find_files(datafrom, report: Callable[[str, str], None]) -> list[Found]:
     return sorted(found.values())
 
 
+def _fetched(datafrom, filetypes) -> Any:
+    # (program, token, folder) becomes the files in the folder, everything else stays. The token is not kept.
+    if not isinstance(datafrom, tuple) or len(datafrom) != 3:
+        return datafrom
+    program, token, folder = datafrom
+    is_number = isinstance(program, (int, np.integer)) and not isinstance(program, bool)
+    if not is_number and not (isinstance(program, str) and program.isdigit() and not Path(program).exists()):
+        return datafrom
+    if not isinstance(folder, (str, os.PathLike)):
+        raise CalamiError("(program, token, folder) needs a folder as its third part")
+    from calami.archive import DownloadProblem, fetch
+
+    folder = Path(folder).expanduser()
+    try:
+        report = fetch(program, filetypes or "uncal", folder, token=token)
+    except DownloadProblem:
+        raise
+    except CalamiError as problem:
+        there = len(list(folder.glob(f"jw{int(program):05d}*.fits")))
+        hint = f"\n  {there} files of the program are in {folder}; Dataset of the folder opens them" if there else ""
+        raise CalamiError(f"{problem}{hint}") from problem
+    return [folder / name for name in report["file"]]
+
+
 def _as_paths(datafrom) -> list[Path]:
     items = [datafrom] if isinstance(datafrom, (str, os.PathLike)) or not isinstance(datafrom, Iterable) else datafrom
     items = list(items)
     if not items or not all(isinstance(i, (str, os.PathLike)) for i in items):
-        raise CalamiError("datafrom is a folder, a file, or a list of these; nothing of that kind was given")
+        raise CalamiError(
+            "datafrom is a folder, a file, a list of these, or (program, token, folder); nothing of that kind was given"
+        )
     return [Path(i).expanduser() for i in items]
 
 
@@ -788,10 +814,12 @@ class Dataset:
 
     Parameters
     ----------
-    datafrom : path-like or iterable of path-like
-        A folder (searched with all below it), a file, or a list of these.
+    datafrom : path-like, iterable of path-like or tuple
+        A folder (searched with all below it), a file, or a list of these; or ``(program, token, folder)``: what is not
+        in the folder yet is fetched from MAST (see `calami.archive.fetch`; with no token, that of
+        ``$MAST_API_TOKEN``, and public data need none), and the files asked for are looked at.
     filetypes : str or sequence of str
-        Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty.
+        Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty (``"uncal"`` if fetched).
     infodir : path-like, optional
         Folder that receives the root list, the summary, the problems, the mapping and a log of what was done.
         Nothing is written if it is not given.
@@ -812,11 +840,12 @@ class Dataset:
     Raises
     ------
     CalamiError
-        If the place does not exist, or holds no NIRISS exposure at all. The message says what was found instead.
+        If the place does not exist, holds no NIRISS exposure at all, or cannot be filled from the archive. The message
+        says what was found instead.
     """
 
     def __init__(self, datafrom, filetypes=(), infodir=None, verbose: bool = False):
-        datafrom = _as_paths(datafrom)
+        datafrom = _as_paths(_fetched(datafrom, filetypes))
         self.infodir = Path(infodir).expanduser().absolute() if infodir is not None else None
         self.datadir = _common_folder(datafrom)
         self.others: list[Path] = []

@@ -12,8 +12,6 @@ import logging
 import math
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime, timedelta
@@ -25,16 +23,17 @@ import numpy as np
 
 from . import niriss
 from .headers import CalamiError, ExposureName, FileProblem
+from .program import apt_tree
 
 logger = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['logger', 'ZERO_POINTS', 'PEAK_FRACTION', 'STARS', 'TARGET_PIXEL', 'EDGE_MARGIN', 'FILTER_OFFSETS',
            'PLACEMENT_SCATTER', 'PRIMARY_DITHERS', 'SUBPIXEL_DITHERS', 'DEFAULT_START', 'DEFAULT_V3_PA', 'OVERHEADS',
-           'SIMULATED_STARS', 'PEAK_LADDER', 'SCALES', 'READY_PLANS', 'PLAN_COLUMNS', 'LARGEST_APT', 'PlanProblem',
-           'Companion', 'Star', 'to_j2000', 'total_rate', 'peak_rate', 'magnitude_of_peak', 'groups_for_peak',
-           'integrations_for', 'dither_pattern', 'ExposurePlan', 'Plan', 'Setup', 'Observation', 'lay_out',
-           'ready_plan', 'check_plan', 'plan_table', 'PlanColumn', 'plan_from_table', 'write_plan', 'plan_from_apt']
+           'SIMULATED_STARS', 'PEAK_LADDER', 'SCALES', 'READY_PLANS', 'PLAN_COLUMNS', 'PlanProblem', 'Companion',
+           'Star', 'to_j2000', 'total_rate', 'peak_rate', 'magnitude_of_peak', 'groups_for_peak', 'integrations_for',
+           'dither_pattern', 'ExposurePlan', 'Plan', 'Setup', 'Observation', 'lay_out', 'ready_plan', 'check_plan',
+           'plan_table', 'PlanColumn', 'plan_from_table', 'write_plan', 'plan_from_apt']
 
 # %% ../nbs/08a_plans.ipynb #d3c744be
 class PlanProblem(CalamiError, ValueError):
@@ -1520,73 +1519,6 @@ def _as_yaml(plan: Plan) -> str:
     whole = {"name": plan.name, "title": plan.title, "exposures": [_cells_of(exposure) for exposure in plan]}
     return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=1000)
 
-# %% ../nbs/08a_plans.ipynb #29f2136c
-#: Largest APT document that is read, bytes. Real ones have less than a tenth of it.
-LARGEST_APT = 50_000_000
-_DEEPEST = 100
-_EXPORT_AGAIN = "export the program from APT again"
-
-
-def _apt_document(path: Path) -> bytes:
-    try:
-        if zipfile.is_zipfile(path):
-            return _member(path)
-        with path.open("rb") as file:
-            data = file.read(LARGEST_APT + 1)
-    except OSError as error:
-        raise FileProblem(path, f"cannot be read ({error.strerror})", "give an .xml or .aptx file") from error
-    if len(data) > LARGEST_APT:
-        raise FileProblem(path, f"is larger than {LARGEST_APT:,} bytes, which no APT file is", "is it the right file?")
-    return data
-
-
-def _member(path: Path) -> bytes:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [i for i in archive.infolist() if i.filename.lower().endswith(".xml") and not i.is_dir()]
-            numbered = [i for i in names if re.fullmatch(r"\d+\.xml", i.filename)]
-            chosen = numbered if len(numbered) == 1 else names
-            if len(chosen) != 1:
-                raise FileProblem(path, f"holds {len(names)} .xml files, expected one", _EXPORT_AGAIN)
-            with archive.open(chosen[0]) as file:  # the size that the archive tells is not to be trusted
-                data = file.read(LARGEST_APT + 1)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        raise FileProblem(path, f"is a damaged or encrypted archive ({error})", _EXPORT_AGAIN) from error
-    if len(data) > LARGEST_APT:
-        raise FileProblem(path, f"unpacks to more than {LARGEST_APT:,} bytes, which no APT file does", "do not use it")
-    return data
-
-
-def _parse_xml(path: Path):
-    # A tree whose tags have lost their namespaces. Anything that defines entities is refused as soon as it is seen.
-    from xml.etree.ElementTree import TreeBuilder
-    from xml.parsers import expat
-
-    builder, depth = TreeBuilder(), [0]
-    parser = expat.ParserCreate(namespace_separator="}")
-
-    def refuse(*_: Any) -> None:
-        raise FileProblem(path, "has a document type or entities, which no APT file has", "do not use it")
-
-    def start(tag: str, attributes: dict) -> None:
-        depth[0] += 1
-        if depth[0] > _DEEPEST:
-            raise FileProblem(path, f"is nested more than {_DEEPEST} deep, which no APT file is", "do not use it")
-        builder.start(tag.rpartition("}")[2], attributes)
-
-    def end(tag: str) -> None:
-        depth[0] -= 1
-        builder.end(tag.rpartition("}")[2])
-
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = builder.data
-    try:
-        parser.Parse(_apt_document(path), True)
-    except (expat.ExpatError, ValueError, LookupError) as error:  # also an encoding that is not known
-        raise FileProblem(path, f"is not well-formed XML ({error})", _EXPORT_AGAIN) from error
-    return builder.close()
-
 # %% ../nbs/08a_plans.ipynb #f038f86f
 def _text(path: Path, element, name: str, where: str, default: str | None = None) -> str:
     found = element.find(name)
@@ -1709,7 +1641,7 @@ def plan_from_apt(
         If the file is damaged, hostile or incomplete, a magnitude is missing, or nothing is left to simulate.
     """
     path = Path(path)
-    root = _parse_xml(path)
+    root = apt_tree(path)
     if root.tag != "JwstProposal":
         raise FileProblem(path, f"holds a {root.tag}, not a JwstProposal", "export the program from APT")
     about = root.find("ProposalInformation")

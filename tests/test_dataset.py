@@ -53,7 +53,7 @@ def test_missing_folder(tmp_path):
         Dataset(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("nonsense", [[], (1516, None, "somewhere"), [None]])
+@pytest.mark.parametrize("nonsense", [[], (1516, None), [None], (True, None, "x")])
 def test_something_that_is_no_place(nonsense):
     with pytest.raises(CalamiError, match="datafrom is a folder"):
         Dataset(nonsense)

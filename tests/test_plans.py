@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calami import niriss, plans
+from calami import niriss, plans, program
 from calami.calutil import Data
 from calami.headers import CalamiError, ExposureName, FileProblem, parse_name
 from calami.plans import (
@@ -756,7 +756,7 @@ def test_hostile_and_foreign_documents_are_refused(tmp_path, content, words):
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(plans, "LARGEST_APT", 100_000)
+    monkeypatch.setattr(program, "LARGEST_APT", 100_000)
     path = tmp_path / "p.aptx"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("1.xml", TEMPLATE + " " * 10_000_000)

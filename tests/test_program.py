@@ -1,9 +1,16 @@
+import json
+import re
+import time
+import zipfile
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from toys import rootname, write_exposure, write_star
 
 from calami import niriss, program
 from calami.dataset import Dataset
+from calami.headers import CalamiError, FileProblem
 
 
 @pytest.fixture
@@ -78,3 +85,305 @@ def test_depths_of_nothing_are_drawn_too(tmp_path):
 def test_only_one_exposure_of_program_1093_is_far_beyond_the_limit(shared_data):
     view = program.exposure_view(Dataset(shared_data / "jw01093"))
     assert (view["of_migration_limit"] > 1.1).sum() == 1 and not np.isnan(view["peak_rate"]).any()
+
+
+# --- APT files ------------------------------------------------------------------------------------------------------
+
+
+def spec(filt="F480M", groups=5, integrations=20):
+    words = f"<Filter>{filt}</Filter><ReadoutPattern>NISRAPID</ReadoutPattern>"
+    return f"<n:Exposure>{words}<Groups>{groups}</Groups><Integrations>{integrations}</Integrations></n:Exposure>"
+
+
+def observation(number, target="1 AB-DOR", specs=(), **words):
+    words = {
+        "AcqMode": "AMIBRIGHT",
+        "PrimaryDithers": "NONE",
+        "SubpixelPositions": "NONE",
+        "PsfReference": "false",
+    } | words
+    inside = "".join(f"<n:{k}>{v}</n:{k}>" for k, v in words.items())
+    ami = f"<n:NirissAmi>{inside}<n:ExposureList>{''.join(specs or [spec()])}</n:ExposureList></n:NirissAmi>"
+    about = f"<Number>{number}</Number><Label>star {number}</Label><TargetID>{target}</TargetID>"
+    return f"<Observation>{about}<Template>{ami}</Template><ScienceDuration>100</ScienceDuration></Observation>"
+
+
+def apt_text(*observations, program=1516):
+    targets = "".join(
+        f"<Target><Number>{k}</Number><TargetName>{n}</TargetName><TargetArchiveName>{a}</TargetArchiveName>"
+        f"<AnnualParallax>0.0659</AnnualParallax></Target>"
+        for k, n, a in ((1, "AB-DOR", "HD 36705"), (2, "HD-37093", "HD 37093"))
+    )
+    status = '<VisitStatuses><VisitStatus VisitId="01516001001" Status="EXECUTED"/></VisitStatuses>'
+    return (
+        (
+            '<?xml version="1.0"?><JwstProposal schemaVersion="46" APTVersion="Version 26.2" '
+            'xmlns="http://www.stsci.edu/JWST/APT" xmlns:n="http://www.stsci.edu/JWST/APT/Template/NirissAmi">'
+            f"<ProposalInformation><ProposalID>{program}</ProposalID><Title>A  title</Title><PrincipalInvestigator>"
+            "<InvestigatorAddress><FirstName>A.</FirstName><LastName>Other</LastName></InvestigatorAddress>"
+            f"</PrincipalInvestigator></ProposalInformation>{status}<Targets>{targets}</Targets><DataRequests>"
+            f"<ObservationGroup>{''.join(observations)}</ObservationGroup></DataRequests></JwstProposal>"
+        )
+        .replace("<Filter>", "<n:Filter>")
+        .replace("</Filter>", "</n:Filter>")
+    )
+
+
+@pytest.fixture
+def apt(tmp_path):
+    def write(*observations, name="p.xml", old="", new="", **options):
+        path = tmp_path / name
+        path.write_text(
+            apt_text(*observations, **options).replace(old, new) if old else apt_text(*observations, **options)
+        )
+        return path
+
+    return write
+
+
+def test_what_an_apt_file_plans(apt):
+    links = {"PsfReferenceObservation": "ref (Obs 2)", "PrimaryDithers": 4, "SubpixelPositions": 5}
+    plan = program.read_apt(apt(observation(1, specs=[spec(), spec("F380M", 2, 160)], **links)), "01516")
+    one = plan.observations[0]
+    assert (plan.program, plan.title, plan.pi, plan.schema) == (1516, "A title", "Other, A.", "46")
+    assert (one.target, one.dithers, one.references, one.status, one.seconds) == ("AB-DOR", 20, (2,), "EXECUTED", 100)
+    assert [(e.filter, e.ngroups, e.nints) for e in one.exposures] == [("F480M", 5, 20), ("F380M", 2, 160)]
+    assert plan.parallaxes["AB-DOR"] == pytest.approx(65.9)
+
+
+def test_an_archive_is_read_like_its_document(apt, tmp_path):
+    inside = apt(observation(1))
+    with zipfile.ZipFile(tmp_path / "1516.aptx", "w") as packed:
+        packed.write(inside, "1516.xml")
+        packed.writestr("manifest.txt", "x")
+    assert program.read_apt(tmp_path / "1516.aptx") == program.read_apt(inside)
+
+
+BAD = {
+    "of another program": ("<ProposalID>1516", "<ProposalID>1093", "of program 1093, not of 1516"),
+    "no proposal": ("ProposalInformation", "Proposal", "no ProposalInformation.*schema is 46.*current APT"),
+    "no requests": ("DataRequests", "Requests", "no DataRequests"),
+    "no number": ("<ProposalID>1516", "<ProposalID>tbd", "ProposalID is 'tbd'"),
+    "old schema": ('<Groups>5</Groups>', "<NGroups>5</NGroups>", "no filter, groups.*schema is 46"),
+    "odd dithers": ("<n:PrimaryDithers>NONE", "<n:PrimaryDithers>some", "PrimaryDithers is 'some'"),
+    "no exposures": ("ExposureList", "List", "without exposures"),
+    "other root": ("JwstProposal", "HstProposal", "holds a HstProposal"),
+    "malformed": ("</Targets>", "</Target>", "not well-formed"),
+    "cut short": ("</JwstProposal>", "", "not well-formed"),
+    "DTD": ("<JwstProposal", "<!DOCTYPE JwstProposal []><JwstProposal", "document type or entities"),
+    "billion laughs": (
+        "<JwstProposal", '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><JwstProposal', "document type or"
+    ),
+    "external entity": (
+        "<JwstProposal", '<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/passwd">]><JwstProposal', "document type or"
+    ),
+    "deep nesting": ("<Targets>", "<Targets>" + "<a>" * 300, "nested more than"),
+    "encoding": ('version="1.0"?', 'version="1.0" encoding="klingon"?', "not well-formed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "word"), BAD.values(), ids=BAD)
+def test_a_bad_apt_file_is_refused_with_its_name(apt, old, new, word):
+    path = apt(observation(1), old=old, new=new)
+    with pytest.raises(FileProblem) as caught:
+        program.read_apt(path, 1516)
+    assert re.search(word, str(caught.value)) and "p.xml" in str(caught.value)
+
+
+def test_a_zip_bomb_is_refused_by_what_it_unpacks_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "LARGEST_APT", 100_000)
+    with zipfile.ZipFile(tmp_path / "1.aptx", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("1.xml", b" " * 10_000_000)
+    assert (tmp_path / "1.aptx").stat().st_size < 20_000
+    with pytest.raises(FileProblem, match="unpacks to more than"):
+        program.read_apt(tmp_path / "1.aptx")
+
+
+def test_real_apt_files_of_two_schemas(shared_data):
+    plan = program.read_apt(shared_data / "apt" / "793.xml")
+    assert len(plan.observations) == 20 and plan.observations[5].references == (8, 10)
+    assert all(o.template != "NirissAmi" for o in program.read_apt(shared_data / "apt" / "1088.xml").observations)
+
+
+# --- planned against executed ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for k in (1, 2):
+        write_star(
+            folder / f"{rootname(1, 2, k)}_rate.fits",
+            5,
+            PATT_NUM=k,
+            EXPMID=61000.0 + k / 100,
+            GDSTARID="S1",
+            GS_ORDER=1,
+        )
+    write_star(folder / f"{rootname(1, 3)}_rate.fits", 13, EXPMID=61000.05, VISITSTA="SUCCESSFUL")
+    star = {"IS_PSF": True, "TARGPROP": "HD-37093", "TARGNAME": "HD 37093"}
+    write_star(folder / f"{rootname(2, 2)}_rate.fits", 12, EXPMID=61000.2, PCS_MODE="COARSE", **star)
+    write_star(folder / f"{rootname(4, 2)}_rate.fits", 12, EXPMID=61000.1, **star)
+    return Dataset(folder)
+
+
+def test_observations_meet_by_number(pair, apt):
+    links = {"PrimaryDithers": 2, "PsfReferenceObservation": "Observation 2"}
+    plan = program.read_apt(apt(
+        observation(1, specs=[spec(groups=5, integrations=60)], **links),
+        observation(2, "2 HD-37093", specs=[spec(groups=10, integrations=60)], PsfReference="true"),
+        observation(3, "2 HD-37093", PsfReference="true"),
+    ))  # fmt: skip
+    table = program.planned_against_executed(pair, plan)
+    told = {(r["observation"], r["ngroups"]): r["differences"] for r in table}
+    assert told[1, 5] == "" and told[1, 13] == "this F480M exposure is not in the plan"
+    assert told[2, 12] == "groups 10 → 12" and set(table["joined_by"][table["observation"] == 1]) == {"number"}
+    # 4 was not planned by that number, but 3, of the same star and filter, was not executed
+    assert told[4, 12].startswith("planned as observation 3")
+    assert program.reference_pairs(pair, plan)[pair.names[0]][0].endswith("o2a3102")
+    assert program.reference_pairs(pair)[pair.names[0]][0].endswith("o4a3102")
+
+
+def test_what_is_on_one_side_only_is_listed(pair, apt):
+    view = program.ProgramView(pair, apt(observation(1), observation(7, "2 HD-37093", [spec("F277W")])), simbad=False)
+    assert view.missing == [
+        "observation 7 (HD-37093): planned, no data here",
+        "observation 2 (HD-37093): data, not in the plan",
+        "observation 4 (HD-37093): data, not in the plan",
+    ]
+
+
+def test_another_target_or_role_is_told(pair, apt):
+    table = program.planned_against_executed(pair, program.read_apt(apt(observation(2, "1 AB-DOR"))))
+    words = table["differences"][table["observation"] == 2][0]
+    assert "target AB-DOR → HD-37093" in words and "role target → reference" in words
+
+
+def test_the_plan_of_another_program_is_refused(pair, apt):
+    with pytest.raises(CalamiError, match="program 1093, not of 1516"):
+        program.ProgramView(pair, apt(observation(1), program=1093), simbad=False)
+    with pytest.raises(CalamiError, match="plan is that of program 1093, the data are of 1516"):
+        program.planned_against_executed(pair, program.read_apt(apt(observation(1), program=1093)))
+
+
+def test_two_programs_are_no_view(ds):
+    with pytest.raises(CalamiError, match="exposures of 2 programs"):
+        program.ProgramView(ds, simbad=False)
+
+
+def test_remarks_on_health_are_made_of_what_is_wrong(pair):
+    health = program.health_table(pair)
+    assert [bool(r) for r in health["remarks"]] == [False, False, False, True, False]
+    assert health["remarks"][3] == "pointing mode COARSE, not fine guiding" and health["guide_star"][0] == "S1"
+    assert (health["unusable"] >= 0).all() and (health["unusable"] < 0.5).all()
+
+
+@pytest.mark.parametrize("suffix", ["txt", "md", "html", "ecsv", "json", "csv"])
+def test_the_view_is_written_in_every_format(pair, apt, tmp_path, suffix):
+    view = program.ProgramView(pair, apt(observation(1, specs=[spec(groups=9)])), simbad=False)
+    text = view.write(tmp_path / f"v.{suffix}").read_text()
+    told = json.loads(text)[0]["differences"] if suffix == "json" else text
+    assert {"txt": "9 → 5", "md": "**9 → 5**", "html": "<mark>9 → 5</mark>"}.get(suffix, "groups 9 → 5") in told
+    if suffix == "ecsv":
+        from astropy.table import Table
+
+        assert Table.read(tmp_path / "v.ecsv")["planned_ngroups"].tolist()[0] == 9
+
+
+def test_without_a_plan_there_is_a_view_too(pair):
+    view = program.ProgramView(pair, simbad=False)
+    assert view.missing == [] and "No APT file was given" in view.render() and "→ none" not in view.render()
+
+
+def test_names_cannot_make_markup(pair, apt):
+    path = apt(observation(1), old="A  title", new="&lt;script&gt;alert(1)&lt;/script&gt;")
+    assert "<script>" not in program.ProgramView(pair, path, simbad=False).render("html")
+
+
+# --- SIMBAD ---------------------------------------------------------------------------------------------------------
+
+KNOWN = {"HD 36705": ("* AB Dor", 6.93, 4.69, "K0V", 67.3), "HD 37093": ("HD 37093", np.nan, np.nan, "K5III", np.nan)}
+
+
+@pytest.fixture
+def simbad(monkeypatch):
+    """SIMBAD, answering the real astroquery through the service it would call."""
+    from astropy.table import MaskedColumn, Table
+    from astroquery.simbad import SimbadClass
+
+    state = SimpleNamespace(asked=[], do=lambda: None)
+    options = Table({"name": ["V", "K", "sp_type", "plx_value"], "type": ["filter name"] * 2 + ["column of basic"] * 2})
+
+    def run_sync(query, *, maxrec, uploads):
+        state.asked.append(query)
+        state.do()
+        names = list(next(iter(uploads.values()))["user_specified_id"])
+        rows = [KNOWN.get(n, ("", np.nan, np.nan, "", np.nan)) for n in names]
+        table = Table({"user_specified_id": names})
+        for k, key in enumerate(("main_id", "V", "K", "sp_type", "plx_value")):
+            values = [r[k] for r in rows]
+            table[key] = MaskedColumn(values, mask=[v == "" or v != v for v in values])
+        return SimpleNamespace(to_table=lambda: table)
+
+    monkeypatch.setattr(SimbadClass, "tap", SimpleNamespace(run_sync=run_sync, hardlimit=2_000_000))
+    monkeypatch.setattr(SimbadClass, "hardlimit", 2_000_000)
+    monkeypatch.setattr(SimbadClass, "uploadlimit", 200_000)
+    monkeypatch.setattr(SimbadClass, "list_votable_fields", lambda self: options.copy())
+    return state
+
+
+def test_simbad_is_asked_once_and_remembered_with_its_date(simbad, own_cache):
+    one, two, three = program.star_facts(["HD 36705", "HD 37093", "XYZ 1"])
+    assert one[1:6] == ("* AB Dor", 6.93, 4.69, "K0V", 67.3) and one.date == time.strftime("%Y-%m-%d", time.gmtime())
+    assert np.isnan(two.k) and two.spectral_type == "K5III" and three.reason == "SIMBAD does not know it"
+    assert program.star_facts(["XYZ 1", "HD 36705"])[1] == one and len(simbad.asked) == 1
+    assert program.star_facts(["HD 36705"], ask=False) == [one]
+    program.star_facts(["HD 36705"], oldest=-1)
+    assert len(simbad.asked) == 2 and all("LEFT JOIN" in query for query in simbad.asked)
+
+
+def absent():
+    raise OSError("Name or service not known")
+
+
+FAULTS = {
+    "absent": (absent, 5, "SIMBAD cannot be reached.*not known"),
+    "sluggish": (lambda: time.sleep(0.6), 0.1, "no answer within 0.1 s"),
+    "broken": (lambda: {}["no such column"], 5, "cannot be reached.*no such column"),
+}
+
+
+@pytest.mark.parametrize(("fault", "seconds", "word"), FAULTS.values(), ids=FAULTS)
+def test_without_simbad_the_view_is_complete_but_for_those_cells(pair, simbad, fault, seconds, word):
+    simbad.do = fault
+    view = program.ProgramView(pair, seconds=seconds)
+    assert np.isnan(view.targets["K"]).all() and np.isfinite(view.targets["peak_F480M"]).all()
+    assert all(re.search(word, reason) for reason in view.targets["source"])
+    assert "Signals" in view.render()
+
+
+def test_an_old_answer_is_better_than_none(simbad):
+    first = program.star_facts(["HD 36705"])
+    simbad.do = absent
+    assert program.star_facts(["HD 36705"], oldest=-1) == first
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"HD 36705": {"v": 1}}', "\0"])
+def test_a_damaged_memory_of_simbad_is_made_anew(simbad, own_cache, text):
+    (own_cache / "simbad.json").write_text(text)
+    assert program.star_facts(["HD 36705"])[0].k == 4.69
+
+
+def test_magnitudes_in_filters_follow_from_k(pair, simbad):
+    table = program.target_table(pair)
+    row = table[table["target"] == "AB-DOR"][0]
+    assert row["F480M"] == pytest.approx(program.filter_magnitude(4.69, "K0V", "F480M")) and row["source"].startswith(
+        "SIMBAD 2"
+    )
+    assert np.isnan(table["F480M"][table["target"] == "HD-37093"]).all()
+
+
+@pytest.mark.parametrize("kind", ["", "DA3", "M9", "sdO", "weird"])
+def test_a_type_that_says_nothing_gives_no_magnitude(kind):
+    assert np.isnan(program.filter_magnitude(5.0, kind, "F480M"))
