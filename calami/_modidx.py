@@ -901,6 +901,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'calami/mitigation.py'),
                                    'calami.mitigation._peak_level': ('mitigation.html#_peak_level', 'calami/mitigation.py'),
                                    'calami.mitigation._prepared': ('mitigation.html#_prepared', 'calami/mitigation.py'),
+                                   'calami.mitigation._read_products': ('mitigation.html#_read_products', 'calami/mitigation.py'),
                                    'calami.mitigation._resampled_means': ('mitigation.html#_resampled_means', 'calami/mitigation.py'),
                                    'calami.mitigation._root': ('mitigation.html#_root', 'calami/mitigation.py'),
                                    'calami.mitigation._row': ('mitigation.html#_row', 'calami/mitigation.py'),

@@ -22,7 +22,7 @@ from .calutil import Data
 from .contrast import contrast_curve, photon_curve
 from .dataset import Dataset
 from .headers import CalamiError
-from .oifits import OIData, calibrate, read_oifits, write_oifits
+from .oifits import OIData, calibrate, read_oifits, write_products
 from .pipeline import Run, pipe_data, reprocess, worker_pool
 from .prep import Truncate, fingerprint_of, input_facts, is_current, write_sidecar
 
@@ -385,14 +385,17 @@ def _fringe_job(product: str, target: str, options: Mapping[str, Any]) -> str:
     record = {"operation": "fringes", "inputs": facts, "parameters": dict(options)}
     made = fingerprint_of(facts, dict(options), {"calami": calami.__version__})
     if not is_current(target, made):
-        part = Path(target).with_name(f".{os.getpid()}.{Path(target).name}")
-        try:
-            write_oifits(fit(product, **options), part, per_integration=True)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        observables = replace(fit(product, **options), name=Path(target).name.removesuffix("_ami-oi.fits"))
+        write_products(observables, Path(target).parent)
         write_sidecar(target, record | {"fingerprint": made})
     return target
+
+
+def _read_products(path: Path, name: str) -> OIData:
+    # Means and covariances as fitted, and the values of the integrations, which are in a file of their own.
+    whole, many = read_oifits(path), path.with_name(path.name.replace("_ami-oi", "_amimulti-oi"))
+    samples = read_oifits(many).samples if many.is_file() else {}
+    return replace(whole, name=name, samples=samples)
 
 
 def fit_versions(
@@ -435,14 +438,14 @@ def fit_versions(
         folder.mkdir(parents=True, exist_ok=True)
         for product in (p for p in run.paths if p.name.endswith("_calints.fits")):
             root, slug = _exposure_of(product), Version(name).slug
-            jobs[name, root] = (str(product), str(folder / f"{root}_{slug}_amimulti-oi.fits"))
+            jobs[name, root] = (str(product), str(folder / f"{root}_{slug}_ami-oi.fits"))
     found = {}
     with ProcessPoolExecutor(workers or min(os.cpu_count() or 1, 8), get_context("spawn")) as pool:
         running = {key: pool.submit(_fringe_job, *job, options) for key, job in jobs.items()}
         hide = None if progress is None else not progress
         for key, future in tqdm(running.items(), desc="fringes", unit="file", disable=hide):
             try:
-                found[key] = replace(read_oifits(future.result()), name=f"{key[1]}, {key[0]}")
+                found[key] = _read_products(Path(future.result()), f"{key[1]}, {key[0]}")
             except CalamiError as error:
                 log.warning("%s, version %s: %s", key[1], key[0], error)
     return found

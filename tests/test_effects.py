@@ -78,7 +78,9 @@ def test_measures_take_many_integrations_as_one(measure):
 
 
 @pytest.mark.parametrize(
-    "measure, groups", [(departure_from_straight, 2), (late_minus_early, 2), (mean_rate, 1)], ids=str
+    "measure, groups",
+    [(departure_from_straight, 2), (late_minus_early, 2), (mean_rate, 1)],
+    ids=["departure_from_straight", "late_minus_early", "mean_rate"],
 )
 def test_too_few_reads_are_refused(measure, groups):
     with pytest.raises(CalamiError, match=str(groups)):
