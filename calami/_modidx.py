@@ -611,6 +611,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'calami.fringes._light_center': ('fringes.html#_light_center', 'calami/fringes.py'),
                                 'calami.fringes._mean_image': ('fringes.html#_mean_image', 'calami/fringes.py'),
                                 'calami.fringes._median_image': ('fringes.html#_median_image', 'calami/fringes.py'),
+                                'calami.fringes._mend_unless_migrated': ('fringes.html#_mend_unless_migrated', 'calami/fringes.py'),
                                 'calami.fringes._models_for_pipeline': ('fringes.html#_models_for_pipeline', 'calami/fringes.py'),
                                 'calami.fringes._noise': ('fringes.html#_noise', 'calami/fringes.py'),
                                 'calami.fringes._patched_point': ('fringes.html#_patched_point', 'calami/fringes.py'),
