@@ -148,6 +148,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'calami.cli.Observed': ('cli.html#observed', 'calami/cli.py'),
                             'calami.cli.Scale': ('cli.html#scale', 'calami/cli.py'),
                             'calami.cli.Weights': ('cli.html#weights', 'calami/cli.py'),
+                            'calami.cli._Stderr': ('cli.html#_stderr', 'calami/cli.py'),
+                            'calami.cli._Stderr.stream': ('cli.html#_stderr.stream', 'calami/cli.py'),
                             'calami.cli._answer_all': ('cli.html#_answer_all', 'calami/cli.py'),
                             'calami.cli._common': ('cli.html#_common', 'calami/cli.py'),
                             'calami.cli._find_plan': ('cli.html#_find_plan', 'calami/cli.py'),

@@ -1151,7 +1151,7 @@ def _from_arrays(
     frames.cube = frames.cube.reshape(shape)
     frames.bad = ~np.isfinite(frames.cube)
     if dq is not None:
-        bits = niriss.DO_NOT_USE | (JUMP_DET if jumps or len(frames.cube) > 1 else 0)
+        bits = niriss.DO_NOT_USE | (JUMP_DET if jumps or np.ndim(science) == 3 else 0)
         frames.bad |= (np.asarray(dq).reshape(shape) & bits) != 0
     if error is not None:
         with np.errstate(over="ignore", invalid="ignore"):

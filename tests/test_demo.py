@@ -50,7 +50,7 @@ def test_the_step_removes_part_of_the_loss(done):
 def test_all_is_in_the_folder_and_marked_as_simulated(done):
     found, out = done
     assert sorted(p.name for p in out.iterdir()) == [
-        "info", "pipeline.log", "raw", "report", "with_step", "without_step",
+        "info", "raw", "report", "with_step", "without_step",
     ]  # fmt: skip
     page = found.report.read_text(encoding="utf-8")
     assert "Simulated data" in page and "Against the truth" in page

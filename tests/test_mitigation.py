@@ -121,6 +121,9 @@ def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
     again = mitigation.mitigation_scan(raw, tmp_path, versions[:3], n_bootstrap=50, **options)
     assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.fits")}
     assert again.table["v2_bias"].tolist() == found.table["v2_bias"].tolist()
+    alone = Dataset(raw[raw.names[0]].paths)
+    with pytest.raises(CalamiError, match="two depths"):
+        mitigation.mitigation_scan(alone, tmp_path, versions[:1], **options)
     steps = found.table["exposure"], found.table["dmag_reached_150mas"]
     assert len(steps[0]) == 3 and (np.array(steps[1]) > 0).all()
 
@@ -128,12 +131,3 @@ def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
 def test_versions_with_one_name_are_refused(raw, tmp_path):
     with pytest.raises(CalamiError, match="different names"):
         mitigation.process_versions(raw, [Version("A b"), Version("a-b")], tmp_path)
-
-
-def test_one_depth_cannot_be_compared(tmp_path, raw, monkeypatch):
-    only = Dataset(raw[raw.names[0]].paths)
-    cache = crds.default_cache(Instrument.default(1, "flight").detector)
-    with pytest.raises(CalamiError, match="two depths"):
-        mitigation.mitigation_scan(
-            only, tmp_path, mitigation.standard_versions((), ()), cache=cache, workers=1, progress=False
-        )

@@ -324,7 +324,7 @@ def test_reprocess_wants_the_same_input(uncal, cache, executor, tmp_path):
     raw.unlink()
     with pytest.raises(FileProblem, match="not there any more"):
         reprocess(run, None, tmp_path / "b", executor=executor)
-    with pytest.raises(FileProblem, match="cannot be read"):
+    with pytest.raises(FileProblem, match="how the product was made is not recorded"):
         reprocess(uncal, None, tmp_path / "b")
 
 

@@ -33,7 +33,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from toys import fringe_cube, fringe_images
 
-from calami import fringes
+from calami import fringes, niriss
 
 FILTERS = ("F277W", "F380M", "F430M", "F480M")
 LEVELS = {"68 %": 1.0, "95 %": 1.959964}
@@ -61,6 +61,8 @@ def one_exposure(seed: int, nints: int, filter_name: str, electrons: float, stoc
     """Departures from the truth in units of the errors, of V² and closure phase: ours and the stock code's."""
     images = fringe_images(filter_name, seed=seed, size=51, contrast=0.02, slopes=False)
     cube, error, dq = fringe_cube(images, nints, electrons, jitter_mas=0, seed=seed)
+    if nints == 1:  # an image: a flag for jumps would be one of a whole exposure, whose pixels are usable
+        dq = np.where(dq, np.uint32(niriss.DO_NOT_USE), dq)
     told = {"filter": filter_name, "scale": 65.6, "fix": False}  # all bad pixels are flagged
     truth = fringes.fit(electrons * images[0], error=error[0], dq=dq.min(axis=0), debias=False, **told)
     if nints == 1:
