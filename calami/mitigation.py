@@ -852,7 +852,7 @@ def plot_contrast(scan: Mitigation, filter: str, separation: float | None = None
     Returns
     -------
     matplotlib.axes.Axes
-        The axes.
+        The axes; up is better.
     """
     ax = _axes(ax)
     k = len(scan.separations) // 2 if separation is None else int(np.abs(scan.separations - separation).argmin())
@@ -866,7 +866,6 @@ def plot_contrast(scan: Mitigation, filter: str, separation: float | None = None
         if n == 0:
             ax.plot(levels, [magnitudes(e.limit)[k] for e in entries], ":", color="0.4", label="noise only, none")
             ax.plot(levels, [magnitudes(e.photon_limit)[k] for e in entries], "--", color="0.6", label="ideal photons")
-    ax.invert_yaxis()
     ax.set(xlabel="peak at the end of the ramp [ADU]", ylabel=f"5σ contrast at {scan.separations[k]:.0f} mas [mag]")
     ax.set_title(f"{filter}, reference: {rule}", loc="left", fontsize=10)
     ax.legend(fontsize=7, frameon=False)
