@@ -8,7 +8,7 @@ from toys import nrm_psf, rootname, write_exposure
 from typer.testing import CliRunner
 
 from calami import niriss
-from calami.answers import ASSUMPTIONS, QUESTIONS, Answers, answer_questions, onset_words, write_answers
+from calami.answers import ASSUMPTIONS, METHOD, QUESTIONS, Answers, answer_questions, onset_words, write_answers
 from calami.cli import app
 from calami.dataset import Dataset
 from calami.detector import charge_ramp
@@ -96,7 +96,7 @@ def test_a_report_of_partial_answers(partial, ramps, tmp_path):
     assert names == {"report.html", "run.json", "cm_onset.ecsv", "cm_kernel.ecsv", "onset_f480m.png"}
     text = page.read_text(encoding="utf-8")
     assert "(b) not answered" in text and "(a) answered" in text and "Simulated" not in text
-    assert all(escape(line) in text for line in ASSUMPTIONS)
+    assert all(escape(line) in text for line in (*ASSUMPTIONS, *METHOD))
     run = json.loads((page.parent / "run.json").read_text())
     assert len(run["inputs"]) == 2 and all(len(i["sha256"]) == 64 for i in run["inputs"])
     table = QTable.read(page.parent / "cm_onset.ecsv")

@@ -376,3 +376,17 @@ def test_the_figure(stats):
     ax = quantify(stats, n_bootstrap=100).plot()
     assert "ADU" in ax.get_xlabel() and len(ax.child_axes) == 1
     plt.close(ax.figure)
+
+
+def test_mixed_targets_and_subarrays_are_kept_apart(tmp_path):
+    light = 0.5 * LIGHT
+    paths = [
+        write_ramp(tmp_path, ramps_of(nints=30, groups=8), activity=2, TARGNAME="A", SUBARRAY="SUB80"),
+        write_ramp(tmp_path, ramps_of(light, nints=30, groups=8, seed=2), activity=3, TARGNAME="B", SUBARRAY="SUB80"),
+        write_ramp(tmp_path, ramps_of(nints=30, groups=8, seed=3), activity=4, TARGNAME="A", SUBARRAY="SUBAMPCAL"),
+    ]
+    found = quantify(paths, n_bootstrap=100).filters["F480M"]
+    rates = found.pointings
+    assert len(rates) == 3 and {p.split("/")[0] for p in rates} >= {"A", "B"}
+    bright, faint = (max(v for p, v in rates.items() if p.startswith(star)) for star in "AB")
+    assert abs(faint / bright - 0.5) < 0.02
