@@ -54,17 +54,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-class _Stderr(logging.StreamHandler):
-    # Writes to what standard error is at that moment: a notebook or a test may have changed it.
-    @property
-    def stream(self):
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, _):
-        pass
-
-
 @app.callback()
 def _common(
     verbose: Annotated[
@@ -75,7 +64,9 @@ def _common(
     ] = False,
 ) -> None:
     level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=level, format="%(name)s: %(message)s", handlers=[_Stderr()])
+    from calami.dataset import StderrOfTheMoment
+
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", handlers=[StderrOfTheMoment()])
 
 
 @contextmanager

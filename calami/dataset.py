@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 __all__ = ['log', 'SUFFIXES', 'PRODUCT_ORDER', 'OBSERVABLE_PRODUCTS', 'ACQUISITION_TYPES', 'SHARED_KEYWORDS', 'FORMATS',
            'COMPACT_COLUMNS', 'NEEDED_KEYWORDS', 'EXTENSIONS_EXPECTED', 'Found', 'find_files', 'cache_folder',
            'write_atomically', 'Facts', 'Index', 'Row', 'columns_of', 'role_of', 'Exposure', 'summary_table',
-           'format_of', 'cell_text', 'table_cells', 'render', 'Dataset', 'read_facts', 'read_many']
+           'format_of', 'cell_text', 'table_cells', 'render', 'Dataset', 'read_facts', 'read_many', 'StderrOfTheMoment']
 
 # %% ../nbs/02_dataset.ipynb #957d8548
 #: Endings of the files that are looked at, in lower case.
@@ -1714,8 +1714,21 @@ def _agrees(value, wanted) -> bool:
     return bool(value == wanted)
 
 
+class StderrOfTheMoment(logging.StreamHandler):
+    """Log handler that writes to what standard error is at that moment: a notebook or a test may have changed it."""
+
+    @property
+    def stream(self):
+        """Standard error."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _):
+        """Stay with standard error."""
+
+
 def _log_to_stderr() -> None:
     logger = logging.getLogger("calami")
     logger.setLevel(logging.INFO)
     if not any(isinstance(h, logging.StreamHandler) for h in logger.handlers):
-        logger.addHandler(logging.StreamHandler(sys.stderr))
+        logger.addHandler(StderrOfTheMoment())
