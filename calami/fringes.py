@@ -1383,29 +1383,30 @@ def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool, filter_name: str
 def _follow(coefficients, images, good, design, center, setup: Setup):
     # The star moves by a few mas between integrations: how far is told by the tilt of the phases. Moving the fringes
     # only turns their coefficients. What moving the spot does to them follows to first order from the change of a
-    # model that is moved by a small step and whose fringes are turned back.
-    size, step = int(np.sqrt(len(design))), 0.02
+    # model that is moved by a small step and whose fringes are turned back. Two rounds: where the first moved the model
+    # the phases tell the rest (in F277W a hundredth), and the normal matrix of the model at rest serves for both.
+    size, step = int(np.sqrt(len(design))), 0.002
     pairs, (wavelength, _) = pairs_of(len(setup.mask.names)), band_of(setup.bands)
     along = (setup.mask.row_col[pairs[:, 0]] - setup.mask.row_col[pairs[:, 1]])[:, ::-1] @ setup.distortion.matrix.T
     tilt = (2 * np.pi * MAS / wavelength * along * setup.scale)[:, ::-1]  # radians a pixel along rows and columns
-    _, turns = circular_mean(np.arctan2(coefficients[:, 2:-1:2], coefficients[:, 1:-1:2]))
-    moves = np.clip(turns @ np.linalg.pinv(tilt).T, -0.2, 0.2)
     usual = good.mean(axis=0) > 0.5
-    left = np.where(good, images - coefficients @ design.T, 0)[:, usual]
-    right, models = np.zeros_like(coefficients), coefficients @ design.T
-    for axis in (0, 1):
-        nudged = np.array(center) + step * (np.arange(2) == axis)
-        slope = fringe_model(size, tuple(nudged), setup).reshape(design.shape)
-        turn = np.exp(1j * step * tilt[:, axis]) * (slope[:, 1:-1:2] + 1j * slope[:, 2:-1:2])
-        slope[:, 1:-1:2], slope[:, 2:-1:2] = turn.real, turn.imag
-        slope = (slope - design) / step
-        change = left @ slope[usual] - coefficients @ (slope[usual].T @ design[usual])
-        right += moves[:, axis, None] * change
-        models += moves[:, axis, None] * (coefficients @ slope.T)
     norm = np.sqrt((design**2).mean(axis=0))
-    scaled = design[usual] / norm
-    change = np.linalg.solve(scaled.T @ scaled, (right / norm).T).T / norm
-    return coefficients + change, moves, models + change @ design.T
+    inverse = np.linalg.inv((design[usual] / norm).T @ (design[usual] / norm)) / np.outer(norm, norm)
+    terms = [design]
+    for axis in (0, 1):
+        moved = fringe_model(size, tuple(center + step * (np.arange(2) == axis)), setup).reshape(design.shape)
+        turn = np.exp(1j * step * tilt[:, axis]) * (moved[:, 1:-1:2] + 1j * moved[:, 2:-1:2])
+        moved[:, 1:-1:2], moved[:, 2:-1:2] = turn.real, turn.imag
+        terms.append((moved - design) / step)
+    for _ in range(2):
+        _, turns = circular_mean(np.arctan2(coefficients[:, 2:-1:2], coefficients[:, 1:-1:2]))
+        moves = np.clip(turns @ np.linalg.pinv(tilt).T, -0.2, 0.2)
+        factors = [1.0, moves[:, :1], moves[:, 1:]]
+        left = images - sum(f * (coefficients @ t.T) for f, t in zip(factors, terms, strict=True))
+        left[~(good & usual)] = 0
+        coefficients = coefficients + sum(f * (left @ t) for f, t in zip(factors, terms, strict=True)) @ inverse
+    models = sum(f * (coefficients @ t.T) for f, t in zip(factors, terms, strict=True))
+    return coefficients, moves, models
 
 
 def _fit_exact(frames: _Frames, setup: Setup, center, fix: bool, filter_name: str) -> _Fitted:
