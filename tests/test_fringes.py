@@ -320,12 +320,13 @@ def test_a_jump_in_a_whole_exposure_leaves_its_pixel_usable(exposure):
     assert not np.allclose(fit(image, filter="F480M", dq=dq).v2, plain.v2, atol=1e-6)
 
 
-def test_a_peak_that_lost_charge_is_not_a_bad_pixel(star):
-    image = 1e7 * star[0]
+def test_a_peak_that_lost_charge_is_not_a_bad_pixel():
+    image = 1e7 * fringe_images("F480M", seed=3, size=80, slopes=False)[0]
     noisy = image + np.random.default_rng(1).normal(size=image.shape) * np.sqrt(image + 100)
     peak = np.unravel_index(np.argmax(noisy), noisy.shape)
     migrated = noisy.copy()
     migrated[peak] *= 0.92
+    assert fringes.FourierFix(80, "F480M", 65.6, Mask()).clean(migrated, np.zeros((80, 80), bool))[1][peak]
     found = fit(migrated, filter="F480M")
     assert not np.isnan(found.image).any() and np.array_equal(found.v2, fit(migrated, filter="F480M", fix=False).v2)
     hot = noisy.copy()
