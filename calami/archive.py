@@ -545,7 +545,7 @@ class _Trouble(Exception):
 
 _NO_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _CHECKPOINT = 16 * 2**20  # bytes between two notes: what a killed process loses at most
-_BLOCK = 2**18  # bytes read at once: little enough to be hashed and written while in the processor's cache
+_BLOCK = 2**21  # bytes read at once at most; fewer are read when fewer are there
 _PROGRESS = 2**20  # bytes that make an attempt worth another one
 
 

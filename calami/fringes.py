@@ -24,11 +24,11 @@ from .optics import COMMISSIONING, MAS, Distortion, Spectrum, detector_centers, 
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'PIPELINE_FIX', 'OUTLIERS', 'JUMP_DET', 'FALLBACK_SCALE_MAS', 'HEADER_KEYWORDS', 'LEAST_DISTANCE', 'CORE',
-           'LEAST_CHANGE', 'pairs_of', 'triangles_of', 'closure_matrix', 'piston_matrix', 'wrap', 'Mask', 'bands',
-           'band_of', 'Setup', 'fringe_model', 'solve', 'sandwich', 'phase_slope', 'FourierFix', 'rotated',
-           'star_image', 'search_rotation', 'independent_phases', 'shrunk_covariance', 'circular_mean', 'find_outliers',
-           'Observables', 'fit', 'plot_v2', 'plot_closure_phases', 'plot_residual']
+__all__ = ['logger', 'PIPELINE_FIX', 'OUTLIERS', 'JUMP_DET', 'RARE_JUMPS', 'FALLBACK_SCALE_MAS', 'HEADER_KEYWORDS',
+           'LEAST_DISTANCE', 'CORE', 'LEAST_CHANGE', 'pairs_of', 'triangles_of', 'closure_matrix', 'piston_matrix',
+           'wrap', 'Mask', 'bands', 'band_of', 'Setup', 'fringe_model', 'solve', 'sandwich', 'phase_slope',
+           'FourierFix', 'rotated', 'star_image', 'search_rotation', 'independent_phases', 'shrunk_covariance',
+           'circular_mean', 'find_outliers', 'Observables', 'fit', 'plot_v2', 'plot_closure_phases', 'plot_residual']
 
 # %% ../nbs/10_fringes.ipynb #91b30894
 def pairs_of(n_holes: int) -> np.ndarray:
@@ -1098,6 +1098,9 @@ def _average(coefficients: np.ndarray, expected: np.ndarray, n_holes: int, debia
 # %% ../nbs/10_fringes.ipynb #eb6e7882
 #: DQ bit "jump detected during the exposure". Source: stdatamodels `dqflags.pixel`.
 JUMP_DET = 4
+#: A pixel with jumps in more than this share of the integrations was not hit so often, 6e-5 times a second
+#: (`calami.detector`): its ramp bends, since charge migrates. It is used.
+RARE_JUMPS = 0.1
 #: Pixel scale when a header tells none, mas. Source: jwst 3.0.0, `ami/utils.py`.
 FALLBACK_SCALE_MAS = 65.6
 #: Keywords that are kept with the observables.
@@ -1151,8 +1154,14 @@ def _from_arrays(
     frames.cube = frames.cube.reshape(shape)
     frames.bad = ~np.isfinite(frames.cube)
     if dq is not None:
-        bits = niriss.DO_NOT_USE | (JUMP_DET if jumps or np.ndim(science) == 3 else 0)
-        frames.bad |= (np.asarray(dq).reshape(shape) & bits) != 0
+        flags = np.asarray(dq).reshape(shape)
+        hit = (flags & JUMP_DET) != 0
+        if not jumps:
+            often = (hit.sum(axis=0) > 1) & (hit.mean(axis=0) > RARE_JUMPS)
+            hit &= ~often & (np.ndim(science) == 3)
+            if often.any():
+                frames.notes.append(f"{often.sum()} pixels have jumps in more than {RARE_JUMPS:.0%} of the integrations")
+        frames.bad |= hit | ((flags & niriss.DO_NOT_USE) != 0)
     if error is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             variance = np.square(np.asarray(error, float)).reshape(shape)

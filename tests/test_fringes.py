@@ -320,6 +320,18 @@ def test_a_jump_in_a_whole_exposure_leaves_its_pixel_usable(exposure):
     assert not np.allclose(fit(image, filter="F480M", dq=dq).v2, plain.v2, atol=1e-6)
 
 
+def test_jumps_in_many_integrations_are_a_bent_ramp(exposure):
+    cube = np.where(exposure["dq"] & niriss.DO_NOT_USE, 0, exposure["data"])
+    peak = np.unravel_index(np.argmax(np.median(cube, axis=0)), cube.shape[1:])
+    told = {key: exposure[key] for key in ("error", "filter", "scale", "header")}
+    plain = fit(cube, dq=exposure["dq"], **told)
+    for count, used in ((1, False), (3, True), (len(cube), True)):
+        dq = exposure["dq"].copy()
+        dq[:count, peak[0], peak[1]] |= fringes.JUMP_DET
+        assert np.allclose(fit(cube, dq=dq, **told).v2, plain.v2, rtol=0, atol=1e-12) == used
+        assert not np.allclose(fit(cube, dq=dq, mode="exact", **told).v2, plain.v2, rtol=0, atol=1e-12)
+
+
 def test_a_peak_that_lost_charge_is_not_a_bad_pixel():
     image = 1e7 * fringe_images("F480M", seed=3, size=80, slopes=False)[0]
     noisy = image + np.random.default_rng(1).normal(size=image.shape) * np.sqrt(image + 100)
