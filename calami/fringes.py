@@ -1160,7 +1160,9 @@ def _from_arrays(
             often = (hit.sum(axis=0) > 1) & (hit.mean(axis=0) > RARE_JUMPS)
             hit &= ~often & (np.ndim(science) == 3)
             if often.any():
-                frames.notes.append(f"{often.sum()} pixels have jumps in more than {RARE_JUMPS:.0%} of the integrations")
+                frames.notes.append(
+                    f"{often.sum()} pixels have jumps in more than {RARE_JUMPS:.0%} of the integrations"
+                )
         frames.bad |= hit | ((flags & niriss.DO_NOT_USE) != 0)
     if error is not None:
         with np.errstate(over="ignore", invalid="ignore"):
