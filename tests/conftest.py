@@ -24,7 +24,7 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--run-slow"):
         for item in items:
-            if "slow" in item.keywords:
+            if item.get_closest_marker("slow"):  # keywords hold the words of parameters, too
                 item.add_marker(pytest.mark.skip(reason="slow: give --run-slow to run it"))
 
 
