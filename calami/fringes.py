@@ -227,7 +227,7 @@ class Mask:
 
 
 def _chosen(known: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    wanted = {str(name).upper() for name in wanted}
+    wanted = {str(name).strip().upper() for name in wanted}
     if len(wanted) < 3 or not wanted <= set(known):
         raise CalamiError(f"holes: {sorted(wanted)} given; name at least three of {', '.join(known)}")
     return [i for i, name in enumerate(known) if name in wanted]
@@ -1029,7 +1029,8 @@ class Observables:
 def _samples_of(coefficients: np.ndarray, n_holes: int) -> dict[str, np.ndarray]:
     # Coefficients (n, terms) as amplitudes, phases and what follows from them.
     cosine, sine = coefficients[:, 1:-1:2], coefficients[:, 2:-1:2]
-    amplitude = np.hypot(cosine, sine) / coefficients[:, :1]
+    with np.errstate(invalid="ignore"):  # an empty frame; `find_outliers` leaves it out
+        amplitude = np.hypot(cosine, sine) / coefficients[:, :1]
     phase = np.arctan2(sine, cosine)
     samples = {"amplitude": amplitude, "phase": phase, "v2": amplitude**2}
     samples["cp"] = wrap(phase @ closure_matrix(n_holes).T)
@@ -1160,7 +1161,9 @@ def _from_arrays(
             often = (hit.sum(axis=0) > 1) & (hit.mean(axis=0) > RARE_JUMPS)
             hit &= ~often & (np.ndim(science) == 3)
             if often.any():
-                frames.notes.append(f"{often.sum()} pixels have jumps in more than {RARE_JUMPS:.0%} of the integrations")
+                frames.notes.append(
+                    f"{often.sum()} pixels have jumps in more than {RARE_JUMPS:.0%} of the integrations"
+                )
         frames.bad |= hit | ((flags & niriss.DO_NOT_USE) != 0)
     if error is not None:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -1374,7 +1377,7 @@ def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool, filter_name: str
         middle[inner], bad[inner] = _mend_unless_migrated(fourier, middle[inner], bad[inner])
     if center is None:
         center = phase_slope(middle)
-    if np.hypot(*center) > 3:
+    if not np.hypot(*center) <= 3:
         raise frames.problem(
             "its star cannot be centred near its brightest good pixel; is its core saturated or flagged?"
         )
@@ -1429,8 +1432,11 @@ def _fit_exact(frames: _Frames, setup: Setup, center, fix: bool, filter_name: st
     for n in range(count):
         if fourier is not None:
             images[(n, *inner)], bad[(n, *inner)] = fourier.clean(images[(n, *inner)], bad[(n, *inner)])
-        centers[n] = phase_slope(images[n]) if center is None else center
-        if np.hypot(*centers[n]) > 3:
+        try:
+            centers[n] = phase_slope(images[n]) if center is None else center
+        except CalamiError:  # an empty frame
+            centers[n] = np.nan
+        if not np.hypot(*centers[n]) <= 3:
             frames.notes.append(f"integration {n} could not be centred and was left out")
             coefficients[n] = np.nan
             continue
@@ -1481,6 +1487,8 @@ def _setup(
     elif not isinstance(mask, Mask):
         mask = Mask.from_reference(mask)
     pair = _scale_of(frames) if scale is None else (float(scale), float(scale)) if np.isscalar(scale) else tuple(scale)
+    if not all(20 < one < 200 for one in pair):
+        raise CalamiError(f"scale is {scale}; give that of a pixel in mas, about {FALLBACK_SCALE_MAS}")
     return Setup(mask, samples, pair, oversample=oversample, patched=weighting == "peaks")
 
 
