@@ -192,6 +192,13 @@ def test_any_choice_of_holes(exposure):
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_an_image_turned_about_is_told(mode):
+    image, _, _ = fringe_images("F480M", seed=3, size=80, slopes=False)
+    assert not any("does the mask lie" in note for note in fit(image, mode, filter="F480M").notes)
+    assert any("does the mask lie" in note for note in fit(image[::-1], mode, filter="F480M", trim=0).notes)
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
 def test_an_empty_frame_is_left_out(mode):
     cube, _, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 5, seed=1)
     cube[2] = 0
