@@ -723,6 +723,7 @@ Repair = Annotated[
 def _read_oifits(paths, repair: bool) -> list:
     import warnings
 
+    from calami.headers import CalamiError
     from calami.oifits import read_oifits
 
     with warnings.catch_warnings(record=True) as said:
@@ -730,6 +731,12 @@ def _read_oifits(paths, repair: bool) -> list:
         data = [read_oifits(path, repair=repair) for path in paths]
     for warning in said:
         typer.echo(f"warning: {warning.message}", err=True)
+    seen: dict = {}
+    for path, one in zip(paths, data, strict=True):
+        what = one.name, one.target, one.filter, str(one.mjd)
+        if what in seen:
+            raise CalamiError(f"{path.name}: is the same exposure as {seen[what].name} ({one.name}); give one of them")
+        seen[what] = path
     return data
 
 # %% ../nbs/15_cli.ipynb #db15f809
@@ -820,6 +827,10 @@ def calibrate(
         if output.resolve() in {path.resolve() for path in (target, *references)}:
             raise CalamiError(f"{output}: is one of the files to be read; choose another name")
         star, *others = _read_oifits((target, *references), repair)
+        for path, one in zip((target, *references), (star, *others), strict=True):
+            if one.references:
+                text = f"{path.name}: is calibrated already, by {', '.join(one.references)}"
+                raise CalamiError(f"{text}; give the file that calami fringes wrote")
         done = by_references(star, others, weights=weights.value, scatter=scatter)
         write_oifits(done, output)
         typer.echo(f"{done.target} by {', '.join(done.references)}, {done.filter}")
@@ -866,6 +877,9 @@ def contrast(
         from calami.contrast import analyse
 
         data = _read_oifits(files, repair)
+        stars = sorted({one.target for one in data})
+        if len(stars) > 1:
+            typer.echo(f"warning: files of different stars are fitted as one: {', '.join(stars)}", err=True)
         told = {"observables": observables.value, "covariance": "diagonal" if diagonal else "auto"}
         found = analyse(data, output, kind=kind, limit=limit, rescale=rescale, **told)
         typer.echo(found.told())

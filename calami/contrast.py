@@ -839,17 +839,27 @@ def _refine(ready, groups: dict[str, list[int]], start: np.ndarray, limit: float
     found = least_squares(residual, start, method="lm", x_scale=scale, max_nfev=400)
     possible = ((found.x[2:] > 0) & (found.x[2:] <= limit)).all()
     if not possible or not reach[0] <= np.hypot(*found.x[:2]) <= reach[1]:
-        low = np.concatenate((start[:2] - step, np.full(len(members), 1e-7)))
-        high = np.concatenate((start[:2] + step, np.full(len(members), limit)))
-        inside = np.clip(start, low + 1e-9, high - 1e-9)
-        found = least_squares(residual, inside, bounds=(low, high), x_scale=scale, max_nfev=200)
+        radius, angle = np.hypot(*start[:2]), np.arctan2(*start[:2])  # polar, in which the field has simple bounds
+        turn = step / radius
+        low = np.concatenate(([max(radius - step, reach[0]), angle - turn], np.full(len(members), 1e-7)))
+        high = np.concatenate(([min(radius + step, reach[1]), angle + turn], np.full(len(members), limit)))
+        inside = np.clip(np.concatenate(([radius, angle], start[2:])), low + 1e-9, high - 1e-9)
+
+        def plane(q: np.ndarray) -> np.ndarray:
+            return np.concatenate((q[0] * np.array([np.sin(q[1]), np.cos(q[1])]), q[2:]))
+
+        scale[1] /= radius
+        found = least_squares(lambda q: residual(plane(q)), inside, bounds=(low, high), x_scale=scale, max_nfev=200)
+        (radius, angle), sine, cosine = found.x[:2], np.sin(found.x[1]), np.cos(found.x[1])
+        found.jac[:, :2] = found.jac[:, :2] @ np.linalg.inv([[sine, radius * cosine], [cosine, -radius * sine]])
+        found.x = plane(found.x)
     return found
 
 
 def _minima(chi2: np.ndarray, how_many: int) -> list[tuple[int, int]]:
     padded = np.pad(chi2, 1, constant_values=np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).min(axis=(2, 3))
-    rows, cols = np.nonzero(chi2 == windows)
+    rows, cols = np.nonzero((chi2 == windows) & np.isfinite(chi2))
     order = np.argsort(chi2[rows, cols])[:how_many]
     return [(int(rows[i]), int(cols[i])) for i in order]
 
@@ -952,6 +962,12 @@ def search_companion(
     groups = _groups(ready, contrast_by)
     if not limit > inner >= 0:
         raise CalamiError(f"nothing lies between {inner} and {limit} mas; give limit > inner >= 0")
+    if not (max_contrast > 1e-6 and trials > 0):
+        raise CalamiError(f"max_contrast and trials must be above 0, not {max_contrast} and {trials}")
+    n_data = sum(one.size for one in ready)
+    if n_data < 2 + len(groups):
+        text = f"the data are {n_data} independent numbers, a companion in {len(groups)} bands has {2 + len(groups)}"
+        raise CalamiError(f"{text}; use more holes, more files, or observables='both'")
     axis = _grid_axis(ready, limit, step)
     chi2_map, contrasts, fringes, (x, y) = _grid_search(ready, groups, axis, max_contrast)
     distance = np.hypot(x, y).reshape(chi2_map.shape)
@@ -964,7 +980,6 @@ def search_companion(
         found.append(_refine(ready, groups, start, max_contrast, axis[1] - axis[0], (inner, limit)))
     minima = _distinct(found, resolution=1.5 * (axis[1] - axis[0]))
     best, chi2 = minima[0], 2 * minima[0].cost
-    n_data = sum(one.size for one in ready)
     scale = chi2 / max(n_data - len(best.x), 1) if rescale else 1.0
     null = float(sum((one.null_residual() ** 2).sum() for one in ready))
     alarm = _false_alarm(ready, groups, fringes, ~outside.ravel(), trials, seed)

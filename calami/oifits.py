@@ -392,6 +392,8 @@ def from_observables(observables: Any) -> OIData:
     samples = dict(getattr(o, "samples", None) or {})
     kept = np.asarray(samples.pop("kept", np.ones(len(samples.get("v2", ())), bool)), bool)
     header = dict(getattr(o, "header", None) or {})
+    if kept.any() and len(np.atleast_1d(samples.get("flux", ()))) == len(kept):  # what `reference_weights` compares
+        header["FLUX"] = float(np.mean(np.asarray(samples["flux"])[kept]))
     return OIData(
         name=o.name,
         target=o.target,
@@ -435,7 +437,7 @@ COVARIANCE_EXTENSIONS = {"v2_covariance": "CALAMI_V2COV", "cp_covariance": "CALA
 KEPT_KEYWORDS = (
     "TELESCOP INSTRUME DETECTOR PUPIL EXP_TYPE TITLE PI_NAME PROGRAM OBSERVTN VISIT TARGNAME TARGPROP TARG_RA TARG_DEC "
     "TARGURA TARGUDEC MU_RA MU_DEC MU_EPOCH DATE-OBS TIME-OBS EXPSTART EXPMID EXPEND NINTS NGROUPS EFFINTTM EFFEXPTM "
-    "DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF"
+    "DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX"
 ).split()
 _ARCSEC = 1 / 3600  # degrees
 
@@ -466,7 +468,7 @@ def _unit(column: str) -> str | None:
 
 def _array_hdu(data: OIData):
     count = len(data.stations) or int(max(data.v2_stations.max(initial=0), data.cp_stations.max(initial=0)))
-    names = np.array(data.stations or [f"A{i + 1}" for i in range(count)], "S16")
+    names = np.array([_ascii(n)[:16] for n in data.stations] or [f"A{i + 1}" for i in range(count)], "S16")
     xy = np.zeros((count, 2)) if data.station_xy is None else data.station_xy
     return _columns(
         count,
@@ -489,7 +491,8 @@ def _sky_places(data: OIData, count: int) -> np.ndarray:
     equations = np.zeros((len(data.v2), count))
     rows = np.arange(len(data.v2))
     equations[rows, data.v2_stations[:, 0] - 1], equations[rows, data.v2_stations[:, 1] - 1] = 1, -1
-    return np.linalg.lstsq(equations, data.v2_uv[:, ::-1], rcond=None)[0]
+    known = np.isfinite(data.v2_uv).all(axis=1)
+    return np.linalg.lstsq(equations[known], data.v2_uv[known, ::-1], rcond=None)[0]
 
 
 def _target_hdu(data: OIData):
@@ -555,6 +558,11 @@ def _visibility_hdus(data: OIData, single: bool) -> dict[str, Any]:
     return made
 
 
+def _ascii(value: Any) -> Any:
+    # All that a FITS header can hold
+    return value.encode("ascii", "replace").decode() if isinstance(value, str) else value
+
+
 def _primary(data: OIData):
     from importlib.metadata import version
 
@@ -565,26 +573,26 @@ def _primary(data: OIData):
     for key in KEPT_KEYWORDS:
         value = data.header.get(key)
         if value not in (None, "") and not (isinstance(value, float) and not np.isfinite(value)):
-            header[key] = value
+            header[key] = _ascii(value)
     observer = str(data.header.get("PI_NAME") or "UNKNOWN")
     required = {"ORIGIN": "calami", "CONTENT": "OIFITS2", "DATAMODL": "AmiOIModel", "INSMODE": "NRM"}
     required |= {"OBJECT": data.target, "OBSERVER": observer, "FILTER": data.filter, "FILT": data.filter}
     for key, value in required.items():
-        header[key] = value
+        header[key] = _ascii(value)
     for key, value in {"TELESCOP": "JWST", "INSTRUME": "NIRISS", "TARGPROP": data.target, "PI_NAME": observer}.items():
-        header.setdefault(key, value)
+        header.setdefault(key, _ascii(value))
     header.setdefault("DATE-OBS", _date(data.mjd))
     header["DATE"] = _date(data.mjd)  # not today, so that files are reproducible
     header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
     header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
-    header["CALNAME"] = data.name
+    header["CALNAME"] = _ascii(data.name)
     header["CALSPOT"] = (data.spot, "[m] hole width of the fitted spot, 0: none")
     if data.references:
-        header["CALIB"] = ", ".join(data.references)
+        header["CALIB"] = _ascii(", ".join(data.references))
     if np.isfinite(data.mjd):
         header["MJD"] = data.mjd
     for note in data.notes:
-        header.add_history(f"calami: {note}")
+        header.add_history(_ascii(f"calami: {note}"))
     return hdu
 
 
@@ -711,12 +719,19 @@ def _table(path: Path, hdus: Any, name: str):
     found = [hdu for hdu in hdus if hdu.name == name]
     if len(found) > 1:
         raise FileProblem(path, f"has {len(found)} tables {name}, expected one", "split it into one file per exposure")
-    if not found:
+    if not found or not len(found[0].data):
         return None
     targets = set(np.atleast_1d(found[0].data["TARGET_ID"]).tolist()) if "TARGET_ID" in found[0].columns.names else {1}
     if len(targets) > 1:
         raise FileProblem(path, f"{name} has {len(targets)} targets, expected one", "split it into one file per target")
     return found[0]
+
+
+def _demand(path: Path, hdu: Any, columns: str) -> None:
+    missing = sorted(set(columns.split()) - {name.upper() for name in hdu.columns.names})
+    if missing:
+        reason = f"its table {hdu.name} lacks {', '.join(missing)}, which OIFITS demands"
+        raise FileProblem(path, reason, "write the file again")
 
 
 def _values(hdu: Any, column: str, like: np.ndarray | None = None) -> np.ndarray | None:
@@ -737,8 +752,9 @@ def _flags(hdu: Any) -> np.ndarray:
 
 def _channel(path: Path, hdus: Any) -> tuple[float, float, int]:
     hdu = next((h for h in hdus if h.name == "OI_WAVELENGTH"), None)
-    if hdu is None:
+    if hdu is None or not len(hdu.data):
         raise FileProblem(path, "has no OI_WAVELENGTH table, so its wavelength is not known", "write it again")
+    _demand(path, hdu, "EFF_WAVE EFF_BAND")
     wavelength, band = (np.atleast_1d(np.asarray(hdu.data[c], float)).ravel() for c in ("EFF_WAVE", "EFF_BAND"))
     if np.ptp(wavelength) > 1e-6 * wavelength[0]:
         reason = f"has {len(wavelength)} wavelength channels; AMI data have one"
@@ -782,17 +798,21 @@ def _read_parts(path: Path, hdus: Any) -> dict[str, Any]:
     part |= {"cp": np.zeros(0), "cp_err": np.zeros(0), "cp_uv1": np.zeros((0, 2)), "cp_uv2": np.zeros((0, 2))}
     part |= {"cp_stations": np.zeros((0, 3), int), "cp_flag": np.zeros(0, bool)}
     if v2 is not None:
+        _demand(path, v2, "VIS2DATA VIS2ERR UCOORD VCOORD STA_INDEX")
         part |= {"v2": _values(v2, "VIS2DATA"), "v2_err": _values(v2, "VIS2ERR"), "v2_flag": _flags(v2)}
         part["v2_uv"] = np.column_stack([_values(v2, "UCOORD"), _values(v2, "VCOORD")])
         part["v2_stations"] = np.asarray(v2.data["STA_INDEX"]).astype(int)
     if t3 is not None:
+        _demand(path, t3, "T3PHI T3PHIERR U1COORD V1COORD U2COORD V2COORD STA_INDEX")
         part["cp"], part["cp_err"] = (np.radians(_values(t3, c)) for c in ("T3PHI", "T3PHIERR"))
         part["t3amp"], part["t3amp_err"] = (_values(t3, c, part["cp"]) for c in ("T3AMP", "T3AMPERR"))
         part["cp_flag"], part["cp_stations"] = _flags(t3), np.asarray(t3.data["STA_INDEX"]).astype(int)
         for number in (1, 2):
             sides = [_values(t3, f"{axis}{number}COORD") for axis in "UV"]
             part[f"cp_uv{number}"] = np.column_stack(sides)
-    if vis is not None and v2 is not None and len(vis.data) == len(v2.data):
+    part["v2_flag"] |= ~np.isfinite(part["v2_uv"]).all(axis=1)
+    part["cp_flag"] |= ~np.isfinite(part["cp_uv1"] + part["cp_uv2"]).all(axis=1)
+    if vis is not None and v2 is not None and "STA_INDEX" in vis.columns.names and len(vis.data) == len(v2.data):
         same = np.array_equal(np.asarray(vis.data["STA_INDEX"]), np.asarray(v2.data["STA_INDEX"]))
         for key, column in (("visamp", "VISAMP"), ("visamp_err", "VISAMPERR")) if same else ():
             part[key] = _values(vis, column, part["v2"])
@@ -814,13 +834,18 @@ def _split_samples(part: dict[str, Any]) -> dict[str, np.ndarray]:
     return samples
 
 
-def _stations(hdus: Any) -> dict[str, Any]:
+def _stations(hdus: Any, part: dict[str, Any]) -> dict[str, Any]:
     hdu = next((h for h in hdus if h.name == "OI_ARRAY"), None)
     if hdu is None:
         return {}
-    order = np.argsort(np.asarray(hdu.data["STA_INDEX"]))
+    index = np.asarray(hdu.data["STA_INDEX"]).astype(int)
+    order = np.argsort(index)
+    numbers = {key: part[key] for key in ("v2_stations", "cp_stations")}
+    used = np.concatenate([values.ravel() for values in numbers.values()])
+    if np.isin(used, index).all() and len(set(index.tolist())) == len(index):  # count from 1, whatever the file does
+        numbers = {key: np.searchsorted(index[order], values) + 1 for key, values in numbers.items()}
     names = tuple(str(n).strip() for n in np.asarray(hdu.data["STA_NAME"])[order])
-    return {"stations": names, "station_xy": np.asarray(hdu.data["STAXYZ"], float)[order][:, :2]}
+    return {**numbers, "stations": names, "station_xy": np.asarray(hdu.data["STAXYZ"], float)[order][:, :2]}
 
 
 def _header_facts(path: Path, hdus: Any, origin: str) -> dict[str, Any]:
@@ -834,7 +859,7 @@ def _header_facts(path: Path, hdus: Any, origin: str) -> dict[str, Any]:
     )
     if not references and "aminorm" in path.name:
         references = (str(header.get("CAL_OBJ") or "unknown"),)
-    table = next(h for h in hdus if h.name in ("OI_VIS2", "OI_T3"))
+    table = next(h for h in hdus if h.name in ("OI_VIS2", "OI_T3") and len(h.data))
     times = {c: np.atleast_1d(_values(table, c, np.zeros(1))) for c in ("MJD", "INT_TIME")}
     mjd, seconds = (float(np.ravel(times[c])[0]) for c in ("MJD", "INT_TIME"))
     if origin == "jwst":  # its tables have the date only, and the exposure time times NINTS
@@ -893,7 +918,7 @@ def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> OIData:
             elif name in hdus and count:
                 reason = f"its {name} has shape {np.shape(hdus[name].data)}, expected {(count, count)}"
                 raise FileProblem(path, reason, "write the file again, or remove that extension")
-        part |= _header_facts(path, hdus, origin) | _stations(hdus)
+        part |= _header_facts(path, hdus, origin) | _stations(hdus, part)
         part |= {"wavelength": wavelength, "bandwidth": band, "filter": _filter_name(header, wavelength)}
         part |= {"origin": origin, "samples": samples, "n_samples": int(header.get("CALAMI_N", 0))}
         calibrated_q4 = "OI_Q4" in hdus and ("aminorm" in path.name or bool(part["references"]))
@@ -1140,6 +1165,11 @@ class _Aligned:
 BASELINE_TOLERANCE = 0.05
 
 
+def _honest(covariance: np.ndarray, good: np.ndarray) -> np.ndarray:
+    # What has no usable error gives none to what is calibrated with it: not a number, not 0
+    return np.where(np.outer(good, good), covariance, np.nan)
+
+
 def _parity(triangle: Sequence[int]) -> int:
     i, j, k = triangle
     return 1 if (i < j) + (j < k) + (k < i) == 2 else -1
@@ -1169,10 +1199,10 @@ def _align(reference: OIData, target: OIData) -> _Aligned:
     signs = np.array([_parity(a) * _parity(b) for a, b in pairs], float).reshape(-1)
     return _Aligned(
         reference.v2[v2],
-        reference.full_v2_covariance()[np.ix_(v2, v2)],
+        _honest(reference.full_v2_covariance(), reference.v2_good)[np.ix_(v2, v2)],
         (reference.v2_flag | ~np.isfinite(reference.v2))[v2],
         signs * reference.cp[cp],
-        reference.full_cp_covariance()[np.ix_(cp, cp)] * np.outer(signs, signs),
+        _honest(reference.full_cp_covariance(), reference.cp_good)[np.ix_(cp, cp)] * np.outer(signs, signs),
         (reference.cp_flag | ~np.isfinite(reference.cp))[cp],
     )
 
@@ -1287,7 +1317,8 @@ def calibrate(
     -------
     OIData
         Calibrated V² and closure phases with covariances. Its header has ``SCAT_V2`` and ``SCAT_CP``, the
-        scatter between references (relative, rad). Where target and references have no error, neither has it.
+        scatter between references (relative, rad). Where the target, or every reference, has no usable error, it has
+        none either (NaN).
 
     Raises
     ------
@@ -1302,6 +1333,9 @@ def calibrate(
     v2s, cps = np.array([a.v2 for a in aligned]), np.array([a.cp for a in aligned])
     v2_bad = np.array([a.v2_bad | ~(a.v2 > 0) for a in aligned])
     cp_bad = np.array([a.cp_bad for a in aligned])
+    for bad, key in ((v2_bad, "v2_covariance"), (cp_bad, "cp_covariance")):  # those with errors go first
+        known = np.isfinite([np.diag(getattr(a, key)) for a in aligned]) & ~bad
+        bad |= ~known & known.any(axis=0)
     ref_v2, w_v2 = _combine(v2s, v2_bad, w, circular=False)
     ref_cp, w_cp = _combine(cps, cp_bad, w, circular=True)
     excess = [0.0, 0.0]
@@ -1313,12 +1347,12 @@ def calibrate(
     v2_cov, cp_cov = _systematic(
         target, cal_v2, excess[0] * share + systematics[0] ** 2, excess[1] * share + systematics[1] ** 2
     )
-    v2_cov = v2_cov + target.full_v2_covariance() / np.outer(ref_v2, ref_v2)
-    cp_cov = cp_cov + target.full_cp_covariance()
+    v2_cov = v2_cov + _honest(target.full_v2_covariance(), target.v2_good) / np.outer(ref_v2, ref_v2)
+    cp_cov = cp_cov + _honest(target.full_cp_covariance(), target.cp_good)
     for a, one, two in zip(aligned, w_v2, w_cp, strict=True):
         gain = one * cal_v2 / ref_v2
-        v2_cov = v2_cov + np.outer(gain, gain) * a.v2_covariance
-        cp_cov = cp_cov + np.outer(two, two) * a.cp_covariance
+        v2_cov = v2_cov + np.outer(gain, gain) * np.where(np.outer(one, one) > 0, a.v2_covariance, 0.0)
+        cp_cov = cp_cov + np.outer(two, two) * np.where(np.outer(two, two) > 0, a.cp_covariance, 0.0)
     counts = [x.n_samples for x in (target, *references) if x.n_samples]
     header = {**target.header, "SCAT_V2": float(np.sqrt(excess[0])), "SCAT_CP": float(np.sqrt(excess[1]))}
     with np.errstate(invalid="ignore"):

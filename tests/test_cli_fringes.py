@@ -84,10 +84,36 @@ def test_holes_that_are_none(exposures, tmp_path, words):
 
 
 def test_calibrate(calibrated, tmp_path):
-    answer = run("calibrate", calibrated[1], calibrated[2], calibrated[2], "-o", tmp_path / "out.fits")
-    assert answer.exit_code == 0 and "binary by ref, ref, F480M" in answer.stdout
+    other = write_oifits(point_source("F480M", 1e8, name="other"), tmp_path / "other.fits")
+    answer = run("calibrate", calibrated[1], calibrated[2], other, "-o", tmp_path / "out.fits")
+    assert answer.exit_code == 0 and "binary by ref, other, F480M" in answer.stdout
     assert "differ beyond their errors" in answer.stdout
-    assert read_oifits(tmp_path / "out.fits").references == ("ref", "ref")
+    assert read_oifits(tmp_path / "out.fits").references == ("ref", "other")
+
+
+def test_weights_by_brightness_need_no_more_than_the_files(exposures, tmp_path):
+    run("fringes", *exposures, "-o", tmp_path)
+    one, two = (tmp_path / f"{rootname(n)}_ami-oi.fits" for n in (1, 2))
+    answer = run("calibrate", one, two, "-o", tmp_path / "out.fits", "--weights", "brightness")
+    assert answer.exit_code == 0 and read_oifits(one).header["FLUX"] > 0
+
+
+def test_what_makes_no_sense_as_a_reference_is_refused(calibrated, tmp_path):
+    star, ref, out = *calibrated[1:], tmp_path / "out.fits"
+    for files in ((star, star), (star, ref, ref)):
+        answer = run("calibrate", *files, "-o", out)
+        assert answer.exit_code == 1 and "is the same exposure as" in answer.stderr and not out.exists()
+    run("calibrate", star, ref, "-o", out)
+    for files in ((out, ref), (ref, out)):
+        answer = run("calibrate", *files, "-o", tmp_path / "again.fits")
+        assert answer.exit_code == 1 and "is calibrated already, by ref" in answer.stderr
+
+
+def test_one_exposure_counts_once_and_other_stars_are_told(calibrated, tmp_path):
+    answer = run("contrast", calibrated[1], calibrated[1], "-o", tmp_path / "out")
+    assert answer.exit_code == 1 and "is the same exposure as" in answer.stderr
+    answer = run("contrast", *calibrated[1:], "-o", tmp_path / "out", "--limit", 100)
+    assert answer.exit_code == 0 and "different stars are fitted as one: binary, ref" in answer.stderr
 
 
 def test_calibrate_that_cannot_be_done(calibrated, tmp_path):

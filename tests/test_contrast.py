@@ -317,6 +317,25 @@ def test_a_joint_search_has_a_contrast_for_each_filter():
         search_companion(data, contrast_by="star")
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_looked_for_outside_the_field(seed):
+    noise = add_noise(STAR, np.random.default_rng(seed))
+    for star, inner, limit in ((("uniform", 10.0), 20, 500), (("uniform", 100.0), 20, 200), (None, 20, 30)):
+        found = search_companion(noise, star=star, inner=inner, limit=limit, trials=250)
+        places = [found.separation, *(a["sep_mas"] for a in found.alternatives)]
+        assert inner - 1e-6 <= min(places) and max(places) <= limit + 1e-6
+        assert np.isfinite(found.covariance).all()
+
+
+def test_too_few_data_for_a_companion_are_told():
+    few = replace(STAR, cp_flag=np.arange(35) > 1)
+    with pytest.raises(CalamiError, match="2 independent numbers, a companion in 1 bands has 3"):
+        search_companion(few, observables="cp")
+    for wrong in ({"trials": 0}, {"max_contrast": 0}):
+        with pytest.raises(CalamiError, match="max_contrast and trials must be above 0"):
+            search_companion(STAR, **wrong)
+
+
 def test_aliases_are_reported():
     rng = np.random.default_rng(10)
     single = search_companion(add_noise(add_companion(point_source("F430M", 1e8), 326, 281, 0.016), rng), trials=250)

@@ -191,6 +191,28 @@ def test_any_choice_of_holes(exposure):
     assert closed.v2.shape == (6,)
 
 
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_an_image_turned_about_is_told(mode):
+    image, _, _ = fringe_images("F480M", seed=3, size=80, slopes=False)
+    assert not any("does the mask lie" in note for note in fit(image, mode, filter="F480M").notes)
+    assert any("does the mask lie" in note for note in fit(image[::-1], mode, filter="F480M", trim=0).notes)
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_an_empty_frame_is_left_out(mode):
+    cube, _, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 5, seed=1)
+    cube[2] = 0
+    seen = fit(cube, mode, filter="F480M", dq=dq)
+    assert seen.samples["kept"].tolist() == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0.0656}, {"scale": 0}, {"center": (np.nan, 40)}])
+def test_scales_and_centers_that_cannot_be(wrong):
+    image, _, _ = fringe_images("F480M", seed=3, size=80, slopes=False)
+    with pytest.raises(CalamiError, match=r"in mas|cannot be centred"):
+        fit(image, filter="F480M", **wrong)
+
+
 def test_outlying_integrations_are_left_out(star):
     cube, error, dq = fringe_cube(star, 20, seed=6)
     told = {"filter": "F480M", "error": error, "dq": dq, "scale": 65.6}

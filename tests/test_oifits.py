@@ -556,6 +556,70 @@ def test_data_without_errors_stay_without():
     assert not done.v2_good.any() and not done.cp_good.any() and np.allclose(done.v2, 1)
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_values_without_errors_do_not_get_the_errors_of_the_other_star(value):
+    star = point_source("F480M")
+    lost = (np.arange(21) < 4, np.arange(35) < 9)
+    part = star.with_errors(v2=np.where(lost[0], value, star.v2_err), cp=np.where(lost[1], value, star.cp_err))
+    for done in (calibrate(star, part), calibrate(part, star)):
+        assert np.array_equal(done.v2_good, ~lost[0]) and np.array_equal(done.cp_good, ~lost[1])
+    both = calibrate(star, [part, star])  # a reference with errors stands in for one without
+    assert both.v2_good.all() and both.cp_good.all()
+    assert np.allclose(both.v2_err[lost[0]], np.sqrt(2) * star.v2_err[lost[0]])
+    bare = star.with_errors(v2=value, cp=value)
+    for done in (calibrate(star, bare), calibrate(bare, star)):
+        assert not done.v2_good.any() and not done.cp_good.any()
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("OI_T3", "T3PHIERR"), ("OI_VIS2", "UCOORD"), ("OI_VIS2", "STA_INDEX"), ("OI_WAVELENGTH", "EFF_BAND")],
+)
+def test_a_table_without_a_column_is_refused(tmp_path, table, column):
+    def change(hdus):
+        left = fits.ColDefs([c for c in hdus[table].columns if c.name != column])
+        hdus[hdus.index_of(table)] = fits.BinTableHDU.from_columns(left, name=table)
+
+    with pytest.raises(FileProblem, match=f"{table} lacks {column}"):
+        read_oifits(damaged(tmp_path, change))
+
+
+def test_empty_tables_are_none(tmp_path):
+    def change(hdus):
+        hdus["OI_VIS2"].data = hdus["OI_VIS2"].data[:0]
+
+    with pytest.warns(OIFITSWarning, match="there are no squared visibilities"):
+        assert len(read_oifits(damaged(tmp_path, change)).v2) == 0
+
+
+def test_baselines_that_are_nan_are_flagged(tmp_path):
+    def change(hdus):
+        hdus["OI_VIS2"].data["UCOORD"][:3] = np.nan
+        hdus["OI_T3"].data["V1COORD"][:2] = np.nan
+
+    data = read_oifits(damaged(tmp_path, change))
+    assert data.v2_good.sum() == 18 and data.cp_good.sum() == 33
+    assert write_oifits(data, tmp_path / "again.fits").exists()
+
+
+def test_names_with_accents_can_be_written(tmp_path):
+    star = replace(point_source("F480M"), name="étoile", target="β Pic", references=("ε",), notes=("à voir",))
+    again = read_oifits(write_oifits(star, tmp_path / "é.fits"))
+    assert again.name == "?toile" and again.target == "? Pic"
+
+
+def test_stations_are_counted_from_one(tmp_path):
+    def change(hdus):
+        for name in ("OI_ARRAY", "OI_VIS2", "OI_T3", "OI_VIS"):
+            if name in hdus:
+                hdus[name].data["STA_INDEX"] += 10
+
+    data = read_oifits(damaged(tmp_path, change))
+    assert data.v2_stations.min() == 1 and data.cp_stations.max() == 7
+    again = read_oifits(write_oifits(data, tmp_path / "again.fits"))
+    assert np.array_equal(again.v2_stations, data.v2_stations)
+
+
 @pytest.mark.parametrize("split", ["even-odd", "halves"])
 def test_selfcal(split):
     rng = np.random.default_rng(12)
