@@ -318,7 +318,15 @@ def _member(path: Path) -> bytes:
                 raise FileProblem(path, f"holds {len(names)} .xml files, expected one", _EXPORT_AGAIN)
             with archive.open(chosen[0]) as file:  # the size that the archive tells is not to be trusted
                 data = file.read(LARGEST_APT + 1)
-    except (zipfile.BadZipFile, zlib.error, LZMAError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        LZMAError,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+    ) as error:
         raise FileProblem(path, f"is a damaged or encrypted archive ({error})", _EXPORT_AGAIN) from error
     if len(data) > LARGEST_APT:
         raise FileProblem(path, f"unpacks to more than {LARGEST_APT:,} bytes, which no APT file does", "do not use it")
@@ -359,7 +367,9 @@ def apt_tree(path: str | os.PathLike):
         depth[0] += 1
         count[0] += 1
         if count[0] > _MOST_ELEMENTS:
-            raise FileProblem(path, f"has more than {_MOST_ELEMENTS:,} elements, which no APT file has", "do not use it")
+            raise FileProblem(
+                path, f"has more than {_MOST_ELEMENTS:,} elements, which no APT file has", "do not use it"
+            )
         if depth[0] > _DEEPEST:
             raise FileProblem(path, f"is nested more than {_DEEPEST} deep, which no APT file is", "do not use it")
         builder.start(tag.rpartition("}")[2], attributes)
@@ -584,7 +594,9 @@ def _observation(element: Any, names: dict, status: dict, lacks: Callable) -> Pl
         exposures.append(PlannedExposure(told[0], told[1], int(told[2]), int(told[3])))
     if not exposures:
         raise lacks(f"observation {number}: an AMI observation without exposures")
-    linked = [re.search(r"([0-9]{1,9})\)?$", (p.text or "").strip()) for p in template.iterfind("PsfReferenceObservation")]
+    linked = [
+        re.search(r"([0-9]{1,9})\)?$", (p.text or "").strip()) for p in template.iterfind("PsfReferenceObservation")
+    ]
     acquisition = _word(template, "AcqMode")
     return PlannedObservation(
         **about, acquisition="" if acquisition.upper() in ("", "NONE") else acquisition,
@@ -730,7 +742,9 @@ def _matched(meant: Sequence[PlannedExposure], science: list[dict]) -> list[tupl
     chosen: dict[int, int] = {}
     pairs = ((k, m) for k, e in enumerate(science) for m, p in enumerate(meant) if p.filter == e["filter"])
     for k, m in sorted(pairs, key=lambda pair: (*_unlike(meant[pair[1]], science[pair[0]]), *pair)):
-        if k not in chosen and not any(c == m and science[j]["visit"] == science[k]["visit"] for j, c in chosen.items()):
+        if k not in chosen and not any(
+            c == m and science[j]["visit"] == science[k]["visit"] for j, c in chosen.items()
+        ):
             chosen[k] = m
     done = [(meant[chosen[k]] if k in chosen else None, item) for k, item in enumerate(science)]
     return done + [(p, None) for m, p in enumerate(meant) if m not in chosen.values()]
@@ -1321,7 +1335,9 @@ class ProgramView:
         ]
         remarks = [f"{r['name']}: {r['remarks']}" for r in self.health if r["remarks"]]
         silent = sum(not any(r[k] for k in ("guide_star", "engineering", "visit_status")) for r in self.health)
-        remarks += [f"headers of {silent} exposures tell nothing of guide stars, engineering data and visits"][: bool(silent)]
+        remarks += [f"headers of {silent} exposures tell nothing of guide stars, engineering data and visits"][
+            : bool(silent)
+        ]
         health = "; ".join(remarks) or "Nothing to remark: guiding, engineering data and visits are as they should be."
         plan += " Executed is what is among these data. Cells with an arrow differ: planned → executed."
         if self.apt and "target" in set(self.comparison["joined_by"]):
