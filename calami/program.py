@@ -173,14 +173,14 @@ def setup_view(dataset: Dataset):
     rows = []
     for (program, observation, role, target, filt, ngroups, nints), members in groups.items():
         dates = [facts[k][w] for k in members for w in ("DATE-BEG", "DATE-END") if isinstance(facts[k].get(w), str)]
-        times = [facts[k].get("EFFEXPTM") for k in members]
+        times = [_float(facts[k].get("EFFEXPTM")) for k in members]
         filled = np.asarray(view["of_migration_limit"][members])
         rows.append({
             "program": program, "observation": observation, "role": str(role), "target": target,
             "filter": str(filt or ""), "ngroups": ngroups or 0, "nints": nints or 0, "exposures": len(members),
             "dithers": len({facts[k].get("PATT_NUM") for k in members}),
             "first": _minute(min(dates, default="")), "last": _minute(max(dates, default="")),
-            "exposure_time": float(sum(t for t in times if isinstance(t, float))),
+            "exposure_time": sum(t for t in times if math.isfinite(t)),
             "least_of_limit": _extreme(filled, np.nanmin), "most_of_limit": _extreme(filled, np.nanmax),
         })  # fmt: skip
     table = QTable(rows=rows) if rows else QTable(names=_SETUP_COLUMNS)
@@ -236,7 +236,7 @@ def program_view(dataset: Dataset):
             "targets": ", ".join(sorted({_target(v) for v in facts} - {""})),
             "filters": ", ".join(sorted({v["FILTER"] for v in facts if isinstance(v.get("FILTER"), str)})),
             "first": _minute((dates or [""])[0]), "last": _minute((dates or [""])[-1]),
-            "exposure_time": float(sum(v["EFFEXPTM"] for v in facts if isinstance(v.get("EFFEXPTM"), float))),
+            "exposure_time": sum(t for v in facts if math.isfinite(t := _float(v.get("EFFEXPTM")))),
         })  # fmt: skip
     table = QTable(rows=rows) if rows else QTable(names=_PROGRAM_COLUMNS)
     table["exposure_time"] = table["exposure_time"] * Unit("s")
@@ -632,7 +632,7 @@ def _activities(dataset: Dataset) -> dict[int, list[dict]]:
 def _activity(visit: int, roots: list[str], values: list) -> dict:
     first = values[0]
     dates = sorted(v[w] for v in values for w in ("DATE-BEG", "DATE-END") if isinstance(v.get(w), str))
-    times = [v["EFFEXPTM"] for v in values if isinstance(v.get("EFFEXPTM"), float)]
+    times = [t for v in values if math.isfinite(t := _float(v.get("EFFEXPTM")))]
     return {
         "visit": visit, "target": _target(first), "catalogue": str(first.get("TARGNAME") or ""), "role": role_of(first),
         "filter": str(first.get("FILTER") or ""), "direct": first.get("PUPIL") == "CLEARP", "roots": roots,
@@ -785,6 +785,8 @@ def _differences(row: dict, match: Any, item: Any, planned: Any, number: int | N
         return [*words, f"{'direct image' if item['direct'] else row['role']}, no AMI exposure: not compared"]
     if row["role"] != row["planned_role"]:
         words.append(f"role {row['planned_role']} → {row['role']}")
+    if row["acquisition"] > 0 and not planned.acquisition:
+        words.append("target acquisition none → taken")
     if match is None:
         return [*words, f"this {row['filter']} exposure is not in the plan"]
     for key, word in (("ngroups", "groups"), ("nints", "integrations"), ("dithers", "dithers")):
@@ -1155,7 +1157,7 @@ def reference_pairs(dataset: Dataset, apt: AptProgram | None = None) -> dict[str
     linked, plan = _links(dataset, apt), {n: o for o, n in _executed_as(dataset, apt)}
     facts = []
     for name, root, (_, v) in zip(dataset.names, dataset.rootlist, dataset.items(), strict=True):
-        moment = v.get("EXPMID") if isinstance(v.get("EXPMID"), float) else math.nan
+        moment = _float(v.get("EXPMID"))
         role = "reference" if _reference_by_plan(plan.get(int(root[7:10])), v) else role_of(v)
         facts.append((name, int(root[7:10]), role, (v.get("FILTER"), v.get("PUPIL")), v.get("PATT_NUM"), moment))
     pairs: dict[str, list[str]] = {}

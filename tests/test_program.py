@@ -312,6 +312,21 @@ def test_the_plan_tells_references_where_headers_do_not(tmp_path, apt):
     assert list(program.planned_against_executed(data, plan)["role"]) == ["target", "reference"]
 
 
+def test_times_without_decimals_count_too(tmp_path):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5, EFFEXPTM=26)
+    data = Dataset(tmp_path)
+    tables = program.setup_view(data), program.program_view(data), program.planned_against_executed(data)
+    assert [float(t["exposure_time"].value[0]) for t in tables] == [26.0] * 3
+
+
+def test_an_acquisition_that_was_not_planned_is_told(tmp_path, apt):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5)
+    write_star(tmp_path / f"{rootname(1, 1)}_rate.fits", 5, EXP_TYPE="NIS_TACQ")
+    for mode, word in (("NONE", "target acquisition none → taken"), ("AMIBRIGHT", "")):
+        plan = program.read_apt(apt(observation(1, specs=[spec(integrations=60)], AcqMode=mode)))
+        assert list(program.planned_against_executed(Dataset(tmp_path), plan)["differences"]) == [word]
+
+
 def test_headers_that_tell_nothing_are_not_called_healthy(tmp_path):
     write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5)
     assert (
