@@ -542,11 +542,17 @@ def read_apt(path: str | os.PathLike, program: int | str | None = None) -> AptPr
             path, f"is the APT file of program {int(number)}, not of {int(program)}", "give that of the data"
         )
     person = about.find("PrincipalInvestigator/InvestigatorAddress")
-    status = {v.get("VisitId", "")[5:8]: v.get("Status", "") for v in root.iterfind("VisitStatuses/VisitStatus")}
+    status: dict[str, str] = {}
+    for visit in root.iterfind("VisitStatuses/VisitStatus"):
+        told = {*status.get(visit.get("VisitId", "")[5:8], "").split(", "), visit.get("Status", "")} - {""}
+        status[visit.get("VisitId", "")[5:8]] = ", ".join(sorted(told))
     names = {t.findtext("Number", ""): _word(t, "TargetName") for t in root.iterfind("Targets/Target")}
     targets = {_word(t, "TargetName"): t for t in root.iterfind("Targets/Target")}
     found = [o for o in root.iter("Observation") if o.find("Template") is not None]
     observations = sorted((_observation(o, names, status, lacks) for o in found), key=lambda o: o.number)
+    numbers = [o.number for o in observations]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise lacks("has two observations of one number" if numbers else "has no observations")
     return AptProgram(
         int(number), _word(about, "Title"), ", ".join(_word(person, n) for n in ("LastName", "FirstName")).strip(", "),
         _word(about, "ProposalCategory"), _word(about, "ProposalPhase"), schema,

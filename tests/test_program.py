@@ -151,6 +151,17 @@ def test_what_an_apt_file_plans(apt):
     assert plan.parallaxes["AB-DOR"] == pytest.approx(65.9)
 
 
+def test_visits_that_fared_differently_are_all_told(apt):
+    both = 'Status="EXECUTED"/><VisitStatus VisitId="01516001002" Status="SKIPPED"/>'
+    plan = program.read_apt(apt(observation(1), old='Status="EXECUTED"/>', new=both))
+    assert plan.observations[0].status == "EXECUTED, SKIPPED"
+
+
+def test_two_observations_of_one_number_are_refused(apt):
+    with pytest.raises(FileProblem, match="two observations of one number"):
+        program.read_apt(apt(observation(1), observation(1, "2 HD-37093")))
+
+
 def test_an_archive_is_read_like_its_document(apt, tmp_path):
     inside = apt(observation(1))
     with zipfile.ZipFile(tmp_path / "1516.aptx", "w") as packed:
@@ -167,6 +178,7 @@ BAD = {
     "old schema": ('<Groups>5</Groups>', "<NGroups>5</NGroups>", "no filter, groups.*schema is 46"),
     "odd dithers": ("<n:PrimaryDithers>NONE", "<n:PrimaryDithers>some", "PrimaryDithers is 'some'"),
     "no exposures": ("ExposureList", "List", "without exposures"),
+    "no observations": ("Template", "Pattern", "has no observations"),
     "other root": ("JwstProposal", "HstProposal", "holds a HstProposal"),
     "malformed": ("</Targets>", "</Target>", "not well-formed"),
     "cut short": ("</JwstProposal>", "", "not well-formed"),
