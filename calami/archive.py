@@ -300,8 +300,8 @@ def _numbers(values: Any) -> set[int]:
     items = [values] if isinstance(values, (int, str)) else list(values)
     found: set[int] = set()
     for word in (w for item in items for w in str(item).replace(",", " ").split()):
-        match = re.fullmatch(r"(\d+)(?:[-:](\d+))?", word)
-        if not match:
+        match = re.fullmatch(r"([0-9]{1,3})(?:[-:]([0-9]{1,3}))?", word)
+        if not match or int(match[2] or match[1]) < int(match[1]):
             raise CalamiError(f"{word!r} is no observation number; give numbers such as 12, or 3-5")
         first, last = int(match[1]), int(match[2] or match[1])
         found |= set(range(first, last + 1))
@@ -495,12 +495,15 @@ def list_products(
     if forgotten:
         rows += _list_batch(missions, forgotten, patience)
         log.info("product list asked again for %d data sets", len(forgotten))
+    if lost := sorted(set(forgotten) - {r["dataset"] for r in rows}):
+        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+        log.warning("MAST lists no files at all of %s%s", ", ".join(lost[:5]), more)
     wanted, products = endings(filetypes), {}
     for row in rows:
         name = safe_name(row["name"])
         if (wanted and not name.lower().endswith(wanted)) or (not guide_stars and "_gs-" in name):
             continue
-        size = _int_of(row["size"])
+        size = _int_of(row["size"]) or -1  # no file is empty: there it is not told
         products[name] = Product(name, row["uri"] or name, size, row["public"], row["dataset"], row["level"])
     return [products[name] for name in sorted(products)]
 
@@ -795,6 +798,8 @@ def check_token(token: Token, *, patience: Patience = PATIENCE) -> str:
                 if answer.status_code in _BUSY:
                     raise _Trouble(f"status {answer.status_code}", after=_asked(answer))
                 told = answer.json()
+            if not isinstance(told, dict):
+                raise ValueError("an answer of another kind")
             break
         except (_Trouble, ValueError, OSError) as error:
             if attempt == patience.tries:
@@ -1289,6 +1294,8 @@ def _finish(folder: Path, rows: list[dict]):
     _add_to_manifest(folder, [r for r in rows if r["status"] != "failed"])
     names = ("file", "status", "size", "sha256", "received", "seconds", "source", "reason")
     table = Table(rows=[[r[n] for n in names] for r in rows] or None, names=names)
+    table["size"].unit = table["received"].unit = "byte"
+    table["seconds"].unit = "s"
     failed = [r for r in rows if r["status"] == "failed"]
     if failed:
         lines = [f"{folder}: {len(failed)} of {len(rows)} files could not be fetched; the others are whole"]
@@ -1397,9 +1404,13 @@ def fetch_apt(program: int | str, folder: str | os.PathLike, *, patience: Patien
     if number <= 0:
         raise CalamiError(f"{program!r} is no program number; give one such as 1516")
     url, folder = APT_URL.format(program=number), Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CalamiError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
     job = _Job(Product(f"{number}.aptx", url, -1, True, "", ""), url, url.rsplit("/", 1)[0])
     row = _Fetcher(folder, _Client(None, url, patience), patience).fetch(job)
     if row["status"] == "failed":
-        raise CalamiError(f"{number}.aptx: {row['reason']}; it can be had at {url}")
+        reason = row["reason"].removeprefix("is in the product list, but ")
+        raise CalamiError(f"{number}.aptx: {reason}; asked for at {url}; a file saved from APT will do as well")
     return folder / job.product.name

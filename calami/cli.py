@@ -660,6 +660,7 @@ def fetch(
         from calami import archive
         from calami.dataset import format_of, render
 
+        fmt = format_of(output) if output else "text"  # what cannot be written is told before hours of fetching
         conditions = {"observations": obs, "filters": filters, "target": target, "after": after, "before": before}
         conditions |= {"exp_types": None} if everything else {}
         choices = {"public_only": public_only, "guide_stars": guide_stars, "workers": workers}
@@ -667,7 +668,7 @@ def fetch(
             program, types, to, dry_run=dry_run, source="s3" if s3 else "mast", **choices, **conditions
         )
         shown = table["file", "size", "status"]
-        _write_or_print(render(shown, format_of(output) if output else "text"), output)
+        _write_or_print(render(shown, fmt), output)
         done = {s: int(sum(table["size"][table["status"] == s])) for s in sorted(set(table["status"]))}
         words = [f"{sum(table['status'] == s)} {s} ({size / 1e6:.1f} MB)" for s, size in done.items()]
         typer.echo(f"{len(table)} files: {', '.join(words)}", err=True)
@@ -677,7 +678,7 @@ def fetch(
 def show_program(
     folder: Folder,
     apt: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="APT file, .aptx or .xml.")] = None,
-    fetch_apt: Annotated[bool, typer.Option("--fetch-apt", help="Fetch the APT file from STScI.")] = False,
+    fetch_apt: Annotated[bool, typer.Option("--fetch-apt", help="Fetch the APT file from STScI, into FOLDER.")] = False,
     simbad: Annotated[bool, typer.Option("--simbad/--no-simbad", help="Ask SIMBAD about the targets.")] = True,
     fmt: Annotated[
         Format | None, typer.Option("--format", "-f", help="By the suffix of --output if not given.")
@@ -694,15 +695,18 @@ def show_program(
     - `calami program data/jw01093 --apt 1093.aptx`
     - `calami program data/jw01093 --fetch-apt -o program_1093.html`
     """
+    if fetch_apt and apt is not None:
+        raise typer.BadParameter("give one of --apt and --fetch-apt, not both")
     with _told_plainly():
         from calami import archive, program
         from calami.dataset import Dataset, format_of
 
+        chosen = fmt.value if fmt else format_of(output) if output else "text"
         dataset = Dataset(folder)
-        if fetch_apt and apt is None:
+        if fetch_apt:
             apt = archive.fetch_apt(dataset.rootlist[0][2:7], folder if folder.is_dir() else folder.parent)
         view = program.ProgramView(dataset, apt, simbad=simbad)
-        _write_or_print(view.render(fmt.value if fmt else format_of(output) if output else "text"), output)
+        _write_or_print(view.render(chosen), output)
         _tell_problems(dataset)
 
 # %% ../nbs/15_cli.ipynb #2477317a

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,14 +173,14 @@ def setup_view(dataset: Dataset):
     rows = []
     for (program, observation, role, target, filt, ngroups, nints), members in groups.items():
         dates = [facts[k][w] for k in members for w in ("DATE-BEG", "DATE-END") if isinstance(facts[k].get(w), str)]
-        times = [facts[k].get("EFFEXPTM") for k in members]
+        times = [_float(facts[k].get("EFFEXPTM")) for k in members]
         filled = np.asarray(view["of_migration_limit"][members])
         rows.append({
             "program": program, "observation": observation, "role": str(role), "target": target,
             "filter": str(filt or ""), "ngroups": ngroups or 0, "nints": nints or 0, "exposures": len(members),
             "dithers": len({facts[k].get("PATT_NUM") for k in members}),
             "first": _minute(min(dates, default="")), "last": _minute(max(dates, default="")),
-            "exposure_time": float(sum(t for t in times if isinstance(t, float))),
+            "exposure_time": sum(t for t in times if math.isfinite(t)),
             "least_of_limit": _extreme(filled, np.nanmin), "most_of_limit": _extreme(filled, np.nanmax),
         })  # fmt: skip
     table = QTable(rows=rows) if rows else QTable(names=_SETUP_COLUMNS)
@@ -235,7 +236,7 @@ def program_view(dataset: Dataset):
             "targets": ", ".join(sorted({_target(v) for v in facts} - {""})),
             "filters": ", ".join(sorted({v["FILTER"] for v in facts if isinstance(v.get("FILTER"), str)})),
             "first": _minute((dates or [""])[0]), "last": _minute((dates or [""])[-1]),
-            "exposure_time": float(sum(v["EFFEXPTM"] for v in facts if isinstance(v.get("EFFEXPTM"), float))),
+            "exposure_time": sum(t for v in facts if math.isfinite(t := _float(v.get("EFFEXPTM")))),
         })  # fmt: skip
     table = QTable(rows=rows) if rows else QTable(names=_PROGRAM_COLUMNS)
     table["exposure_time"] = table["exposure_time"] * Unit("s")
@@ -289,6 +290,7 @@ def plot_depths(dataset: Dataset, ax=None):
 #: Largest APT document that is read, bytes. Real ones have less than a tenth of it.
 LARGEST_APT = 50_000_000
 _DEEPEST = 100
+_MOST_ELEMENTS = 1_000_000
 _EXPORT_AGAIN = "export the program from APT again"
 
 
@@ -299,7 +301,8 @@ def _apt_document(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(LARGEST_APT + 1)
     except OSError as error:
-        raise FileProblem(path, f"cannot be read ({error.strerror})", "give an .xml or .aptx file") from error
+        told = error.strerror or error  # a damaged bzip2 member is an OSError without a number
+        raise FileProblem(path, f"cannot be read ({told})", "give an .xml or .aptx file") from error
     if len(data) > LARGEST_APT:
         raise FileProblem(path, f"is larger than {LARGEST_APT:,} bytes, which no APT file is", "is it the right file?")
     return data
@@ -315,7 +318,15 @@ def _member(path: Path) -> bytes:
                 raise FileProblem(path, f"holds {len(names)} .xml files, expected one", _EXPORT_AGAIN)
             with archive.open(chosen[0]) as file:  # the size that the archive tells is not to be trusted
                 data = file.read(LARGEST_APT + 1)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        LZMAError,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+    ) as error:
         raise FileProblem(path, f"is a damaged or encrypted archive ({error})", _EXPORT_AGAIN) from error
     if len(data) > LARGEST_APT:
         raise FileProblem(path, f"unpacks to more than {LARGEST_APT:,} bytes, which no APT file does", "do not use it")
@@ -340,13 +351,13 @@ def apt_tree(path: str | os.PathLike):
     ------
     FileProblem
         If it cannot be read, is no well-formed XML, or is hostile: with a document type or entities, nested too
-        deep, or unpacking to too much.
+        deep, with too many elements, or unpacking to too much.
     """
     # Anything that defines entities is refused as soon as it is seen.
     from xml.etree.ElementTree import TreeBuilder
     from xml.parsers import expat
 
-    path, builder, depth = Path(path), TreeBuilder(), [0]
+    path, builder, depth, count = Path(path), TreeBuilder(), [0], [0]
     parser = expat.ParserCreate(namespace_separator="}")
 
     def refuse(*_: Any) -> None:
@@ -354,6 +365,11 @@ def apt_tree(path: str | os.PathLike):
 
     def start(tag: str, attributes: dict) -> None:
         depth[0] += 1
+        count[0] += 1
+        if count[0] > _MOST_ELEMENTS:
+            raise FileProblem(
+                path, f"has more than {_MOST_ELEMENTS:,} elements, which no APT file has", "do not use it"
+            )
         if depth[0] > _DEEPEST:
             raise FileProblem(path, f"is nested more than {_DEEPEST} deep, which no APT file is", "do not use it")
         builder.start(tag.rpartition("}")[2], attributes)
@@ -519,18 +535,24 @@ def read_apt(path: str | os.PathLike, program: int | str | None = None) -> AptPr
     if about is None or root.find("DataRequests") is None:
         raise lacks(f"has no {'ProposalInformation' if about is None else 'DataRequests'}")
     number = _word(about, "ProposalID", "0")
-    if not number.isdigit():
+    if not _is_count(number):
         raise lacks(f"its ProposalID is {number!r}, expected a number")
     if program is not None and int(number) != int(program):
         raise FileProblem(
             path, f"is the APT file of program {int(number)}, not of {int(program)}", "give that of the data"
         )
     person = about.find("PrincipalInvestigator/InvestigatorAddress")
-    status = {v.get("VisitId", "")[5:8]: v.get("Status", "") for v in root.iterfind("VisitStatuses/VisitStatus")}
+    status: dict[str, str] = {}
+    for visit in root.iterfind("VisitStatuses/VisitStatus"):
+        told = {*status.get(visit.get("VisitId", "")[5:8], "").split(", "), visit.get("Status", "")} - {""}
+        status[visit.get("VisitId", "")[5:8]] = ", ".join(sorted(told))
     names = {t.findtext("Number", ""): _word(t, "TargetName") for t in root.iterfind("Targets/Target")}
     targets = {_word(t, "TargetName"): t for t in root.iterfind("Targets/Target")}
     found = [o for o in root.iter("Observation") if o.find("Template") is not None]
     observations = sorted((_observation(o, names, status, lacks) for o in found), key=lambda o: o.number)
+    numbers = [o.number for o in observations]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise lacks("has two observations of one number" if numbers else "has no observations")
     return AptProgram(
         int(number), _word(about, "Title"), ", ".join(_word(person, n) for n in ("LastName", "FirstName")).strip(", "),
         _word(about, "ProposalCategory"), _word(about, "ProposalPhase"), schema,
@@ -540,13 +562,17 @@ def read_apt(path: str | os.PathLike, program: int | str | None = None) -> AptPr
     )  # fmt: skip
 
 
+def _is_count(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
+
+
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"-?\d+(\.\d*)?([eE][+-]?\d+)?", text) is not None
 
 
 def _observation(element: Any, names: dict, status: dict, lacks: Callable) -> PlannedObservation:
     number = _word(element, "Number")
-    if not number.isdigit():
+    if not _is_count(number):
         raise lacks(f"an observation has the number {number!r}")
     template = next(iter(element.find("Template")), None)
     asked = _word(element, "TargetID")
@@ -562,19 +588,21 @@ def _observation(element: Any, names: dict, status: dict, lacks: Callable) -> Pl
 
     def count(name: str) -> int:
         text = _word(template, name, "NONE")
-        if text != "NONE" and not text.isdigit():
+        if text != "NONE" and not _is_count(text):
             raise lacks(f"observation {number}: {name} is {text!r}, expected a number or NONE")
         return 1 if text == "NONE" else int(text)
 
     exposures = []
     for exposure in template.iterfind("ExposureList/Exposure"):
         told = [_word(exposure, n) for n in ("Filter", "ReadoutPattern", "Groups", "Integrations")]
-        if not told[0] or not told[2].isdigit() or not told[3].isdigit():
+        if not told[0] or not _is_count(told[2]) or not _is_count(told[3]):
             raise lacks(f"observation {number}: an exposure has no filter, groups or integrations")
         exposures.append(PlannedExposure(told[0], told[1], int(told[2]), int(told[3])))
     if not exposures:
         raise lacks(f"observation {number}: an AMI observation without exposures")
-    linked = [re.search(r"(\d+)\)?$", (p.text or "").strip()) for p in template.iterfind("PsfReferenceObservation")]
+    linked = [
+        re.search(r"([0-9]{1,9})\)?$", (p.text or "").strip()) for p in template.iterfind("PsfReferenceObservation")
+    ]
     acquisition = _word(template, "AcqMode")
     return PlannedObservation(
         **about, acquisition="" if acquisition.upper() in ("", "NONE") else acquisition,
@@ -610,10 +638,11 @@ def _activities(dataset: Dataset) -> dict[int, list[dict]]:
 def _activity(visit: int, roots: list[str], values: list) -> dict:
     first = values[0]
     dates = sorted(v[w] for v in values for w in ("DATE-BEG", "DATE-END") if isinstance(v.get(w), str))
-    times = [v["EFFEXPTM"] for v in values if isinstance(v.get("EFFEXPTM"), float)]
+    times = [t for v in values if math.isfinite(t := _float(v.get("EFFEXPTM")))]
     return {
         "visit": visit, "target": _target(first), "catalogue": str(first.get("TARGNAME") or ""), "role": role_of(first),
         "filter": str(first.get("FILTER") or ""), "direct": first.get("PUPIL") == "CLEARP", "roots": roots,
+        "values": first,
         "ngroups": first.get("NGROUPS") or _MISSING, "nints": first.get("NINTS") or _MISSING, "dithers": len(roots),
         "status": ", ".join(sorted({str(v["VISITSTA"]) for v in values if v.get("VISITSTA")})),
         "first": _minute((dates or [""])[0]), "last": _minute((dates or [""])[-1]),
@@ -693,14 +722,9 @@ def _observation_rows(planned: PlannedObservation | None, number: int | None, ho
     done = executed.get(number, []) if number is not None else []
     science = [e for e in done if e["role"] in ("target", "reference") and not e["direct"]]
     acquired = sum(e["dithers"] for e in done if e["role"] == "acquisition")
-    meant = list(planned.exposures) if planned else []
-    together = []
-    for item in science:
-        match = next((m for m in meant if m.filter == item["filter"]), None)
-        if match is not None:
-            meant.remove(match)
-        together.append((match, item))
-    together += [(m, None) for m in meant]
+    together = _matched(planned.exposures if planned else (), science)
+    if not science:  # what is there but no AMI exposure is told all the same
+        together = [(None, e) for e in done] + together
     for match, item in together:
         row = dict.fromkeys(_JOIN_COLUMNS, "")
         row |= dict.fromkeys(("observation", "planned_observation", "visit", "ngroups", "nints", "dithers"), _MISSING)
@@ -708,11 +732,38 @@ def _observation_rows(planned: PlannedObservation | None, number: int | None, ho
         row |= {"exposure_time": math.nan, "planned_time": math.nan, "joined_by": how}
         if item is not None:
             row |= {k: v for k, v in item.items() if k in row} | {"observation": number, "acquisition": acquired}
+        elif number is not None:
+            row["observation"] = number
         if planned is not None:
             row |= _planned_cells(planned, match)
+            if item is not None and _reference_by_plan(planned, item["values"]):
+                row["role"] = "reference"
         row["filter"] = row["filter"] or (match.filter if match else "")
         row["differences"] = "; ".join(_differences(row, match, item, planned, number)) if plan else ""
         yield row
+
+
+def _matched(meant: Sequence[PlannedExposure], science: list[dict]) -> list[tuple]:
+    # In each visit: those of the same depth first, the others of a filter in their order. Then what is in no visit.
+    chosen: dict[int, int] = {}
+    pairs = ((k, m) for k, e in enumerate(science) for m, p in enumerate(meant) if p.filter == e["filter"])
+    for k, m in sorted(pairs, key=lambda pair: (*_unlike(meant[pair[1]], science[pair[0]]), *pair)):
+        if k not in chosen and not any(
+            c == m and science[j]["visit"] == science[k]["visit"] for j, c in chosen.items()
+        ):
+            chosen[k] = m
+    done = [(meant[chosen[k]] if k in chosen else None, item) for k, item in enumerate(science)]
+    return done + [(p, None) for m, p in enumerate(meant) if m not in chosen.values()]
+
+
+def _unlike(planned: PlannedExposure, item: dict) -> tuple[bool, bool]:
+    return planned.ngroups != item["ngroups"], planned.nints != item["nints"]
+
+
+def _reference_by_plan(planned: PlannedObservation | None, values: dict) -> bool:
+    # Headers come first; where they do not say whether it is a reference, the plan does.
+    untold = role_of(values) == "target" and not isinstance(values.get("IS_PSF"), bool)
+    return untold and planned is not None and planned.is_psf
 
 
 def _planned_cells(planned: PlannedObservation, match: PlannedExposure | None) -> dict:
@@ -736,8 +787,12 @@ def _differences(row: dict, match: Any, item: Any, planned: Any, number: int | N
         item["catalogue"], row["planned_target"]
     ):
         words.append(f"target {row['planned_target']} → {row['target']}")
+    if item["direct"] or row["role"] not in ("target", "reference"):
+        return [*words, f"{'direct image' if item['direct'] else row['role']}, no AMI exposure: not compared"]
     if row["role"] != row["planned_role"]:
         words.append(f"role {row['planned_role']} → {row['role']}")
+    if row["acquisition"] > 0 and not planned.acquisition:
+        words.append("target acquisition none → taken")
     if match is None:
         return [*words, f"this {row['filter']} exposure is not in the plan"]
     for key, word in (("ngroups", "groups"), ("nints", "integrations"), ("dithers", "dithers")):
@@ -794,7 +849,7 @@ def star_facts(
         In the order of `names`; with a ``reason`` where nothing is known. Never an exception.
     """
     try:
-        kept = {str(k): StarFacts(**v) for k, v in json.loads(_simbad_cache().read_text(encoding="utf-8")).items()}
+        kept = {str(k): _remembered(v) for k, v in json.loads(_simbad_cache().read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         kept = {}
     today = time.strftime("%Y-%m-%d", time.gmtime())
@@ -810,6 +865,13 @@ def star_facts(
             reason = told if isinstance(error, TimeoutError) else f"SIMBAD cannot be reached ({told})"
             log.info("SIMBAD: %s", reason)
     return [kept.get(n) or StarFacts(n, reason=reason or "no name to ask for") for n in names]
+
+
+def _remembered(told: dict) -> StarFacts:
+    known = StarFacts(**told)
+    if not all(isinstance(value, type(other)) for value, other in zip(known, StarFacts(""), strict=True)):
+        raise ValueError("not as it was written")
+    return known
 
 
 def _ask_simbad(names: Sequence[str], today: str) -> list[StarFacts]:
@@ -1089,7 +1151,8 @@ def reference_pairs(dataset: Dataset, apt: AptProgram | None = None) -> dict[str
     dataset : Dataset
         Targets and references.
     apt : AptProgram, optional
-        The plan: what it links as target and reference comes first.
+        The plan: what it links as target and reference comes first; and it tells which are references where headers
+        do not.
 
     Returns
     -------
@@ -1097,11 +1160,12 @@ def reference_pairs(dataset: Dataset, apt: AptProgram | None = None) -> dict[str
         Name of a target exposure to names of reference exposures in its filter, the best first; empty where there is
         none. For `calami.oifits.calibrate`: ``calibrate(oi[name], [oi[r] for r in pairs[name][:3]])``.
     """
-    linked = _links(dataset, apt)
+    linked, plan = _links(dataset, apt), {n: o for o, n in _executed_as(dataset, apt)}
     facts = []
     for name, root, (_, v) in zip(dataset.names, dataset.rootlist, dataset.items(), strict=True):
-        moment = v.get("EXPMID") if isinstance(v.get("EXPMID"), float) else math.nan
-        facts.append((name, int(root[7:10]), role_of(v), (v.get("FILTER"), v.get("PUPIL")), v.get("PATT_NUM"), moment))
+        moment = _float(v.get("EXPMID"))
+        role = "reference" if _reference_by_plan(plan.get(int(root[7:10])), v) else role_of(v)
+        facts.append((name, int(root[7:10]), role, (v.get("FILTER"), v.get("PUPIL")), v.get("PATT_NUM"), moment))
     pairs: dict[str, list[str]] = {}
     for name, observation, role, setup, dither, moment in facts:
         if role != "target":
@@ -1116,11 +1180,14 @@ def reference_pairs(dataset: Dataset, apt: AptProgram | None = None) -> dict[str
     return pairs
 
 
+def _executed_as(dataset: Dataset, apt: AptProgram | None) -> list[tuple[PlannedObservation, int]]:
+    joined = _join_observations(apt, _activities(dataset)) if apt else []
+    return [(o, n) for o, n, _ in joined if o is not None and n is not None]
+
+
 def _links(dataset: Dataset, apt: AptProgram | None) -> dict[int, set[int]]:
     # Observation executed to its references in the plan, by the numbers that they were executed under.
-    if apt is None:
-        return {}
-    joined = [(o, n) for o, n, _ in _join_observations(apt, _activities(dataset)) if o is not None and n is not None]
+    joined = _executed_as(dataset, apt)
     flown = {o.number: n for o, n in joined}
     return {n: {flown[r] for r in o.references if r in flown} for o, n in joined}
 
@@ -1275,6 +1342,10 @@ class ProgramView:
             "most_of_limit",
         ]
         remarks = [f"{r['name']}: {r['remarks']}" for r in self.health if r["remarks"]]
+        silent = sum(not any(r[k] for k in ("guide_star", "engineering", "visit_status")) for r in self.health)
+        remarks += [f"headers of {silent} exposures tell nothing of guide stars, engineering data and visits"][
+            : bool(silent)
+        ]
         health = "; ".join(remarks) or "Nothing to remark: guiding, engineering data and visits are as they should be."
         plan += " Executed is what is among these data. Cells with an arrow differ: planned → executed."
         if self.apt and "target" in set(self.comparison["joined_by"]):
@@ -1380,7 +1451,7 @@ def _both(planned: Any, executed: Any, nothing: Any) -> str:
 
 
 def _shown_row(row: Any) -> dict:
-    alone = row["observation"] == _MISSING
+    alone = row["visit"] == _MISSING
     target = row["target"]
     if row["planned_target"] and not _same_star(target, row["planned_target"]) and not alone:
         target = f"{row['planned_target']} → {target}"
@@ -1407,7 +1478,7 @@ def _observation_digest(planned: PlannedObservation | None, meant: int, number: 
         "target": rows[0]["target"] or rows[0]["planned_target"], "plan": status,
         "PSF_refs": " ".join(map(str, planned.references)) if planned else "",
         "visits": ", ".join(sorted({r["status"].lower() for r in rows if r["status"]})),
-        "executed": _span(dates[0], dates[-1]) if dates else "no data here",
+        "executed": _span(dates[0], dates[-1]) if dates else "no data here" if number == _MISSING else "",
         "planned_s": f"{planned.seconds:.0f}" if planned and not math.isnan(planned.seconds) else "",
         "executed_s": f"{sum(times):.0f}" if times else "",
     }  # fmt: skip

@@ -499,6 +499,27 @@ def test_a_search_that_hangs_ends(mast):
         archive.search(1516, patience=QUICK._replace(search=0.2, tries=1))
 
 
+def test_a_data_set_without_any_files_in_the_list_is_named(mast, tmp_path, caplog):
+    mast.faults["post_list_products"] = ["forget:jw01516002001_03102_00001_nis"] * 2
+    assert len(archive.list_products(archive.search(1516), "uncal", patience=QUICK)) == 1
+    assert "no files at all of jw01516002001_03102_00001_nis" in caplog.text
+
+
+@pytest.mark.parametrize("size", [None, "", 0])
+def test_a_size_that_is_not_told_is_no_size(mast, tmp_path, size):
+    for product in mast.products:
+        product["size"] = size
+    assert [p.size for p in archive.list_products(archive.search(1516), "uncal")] == [-1, -1]
+    archive.fetch(1516, "uncal", tmp_path, patience=QUICK)
+    assert is_identical(mast, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["5-3", "3-", "0-99999999999", "1516"])
+def test_what_is_no_range_of_observations_is_refused_and_not_taken_for_all(mast, wrong):
+    with pytest.raises(CalamiError, match="no observation number"):
+        archive.search(1516, observations=wrong)
+
+
 def test_duplicate_products_are_fetched_once(mast, tmp_path):
     mast.products += [dict(p) for p in mast.products]
     archive.fetch(1516, "uncal", tmp_path)
@@ -581,8 +602,10 @@ def test_an_apt_file_is_fetched_once(mast, tmp_path, monkeypatch):
     assert archive.fetch_apt("1516", tmp_path, patience=QUICK).read_bytes() == packed.getvalue()
     count = len(mast.requests)
     assert archive.fetch_apt(1516, tmp_path).name == "1516.aptx" and len(mast.requests) == count
-    with pytest.raises(CalamiError, match=r"1517.aptx.*can be had at"):
+    with pytest.raises(CalamiError, match=r"^1517.aptx: the archive has no such file.*asked for at"):
         archive.fetch_apt(1517, tmp_path, patience=QUICK)
+    with pytest.raises(CalamiError, match="cannot be made"):
+        archive.fetch_apt(1516, tmp_path / "1516.aptx", patience=QUICK)
 
 
 def test_a_dataset_is_fetched(mast, tmp_path):

@@ -303,3 +303,17 @@ def test_what_cannot_be_piped(raw, tmp_path, words, told):
     answer = run("pipe", raw, *words, "-o", tmp_path / "out", "--offline")
     assert answer.exit_code == 1 and told in answer.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
+    from calami import archive
+
+    monkeypatch.setattr(archive, "fetch", lambda *_, **__: pytest.fail("fetched"))
+    answer = run("fetch", 1516, "--to", tmp_path, "-o", tmp_path / "list.pdf")
+    assert answer.exit_code == 1 and "list.pdf: the suffix says no known format" in answer.stderr
+
+
+def test_one_plan_at_a_time(folder, tmp_path):
+    (tmp_path / "p.xml").write_text("<a/>")
+    answer = run("program", folder, "--apt", tmp_path / "p.xml", "--fetch-apt", "--no-simbad")
+    assert answer.exit_code == 2 and "not both" in answer.stderr

@@ -151,6 +151,17 @@ def test_what_an_apt_file_plans(apt):
     assert plan.parallaxes["AB-DOR"] == pytest.approx(65.9)
 
 
+def test_visits_that_fared_differently_are_all_told(apt):
+    both = 'Status="EXECUTED"/><VisitStatus VisitId="01516001002" Status="SKIPPED"/>'
+    plan = program.read_apt(apt(observation(1), old='Status="EXECUTED"/>', new=both))
+    assert plan.observations[0].status == "EXECUTED, SKIPPED"
+
+
+def test_two_observations_of_one_number_are_refused(apt):
+    with pytest.raises(FileProblem, match="two observations of one number"):
+        program.read_apt(apt(observation(1), observation(1, "2 HD-37093")))
+
+
 def test_an_archive_is_read_like_its_document(apt, tmp_path):
     inside = apt(observation(1))
     with zipfile.ZipFile(tmp_path / "1516.aptx", "w") as packed:
@@ -167,6 +178,7 @@ BAD = {
     "old schema": ('<Groups>5</Groups>', "<NGroups>5</NGroups>", "no filter, groups.*schema is 46"),
     "odd dithers": ("<n:PrimaryDithers>NONE", "<n:PrimaryDithers>some", "PrimaryDithers is 'some'"),
     "no exposures": ("ExposureList", "List", "without exposures"),
+    "no observations": ("Template", "Pattern", "has no observations"),
     "other root": ("JwstProposal", "HstProposal", "holds a HstProposal"),
     "malformed": ("</Targets>", "</Target>", "not well-formed"),
     "cut short": ("</JwstProposal>", "", "not well-formed"),
@@ -178,6 +190,9 @@ BAD = {
         "<JwstProposal", '<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/passwd">]><JwstProposal', "document type or"
     ),
     "deep nesting": ("<Targets>", "<Targets>" + "<a>" * 300, "nested more than"),
+    "a numeral that is no number": ("<Groups>5<", "<Groups>²<", "no filter, groups"),
+    "a number without end": ("<Groups>5<", f"<Groups>{'9' * 5000}<", "no filter, groups"),
+    "elements without end": ("<Targets>", "<Targets>" + "<a/>" * 1_000_000, "more than 1,000,000 elements"),
     "encoding": ('version="1.0"?', 'version="1.0" encoding="klingon"?', "not well-formed"),
 }  # fmt: skip
 
@@ -197,6 +212,18 @@ def test_a_zip_bomb_is_refused_by_what_it_unpacks_to(tmp_path, monkeypatch):
     assert (tmp_path / "1.aptx").stat().st_size < 20_000
     with pytest.raises(FileProblem, match="unpacks to more than"):
         program.read_apt(tmp_path / "1.aptx")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_told_however_it_was_packed(apt, tmp_path, method):
+    path = tmp_path / "1516.aptx"
+    with zipfile.ZipFile(path, "w", method) as packed:
+        packed.writestr("1516.xml", apt(observation(1)).read_text() * 20)
+    damaged = bytearray(path.read_bytes())
+    damaged[200:240] = bytes(b ^ 0xFF for b in damaged[200:240])
+    path.write_bytes(damaged)
+    with pytest.raises(FileProblem, match=r"1516\.aptx: (is a damaged|cannot be read \((?!None))"):
+        program.read_apt(path)
 
 
 def test_real_apt_files_of_two_schemas(shared_data):
@@ -252,6 +279,72 @@ def test_what_is_on_one_side_only_is_listed(pair, apt):
         "observation 2 (HD-37093): data, not in the plan",
         "observation 4 (HD-37093): data, not in the plan",
     ]
+
+
+def test_what_was_executed_meets_what_was_planned_of_its_depth(tmp_path, apt):
+    depths = [spec(groups=5, integrations=60), spec(groups=13, integrations=60), spec("F380M", 2, 160)]
+    path = apt(observation(1, specs=depths))
+    write_star(tmp_path / f"{rootname(1, 3)}_rate.fits", 13)
+    view = program.ProgramView(Dataset(tmp_path), path, simbad=False)
+    assert list(view.comparison["ngroups"]) == [13, -1, -1]
+    assert list(view.comparison["planned_ngroups"]) == [13, 5, 2]
+    absent = "planned, not among the data of this observation"
+    assert list(view.comparison["differences"]) == ["", absent, absent]
+    # an observation of which there is a part is one observation, and not missing
+    assert list(view.observations()["obs"]) == ["1"] and view.missing == []
+    assert list(view.shown()["executed"])[1:] == ["no data here"] * 2 and list(view.shown()["obs"]) == ["1"] * 3
+
+
+def test_a_visit_that_was_repeated_is_held_against_the_plan_again(tmp_path, apt):
+    path = apt(observation(1, specs=[spec(groups=5, integrations=60), spec(groups=13, integrations=60)]))
+    first = rootname(1, 2)
+    write_star(tmp_path / f"{first}_rate.fits", 5, VISITSTA="UNSUCCESSFUL")
+    write_star(tmp_path / f"{first.replace('jw01516001001', 'jw01516001002')}_rate.fits", 5)
+    table = program.planned_against_executed(Dataset(tmp_path), program.read_apt(path))
+    assert list(table["visit"]) == [1, 2, -1] and list(table["planned_ngroups"]) == [5, 5, 13]
+    assert list(table["differences"][:2]) == ["", ""]
+
+
+def test_data_that_are_no_ami_exposures_are_told_too(tmp_path, apt):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5, EXP_TYPE="NIS_IMAGE")
+    write_star(tmp_path / f"{rootname(5, 2)}_rate.fits", 5, EXP_TYPE="NIS_TACQ")
+    view = program.ProgramView(Dataset(tmp_path), apt(observation(1)), simbad=False)
+    assert "other, no AMI exposure: not compared" in view.comparison["differences"][0]
+    assert view.missing == ["observation 5 (AB-DOR): data, not in the plan"]
+
+
+def test_the_plan_tells_references_where_headers_do_not(tmp_path, apt):
+    star = {"TARGPROP": "HD-37093", "IS_PSF": None}
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5, IS_PSF=None)
+    write_star(tmp_path / f"{rootname(2, 2)}_rate.fits", 12, **star)
+    data = Dataset(tmp_path)
+    plan = program.read_apt(apt(observation(1), observation(2, "2 HD-37093", PsfReference="true")))
+    assert program.reference_pairs(data) == {name: [] for name in data.names}
+    assert program.reference_pairs(data, plan) == {data.names[0]: [data.names[1]]}
+    assert list(program.planned_against_executed(data, plan)["role"]) == ["target", "reference"]
+
+
+def test_times_without_decimals_count_too(tmp_path):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5, EFFEXPTM=26)
+    data = Dataset(tmp_path)
+    tables = program.setup_view(data), program.program_view(data), program.planned_against_executed(data)
+    assert [float(t["exposure_time"].value[0]) for t in tables] == [26.0] * 3
+
+
+def test_an_acquisition_that_was_not_planned_is_told(tmp_path, apt):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5)
+    write_star(tmp_path / f"{rootname(1, 1)}_rate.fits", 5, EXP_TYPE="NIS_TACQ")
+    for mode, word in (("NONE", "target acquisition none → taken"), ("AMIBRIGHT", "")):
+        plan = program.read_apt(apt(observation(1, specs=[spec(integrations=60)], AcqMode=mode)))
+        assert list(program.planned_against_executed(Dataset(tmp_path), plan)["differences"]) == [word]
+
+
+def test_headers_that_tell_nothing_are_not_called_healthy(tmp_path):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5)
+    assert (
+        "headers of 1 exposures tell nothing of guide stars"
+        in program.ProgramView(Dataset(tmp_path), simbad=False).render()
+    )
 
 
 def test_another_target_or_role_is_told(pair, apt):
@@ -369,7 +462,10 @@ def test_an_old_answer_is_better_than_none(simbad):
     assert program.star_facts(["HD 36705"], oldest=-1) == first
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"HD 36705": {"v": 1}}', "\0"])
+ODD = '{"HD 36705": {"name": "HD 36705", "date": null}}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"HD 36705": {"v": 1}}', "\0", ODD])
 def test_a_damaged_memory_of_simbad_is_made_anew(simbad, own_cache, text):
     (own_cache / "simbad.json").write_text(text)
     assert program.star_facts(["HD 36705"])[0].k == 4.69
