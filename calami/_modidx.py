@@ -1482,6 +1482,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'calami.program._likeness': ('program.html#_likeness', 'calami/program.py'),
                                 'calami.program._links': ('program.html#_links', 'calami/program.py'),
                                 'calami.program._matched': ('program.html#_matched', 'calami/program.py'),
+                                'calami.program._may_be': ('program.html#_may_be', 'calami/program.py'),
                                 'calami.program._mean': ('program.html#_mean', 'calami/program.py'),
                                 'calami.program._measure': ('program.html#_measure', 'calami/program.py'),
                                 'calami.program._member': ('program.html#_member', 'calami/program.py'),

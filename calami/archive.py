@@ -109,7 +109,8 @@ def find_token(token: str | Token | None = None) -> Token | None:
     Parameters
     ----------
     token : str or Token, optional
-        The token; ``$MAST_API_TOKEN`` or astroquery's key ring if not given.
+        The token; ``$MAST_API_TOKEN`` or astroquery's key ring if not given. As a `Token` it cannot be seen in a
+        traceback that shows the values of variables.
 
     Returns
     -------
@@ -305,6 +306,8 @@ def _numbers(values: Any) -> set[int]:
             raise CalamiError(f"{word!r} is no observation number; give numbers such as 12, or 3-5")
         first, last = int(match[1]), int(match[2] or match[1])
         found |= set(range(first, last + 1))
+    if not found:
+        raise CalamiError("no observation number was given; for all observations leave them out")
     return found
 
 
@@ -1247,7 +1250,7 @@ def _refuse_proprietary(names: list[str]) -> None:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise CalamiError(
             f"not public, and no token was given: {', '.join(names[:5])}{more}; give a token, set MAST_API_TOKEN "
-            "(https://auth.mast.stsci.edu), or leave them out with public_only"
+            "(https://auth.mast.stsci.edu), or leave them out (public_only, --public-only)"
         )
 
 

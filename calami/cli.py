@@ -664,9 +664,14 @@ def fetch(
         conditions = {"observations": obs, "filters": filters, "target": target, "after": after, "before": before}
         conditions |= {"exp_types": None} if everything else {}
         choices = {"public_only": public_only, "guide_stars": guide_stars, "workers": workers}
-        table = archive.fetch(
-            program, types, to, dry_run=dry_run, source="s3" if s3 else "mast", **choices, **conditions
-        )
+        try:
+            table = archive.fetch(
+                program, types, to, dry_run=dry_run, source="s3" if s3 else "mast", **choices, **conditions
+            )
+        except archive.DownloadProblem as problem:  # the list says which are there, and why others are not
+            if output:
+                _write_or_print(render(problem.report, format_of(output)), output)
+            raise
         shown = table["file", "size", "status"]
         _write_or_print(render(shown, fmt), output)
         done = {s: int(sum(table["size"][table["status"] == s])) for s in sorted(set(table["status"]))}
@@ -678,6 +683,7 @@ def fetch(
 def show_program(
     folder: Folder,
     apt: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="APT file, .aptx or .xml.")] = None,
+    number: Annotated[int | None, typer.Option("--program", help="Which, if the folder has several.")] = None,
     fetch_apt: Annotated[bool, typer.Option("--fetch-apt", help="Fetch the APT file from STScI, into FOLDER.")] = False,
     simbad: Annotated[bool, typer.Option("--simbad/--no-simbad", help="Ask SIMBAD about the targets.")] = True,
     fmt: Annotated[
@@ -700,9 +706,15 @@ def show_program(
     with _told_plainly():
         from calami import archive, program
         from calami.dataset import Dataset, format_of
+        from calami.headers import CalamiError
 
         chosen = fmt.value if fmt else format_of(output) if output else "text"
         dataset = Dataset(folder)
+        programs = sorted({int(root[2:7]) for root in dataset.rootlist})
+        if number is not None:
+            dataset = dataset.select(program=number)
+        elif len(programs) > 1:
+            raise CalamiError(f"{folder}: holds programs {', '.join(map(str, programs))}; choose one with --program")
         if fetch_apt:
             apt = archive.fetch_apt(dataset.rootlist[0][2:7], folder if folder.is_dir() else folder.parent)
         view = program.ProgramView(dataset, apt, simbad=simbad)
@@ -734,7 +746,7 @@ def _read_oifits(paths, repair: bool) -> list:
         warnings.simplefilter("always")
         data = [read_oifits(path, repair=repair) for path in paths]
     for warning in said:
-        typer.echo(f"warning: {warning.message}", err=True)
+        typer.echo(f"warning: {str(warning.message).replace('repair=True', '--repair')}", err=True)
     seen: dict = {}
     for path, one in zip(paths, data, strict=True):
         what = one.name, one.target, one.filter, str(one.mjd)
@@ -756,6 +768,7 @@ def fringes(
     ] = FitMode.fast,
     oversample: Annotated[int, typer.Option(min=1, help="Points along a side of a pixel.")] = 3,
     holes: Annotated[str | None, typer.Option(help="Only these holes, at least three: B4,C2,B5.")] = None,
+    spectral_type: Annotated[str | None, typer.Option(help="Of the stars, such as K0V; equal photons if not.")] = None,
 ) -> None:
     """
     Fit fringes and write OIFITS files: ROOTNAME_ami-oi.fits, and of cubes ROOTNAME_amimulti-oi.fits.
@@ -776,14 +789,20 @@ def fringes(
         from calami.oifits import write_products
 
         rows, wrong, done = [], [], {}
-        chosen = holes.split(",") if holes else None
+        chosen, spectrum = holes.split(",") if holes else None, None
+        if spectral_type:
+            from calami.program import model_spectrum
+
+            spectrum = model_spectrum(spectral_type)
         for path in files:
             try:
                 name = Data(path).name
                 if name in done:
                     raise CalamiError(f"{path.name}: {done[name].name} is the same exposure; give one of them")
-                seen = fitter.fit(path, mode.value, oversample=oversample, holes=chosen)
+                seen = fitter.fit(path, mode.value, oversample=oversample, holes=chosen, spectrum=spectrum)
                 write_products(seen, output)
+                for note in seen.notes:
+                    typer.echo(f"{path.name}: {note}", err=True)
             except CalamiError as problem:
                 wrong.append(str(problem))
                 typer.echo(f"calami: {problem}", err=True)

@@ -246,6 +246,8 @@ class Options:
             raise CalamiError(f"observables {self.observables!r} unknown; use 'both', 'v2' or 'cp'")
         if self.covariance not in ("auto", "diagonal"):
             raise CalamiError(f"covariance {self.covariance!r} unknown; use 'auto' or 'diagonal'")
+        if not min(self.systematics) >= 0:
+            raise CalamiError(f"systematics are errors, so 0 or more, not {self.systematics}")
 
 
 def _usable(data: OIData, key: str, wanted: bool) -> np.ndarray:
@@ -772,6 +774,8 @@ class CompanionFit:
             lines[-1] += f", errors multiplied by {np.sqrt(self.scale):.2f}"
         elif self.reduced_chi2 > 2:
             lines.append("  the errors are too small for this fit: rescale them, or add systematic ones")
+        if max(self.contrast.values()) > 0.99:
+            lines.append("  as bright as the star: that is the most that was allowed, and no faint companion")
         for one in self.alternatives:
             if one["delta_chi2"] < 25:
                 place = f"{one['sep_mas']:.1f} mas, {one['pa_deg']:.1f} deg"
@@ -1816,7 +1820,8 @@ def analyse(
     Returns
     -------
     CompanionFit
-        The best companion. One of at least `REMOVED_SIGMA` is taken out before the limits are computed.
+        The best companion. One of at least `REMOVED_SIGMA` is taken out before the limits are computed, unless each
+        file has a contrast of its own.
     """
     from calami.headers import FileProblem
 
@@ -1830,7 +1835,14 @@ def analyse(
     told = {"rescale": fit.scale, **options}
     separations = np.arange(20.0, limit + 1, 10.0)
     kinds = [kind, *(k for k in DEFINITIONS if k != kind)]
-    curves = [contrast_curve(left, k, separations=separations, **told) for k in kinds]
+    curves = []
+    for one in kinds:
+        try:
+            curves.append(contrast_curve(left, one, separations=separations, **told))
+        except CalamiError as problem:
+            if one == kind:
+                raise
+            logger.warning("no curve by the definition %s: %s", one, problem)
     limits = detection_map(left, kind, extent=limit, **told)
     folder = Path(folder)
     try:

@@ -748,7 +748,8 @@ def render(table, fmt: str = "text") -> str:
     columns = table_cells(table)
     heads, *rows = map(list, zip(*columns, strict=True))
     if fmt == "markdown":
-        lines = [heads, ["---"] * len(heads)] + [[c.replace("|", "\\|") for c in row] for row in rows]
+        safe = {"|": "\\|", "<": "&lt;"}  # markdown takes HTML as it is
+        lines = [heads, ["---"] * len(heads)] + [[c.translate(str.maketrans(safe)) for c in row] for row in rows]
         return "".join("| " + " | ".join(line) + " |\n" for line in lines)
     if fmt == "html":
         body = "".join(_html_row("td", row) for row in rows)
@@ -1477,7 +1478,7 @@ class Dataset:
         return words + (f"; {_plural(count, 'problem')}" if count else "")
 
     def __repr__(self) -> str:
-        return f"<Dataset: {self.headline()}>"
+        return f"<Dataset: {self.headline()}>" if "_exposures" in vars(self) else "<Dataset: not read yet>"
 
     def _repr_html_(self) -> str:
         table, problems = self.compact(), self.problems_shown()

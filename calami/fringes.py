@@ -24,7 +24,7 @@ from .optics import COMMISSIONING, MAS, Distortion, Spectrum, detector_centers, 
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'PIPELINE_FIX', 'OUTLIERS', 'JUMP_DET', 'RARE_JUMPS', 'FALLBACK_SCALE_MAS', 'HEADER_KEYWORDS',
+__all__ = ['logger', 'PIPELINE_FIX', 'OUTLIERS', 'GROSS', 'JUMP_DET', 'RARE_JUMPS', 'FALLBACK_SCALE_MAS', 'HEADER_KEYWORDS',
            'LEAST_DISTANCE', 'CORE', 'LEAST_CHANGE', 'UNLIKE', 'pairs_of', 'triangles_of', 'closure_matrix',
            'piston_matrix', 'wrap', 'Mask', 'bands', 'band_of', 'Setup', 'fringe_model', 'solve', 'sandwich',
            'phase_slope', 'FourierFix', 'rotated', 'star_image', 'search_rotation', 'independent_phases',
@@ -808,6 +808,9 @@ def _square_bias(coefficients: np.ndarray, covariance: np.ndarray) -> np.ndarray
 #: Robust standard deviations and, by measure, the least departure of a logarithm that excludes an integration; the
 #: fewest integrations for which that is done, and the largest part that may be excluded.
 OUTLIERS = {"sigma": 5.0, "floor": (0.02, 0.2, np.log(3)), "fewest": 10, "part": 1 / 3}
+#: Among three to nine integrations one is left out if the fit leaves so many times the median of it: noise never makes
+#: that, a star that has moved or trailed does.
+GROSS = 3.0
 
 
 def find_outliers(flux: np.ndarray, residual: np.ndarray, v2: np.ndarray, cp: np.ndarray) -> np.ndarray:
@@ -832,9 +835,12 @@ def find_outliers(flux: np.ndarray, residual: np.ndarray, v2: np.ndarray, cp: np
     """
     n = len(flux)
     out = ~(np.isfinite(flux) & (flux > 0) & np.isfinite(residual) & np.isfinite(v2).all(axis=1))
-    if n - out.sum() < OUTLIERS["fewest"]:
-        return out
     well = ~out
+    if well.sum() < OUTLIERS["fewest"]:
+        if well.sum() > 2:
+            relative = residual[well] / flux[well]
+            out[well] = relative > GROSS * np.median(relative) + 1e-12
+        return out
     middle = np.angle(np.exp(1j * cp[well]).mean(axis=0))
     departures = np.concatenate((v2 - np.median(v2[well], axis=0), wrap(cp - middle)), axis=1)
     spread = 1.4826 * np.median(np.abs(departures[well]), axis=0) + 1e-12
@@ -1604,17 +1610,20 @@ def fit(
     return result.choose(holes) if holes is not None else result
 
 
-def _fit_ours(frames, setup, filter_name, mode, center, trim, fix, reject, debias) -> Observables:
+def _fit_ours(frames, setup, filter_name, mode, center, trim, fix, reject, debias, drop=False) -> Observables:
+    given = frames
     if trim is None:
         trim = niriss.SUB80.reference_rows if frames.cube.shape[1:] == niriss.SUB80.shape or mode == "exact" else 0
     frames = frames.cut(slice(trim, frames.cube.shape[1]), slice(0, frames.cube.shape[2]))
     whole = len(frames.cube)
     (_flag_like_pipeline if mode == "exact" else _flag_outliers)(frames)
-    useful = frames.bad.mean(axis=(1, 2)) < 0.5
+    useful = (frames.bad.mean(axis=(1, 2)) < 0.5) & ~np.broadcast_to(drop, whole)
     if not useful.any():
         raise frames.problem("more than half of the pixels of each integration are flagged or not finite")
     if not useful.all():
-        frames.notes.append(f"{whole - useful.sum()} of {whole} integrations have no usable pixels and were left out")
+        if not np.any(drop):
+            reason = "have no usable pixels and were left out"
+            frames.notes.append(f"{whole - useful.sum()} of {whole} integrations {reason}")
         variance = None if frames.variance is None else frames.variance[useful]
         frames = replace(frames, cube=frames.cube[useful], bad=frames.bad[useful], variance=variance)
     frames = _crop(frames, mode == "exact")
@@ -1635,6 +1644,9 @@ def _fit_ours(frames, setup, filter_name, mode, center, trim, fix, reject, debia
         raise frames.problem("no integration shows a star: the fitted flux is not positive")
     if out.any():
         frames.notes.append(f"{out.sum()} of {len(out)} integrations do not belong with the others and were left out")
+        if reject and len(out) < OUTLIERS["fewest"]:  # among so few it has spoiled their mean image, too
+            alone = ~np.isin(np.arange(whole), np.flatnonzero(useful)[~out])
+            return _fit_ours(given, setup, filter_name, mode, center, trim, fix, False, debias, alone)
     samples = {key: _spread_out(values, useful) for key, values in samples.items()}
     return _result(frames, setup, filter_name, mode, fitted, ~out, samples, debias)
 

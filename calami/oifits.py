@@ -391,7 +391,7 @@ def from_observables(observables: Any) -> OIData:
     sides = [np.array([place[t[a], t[b]] for t in triangles.tolist()]) for a, b in ((0, 1), (1, 2))]
     samples = dict(getattr(o, "samples", None) or {})
     kept = np.asarray(samples.pop("kept", np.ones(len(samples.get("v2", ())), bool)), bool)
-    header = dict(getattr(o, "header", None) or {})
+    header = dict(getattr(o, "header", None) or {}) | {"CALMODE": str(getattr(o, "mode", ""))}
     if kept.any() and len(np.atleast_1d(samples.get("flux", ()))) == len(kept):  # what `reference_weights` compares
         header["FLUX"] = float(np.mean(np.asarray(samples["flux"])[kept]))
     return OIData(
@@ -437,7 +437,7 @@ COVARIANCE_EXTENSIONS = {"v2_covariance": "CALAMI_V2COV", "cp_covariance": "CALA
 KEPT_KEYWORDS = (
     "TELESCOP INSTRUME DETECTOR PUPIL EXP_TYPE TITLE PI_NAME PROGRAM OBSERVTN VISIT TARGNAME TARGPROP TARG_RA TARG_DEC "
     "TARGURA TARGUDEC MU_RA MU_DEC MU_EPOCH DATE-OBS TIME-OBS EXPSTART EXPMID EXPEND NINTS NGROUPS EFFINTTM EFFEXPTM "
-    "DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX"
+    "DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX CALMODE"
 ).split()
 _ARCSEC = 1 / 3600  # degrees
 
@@ -1048,6 +1048,11 @@ def _tell(data: OIData) -> None:
             said.append(f"{lost.sum()} of {len(lost)} {what} are not finite, and are flagged")
     if said:
         text = f"{data.name}: " + "; ".join(said) + " (OIData.with_errors gives errors where there are none)"
+        warnings.warn(text, OIFITSWarning, stacklevel=3)
+    if data.header.get("CALMODE") == "jwst":
+        text = (
+            f"{data.name}: was fitted in mode jwst, with the errors of jwst.ami, which are too small; use another mode"
+        )
         warnings.warn(text, OIFITSWarning, stacklevel=3)
 
 # %% ../nbs/11_oifits.ipynb #4dad9fe3

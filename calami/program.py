@@ -149,7 +149,7 @@ _STYLES = {
 # %% ../nbs/05_program.ipynb #cefb6168
 def setup_view(dataset: Dataset):
     """
-    Make the table of set-ups: one row for each observation, target, filter and depth.
+    Make the table of set-ups: one row for each observation, target, filter and depth (and pupil and subarray).
 
     Parameters
     ----------
@@ -169,9 +169,10 @@ def setup_view(dataset: Dataset):
     groups: dict[tuple, list[int]] = {}
     for k, values in enumerate(facts):
         key = (dataset.rootlist[k][2:7], dataset.rootlist[k][7:10], view["role"][k], _target(values))
-        groups.setdefault((*key, *(values.get(w) for w in ("FILTER", "NGROUPS", "NINTS"))), []).append(k)
+        setup = (values.get(w) for w in ("FILTER", "NGROUPS", "NINTS", "PUPIL", "SUBARRAY"))
+        groups.setdefault((*key, *setup), []).append(k)
     rows = []
-    for (program, observation, role, target, filt, ngroups, nints), members in groups.items():
+    for (program, observation, role, target, filt, ngroups, nints, *_), members in groups.items():
         dates = [facts[k][w] for k in members for w in ("DATE-BEG", "DATE-END") if isinstance(facts[k].get(w), str)]
         times = [_float(facts[k].get("EFFEXPTM")) for k in members]
         filled = np.asarray(view["of_migration_limit"][members])
@@ -664,6 +665,11 @@ def _likeness(planned: PlannedObservation, executed: list[dict]) -> float:
     return len(there & meant) / len(there | meant) + 0.1 * ((many > 4) == (planned.subpixel > 1))
 
 
+def _may_be(planned: PlannedObservation, executed: list[dict]) -> bool:
+    # Whether these files may be a part of it.
+    return _likeness(planned, executed) > 0 and {e["filter"] for e in executed} <= {e.filter for e in planned.exposures}
+
+
 def _join_observations(apt: AptProgram, executed: dict[int, list[dict]]) -> list[tuple]:
     # (planned or None, number executed or None, how)
     planned = {o.number: o for o in apt.observations if o.template == "NirissAmi"}
@@ -672,7 +678,9 @@ def _join_observations(apt: AptProgram, executed: dict[int, list[dict]]) -> list
     scored = sorted(((_likeness(o, executed[n]), -o.number, -n) for o in planned.values() for n in left), reverse=True)
     for score, number, other in scored:
         if score >= 0.5 and -number in planned and -other in left:
-            pairs.append((planned.pop(-number), -other, "target"))
+            chosen = planned.pop(-number)
+            rivals = any(_may_be(o, executed[-other]) for o in planned.values())
+            pairs.append((chosen, -other, "target, one of several" if rivals else "target"))
             left.remove(-other)
     pairs += [(o, None, "") for o in planned.values()] + [(None, n, "") for n in left]
     return sorted(pairs, key=lambda p: p[1] if p[1] is not None else 1000 + p[0].number)
@@ -695,7 +703,8 @@ def planned_against_executed(dataset: Dataset, apt: AptProgram | None = None):
         A row for each exposure specification and visit. Executed: ``observation``, ``visit``, ``target``, ``role``,
         ``filter``, ``ngroups``, ``nints``, ``dithers`` (exposures), ``acquisition`` (exposures), ``status``, ``first``,
         ``last``, ``exposure_time`` (s). Planned: the same with ``planned_`` before it (``planned_time`` of the whole
-        observation, s), and ``references``. ``joined_by`` is ``number`` or ``target``; -1, NaN and empty text stand for
+        observation, s), and ``references``. ``joined_by`` is ``number``, ``target``, or ``target, one
+        of several`` where others of the plan would do as well; -1, NaN and empty text stand for
         what is not there. ``differences`` says in words what is not as planned.
 
     Raises
@@ -1168,7 +1177,7 @@ def reference_pairs(dataset: Dataset, apt: AptProgram | None = None) -> dict[str
         facts.append((name, int(root[7:10]), role, (v.get("FILTER"), v.get("PUPIL")), v.get("PATT_NUM"), moment))
     pairs: dict[str, list[str]] = {}
     for name, observation, role, setup, dither, moment in facts:
-        if role != "target":
+        if role != "target" or setup[1] == "CLEARP":  # a direct image has no fringes
             continue
         found = []
         for other, number, other_role, other_setup, other_dither, other_moment in facts:
@@ -1348,8 +1357,12 @@ class ProgramView:
         ]
         health = "; ".join(remarks) or "Nothing to remark: guiding, engineering data and visits are as they should be."
         plan += " Executed is what is among these data. Cells with an arrow differ: planned → executed."
-        if self.apt and "target" in set(self.comparison["joined_by"]):
+        guessed = {r["observation"] for r in self.comparison if r["joined_by"].endswith("one of several")}
+        if self.apt and (guessed or "target" in set(self.comparison["joined_by"])):
             plan += "\nWhere the numbers of observations do not meet, they were joined by target and filters (1 → 12)."
+        if guessed:
+            several = ", ".join(map(str, sorted(guessed)))
+            plan += f"\nFor {several} others of the plan would do as well: which one was executed is a guess."
         parts = [
             ("Observations", "", self.observations()),
             ("Planned and executed", plan, self.shown()),

@@ -640,3 +640,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     process.kill()
     process.communicate()
     assert (tmp_path / "zeros-96.fits").stat().st_size > 96e6 > 5 * peak
+
+
+def test_no_observation_is_not_all_of_them():
+    with pytest.raises(CalamiError, match="no observation number was given"):
+        archive.search(1516, observations=[])

@@ -317,3 +317,26 @@ def test_one_plan_at_a_time(folder, tmp_path):
     (tmp_path / "p.xml").write_text("<a/>")
     answer = run("program", folder, "--apt", tmp_path / "p.xml", "--fetch-apt", "--no-simbad")
     assert answer.exit_code == 2 and "not both" in answer.stderr
+
+
+def test_a_folder_of_two_programs_asks_for_one(tmp_path):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5)
+    write_star(tmp_path / f"{rootname(1, 2, program=1504)}_rate.fits", 5, PROGRAM="01504")
+    answer = run("program", tmp_path, "--no-simbad", "--fetch-apt")
+    assert answer.exit_code == 1 and "holds programs 1504, 1516; choose one with --program" in answer.stderr
+    answer = run("program", tmp_path, "--no-simbad", "--program", 1504)
+    assert answer.exit_code == 0 and answer.stdout.startswith("Program 1504")
+
+
+def test_the_list_of_what_was_fetched_is_written_although_a_file_failed(tmp_path, monkeypatch):
+    from astropy.table import Table
+
+    from calami import archive
+
+    def fail(*_, **__):
+        raise archive.DownloadProblem("1 of 2 files", Table({"file": ["a", "b"], "status": ["there", "failed"]}))
+
+    monkeypatch.setattr(archive, "fetch", fail)
+    answer = run("fetch", 1516, "--to", tmp_path, "-o", tmp_path / "list.csv")
+    assert answer.exit_code == 1 and "1 of 2 files" in answer.stderr
+    assert (tmp_path / "list.csv").read_text().splitlines() == ["file,status", "a,there", "b,failed"]

@@ -153,3 +153,31 @@ def test_contrast_that_cannot_be_done(calibrated, tmp_path):
     assert "warning:" in answer.stderr and not (tmp_path / "out" / "companion.json").exists()
     answer = run("contrast", bare, "-o", tmp_path / "out", "--observables", "v2", "--limit", 200)
     assert answer.exit_code == 0 and (tmp_path / "out" / "companion.json").exists()
+
+
+def test_notes_of_a_fit_are_told(tmp_path):
+    image = 1e6 * fringe_images("F480M", seed=3, size=80, slopes=False)[0].astype("float32")
+    path = tmp_path / f"{rootname(1)}_cal.fits"
+    write_exposure(
+        path, {"SCI": image[::-1], "ERR": np.sqrt(image + 25), "DQ": np.zeros(image.shape, "uint32")}, POINTING
+    )
+    answer = run("fringes", path, "-o", tmp_path / "oi")
+    assert answer.exit_code == 0 and f"{path.name}: " in answer.stderr and "does the mask lie" in answer.stderr
+
+
+def test_a_spectral_type_weights_the_band(exposures, tmp_path):
+    seen = {}
+    for kind in ("M0V", "A0V", "X"):
+        words = ("fringes", exposures[1], "-o", tmp_path / kind, "--spectral-type", kind)
+        seen[kind] = run(*words)
+    files = [tmp_path / kind / f"{rootname(2)}_ami-oi.fits" for kind in ("M0V", "A0V")]
+    red, blue = (read_oifits(path).wavelength for path in files)
+    assert 0 < red - blue < 0.02e-6 or 0 < blue - red < 0.02e-6
+    assert seen["X"].exit_code == 1 and "spectral type 'X'" in seen["X"].stderr
+
+
+def test_errors_of_the_stock_code_are_told_each_time(exposures, tmp_path):
+    assert run("fringes", exposures[0], "-o", tmp_path, "--mode", "jwst").exit_code == 0
+    one = tmp_path / f"{rootname(1)}_ami-oi.fits"
+    answer = run("contrast", one, "-o", tmp_path / "out", "--limit", 100)
+    assert answer.exit_code == 0 and "was fitted in mode jwst" in answer.stderr

@@ -21,6 +21,7 @@ from calami.contrast import (
     Options,
     Prepared,
     add_companion,
+    analyse,
     chi2_ratio,
     chi2_sigma,
     companion_fringe,
@@ -716,3 +717,23 @@ def test_pictures_show_the_companion_where_it_is(fit):
     y = bottom + (row + 0.5) * (top - bottom) / rows
     assert np.hypot(*np.subtract((x, y), position(150, 70))) < 30
     plt.close("all")
+
+
+def test_data_without_residuals_have_the_limits_that_mean_something(tmp_path):
+    analyse(STAR, tmp_path, limit=100)
+    table = (tmp_path / "contrast_curve.ecsv").read_text()
+    kinds = {kind for kind in DEFINITIONS if kind in table}
+    assert "delta_chi2" in kinds and "absil" not in kinds
+    with pytest.raises(CalamiError, match="absil has no meaning"):
+        analyse(STAR, tmp_path / "other", kind="absil", limit=100)
+
+
+def test_systematics_are_no_negative_numbers():
+    with pytest.raises(CalamiError, match="0 or more"):
+        search_companion(STAR, systematics=(-0.01, 0.0))
+
+
+def test_a_companion_as_bright_as_allowed_is_told():
+    found = search_companion(add_companion(STAR, 150, 200, 0.5), limit=330, trials=250)
+    assert "as bright as the star" not in found.told()
+    assert "as bright as the star" in replace(found, contrast={"F430M": 0.9999}).told()

@@ -366,3 +366,16 @@ def test_a_peak_that_lost_charge_is_not_a_bad_pixel():
     hot = noisy.copy()
     hot[peak] *= 1.6
     assert np.isnan(fit(hot, filter="F480M").image).sum() == 1
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_a_star_that_moved_is_left_out_even_of_five(star, mode):
+    cube, error, dq = fringe_cube(star, 5, seed=8)
+    told = {"filter": "F480M", "error": error, "dq": dq, "scale": 65.6}
+    assert fit(cube, mode, **told).samples["kept"].all()
+    cube[3] = np.roll(cube[3], 9, axis=0)
+    moved = fit(cube, mode, **told)
+    assert moved.samples["kept"].tolist() == [True, True, True, False, True]
+    assert any("1 of 5 integrations do not belong" in note for note in moved.notes)
+    four = {**told, "error": np.delete(error, 3, axis=0), "dq": np.delete(dq, 3, axis=0)}
+    assert np.allclose(moved.v2, fit(np.delete(cube, 3, axis=0), mode, **four).v2, rtol=0, atol=1e-12)

@@ -483,3 +483,29 @@ def test_magnitudes_in_filters_follow_from_k(pair, simbad):
 @pytest.mark.parametrize("kind", ["", "DA3", "M9", "sdO", "weird"])
 def test_a_type_that_says_nothing_gives_no_magnitude(kind):
     assert np.isnan(program.filter_magnitude(5.0, kind, "F480M"))
+
+
+def test_a_guess_is_called_one(tmp_path, apt):
+    # 12 has the second filter of 1 as well as that of 2: with both, it can only be 1.
+    plan = apt(observation(1, specs=[spec("F380M"), spec()]), observation(2, specs=[spec()]))
+    write_star(tmp_path / f"{rootname(12, 2)}_rate.fits", 5)
+    view = program.ProgramView(Dataset(tmp_path), plan, simbad=False)
+    assert set(view.comparison["joined_by"]) == {"target, one of several", ""}
+    assert "For 12 others of the plan would do as well" in view.render()
+    write_star(tmp_path / f"{rootname(12, 3)}_rate.fits", 5, FILTER="F380M")
+    view = program.ProgramView(Dataset(tmp_path), plan, simbad=False)
+    assert set(view.comparison["joined_by"]) == {"target", ""} and "would do as well" not in view.render()
+
+
+def test_direct_images_are_no_partners_and_have_rows_of_their_own(tmp_path):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5)
+    write_star(tmp_path / f"{rootname(1, 3)}_rate.fits", 5, PUPIL="CLEARP")
+    data = Dataset(tmp_path)
+    assert list(program.setup_view(data)["exposures"]) == [1, 1]
+    assert list(program.reference_pairs(data)) == [data.names[0]]
+
+
+def test_a_name_is_no_html_in_markdown(tmp_path, apt):
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5, TARGPROP="<script>x</script>", TARGNAME="<b>")
+    told = program.ProgramView(Dataset(tmp_path), apt(observation(1)), simbad=False).render("markdown")
+    assert "script>" in told and "<script" not in told and "<b" not in told
