@@ -147,6 +147,10 @@ _STYLES = {
 }
 
 # %% ../nbs/05_program.ipynb #cefb6168
+def _float(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
 def setup_view(dataset: Dataset):
     """
     Make the table of set-ups: one row for each observation, target, filter and depth (and pupil and subarray).
@@ -1108,10 +1112,6 @@ def _read_health(dataset: Dataset, root: str) -> dict:
 
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else _MISSING
-
-
-def _float(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
 def _ailments(told: dict) -> list[str]:
