@@ -962,6 +962,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'calami.oifits._header_facts': ('oifits.html#_header_facts', 'calami/oifits.py'),
                                'calami.oifits._honest': ('oifits.html#_honest', 'calami/oifits.py'),
                                'calami.oifits._jwst_errors': ('oifits.html#_jwst_errors', 'calami/oifits.py'),
+                               'calami.oifits._left_out': ('oifits.html#_left_out', 'calami/oifits.py'),
                                'calami.oifits._or_nan': ('oifits.html#_or_nan', 'calami/oifits.py'),
                                'calami.oifits._origin': ('oifits.html#_origin', 'calami/oifits.py'),
                                'calami.oifits._parity': ('oifits.html#_parity', 'calami/oifits.py'),

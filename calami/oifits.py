@@ -1170,6 +1170,13 @@ class _Aligned:
 BASELINE_TOLERANCE = 0.05
 
 
+def _left_out(aligned: Sequence[_Aligned], key: str) -> np.ndarray:
+    # Values that are bad, or have no error where another reference has one; shape (references, values).
+    bad = np.array([getattr(a, f"{key}_bad") | (~(a.v2 > 0) if key == "v2" else False) for a in aligned])
+    known = np.isfinite([np.diag(getattr(a, f"{key}_covariance")) for a in aligned]) & ~bad
+    return bad | (~known & known.any(axis=0))
+
+
 def _honest(covariance: np.ndarray, good: np.ndarray) -> np.ndarray:
     # What has no usable error gives none to what is calibrated with it: not a number, not 0
     return np.where(np.outer(good, good), covariance, np.nan)
@@ -1336,11 +1343,7 @@ def calibrate(
     aligned = [_align(r, target) for r in references]
     w = reference_weights(target, references, weights)
     v2s, cps = np.array([a.v2 for a in aligned]), np.array([a.cp for a in aligned])
-    v2_bad = np.array([a.v2_bad | ~(a.v2 > 0) for a in aligned])
-    cp_bad = np.array([a.cp_bad for a in aligned])
-    for bad, key in ((v2_bad, "v2_covariance"), (cp_bad, "cp_covariance")):  # those with errors go first
-        known = np.isfinite([np.diag(getattr(a, key)) for a in aligned]) & ~bad
-        bad |= ~known & known.any(axis=0)
+    v2_bad, cp_bad = (_left_out(aligned, key) for key in ("v2", "cp"))
     ref_v2, w_v2 = _combine(v2s, v2_bad, w, circular=False)
     ref_cp, w_cp = _combine(cps, cp_bad, w, circular=True)
     excess = [0.0, 0.0]
