@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'calami.contrast._about': ('contrast.html#_about', 'calami/contrast.py'),
                                  'calami.contrast._baseline_table': ('contrast.html#_baseline_table', 'calami/contrast.py'),
                                  'calami.contrast._best_contrast': ('contrast.html#_best_contrast', 'calami/contrast.py'),
+                                 'calami.contrast._check_search': ('contrast.html#_check_search', 'calami/contrast.py'),
                                  'calami.contrast._definition': ('contrast.html#_definition', 'calami/contrast.py'),
                                  'calami.contrast._distinct': ('contrast.html#_distinct', 'calami/contrast.py'),
                                  'calami.contrast._false_alarm': ('contrast.html#_false_alarm', 'calami/contrast.py'),

@@ -907,6 +907,19 @@ def _distinct(found: list, resolution: float) -> list:
     return kept
 
 
+def _check_search(ready, groups, inner: float, limit: float, max_contrast: float, trials: int) -> int:
+    # How many numbers the data are, if a search can be made.
+    if not limit > inner >= 0:
+        raise CalamiError(f"nothing lies between {inner} and {limit} mas; give limit > inner >= 0")
+    if not (max_contrast > 1e-6 and trials > 0):
+        raise CalamiError(f"max_contrast and trials must be above 0, not {max_contrast} and {trials}")
+    n_data = sum(one.size for one in ready)
+    if n_data < 2 + len(groups):
+        text = f"the data are {n_data} independent numbers, a companion in {len(groups)} bands has {2 + len(groups)}"
+        raise CalamiError(f"{text}; use more holes, more files, or observables='both'")
+    return n_data
+
+
 def search_companion(
     data: OIData | Sequence[OIData],
     *,
@@ -964,14 +977,7 @@ def search_companion(
     """
     ready = prepare(data, **options)
     groups = _groups(ready, contrast_by)
-    if not limit > inner >= 0:
-        raise CalamiError(f"nothing lies between {inner} and {limit} mas; give limit > inner >= 0")
-    if not (max_contrast > 1e-6 and trials > 0):
-        raise CalamiError(f"max_contrast and trials must be above 0, not {max_contrast} and {trials}")
-    n_data = sum(one.size for one in ready)
-    if n_data < 2 + len(groups):
-        text = f"the data are {n_data} independent numbers, a companion in {len(groups)} bands has {2 + len(groups)}"
-        raise CalamiError(f"{text}; use more holes, more files, or observables='both'")
+    n_data = _check_search(ready, groups, inner, limit, max_contrast, trials)
     axis = _grid_axis(ready, limit, step)
     chi2_map, contrasts, fringes, (x, y) = _grid_search(ready, groups, axis, max_contrast)
     distance = np.hypot(x, y).reshape(chi2_map.shape)
