@@ -893,6 +893,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'calami/mitigation.py'),
                                    'calami.mitigation.Version.slug': ('mitigation.html#version.slug', 'calami/mitigation.py'),
                                    'calami.mitigation._axes': ('mitigation.html#_axes', 'calami/mitigation.py'),
+                                   'calami.mitigation._code_of_fits': ('mitigation.html#_code_of_fits', 'calami/mitigation.py'),
                                    'calami.mitigation._entry': ('mitigation.html#_entry', 'calami/mitigation.py'),
                                    'calami.mitigation._errors': ('mitigation.html#_errors', 'calami/mitigation.py'),
                                    'calami.mitigation._exposure_of': ('mitigation.html#_exposure_of', 'calami/mitigation.py'),

@@ -5,12 +5,13 @@
 # %% ../nbs/13a_mitigation.ipynb #5c16e83c
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -378,12 +379,21 @@ def _exposure_of(path: Path) -> str:
     return match[0] if match else path.name.rsplit("_", 1)[0]
 
 # %% ../nbs/13a_mitigation.ipynb #f8eff1bb
+@lru_cache
+def _code_of_fits() -> str:
+    # Fits are made again when the code changes, not only with a new version.
+    from calami import fringes, optics
+
+    sources = (Path(str(module.__file__)).read_bytes() for module in (fringes, optics))
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
+
+
 def _fringe_job(product: str, target: str, options: Mapping[str, Any]) -> str:
     from calami.fringes import fit
 
     facts = input_facts([product])
     record = {"operation": "fringes", "inputs": facts, "parameters": dict(options)}
-    made = fingerprint_of(facts, dict(options), {"calami": calami.__version__})
+    made = fingerprint_of(facts, dict(options), {"calami": calami.__version__, "fringes": _code_of_fits()})
     if not is_current(target, made):
         observables = replace(fit(product, **options), name=Path(target).name.removesuffix("_ami-oi.fits"))
         write_products(observables, Path(target).parent)

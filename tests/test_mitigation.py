@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import fringe_cube, fringe_images, rootname, write_exposure
 
 from calami import crds, mitigation
 from calami.dataset import Dataset
@@ -131,3 +132,17 @@ def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
 def test_versions_with_one_name_are_refused(raw, tmp_path):
     with pytest.raises(CalamiError, match="different names"):
         mitigation.process_versions(raw, [Version("A b"), Version("a-b")], tmp_path)
+
+
+def test_a_fit_is_made_again_when_the_code_of_fits_has_changed(tmp_path, monkeypatch):
+    images, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 3, seed=1)
+    product, target = tmp_path / f"{rootname(1)}_calints.fits", tmp_path / f"{rootname(1)}_ami-oi.fits"
+    arrays = {"SCI": images.astype("float32"), "ERR": error.astype("float32"), "DQ": dq}
+    write_exposure(product, arrays, {"CDELT1": 65.6 / 3.6e6, "CDELT2": 65.6 / 3.6e6}, NINTS=3)
+    mitigation._fringe_job(str(product), str(target), {})
+    first = target.stat().st_mtime_ns
+    mitigation._fringe_job(str(product), str(target), {})
+    assert target.stat().st_mtime_ns == first
+    monkeypatch.setattr(mitigation, "_code_of_fits", lambda: "another")
+    mitigation._fringe_job(str(product), str(target), {})
+    assert target.stat().st_mtime_ns > first
