@@ -854,7 +854,8 @@ def star_facts(
     seconds : float
         How long to wait for SIMBAD, s.
     oldest : float
-        Age in days at which an answer is asked for again; if that fails the old one is used.
+        Age in days at which an answer is asked for again, a week at most if it was that the star is not known; if that
+        fails the old one is used.
 
     Returns
     -------
@@ -866,8 +867,9 @@ def star_facts(
     except (OSError, ValueError, TypeError, AttributeError):
         kept = {}
     today = time.strftime("%Y-%m-%d", time.gmtime())
-    limit = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 86400 * oldest))
-    wanted = [n for n in dict.fromkeys(names) if n and (n not in kept or kept[n].date < limit)]
+    # What SIMBAD did not know it may know in a week.
+    limits = [time.strftime("%Y-%m-%d", time.gmtime(time.time() - 86400 * days)) for days in (oldest, min(oldest, 7))]
+    wanted = [n for n in dict.fromkeys(names) if n and (n not in kept or kept[n].date < limits[bool(kept[n].reason)])]
     reason = "" if ask else "SIMBAD was not asked"
     if wanted and ask:
         try:
@@ -954,6 +956,9 @@ DWARF_COLORS = {
 BAND_WAVELENGTHS = (2.159, 3.3526, 4.6028)
 
 
+_GIANT = re.compile(r"[BAFGKM]\d(\.\d)?\s*(?!IV)I")
+
+
 def filter_magnitude(k: float, spectral_type: str, filter: str) -> float:
     """
     Estimate the Vega magnitude of a dwarf in a filter from that in K.
@@ -1027,6 +1032,7 @@ def target_table(dataset: Dataset, apt: AptProgram | None = None, *, simbad: boo
     ):
         planned = parallaxes.get(target.lower(), math.nan)
         source = known.reason or f"SIMBAD {known.date}"
+        source += "; magnitudes by the colours of dwarfs" if _GIANT.search(known.spectral_type) else ""
         source += "; parallax from APT" if math.isnan(known.parallax) and not math.isnan(planned) else ""
         row = {"target": target, "catalogue_name": name, "role": ", ".join(sorted(star["roles"])), "V": known.v}
         row |= {"K": known.k, "spectral_type": known.spectral_type}

@@ -509,3 +509,20 @@ def test_a_name_is_no_html_in_markdown(tmp_path, apt):
     write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5, TARGPROP="<script>x</script>", TARGNAME="<b>")
     told = program.ProgramView(Dataset(tmp_path), apt(observation(1)), simbad=False).render("markdown")
     assert "script>" in told and "<script" not in told and "<b" not in told
+
+
+def test_a_star_that_was_not_known_is_asked_for_again_after_a_week(simbad, own_cache, monkeypatch):
+    program.star_facts(["HD 36705", "XYZ 1"])
+    now = time.time()
+    monkeypatch.setattr(program.time, "time", lambda: now + 8 * 86400)
+    program.star_facts(["HD 36705"])
+    assert len(simbad.asked) == 1
+    program.star_facts(["XYZ 1"])
+    assert len(simbad.asked) == 2
+
+
+def test_colours_of_dwarfs_are_told_for_giants(pair, simbad):
+    table = program.target_table(pair)
+    told = dict(zip(table["spectral_type"], table["source"], strict=True))
+    assert "colours of dwarfs" in told["K5III"] and "dwarfs" not in told["K0V"]
+    assert program._GIANT.search("G8III/IV") and not program._GIANT.search("G2IV")
