@@ -691,6 +691,8 @@ class CompanionFit:
         The exposures.
     options : Options
         What was used of them.
+    max_contrast : float
+        The largest contrast that was allowed.
     """
 
     separation: float
@@ -707,6 +709,7 @@ class CompanionFit:
     chi2_map: np.ndarray
     names: tuple[str, ...]
     options: Options
+    max_contrast: float = 1.0
 
     @property
     def errors(self) -> np.ndarray:
@@ -774,8 +777,8 @@ class CompanionFit:
             lines[-1] += f", errors multiplied by {np.sqrt(self.scale):.2f}"
         elif self.reduced_chi2 > 2:
             lines.append("  the errors are too small for this fit: rescale them, or add systematic ones")
-        if max(self.contrast.values()) > 0.99:
-            lines.append("  as bright as the star: that is the most that was allowed, and no faint companion")
+        if max(self.contrast.values()) > 0.99 * self.max_contrast:
+            lines.append(f"  the contrast is at its bound, {self.max_contrast:g}: this is no faint companion")
         for one in self.alternatives:
             if one["delta_chi2"] < 25:
                 place = f"{one['sep_mas']:.1f} mas, {one['pa_deg']:.1f} deg"
@@ -1016,6 +1019,7 @@ def search_companion(
         chi2_map / scale,
         tuple(one.data.name for one in ready),
         ready[0].options,
+        max_contrast,
     )
 
 # %% ../nbs/12_contrast.ipynb #f5b368e1

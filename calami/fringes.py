@@ -815,7 +815,7 @@ GROSS = 3.0
 
 def find_outliers(flux: np.ndarray, residual: np.ndarray, v2: np.ndarray, cp: np.ndarray) -> np.ndarray:
     """
-    Tell which integrations do not belong with the others, by the rules of `OUTLIERS`.
+    Tell which integrations do not belong with the others, by the rules of `OUTLIERS`, or of `GROSS` if they are few.
 
     Parameters
     ----------

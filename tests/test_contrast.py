@@ -735,5 +735,7 @@ def test_systematics_are_no_negative_numbers():
 
 def test_a_companion_as_bright_as_allowed_is_told():
     found = search_companion(add_companion(STAR, 150, 200, 0.5), limit=330, trials=250)
-    assert "as bright as the star" not in found.told()
-    assert "as bright as the star" in replace(found, contrast={"F430M": 0.9999}).told()
+    assert "at its bound" not in found.told()
+    assert "at its bound, 1:" in replace(found, contrast={"F430M": 0.9999}).told()
+    short = search_companion(add_companion(STAR, 150, 200, 0.5), limit=330, trials=250, max_contrast=0.2)
+    assert "at its bound, 0.2:" in short.told()

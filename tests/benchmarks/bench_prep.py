@@ -8,7 +8,6 @@ one by default) and prints, each the best of several runs that take turns:
 - cleaning (find outliers, flag them, write the product) over one `numpy.median` over integrations of the same array;
 - the largest memory of a process that cleans, less that of one that has imported the same, over the size of the array;
   the mapped input file is counted in, though the system may take its pages back;
-  the mapped input file is counted in, though the system may take its pages back;
 - dicing and slicing, with hash and record, over copying the file: by reading and writing all bytes, and as
   `shutil.copyfile` does it inside the kernel.
 """
