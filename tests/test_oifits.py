@@ -502,6 +502,112 @@ def test_scatter_between_references_becomes_an_error():
     assert np.median(plain.v2_err) < 0.3 * np.median(done.v2_err)
 
 
+def correlated(size, errors, rng):
+    """A covariance with the given standard errors, in which neighbours and strangers are correlated."""
+    mixed = rng.normal(size=(size, 3 * size))
+    covariance = mixed @ mixed.T
+    scale = errors / np.sqrt(np.diag(covariance))
+    return covariance * np.outer(scale, scale)
+
+
+def resolved_star(rng, v2, v2_error=0.01, phase_error=0.004):
+    """Values far from 1 and 0, unlike from baseline to baseline, with covariances that are not diagonal."""
+    star = point_source("F480M")
+    phases = correlated(21, np.full(21, phase_error), rng)
+    cp_covariance = MATRIX @ phases @ MATRIX.T
+    v2_covariance = correlated(21, np.full(21, v2_error), rng)
+    return replace(
+        star,
+        v2=v2 * rng.uniform(0.9, 1.1, 21),
+        v2_err=np.sqrt(np.diag(v2_covariance)),
+        v2_covariance=v2_covariance,
+        cp=MATRIX @ (0.01 * rng.normal(size=21)),
+        cp_err=np.sqrt(np.diag(cp_covariance)),
+        cp_covariance=cp_covariance,
+    )
+
+
+def change_of(function, data, key, step=1e-5):
+    """Numerical Jacobian of a field of function(data) by the same field of the data."""
+    values, columns = getattr(data, key), []
+    for one in np.eye(len(values)):
+        up, down = (replace(data, **{key: values + sign * step * one}) for sign in (1, -1))
+        columns.append((getattr(function(up), key) - getattr(function(down), key)) / (2 * step))
+    return np.array(columns).T
+
+
+@pytest.mark.parametrize("key", ["v2", "cp"])
+def test_each_star_adds_its_covariance_as_much_as_it_moves_the_result(key):
+    # A reference with V² 0.6 moves a calibrated V² more than one with V² 1: its errors must count accordingly.
+    rng = np.random.default_rng(20)
+    stars = [resolved_star(rng, v2) for v2 in (0.5, 0.6, 0.7)]
+
+    def with_star(place):
+        def run(one):
+            some = [one if n == place else star for n, star in enumerate(stars)]
+            return calibrate(some[0], some[1:], weights=[2, 1], scatter=False)
+
+        return run
+
+    expected = 0.0
+    for place, star in enumerate(stars):
+        jacobian = change_of(with_star(place), star, key)
+        expected = expected + jacobian @ getattr(star, f"{key}_covariance") @ jacobian.T
+    done = with_star(0)(stars[0])
+    errors = np.sqrt(np.diag(expected))
+    assert np.allclose(getattr(done, f"{key}_err"), errors, rtol=1e-3)
+    away = getattr(done, f"{key}_covariance") - expected
+    assert np.abs(away / np.outer(errors, errors)).max() < 1e-3
+
+
+def test_calibrated_covariances_hold_for_a_resolved_star():
+    # 200 draws of a target and two references. Correlations count in the distance; its square is as large as the
+    # number of independent values (21 V², 15 combinations of closure phases).
+    rng = np.random.default_rng(21)
+    stars = [resolved_star(rng, v2) for v2 in (0.5, 0.6, 0.7)]
+    truth = calibrate(stars[0], stars[1:], weights=[2, 1], scatter=False)
+    away, distance = [], []
+    for _ in range(200):
+        target, *references = (add_noise(star, rng) for star in stars)
+        done = calibrate(target, references, weights=[2, 1], scatter=False)
+        v2, cp = done.v2 - truth.v2, wrap(done.cp - truth.cp)
+        away.append(np.concatenate((v2 / done.v2_err, cp / done.cp_err)))
+        inverses = np.linalg.inv(done.v2_covariance), np.linalg.pinv(done.cp_covariance, rcond=1e-9, hermitian=True)
+        distance.append([x @ inverse @ x for x, inverse in zip((v2, cp), inverses, strict=True)])
+    assert np.allclose(np.mean(distance, axis=0), [21, 15], rtol=0.08)
+    for part in (slice(0, 21), slice(21, None)):
+        inside = np.abs(np.array(away)[:, part]) < 1
+        assert abs(inside.mean() - 0.683) < 0.03
+
+
+def test_the_covariance_of_a_mean_is_that_of_repeated_means():
+    # 1000 exposures of 10 integrations; angles lie around π, where they wrap.
+    rng = np.random.default_rng(22)
+    noise, centre = correlated(4, np.array([0.05, 0.1, 0.2, 0.3]), rng), np.pi - 0.1
+    for circular in (False, True):
+        means, stated, away = [], [], []
+        for _ in range(1000):
+            samples = centre + rng.multivariate_normal(np.zeros(4), noise, 10)
+            mean, covariance = mean_and_covariance(wrap(samples) if circular else samples, circular)
+            means.append(wrap(mean - centre))
+            stated.append(covariance)
+            away.append(means[-1] / np.sqrt(np.diag(covariance)))
+        size = np.sqrt(np.outer(np.diag(noise), np.diag(noise))) / 10
+        assert np.abs((np.mean(stated, axis=0) - noise / 10) / size).max() < 0.06  # 10 % if divided by n, not n - 1
+        assert np.abs((np.cov(np.transpose(means)) - noise / 10) / size).max() < 0.15
+        assert abs((np.abs(away) < 1).mean() - 0.683) < 0.08
+
+
+@pytest.mark.parametrize("key", ["v2", "cp"])
+def test_systematic_errors_are_as_large_as_asked_for(key):
+    # Relative for V², rad for closure phases, and once more for the reference where there are no weights to share.
+    rng = np.random.default_rng(23)
+    target, reference = resolved_star(rng, 0.5), resolved_star(rng, 0.7)
+    plain, more = (calibrate(target, reference, systematics=s) for s in ((0.0, 0.0), (0.03, 0.02)))
+    added = np.sqrt(getattr(more, f"{key}_err") ** 2 - getattr(plain, f"{key}_err") ** 2)
+    assert np.allclose(added, 0.03 * plain.v2 if key == "v2" else 0.02)
+
+
 def test_weights():
     star = replace(point_source("F480M"), mjd=100.0, header={"FLUX": 1.0})
     near, far = replace(star, mjd=100.1), replace(star, mjd=102.0, header={"FLUX": 2.5})
@@ -631,6 +737,17 @@ def test_selfcal(split):
         selfcal(data, "thirds")
     with pytest.raises(CalamiError, match="at least 4"):
         selfcal(point_source("F480M"))
+
+
+def test_the_errors_of_selfcal_contain_the_truth():
+    # 200 exposures of 40 integrations, of a star with V² 0.6: the ratio of two halves of 20
+    rng, away = np.random.default_rng(24), []
+    for _ in range(200):
+        done = selfcal(with_samples(point_source("F480M"), 40, rng, v2=0.6, cp=0.5))
+        away.append(np.concatenate(((done.v2 - 1) / done.v2_err, done.cp / done.cp_err)))
+    for part in (slice(0, 21), slice(21, None)):
+        assert abs((np.abs(np.array(away)[:, part]) < 1).mean() - 0.683) < 0.08
+        assert abs(np.std(np.array(away)[:, part]) - 1) < 0.1
 
 
 def test_halves_see_a_drift_that_even_and_odd_do_not():
