@@ -182,6 +182,25 @@ def test_a_partial_file_longer_than_noted_is_cut_back(mast, tmp_path):
     assert is_identical(mast, tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["a byte", "all"])
+def test_a_partial_file_that_was_damaged_is_never_built_upon(mast, tmp_path, damage):
+    # As long as noted, and in its pixels, where no look at the headers finds it: a file made of this and the rest of
+    # what the archive has would be taken for whole.
+    mast.put(NAME, fits_bytes(7, shape=(2, 5, 40, 40)), "x")
+    mast.faults[NAME] = ["drop:20000", "drop:0", "drop:0"]
+    fails(mast, tmp_path, "connection")
+    part = tmp_path / f".{NAME}.part"
+    received = bytearray(part.read_bytes())
+    assert len(received) == 20_000 and not mast.faults[NAME]
+    place = slice(15_000, 15_001 if damage == "a byte" else None)
+    received[place] = bytes(value ^ 1 for value in received[place])
+    part.write_bytes(received)
+    table = get(mast, tmp_path)
+    assert is_identical(mast, tmp_path) and not leftovers(tmp_path)
+    assert table["received"][0] == len(mast.files[NAME])
+    assert table["sha256"][0] == hashlib.sha256(mast.files[NAME]).hexdigest()
+
+
 @pytest.mark.parametrize("junk", [b"", b"junk", b"cut"])
 def test_a_junk_file_under_the_final_name_is_replaced(mast, tmp_path, junk):
     (tmp_path / NAME).write_bytes(mast.files[NAME][:-2880] if junk == b"cut" else junk)
