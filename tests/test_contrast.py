@@ -169,6 +169,19 @@ def test_systematics_make_limits_worse():
     assert floor > 3 * plain
 
 
+@pytest.mark.parametrize("covariance", ["auto", "diagonal"])
+def test_systematic_errors_are_those_of_every_value(covariance):
+    # 200 draws of data whose errors are nearly all systematic: 0.02 in each V², 0.01 rad in each closure phase, which
+    # come from the three baselines of its triangle. Whitened by what was said about them they have variance 1.
+    rng, deep = np.random.default_rng(20), point_source("F430M", 1e12)
+    ready = Prepared(deep, Options(covariance=covariance, systematics=(0.02, 0.01)))
+    phases = 0.01 / np.sqrt(3) * rng.normal(size=(200, 21))
+    closures = phases @ deep.triangle_matrix.T
+    assert np.allclose(closures.std(axis=0), 0.01, rtol=0.2)
+    assert np.isclose(np.mean((ready.w_v2 @ (0.02 * rng.normal(size=(21, 200)))) ** 2), 1, rtol=0.08)
+    assert np.isclose(np.mean((ready.w_cp @ closures.T) ** 2), 1, rtol=0.08)
+
+
 # --------------------------------------------------------------------------------------------------------- the search
 
 
@@ -203,6 +216,68 @@ def test_error_bars_from_samples_contain_the_truth_and_those_of_jwst_do_not(benc
 def test_binaries_in_images_are_where_they_were_put(bench):
     away = np.abs(bench.coverage(4, "images", seed=7, stock=False)["calami"])
     assert away.max() < 4 and (away < 1.96).mean() > 0.75
+
+
+def changes_by(data, truth):
+    """Numerical Jacobian of V² and closure phases by separation (mas), position angle (degrees) and contrast."""
+    columns = []
+    for place, step in enumerate((1e-3, 1e-3, 1e-6)):
+        moved = [add_companion(data, *(np.array(truth) + sign * step * (np.arange(3) == place))) for sign in (1, -1)]
+        both = [np.concatenate((one.v2, one.cp)) for one in moved]
+        columns.append((both[0] - both[1]) / (2 * step))
+    return np.array(columns).T
+
+
+def information(data, truth):
+    """What data say about a companion, by their covariances and a numerical Jacobian: the inverse of a covariance."""
+    jacobian, n = changes_by(data, truth), len(data.v2)
+    v2, cp = jacobian[:n], jacobian[n:]
+    closures = np.linalg.pinv(data.full_cp_covariance(), rcond=1e-9, hermitian=True)
+    return v2.T @ np.linalg.inv(data.full_v2_covariance()) @ v2 + cp.T @ closures @ cp
+
+
+@pytest.mark.parametrize("angle", [20, 70, 130, 200, 290])
+def test_errors_of_a_companion_follow_from_those_of_the_data(angle):
+    # Separation, position angle and contrast with their correlations, wherever the companion stands. The star is made
+    # less sharp in one direction, so that an error in which east and north change places shows.
+    clumsy = np.where(np.abs(STAR.v2_uv[:, 0]) > np.abs(STAR.v2_uv[:, 1]), 10.0, 1.0)
+    covariance = STAR.triangle_matrix @ np.diag((clumsy * STAR.cp_err[0]) ** 2 / 3) @ STAR.triangle_matrix.T
+    data = replace(STAR, cp_covariance=covariance, cp_err=np.sqrt(np.diag(covariance)))
+    data = replace(data, v2_covariance=np.diag((clumsy * STAR.v2_err) ** 2), v2_err=clumsy * STAR.v2_err)
+    truth = (150, angle, 0.01)
+    fit = search_companion(add_companion(data, *truth), limit=330, trials=250)
+    expected = np.linalg.inv(information(data, truth))
+    errors = np.sqrt(np.diag(expected))
+    assert np.allclose(fit.errors, errors, rtol=0.01)
+    assert np.abs((fit.covariance - expected) / np.outer(errors, errors)).max() < 0.01
+
+
+def test_errors_of_a_joint_fit_follow_from_those_of_the_data():
+    # The place is shared by two filters, and each has its own contrast.
+    stars, truth = [point_source(f, n) for f, n in (("F380M", 1e8), ("F480M", 3e7))], (0.01, 0.02)
+    data = [add_companion(star, 150, 70, contrast) for star, contrast in zip(stars, truth, strict=True)]
+    fit = search_companion(data, limit=330, trials=250)
+    whole = np.zeros((4, 4))
+    for number, (star, contrast) in enumerate(zip(stars, truth, strict=True)):
+        rows = np.ix_([0, 1, 2 + number], [0, 1, 2 + number])
+        whole[rows] += information(star, (150, 70, contrast))
+    expected = np.linalg.inv(whole)
+    errors = np.sqrt(np.diag(expected))
+    assert np.abs((fit.covariance - expected) / np.outer(errors, errors)).max() < 0.01
+    assert np.allclose(list(fit.dmag_error.values()), 2.5 / np.log(10) * errors[2:] / truth, rtol=0.01)
+
+
+def test_the_errors_of_200_searches_are_right():
+    # 200 draws of one binary. The square of the distance from the truth, correlations included, is 3 on average.
+    rng, truth = np.random.default_rng(21), np.array((150, 40, 0.01))
+    data, away, distance = add_companion(STAR, *truth), [], []
+    for _ in range(200):
+        fit = search_companion(add_noise(data, rng), limit=200, trials=1, n_alternatives=0)
+        difference = np.array([fit.separation, fit.position_angle, fit.contrast["F430M"]]) - truth
+        away.append(difference / fit.errors)
+        distance.append(difference @ np.linalg.inv(fit.covariance) @ difference)
+    assert np.all(np.abs((np.abs(away) < 1).mean(axis=0) - 0.683) < 0.08)
+    assert np.all(np.abs(np.mean(away, axis=0)) < 0.25) and np.isclose(np.mean(distance), 3, rtol=0.15)
 
 
 @pytest.mark.slow
@@ -506,6 +581,34 @@ def test_upper_limits_hold_as_often_as_they_say():
         data = add_noise(add_companion(STAR, 150, 40, truth), rng)
         above += _limits(prepare(data), x, y, "percentile", 1.2816)[0][0] < truth
     assert abs(above / count - norm.sf(1.2816)) < 0.055
+
+
+@pytest.mark.parametrize("sigma", [1.0, 3.0])
+@pytest.mark.parametrize("best", [-2.0, 0.0, 2.0])
+def test_an_upper_limit_leaves_the_stated_part_of_what_is_possible_beyond_it(best, sigma):
+    # There is no negative light. Where noise looks like some, by two standard deviations here, the limit is that of
+    # contrasts above 0, each equally likely beforehand, and is itself above 0. Found by summing over 20,000 contrasts.
+    one_sigma = contrast_curve(STAR, separations=[150], n_angles=1, sigma=1.0).contrast[0]
+    data = add_companion(STAR, 150, 0, best * one_sigma) if best else STAR
+    limit = contrast_curve(data, "percentile", sigma=sigma, separations=[150], n_angles=1).contrast[0]
+    ready = Prepared(data)
+    contrast = (np.arange(20_000) + 0.5) * 1e-3 * one_sigma
+    place = (np.full(len(contrast), p) for p in position(150, 0))
+    weight = np.exp(-(ready.residual(ready.fringe(*place), contrast) ** 2).sum(axis=0) / 2)
+    beyond = weight[contrast > limit].sum() / weight.sum()
+    assert limit > 0 and np.isclose(beyond, norm.sf(sigma), rtol=0.05)
+
+
+def test_a_companion_at_the_limit_is_seen_at_the_stated_sigmas():
+    # 200 draws of noise with a companion as bright as the limit of 5 sigma: with it the data are 25 worse in χ² for a
+    # single star than for the truth, on average.
+    rng, rise = np.random.default_rng(22), []
+    limit = contrast_curve(STAR, separations=[150], n_angles=1).contrast
+    for _ in range(200):
+        ready = Prepared(add_noise(add_companion(STAR, 150, 0, limit[0]), rng))
+        truth = ready.residual(ready.fringe(*(np.atleast_1d(p) for p in position(150, 0))), limit)[:, 0]
+        rise.append((ready.null_residual() ** 2).sum() - (truth**2).sum())
+    assert abs(np.mean(rise) - 25) < 2.5 and abs(np.std(rise) - 10) < 1.5
 
 
 def test_limits_in_all_ways_agree_for_quiet_data():
