@@ -583,6 +583,21 @@ def test_upper_limits_hold_as_often_as_they_say():
     assert abs(above / count - norm.sf(1.2816)) < 0.055
 
 
+@pytest.mark.parametrize("count", [40, 60])
+def test_errors_from_few_integrations_are_right(count):
+    # 300 draws of exposures whose covariance is estimated from few integrations. At the known place of a companion the
+    # whitened data tell its contrast by a straight line. Without a factor for the sample a half would be inside.
+    rng, place = np.random.default_rng(23), [np.atleast_1d(p) for p in position(150, 40)]
+    matrix, away = STAR.triangle_matrix, []
+    for _ in range(300):
+        phases = rng.normal(size=(count, 21)) * np.sqrt(count / 3) * STAR.cp_err[0]
+        v2 = 1 + rng.normal(size=(count, 21)) * np.sqrt(count) * STAR.v2_err
+        ready = Prepared(from_samples(replace(STAR, samples={"v2": v2, "cp": phases @ matrix.T})))
+        template = ready.template(ready.fringe(*place))[:, 0]
+        away.append(template @ ready.null_residual() / np.sqrt(template @ template))
+    assert abs((np.abs(away) < 1).mean() - 0.683) < 0.08 and abs(np.mean(away)) < 0.2
+
+
 @pytest.mark.parametrize("sigma", [1.0, 3.0])
 @pytest.mark.parametrize("best", [-2.0, 0.0, 2.0])
 def test_an_upper_limit_leaves_the_stated_part_of_what_is_possible_beyond_it(best, sigma):
