@@ -139,6 +139,79 @@ def test_errors_cover_the_truth(bench, quiet):
         assert bench.fractions(stock)[0] < 55  # what is told about the stock errors
 
 
+@pytest.fixture(scope="module")
+def small():
+    """A star in 31 by 31 pixels, which is fitted in a hundredth of a second, and what its fits have in common."""
+    image = 1.5e6 * fringe_images("F480M", seed=3, size=31, slopes=False)[0]
+    return image, {"filter": "F480M", "scale": 65.6, "fix": False, "trim": 0, "oversample": 1, "header": POINTING}
+
+
+def departures(got, truth):
+    """All that a fit gives with errors, less its truth, in units of the errors."""
+    pairs = {"v2": got.v2_error, "cp": got.cp_error, "amplitude": got.amplitude_error, "phase": got.phase_error}
+    pairs["t3_amplitude"] = got.t3_amplitude_error
+    away = {key: getattr(got, key) - getattr(truth, key) for key in pairs}
+    return {key: (fringes.wrap(away[key]) if key in ("cp", "phase") else away[key]) / pairs[key] for key in pairs}
+
+
+def squared_distance(away, covariance):
+    """Of a vector from 0 by its covariance, where that has an inverse."""
+    return away @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ away
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_the_covariance_of_a_single_image_is_that_of_its_pixels(small, mode):
+    # 200 draws of pixel noise. By the whole covariance they lie as far from the truth as 21 V² and 15 independent
+    # combinations of closure phases should: the square of the distance is that number on average.
+    image, told = small
+    error, rng = np.sqrt(image + 25**2), np.random.default_rng(20)
+    truth = fit(image, mode, error=error, debias=False, **told)
+    distance, away = [], []
+    for _ in range(200):
+        got = fit(image + error * rng.standard_normal(image.shape), mode, error=error, debias=False, **told)
+        cp = fringes.wrap(got.cp - truth.cp)
+        distance.append(
+            [squared_distance(got.v2 - truth.v2, got.v2_covariance), squared_distance(cp, got.cp_covariance)]
+        )
+        away.append(departures(got, truth))
+    assert np.allclose(np.mean(distance, axis=0), [21, 15], rtol=0.1)
+    for key in ("v2", "cp", "amplitude", "t3_amplitude"):
+        assert abs((np.abs([a[key] for a in away]) < 1).mean() - 0.683) < 0.08, key
+
+
+def test_all_errors_of_integrations_contain_the_truth(small):
+    # 200 exposures of 6 integrations; the triple product of amplitudes has an error, too. The centre is given: phases
+    # are counted from it, and one that is found anew in each exposure would tilt them. Errors of phases come from the
+    # six values alone, without the expected covariance, so that their departures have the wings of Student's law.
+    image, told = small
+    error, rng = np.broadcast_to(np.sqrt(image + 25**2), (6, *image.shape)), np.random.default_rng(21)
+    told = told | {"center": tuple(fit(image, error=error[0], **told).samples["center"][0])}
+    truth = fit(image, error=error[0], debias=False, **told)
+    away = []
+    for _ in range(200):
+        cube = image + error * rng.standard_normal(error.shape)
+        away.append(departures(fit(cube, error=error, **told), truth))
+    for key in away[0]:
+        pulls = np.array([a[key] for a in away])
+        assert abs((np.abs(pulls) < 1).mean() - 0.683) < 0.08, key
+        assert abs(pulls.std() / (np.sqrt(5 / 3) if key == "phase" else 1) - 1) < 0.1, key
+
+
+def test_errors_of_means_are_the_scatter_of_integrations(small):
+    # One exposure of 300 integrations: standard deviation over √300, to the 4 % that so many give, in the median.
+    image, told = small
+    error, rng = np.broadcast_to(np.sqrt(image + 25**2), (300, *image.shape)), np.random.default_rng(22)
+    got = fit(image + error * rng.standard_normal(error.shape), error=error, **told)
+    kept, sides = got.samples["kept"], np.abs(fringes.closure_matrix(7)).astype(bool)
+    samples = {key: got.samples[key][kept] for key in ("v2", "cp", "amplitude", "phase")}
+    samples["t3_amplitude"] = np.array([[a[s].prod() for s in sides] for a in samples["amplitude"]])
+    stated = {"v2": got.v2_error, "cp": got.cp_error, "amplitude": got.amplitude_error, "phase": got.phase_error}
+    stated["t3_amplitude"] = got.t3_amplitude_error
+    for key, values in samples.items():
+        ratio = stated[key] / (values.std(axis=0, ddof=1) / np.sqrt(len(values)))
+        assert abs(np.median(ratio) - 1) < 0.04 and np.all(np.abs(ratio - 1) < 0.2), key
+
+
 def test_noise_does_not_raise_v2(star):
     star = [part[10:51, 10:51] for part in star]
     cube, error, dq = fringe_cube(star, 600, electrons=1e4, jitter_mas=0, read_noise=2, bad=0, seed=2)
