@@ -1,6 +1,8 @@
 """The onset of charge migration: what is read of ramps, what is made of it, and what is refused."""
 
 import importlib
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from toys import nrm_psf, rootname, write_exposure
 
 import calami.onset as onset_module
@@ -390,3 +393,211 @@ def test_mixed_targets_and_subarrays_are_kept_apart(tmp_path):
     assert len(rates) == 3 and {p.split("/")[0] for p in rates} >= {"A", "B"}
     bright, faint = (max(v for p, v in rates.items() if p.startswith(star)) for star in "AB")
     assert abs(faint / bright - 0.5) < 0.02
+
+
+# What reads are taken, and into which sums.
+
+
+def test_a_flagged_cosmic_ray_costs_only_the_difference_that_ends_in_it():
+    # Five integrations are too few to find jumps by scatter, so only the flag speaks.
+    ramps = ramps_of(nints=5, groups=7)
+    flags = np.zeros(ramps.shape, "uint8")
+    ramps[2, 3:, 40, 45] += 2000.0
+    flags[2, 3, 40, 45] = JUMP_DET
+    found = statistics_of(ramps, groupdq=flags)
+    assert found.count.sum(axis=0)[:, *found.peak].tolist() == [5, 5, 4, 5, 5, 5]
+    steps = np.diff(ramps[:, :, 40, 45].astype(float), axis=1)
+    steps[2, 2] = np.nan
+    assert np.allclose(found.means()[:, *found.peak], np.nanmean(steps, axis=0), rtol=1e-5)
+
+
+def test_a_block_holds_its_own_stretch_of_integrations():
+    ramps = ramps_of(nints=26, groups=3)
+    found = statistics_of(ramps, blocks=4)
+    edges = np.linspace(0, 26, 5).round().astype(int)
+    own = [ramps[a:b, 0, *found.place].sum(dtype=float) for a, b in pairwise(edges)]
+    assert np.allclose(found.first_sum[:, *found.peak], own, rtol=1e-6)
+
+
+def test_reads_that_only_low_integrations_pass_are_not_used():
+    # In one integration of six the eighth read is saturated; the differences of the others are too low by selection.
+    ramps = ramps_of(LIGHT[34:48, 38:52], groups=10, nints=3000)
+    free = statistics_of(ramps)
+    peak = ramps[:, :, *free.place]
+    limit = float(np.quantile(peak[:, 7], 5 / 6))
+    cut = statistics_of(ramps, saturation_adu=limit)
+    used = cut.used_at_peak
+    error = np.sqrt(free.scatter()[:, *free.peak] / free.nints)
+    assert len(used) >= 5  # those before the reads that saturate are still there
+    low = (cut.means() - free.means())[:, *free.peak] / error
+    assert np.abs(low[used]).max() < 0.5, low
+
+
+# Statistics drawn from a known law, at one pixel: what errors and intervals are worth.
+
+
+def reads_of(law, rate, groups):
+    """Signals at the reads, ADU, of a pixel that loses the fraction `law(Q)` of its rate (ADU/s) at Q (10,000 ADU)."""
+    signal, reads, step = 0.0, [], rate * TAU / 100
+    for _ in range(groups):
+        for _ in range(100):
+            middle = signal + step / 2 * (1 - law(signal / 1e4))
+            signal += step * (1 - law(middle / 1e4))
+        reads.append(signal)
+    return np.array(reads)
+
+
+def drawn_statistics(rng, reads, nints=60, blocks=24, noise=1.0, name="star"):
+    """Statistics of one pixel whose mean reads are given, with photon and read noise."""
+    step = np.diff(reads, prepend=0.0)
+    shape = (nints, len(reads))
+    ramps = np.cumsum(step + noise * np.sqrt(step / niriss.GAIN) * rng.standard_normal(shape), axis=1)
+    ramps += noise * niriss.READ_NOISE_E / niriss.GAIN * rng.standard_normal(shape)
+    steps, parts = np.diff(ramps, axis=1), np.array_split(np.arange(nints), blocks)
+    n, k = np.array([len(p) for p in parts]), len(reads) - 1
+    first, total = (np.array([a[p].sum(axis=0) for p in parts]) for a in (ramps[:, 0], steps))
+    count = np.broadcast_to(n[:, None], (blocks, k))
+    return RampStatistics(
+        name, "F480M", "", name, TAU, (0, 0), (0, 0), nints, n[:, None, None], first[:, None, None],
+        count[..., None, None], total[..., None, None], (steps**2).sum(axis=0)[:, None, None], np.ones((k, 1, 1), bool),
+    )  # fmt: skip
+
+
+def without_block(stats, block):
+    """The same statistics without one block of integrations."""
+    left = {k: np.delete(getattr(stats, k), block, axis=0) for k in ("first_count", "first_sum", "count", "total")}
+    fewer = 1 - 1 / stats.blocks
+    return replace(stats, **left, nints=round(stats.nints * fewer), square=stats.square * fewer)
+
+
+def jackknife(stats, measure):
+    """Standard error of what is measured, from leaving out each block in turn."""
+    held = np.array([measure(without_block(stats, k)) for k in range(stats.blocks)])
+    return np.sqrt((stats.blocks - 1) ** 2 / stats.blocks) * held.std(axis=0, ddof=1)
+
+
+def bending(signal):
+    """A quadratic law whose flow falls as the peak is levelled with its neighbours, as `onset` assumes it."""
+    lost = 0.006 * signal**2
+    return lost * (1 - lost / 3)
+
+
+def test_contrast_that_has_gone_no_longer_drives():
+    # What has moved no longer drives the flow. Without that the lowest crossing would come out 2.5 % too low.
+    image = nrm_psf("F430M", center=(40.1, 45.2))
+    light = image / image.max() * 48e3 / TAU / 16
+    deep = [ramps_of(s * light, g, 4, "flight", noise=0.0) for g, s in ((12, 1.0), (16, 0.7))]
+    found = quantify([statistics_of(r, filter="F430M", name=str(k)) for k, r in enumerate(deep)], n_bootstrap=100)
+    true = crossings(departure(light, (40, 45), "flight"))["instantaneous"]
+    for threshold in (0.005, 0.01, 0.02):
+        assert found.crossing("F430M", threshold).level_e == pytest.approx(true[threshold], rel=0.008)
+
+
+def test_resampled_curves_spread_as_leaving_out_blocks_says():
+    # The error of the mean of n blocks is their scatter / sqrt(n), with n - 1 in the scatter: 12 % more than with n for
+    # 5 blocks. The curves are spread by another 12 %, for what is not resampled (the law, the weights).
+    ratios = []
+    for seed in range(8):
+        stats = drawn_statistics(np.random.default_rng(seed), reads_of(lambda q: 0.004 * q, 9e4, 6), 500, 5)
+
+        def slope(one):
+            return quantify(one, law="linear", n_bootstrap=2000).filters["F480M"]
+
+        spread = slope(stats).resampled[:, 0].std()
+        ratios.append(spread / jackknife(stats, lambda one: slope(one).theta[0]))
+    assert 1.07 < np.mean(ratios) < 1.17, ratios
+
+
+def test_errors_of_a_law_agree_with_a_numerical_jacobian():
+    # Covariance of the mean differences, taken through the fit by moving one mean after the other.
+    stats = drawn_statistics(np.random.default_rng(1), reads_of(lambda q: 0.004 * q, 4e4, 12), 400, noise=0.0)
+    variance = stats.means() / niriss.GAIN + 2 * (niriss.READ_NOISE_E / niriss.GAIN) ** 2
+    stats = replace(stats, square=stats.square + 400 * variance)
+
+    def slope(move, k):
+        total = stats.total.copy()
+        total[:, k] += move * stats.count[:, k]
+        return quantify(replace(stats, total=total), law="linear", n_bootstrap=100).filters["F480M"].fits["linear"]
+
+    jacobian = [(slope(0.5, k)["coefficient"] - slope(-0.5, k)["coefficient"]) for k in range(stats.differences)]
+    means, n = stats.means()[:, 0, 0], stats.count.sum(axis=0)[:, 0, 0]
+    error = np.sqrt(jacobian @ covariance_of_means(means, n) @ jacobian)
+    assert slope(0.0, 0)["coefficient_error"] == pytest.approx(error, rel=0.02)
+
+
+def test_most_intervals_hold_the_truth():
+    # 200 draws: 68 and 95 % of the intervals hold the crossing, and hardly more or fewer.
+    rng, reads = np.random.default_rng(2), reads_of(bending, 13_500.0, 24)
+    true = 1e4 * brentq(lambda q: bending(q) - 0.02, 0, 3)
+    held = [quantify(drawn_statistics(rng, reads), n_bootstrap=150, seed=k).crossing("F480M", 0.02) for k in range(200)]
+    inside = [(c.lo68_adu <= true <= c.hi68_adu, c.lo95_adu <= true <= c.hi95_adu) for c in held]
+    assert np.abs(np.mean(inside, axis=0) - (0.68, 0.95)).max() < 0.08, np.mean(inside, axis=0)
+
+
+def test_intervals_hold_their_share_of_the_resamples():
+    found = quantify(drawn_statistics(np.random.default_rng(3), reads_of(bending, 9000.0, 36)), n_bootstrap=1000)
+    grid, _, many = found.filters["F480M"].departures()
+    one = found.crossing("F480M", 0.02)
+    levels = np.array([grid[np.argmax(curve <= -0.02)] for curve in many["instantaneous"]])
+    step = grid[1]
+    for low, high, share in ((one.lo68_adu, one.hi68_adu, 0.68), (one.lo95_adu, one.hi95_adu, 0.95)):
+        below, above = np.mean(levels < low), np.mean(levels > high + step)
+        assert below == pytest.approx((1 - share) / 2, abs=0.02) and above == pytest.approx((1 - share) / 2, abs=0.02)
+
+
+def test_a_measured_crossing_has_an_interval_with_two_ends():
+    # Near the end of what is sampled, more and more resamples never cross: then only a limit is given.
+    found = quantify(drawn_statistics(np.random.default_rng(4), reads_of(bending, 9000.0, 30)), n_bootstrap=400)
+    answers = [found.crossing("F480M", t) for t in np.linspace(0.01, 0.03, 41)]
+    assert {c.limit for c in answers} == {"", "lower"}
+    for c in answers:
+        assert np.isfinite([c.lo95_adu, c.hi95_adu]).all() == (c.limit == "")
+
+
+def test_the_exponent_and_the_onset_are_those_put_in():
+    # Between the values that are tried, both are found by a parabola.
+    for exponent in (0.93, 1.3, 1.47):
+        reads = reads_of(lambda q, p=exponent: 0.01 * q**p, 9000.0, 36)
+        fit = quantify(drawn_statistics(np.random.default_rng(5), reads, noise=0.0), n_bootstrap=100)
+        assert fit.filters["F480M"].fits["power"]["exponent"] == pytest.approx(exponent, abs=0.02)
+    for start in (0.82, 1.0, 1.13):
+        reads = reads_of(lambda q, q0=start: 0.02 * max(q - q0, 0.0), 9000.0, 36)
+        fit = quantify(drawn_statistics(np.random.default_rng(5), reads, noise=0.0), n_bootstrap=100)
+        assert fit.filters["F480M"].fits["piecewise"]["onset_adu"] == pytest.approx(1e4 * start, abs=60)
+
+
+def test_noise_is_seldom_mistaken_for_a_law():
+    # 100 draws of a constant rate with 50 differences: the more data, the more a parameter must earn.
+    rng, reads = np.random.default_rng(6), reads_of(lambda q: 0.0, 9000.0, 26)
+    laws = []
+    for k in range(100):
+        stats = [drawn_statistics(rng, reads, nints=24, name=str(n)) for n in range(2)]
+        laws.append(quantify(stats, n_bootstrap=100, seed=k).filters["F480M"].preferred)
+    assert laws.count("none") >= 90, laws
+
+
+def test_a_steep_law_is_used_where_the_data_ask_for_it():
+    # 40 draws of a rate that falls with the fourth power: a quadratic law would put the 1 % crossing too low.
+    def steep(signal):
+        return 0.0012 * signal**4 * (1 - 0.0012 * signal**4 / 5)
+
+    rng, reads = np.random.default_rng(7), reads_of(steep, 9000.0, 36)
+    true = 1e4 * brentq(lambda q: steep(q) - 0.01, 0, 3)
+    found = [quantify(drawn_statistics(rng, reads, nints=240), n_bootstrap=100, seed=k) for k in range(40)]
+    gains = [f["quadratic"]["chi2"] - f["quartic"]["chi2"] for f in (x.filters["F480M"].fits for x in found)]
+    assert 10 < np.median(gains) < 50  # clear, but not beyond all doubt
+    levels = [x.crossing("F480M", 0.01).level_adu for x in found]
+    laws = [x.filters["F480M"].law for x in found]
+    assert laws.count("quadratic") <= 4, laws
+    assert np.mean(levels) == pytest.approx(true, rel=0.015)
+
+
+@pytest.mark.parametrize("nints", [3, 60])
+def test_the_error_of_a_summed_slope_is_its_scatter(nints):
+    # 400 draws each: with three integrations the error is from the noise model, with 60 from the blocks.
+    rng, reads = np.random.default_rng(8), reads_of(lambda q: 0.02 * q, 9000.0, 24)
+    draws = [drawn_statistics(rng, reads, nints, min(nints, 24)) for _ in range(400)]
+    values, errors = np.transpose([slope_of_sum(one, np.ones((1, 1), bool)) for one in draws])
+    assert np.mean(errors) == pytest.approx(values.std(), rel=0.08)
+    near = np.abs(values + 0.02 / (1e4 * niriss.GAIN)) < errors
+    assert np.mean(near) == pytest.approx(0.68, abs=0.08)
