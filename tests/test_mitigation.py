@@ -56,6 +56,44 @@ def test_bias_and_its_error_are_right():
     assert (np.abs(pulls.std(axis=0) - 1) < 0.25).all(), pulls.std(axis=0)
 
 
+def test_intervals_of_the_bias_hold_the_truth():
+    # 400 draws: the signed departure by its standard error, both mean squares by the 16 to 84 % of their resamples.
+    rng = np.random.default_rng(10)
+    inside = []
+    for seed in range(400):
+        found = departure(cube(rng, 40, 0.99, 0.01), cube(rng, 60), 150, seed)
+        ends = [np.quantile(draws, [0.16, 0.84]) for draws in (found.v2_draws, found.cp_draws)]
+        squares = [low <= 1e-4 <= high for low, high in ends]
+        inside.append([abs(found.long_v2 + 0.01) <= found.long_v2_error, *squares])
+    assert np.abs(np.mean(inside, axis=0) - 0.68).max() < 0.08, np.mean(inside, axis=0)
+
+
+def test_errors_of_the_bias_agree_with_a_numerical_jacobian():
+    # Covariance of the means of the integrations, taken through calibration and mean squares by moving one value after
+    # the other. The bias is far above the noise, so that mean squares are nearly linear in what is moved.
+    rng = np.random.default_rng(11)
+    pair = [cube(rng, 200, 0.9, 0.1, 1e7), cube(rng, 150, 1.0, 0.0, 1e7)]
+    kinds, variance = ("long_v2", "v2", "cp"), np.zeros(3)
+    for one in pair:
+        for name in ("v2", "cp"):
+            slopes = []
+            for k in range(len(getattr(one, name))):
+                ends = []
+                for move in (-1e-5, 1e-5):
+                    value = getattr(one, name).copy()
+                    value[k] += move
+                    moved = [replace(other, **{name: value}) if other is one else other for other in pair]
+                    found = departure(*moved, 2)
+                    ends.append([found.long_v2, found.v2 + found.v2_noise, found.cp + found.cp_noise])
+                slopes.append(np.subtract(*ends[::-1]) / 2e-5)
+            samples = one.samples[name]
+            covariance = np.cov(samples.T) / len(samples)
+            variance += np.einsum("ka,kl,la->a", slopes, covariance, slopes)
+    found = departure(*pair, 4000, seed=1)
+    seen = [found.long_v2_error, found.v2_draws.std(), found.cp_draws.std()]
+    assert seen == pytest.approx(np.sqrt(variance), rel=0.05), dict(zip(kinds, seen / np.sqrt(variance), strict=True))
+
+
 def test_without_bias_none_is_found():
     rng = np.random.default_rng(9)
     found = [departure(cube(rng, 30), cube(rng, 30), 100, seed=n) for n in range(60)]
