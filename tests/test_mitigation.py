@@ -94,6 +94,24 @@ def test_errors_of_the_bias_agree_with_a_numerical_jacobian():
     assert seen == pytest.approx(np.sqrt(variance), rel=0.05), dict(zip(kinds, seen / np.sqrt(variance), strict=True))
 
 
+def test_resamples_scatter_about_what_is_found():
+    # A resample holds the noise twice, of the data and of the draw: both come off, or intervals would lie too high.
+    rng = np.random.default_rng(12)
+    for _ in range(5):
+        found = departure(cube(rng, 100), cube(rng, 100), 2000)
+        assert abs(found.v2_draws.mean() - found.v2) < 0.1 * found.v2_noise
+        assert abs(found.cp_draws.mean() - found.cp) < 0.1 * found.cp_noise
+
+
+def test_the_signed_departure_is_that_of_the_longest_third():
+    length = point_source("F430M", 1e6).baseline_length
+    longest = np.argsort(length)[-len(length) // 3 :]
+    v2 = np.ones(len(length))
+    v2[longest] = 0.98
+    found = departure(cube(np.random.default_rng(13), 100, v2), cube(np.random.default_rng(14), 100))
+    assert abs(found.long_v2 + 0.02) < 4 * found.long_v2_error < 0.003
+
+
 def test_without_bias_none_is_found():
     rng = np.random.default_rng(9)
     found = [departure(cube(rng, 30), cube(rng, 30), 100, seed=n) for n in range(60)]
