@@ -1,7 +1,7 @@
 """
 A stand-in for MAST on the loopback interface, with faults to order.
 
-It answers the requests that astroquery's MastMissions and calami.archive make, in the shape of the real service:
+It answers the requests that astroquery's MastMissions and `calami.archive` make, in the shape of the real service:
 programs and observations as whole numbers, columns told twice, sizes without checksums. A fault is put on a file with
 ``standin.faults["name"] = ["drop:1000", "429", …]``: one for each request, in order; after that it is served well.
 """

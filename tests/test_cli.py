@@ -306,9 +306,9 @@ def test_what_cannot_be_piped(raw, tmp_path, words, told):
 
 
 def test_what_cannot_be_written_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
-    from calami import archive
+    from calami.archive import download
 
-    monkeypatch.setattr(archive, "fetch", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(download, "fetch", lambda *_, **__: pytest.fail("fetched"))
     answer = run("fetch", 1516, "--to", tmp_path, "-o", tmp_path / "list.pdf")
     assert answer.exit_code == 1 and "list.pdf: the suffix says no known format" in answer.stderr
 
@@ -331,12 +331,12 @@ def test_a_folder_of_two_programs_asks_for_one(tmp_path):
 def test_the_list_of_what_was_fetched_is_written_although_a_file_failed(tmp_path, monkeypatch):
     from astropy.table import Table
 
-    from calami import archive
+    from calami.archive import download
 
     def fail(*_, **__):
-        raise archive.DownloadProblem("1 of 2 files", Table({"file": ["a", "b"], "status": ["there", "failed"]}))
+        raise download.DownloadProblem("1 of 2 files", Table({"file": ["a", "b"], "status": ["there", "failed"]}))
 
-    monkeypatch.setattr(archive, "fetch", fail)
+    monkeypatch.setattr(download, "fetch", fail)
     answer = run("fetch", 1516, "--to", tmp_path, "-o", tmp_path / "list.csv")
     assert answer.exit_code == 1 and "1 of 2 files" in answer.stderr
     assert (tmp_path / "list.csv").read_text().splitlines() == ["file,status", "a,there", "b,failed"]

@@ -10,8 +10,9 @@ from toys import fringe_cube, fringe_images, rootname, write_exposure
 from typer.testing import CliRunner
 
 from calami.cli import app
-from calami.contrast import add_companion
-from calami.oifits import add_noise, point_source, read_oifits, write_oifits
+from calami.fringes.companions import add_companion
+from calami.fringes.observables import add_noise, point_source
+from calami.fringes.oifits import read_oifits, write_oifits
 
 POINTING = {"ROLL_REF": 171.765, "V3I_YANG": 0.56126717, "VPARITY": -1, "CDELT1": 65.6 / 3.6e6, "CDELT2": 65.6 / 3.6e6}
 

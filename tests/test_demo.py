@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from calami import crds, demo, plans, simulate
+from calami import demo
 from calami.calutil import Data
+from calami.core.problems import CalamiError
 from calami.dataset import Dataset
-from calami.detector import interpixel_capacitance
-from calami.headers import CalamiError
-from calami.niriss import GAIN
+from calami.instrument.migration import interpixel_capacitance
+from calami.instrument.niriss import GAIN
+from calami.process import references
+from calami.simulate import exposures, plans
 
 
 def small_plan(nints=(30, 12)):
@@ -88,7 +90,7 @@ def test_another_demonstration_is_not_mixed_in(done):
 def test_a_failure_names_the_exposure_and_the_reason(tmp_path):
     broken = tmp_path / "jw01516001001_03102_00001_nis_uncal.fits"
     broken.write_bytes(b"SIMPLE  =                    T".ljust(2880))
-    cache = crds.default_cache(simulate.Instrument.default().detector)
+    cache = references.default_cache(exposures.Instrument.default().detector)
     with pytest.raises(CalamiError, match="jw01516001001_03102_00001_nis") as failure:
         demo.reduce_all([broken], {False: tmp_path / "out"}, cache, 1, progress=False)
     assert "ends inside a header" in str(failure.value)
@@ -96,13 +98,13 @@ def test_a_failure_names_the_exposure_and_the_reason(tmp_path):
 
 
 def test_the_pipeline_finds_the_rates_that_were_put_in(tmp_path):
-    instrument = simulate.Instrument.default().without("migration")
+    instrument = exposures.Instrument.default().without("migration")
     exposure = replace(plans.ready_plan("1516").exposures[1], nints=60)
-    (path,) = simulate.simulate_exposure(exposure, tmp_path, instrument)
+    (path,) = exposures.simulate_exposure(exposure, tmp_path, instrument)
     detector = instrument.detector
-    cache = crds.default_cache(detector)
+    cache = references.default_cache(detector)
     demo.reduce_all(Dataset(path.parent), {False: tmp_path}, cache, 1, progress=False)
-    truth = simulate.read_truth(tmp_path, exposure.rootname)
+    truth = exposures.read_truth(tmp_path, exposure.rootname)
     true = interpixel_capacitance(truth["rate"] + np.where(detector.reference, 0, detector.dark)) / GAIN
     found = Data(tmp_path / f"{exposure.rootname}_rate.fits").rate()
     good = found.good & (detector.flags == 0)
@@ -117,17 +119,17 @@ def test_the_pipeline_finds_the_rates_that_were_put_in(tmp_path):
 
 def test_truth_knows_nothing_it_was_not_told(tmp_path):
     exposure = small_plan().exposures[0]
-    simulate.simulate_exposure(exposure, tmp_path)
-    text = simulate.truth_path(tmp_path, exposure.rootname).read_text(encoding="utf-8")
+    exposures.simulate_exposure(exposure, tmp_path)
+    text = exposures.truth_path(tmp_path, exposure.rootname).read_text(encoding="utf-8")
     assert json.loads(text)["simulated"] is True
     assert str(Path.home()) not in text and str(tmp_path) not in text
 
 
 def test_remarks_of_the_plan_are_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        simulate.simulate_plan(small_plan((1, 1)), tmp_path, progress=False)
+        exposures.simulate_plan(small_plan((1, 1)), tmp_path, progress=False)
     deep = replace(small_plan().exposures[1], ngroups=60, nints=1)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        simulate.simulate_plan(plans.Plan("deep", "too deep", (deep,)), tmp_path / "deep", progress=False)
+        exposures.simulate_plan(plans.Plan("deep", "too deep", (deep,)), tmp_path / "deep", progress=False)
     assert "full after group" in caplog.text

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from calami import niriss, optics
-from calami.detector import DIAGONAL_RATIO, migration_flow
+from calami.instrument import niriss, optics
+from calami.instrument.migration import DIAGONAL_RATIO, migration_flow
 
 BASE = {
     "TELESCOP": "JWST",
@@ -189,7 +189,7 @@ UNCAL_SCI = {
 
 
 def plain_detector(seed=1, **maps):
-    """Maps of a simulated detector (see calami.crds); each can be given instead."""
+    """Maps of a simulated detector (see calami.process.references); each can be given instead."""
     from types import SimpleNamespace
 
     rng, shape = np.random.default_rng(seed), niriss.SUB80.shape
@@ -246,7 +246,7 @@ def closure_phases(values):
 def fringe_images(filt="F480M", seed=1, size=64, piston_rms=30.0, contrast=0.0, slopes=True):
     """A star through the mask with random pistons and place; returns its image (share of the light) and its slopes
     along x and y, per pixel (0 if they are not wanted)."""
-    from calami import optics
+    from calami.instrument import optics
 
     rng = np.random.default_rng(seed)
     column, row = (size - 1) // 2 + rng.uniform(-0.3, 0.3, 2)

@@ -5,10 +5,28 @@ python -m sphinx -W --keep-going -b html -c nbs/_site nbs _docs/html
 
 import sys
 from pathlib import Path
+from unittest.mock import patch
+
+from myst_parser.mdit_to_docutils import base
 
 import calami
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+render_rst = base.DocutilsRenderer.render_restructuredtext
+
+
+def unpadded(self, token):
+    """
+    Parse a block of reStructuredText without as many blank lines before it as its line number says.
+
+    The cells of a notebook are numbered from 10,000, 20,000, …: on long pages that takes minutes and gigabytes.
+    """
+    with patch.object(base, "token_line", lambda *_: 0):
+        render_rst(self, token)
+
+
+base.DocutilsRenderer.render_restructuredtext = unpadded
 
 project = "calami"
 author = "The calami developers"

@@ -51,9 +51,10 @@ def public(code):
     return [(kind, name) for kind, name in found if not name.startswith("_")]
 
 
-def names_logger(statement):
-    """The line below the imports that names the logger of the module."""
-    return isinstance(statement, ast.Assign) and "getLogger" in ast.unparse(statement.value)
+def passes_on(statement):
+    """The lines below the imports that name the logger of the module, or what a page or a door passes on."""
+    words = ast.unparse(statement)
+    return isinstance(statement, ast.Assign) and any(w in words for w in ("getLogger", "_all_", "_NAMES", "forward("))
 
 
 def skip_member(app, what, name, thing, skip, options):
@@ -77,7 +78,7 @@ def exported(cell, code, module):
     statements = ast.parse(code).body
     if names:
         cell["metadata"]["mystnb"] = {"code_prompt_show": "Source", "code_prompt_hide": "Source"}
-    elif all(isinstance(s, ast.Import | ast.ImportFrom) or names_logger(s) for s in statements):
+    elif all(isinstance(s, ast.Import | ast.ImportFrom) or passes_on(s) for s in statements):
         cell["metadata"]["mystnb"] = {"code_prompt_show": "Imports", "code_prompt_hide": "Imports"}
     elif any(isinstance(s, ast.Assign | ast.AnnAssign) for s in statements):
         return [cell]  # a table of constants is to be read
@@ -97,7 +98,7 @@ def page(nb):
             continue
         directives, code = split("".join(cell["source"]))
         if "default_exp" in directives:
-            module = f"calami.{directives['default_exp']}"
+            module = f"calami.{directives['default_exp']}".removesuffix(".__init__")
         if not code.strip() or directives.keys() & {"hide", "default_exp"} or code.startswith("show_doc("):
             continue
         cell["source"] = code
@@ -110,13 +111,21 @@ def page(nb):
     return shown
 
 
+def rooms(source_dir):
+    """Folders of notebooks that make modules: those with a door."""
+    order = "core instrument exposures archive process fringes simulate program migration studies widgets".split()
+    return [room for room in order if (source_dir / room / "index.ipynb").is_file()]
+
+
 def contents(source_dir):
-    """The list of all pages: modules in the order of their notebooks, then how-tos, analyses and effects."""
-    folders = {"Modules": "[0-9]*.ipynb", "How to": "howto/*.ipynb", "Analyses": "analyses/*.ipynb"}
-    folders |= {"Effects": "effects/*.ipynb"}
+    """The list of all pages: the user's, how-tos, analyses, effects, validation; then the rooms, each with its door."""
     trees = []
+    folders = {"Start": "[0-9]*.ipynb", "How to": "howto/*.ipynb", "Analyses": "analyses/*.ipynb"}
+    folders |= {"Effects": "effects/*.ipynb", "Validation": "validation/*.ipynb"}
+    folders |= {room.capitalize(): f"{room}/*.ipynb" for room in rooms(source_dir)}
     for caption, pattern in folders.items():
-        pages = sorted(p.relative_to(source_dir).with_suffix("") for p in source_dir.glob(pattern))
+        pages = [p.relative_to(source_dir).with_suffix("") for p in source_dir.glob(pattern)]
+        pages.sort(key=lambda p: (p.name != "index", p))
         if pages:
             entries = "\n".join(p.as_posix() for p in pages)
             trees.append(f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n:hidden:\n\n{entries}\n```")

@@ -102,11 +102,11 @@ def by_curl(url, names, folder, workers):
 def by_calami(url, names, folder, workers, size):
     from astroquery.mast import conf
 
-    from calami import archive
+    from calami.archive import download, mast
 
     conf.server = url
-    products = [archive.Product(name, name, size, True, "x", "1b") for name in names]
-    archive.download(products, folder, workers=workers)
+    products = [mast.Product(name, name, size, True, "x", "1b") for name in names]
+    download.download(products, folder, workers=workers)
 
 
 def throughput(work, url, names, workers, rounds):

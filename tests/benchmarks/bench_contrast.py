@@ -41,9 +41,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # bench_fringes, which
 from bench_fringes import stock_errors
 from toys import fringe_cube
 
-from calami import fringes, optics
-from calami.contrast import MAS, add_companion, contrast_curve, detection_map, position, search_companion
-from calami.oifits import OIData, add_noise, calibrate, from_observables, from_samples, point_source, wrap, write_oifits
+from calami.fringes import fitting
+from calami.fringes.calibration import calibrate
+from calami.fringes.companions import MAS, add_companion, position, search_companion
+from calami.fringes.limits import contrast_curve, detection_map
+from calami.fringes.observables import OIData, add_noise, from_observables, from_samples, point_source, wrap
+from calami.fringes.oifits import write_oifits
+from calami.instrument import optics
 
 LEVELS = {"68 %": 1.0, "95 %": 1.959964}
 FILTERS = ("F380M", "F430M", "F480M")
@@ -84,7 +88,7 @@ def imaged_binary(
         none = np.zeros_like(image)
         cube, error, dq = fringe_cube((image, none, none), nints, jitter_mas=0, seed=rng.integers(2**31))
         told = {"filter": name, "scale": SCALE, "fix": False, "error": error, "dq": dq}
-        seen.append(fringes.fit(cube, header={"ROLL_REF": 0.0, "V3I_YANG": 0.0}, **told))
+        seen.append(fitting.fit(cube, header={"ROLL_REF": 0.0, "V3I_YANG": 0.0}, **told))
     data = calibrate(*(from_observables(o) for o in seen))
     if not stock:
         return [("calami", data)], truth

@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from calami import dataset as module
+from calami.core import files as core_files
 from calami.dataset import Dataset
-from calami.headers import SUMMARY_COLUMNS
+from calami.exposures.columns import SUMMARY_COLUMNS
 
 CARDS = {"PRIMARY": 230, "SCI": 150}
 TEXT = {"FILTER": "F480M", "PUPIL": "NRM", "EXP_TYPE": "NIS_AMI", "INSTRUME": "NIRISS", "TELESCOP": "JWST"}
@@ -98,7 +98,7 @@ def forget(folder):
 
 
 def first_look(folder):
-    shutil.rmtree(module.cache_folder(), ignore_errors=True)
+    shutil.rmtree(core_files.cache_folder(), ignore_errors=True)
     assert len(Dataset(folder).summary) == len(os.listdir(folder))
 
 
@@ -204,7 +204,7 @@ def memory_growth(folder):
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', status.read_text())[1])\n"
         "before = peak(); summary = Dataset(sys.argv[1]).summary; print(peak() - before)"
     )
-    shutil.rmtree(module.cache_folder(), ignore_errors=True)
+    shutil.rmtree(core_files.cache_folder(), ignore_errors=True)
     answer = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     return int(answer.stdout)
 

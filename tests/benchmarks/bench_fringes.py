@@ -33,7 +33,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from toys import fringe_cube, fringe_images
 
-from calami import fringes, niriss
+from calami.fringes import fitting
+from calami.instrument import mask, niriss
 
 FILTERS = ("F277W", "F380M", "F430M", "F480M")
 LEVELS = {"68 %": 1.0, "95 %": 1.959964}
@@ -64,11 +65,11 @@ def one_exposure(seed: int, nints: int, filter_name: str, electrons: float, stoc
     if nints == 1:  # an image: a flag for jumps would be one of a whole exposure, whose pixels are usable
         dq = np.where(dq, np.uint32(niriss.DO_NOT_USE), dq)
     told = {"filter": filter_name, "scale": 65.6, "fix": False}  # all bad pixels are flagged
-    truth = fringes.fit(electrons * images[0], error=error[0], dq=dq.min(axis=0), debias=False, **told)
+    truth = fitting.fit(electrons * images[0], error=error[0], dq=dq.min(axis=0), debias=False, **told)
     if nints == 1:
         cube, error, dq = cube[0], error[0], dq[0]
-    got = fringes.fit(cube, error=error, dq=dq, **told)
-    away = {"v2": got.v2 - truth.v2, "cp": fringes.wrap(got.cp - truth.cp)}
+    got = fitting.fit(cube, error=error, dq=dq, **told)
+    away = {"v2": got.v2 - truth.v2, "cp": mask.wrap(got.cp - truth.cp)}
     pulls = {("calami", "v2"): away["v2"] / got.v2_error, ("calami", "cp"): away["cp"] / got.cp_error}
     if nints > 1 and stock:
         for what, size in stock_errors(got.samples).items():
@@ -117,11 +118,11 @@ def print_speed(nints: int, few: int) -> None:
 
     def run(mode: str, part: slice) -> float:
         start = perf_counter()
-        fringes.fit(cube[part], mode, error=error[part], dq=dq[part], **told)
+        fitting.fit(cube[part], mode, error=error[part], dq=dq[part], **told)
         return (perf_counter() - start) * nints / len(cube[part])
 
     for mode in parts:  # imports
-        fringes.fit(cube[:1], mode, error=error[:1], dq=dq[:1], **told)
+        fitting.fit(cube[:1], mode, error=error[:1], dq=dq[:1], **told)
     best = dict.fromkeys(parts, float("inf"))
     for _ in range(3):
         for mode, part in parts.items():
@@ -132,7 +133,7 @@ def print_speed(nints: int, few: int) -> None:
     for n in (nints, 4 * nints):
         many = np.concatenate([cube] * (n // nints))
         start = perf_counter()
-        fringes.fit(many, error=np.concatenate([error] * (n // nints)), dq=np.concatenate([dq] * (n // nints)), **told)
+        fitting.fit(many, error=np.concatenate([error] * (n // nints)), dq=np.concatenate([dq] * (n // nints)), **told)
         print(f"fast, {n} integrations: {perf_counter() - start:.2f} s")
     print(f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB resident")
 
@@ -149,23 +150,23 @@ def print_agreement() -> None:
         for oversample in (1, 3, 5):
             for shape, (data, flags) in shapes.items():
                 told = {"filter": name, "dq": flags, "oversample": oversample, "header": pointing, "scale": 65.6}
-                a, b = (fringes.fit(data.astype("float32"), mode, **told).samples for mode in ("exact", "jwst"))
+                a, b = (fitting.fit(data.astype("float32"), mode, **told).samples for mode in ("exact", "jwst"))
                 away = (
                     np.abs(a["amplitude"] - b["amplitude"]).max(),
-                    np.abs(fringes.wrap(a["phase"] - b["phase"])).max(),
+                    np.abs(mask.wrap(a["phase"] - b["phase"])).max(),
                 )
                 print(f"{name} oversample {oversample} {shape:5}  {away[0]:.1e}  {away[1]:.1e}", flush=True)
     print("fast against exact, 1 mas of jitter, rms difference of V², closure phase (deg)")
     for name in FILTERS:
-        from calami import optics
+        from calami.instrument import optics
 
         places = (34.2, 34.1) + np.random.default_rng(1).standard_normal((10, 2)) / 65.6
         pupil = optics.Pupil().with_errors(30, seed=3)
         kw = {"pupil": pupil, "scale": (65.6, 65.6), "shape": (69, 69), "diffusion": 0, "jitter": 0}
         cube = np.array([1e6 * optics.psf(name, tuple(place), **kw) for place in places])
         told = {"filter": name, "scale": 65.6, "weighting": "photons", "debias": False, "reject": False}
-        a, b = (fringes.fit(cube, mode, error=np.ones_like(cube), trim=0, **told).samples for mode in ("fast", "exact"))
-        rms = [np.sqrt(np.mean(fringes.wrap(a[k] - b[k]) ** 2)) for k in ("v2", "cp")]
+        a, b = (fitting.fit(cube, mode, error=np.ones_like(cube), trim=0, **told).samples for mode in ("fast", "exact"))
+        rms = [np.sqrt(np.mean(mask.wrap(a[k] - b[k]) ** 2)) for k in ("v2", "cp")]
         print(f"{name}  {rms[0]:.1e}  {np.degrees(rms[1]):.1e}", flush=True)
 
 

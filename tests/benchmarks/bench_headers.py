@@ -5,7 +5,7 @@ Run it as ``python tests/benchmarks/bench_headers.py``. It makes NIRISS-like exp
 of reading in turns, so that a change in the load of the machine touches them alike:
 
 - *limit*: open, read and close of the bytes that hold the two headers, and nothing else;
-- *ours*: `calami.headers.read_keywords` with all summary columns, with and without the walk to the end;
+- *ours*: `calami.exposures.cards.read_keywords` with all summary columns, with and without the walk to the end;
 - *getheader*: `astropy.io.fits.getheader` for PRIMARY and SCI;
 - *fits.open*: opening lazily and touching the two headers.
 
@@ -24,7 +24,9 @@ from time import perf_counter
 import numpy as np
 from astropy.io import fits
 
-from calami.headers import SUMMARY_COLUMNS, hdu_walk, parse_name, read_keywords
+from calami.exposures.cards import hdu_walk, read_keywords
+from calami.exposures.columns import SUMMARY_COLUMNS
+from calami.exposures.names import parse_name
 
 HEADER_BYTES = 48_960
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from calami import crds
 from calami.dataset import Dataset
-from calami.mitigation import best_versions, magnitudes, mitigation_scan, standard_versions
-from calami.plans import ready_plan
-from calami.saturation import effective_saturation
-from calami.simulate import Instrument, simulate_plan
+from calami.migration.mitigation import best_versions, magnitudes, mitigation_scan, standard_versions
+from calami.migration.saturation import effective_saturation
+from calami.process import references
+from calami.simulate.exposures import Instrument, simulate_plan
+from calami.simulate.plans import ready_plan
 
 
 def chosen(filter_name, small):
@@ -71,7 +71,7 @@ def main():
         base = told.folder or Path(temporary)
         for piston in told.pistons:
             instrument = Instrument.default(1, "flight", piston_rms=piston)
-            cache = crds.default_cache(instrument.detector)
+            cache = references.default_cache(instrument.detector)
             for name in told.filters:
                 started = time.perf_counter()
                 folder = base / f"{name.lower()}_{piston:.0f}nm"

@@ -4,7 +4,7 @@
 
 **Truth.** Simulated programs of one filter: two stars, each at two dither positions with a placement scatter of 0.03
 pixels and at depths of 8 to 48 ke- at the peak, about 1e8 photons an exposure, as in `ready_plan("1516")`. The mean
-ramps are those of `calami.detector.charge_ramp` seen through the capacitance between pixels, with a flat of 2.1 % rms;
+ramps are those of `charge_ramp` seen through the capacitance between pixels, with a flat of 2.1 % rms;
 photon noise (through the capacitance, too) and read noise are added to the sums over each block of integrations, which
 is what summing ramps one by one gives. Some programs have nonlinearity left by the correction: up to 3e-7 per e- with
 13 % scatter from pixel to pixel.
@@ -29,11 +29,12 @@ from time import perf_counter
 import numpy as np
 from astropy.io import fits
 
-from calami import niriss
-from calami.detector import IPC_KERNEL, MIGRATION_PRESETS, charge_ramp, crossings, interpixel_capacitance
-from calami.kernel import kernel_from_ramps, migration_or_nonlinearity
-from calami.onset import DEFINITIONS, RampStatistics, quantify
-from calami.optics import Pupil, psf
+from calami.instrument import niriss
+from calami.instrument.migration import IPC_KERNEL, MIGRATION_PRESETS, charge_ramp, crossings, interpixel_capacitance
+from calami.instrument.optics import Pupil, psf
+from calami.migration.kernel import kernel_from_ramps, migration_or_nonlinearity
+from calami.migration.onset import DEFINITIONS, quantify
+from calami.migration.ramps import RampStatistics
 
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03)
 PEAKS = (8e3, 16e3, 24e3, 32e3, 48e3)
@@ -65,7 +66,7 @@ def light_of(rng, filter_name, peak_rate):
 
 
 def truth_of(light, migration, loss):
-    """Departures of the peak pixel by all definitions, as `calami.detector.departure` gives them; and its place."""
+    """Departures of the peak pixel by all definitions, as `departure` gives them; and its place."""
     row, col = np.unravel_index(np.argmax(seen(light)), light.shape)
     full, points = niriss.SATURATION_E, 150
     rate = seen(light)[row, col]
@@ -290,8 +291,8 @@ def speed():
 
 def _memory(code, path):
     program = (
-        "import sys; import calami.onset; from astropy.io import fits; import scipy.optimize;"
-        "from calami.onset import quantify; path = sys.argv[1];"
+        "import sys; import calami.migration.onset; from astropy.io import fits; import scipy.optimize;"
+        "from calami.migration.onset import quantify; path = sys.argv[1];"
         f"{code}; print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
     )
     return 1024 * int(

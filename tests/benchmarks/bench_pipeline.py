@@ -19,10 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from calami import crds
-from calami.pipeline import pipe_data, reprocess
-from calami.plans import ready_plan
-from calami.simulate import Instrument, simulate_exposure
+from calami.process import references
+from calami.process.pipeline import pipe_data, reprocess
+from calami.simulate.exposures import Instrument, simulate_exposure
+from calami.simulate.plans import ready_plan
 
 
 def make_exposures(folder, count, groups, integrations):
@@ -56,7 +56,7 @@ def main():
     with tempfile.TemporaryDirectory(dir=told.folder) as folder:
         folder = Path(folder)
         paths = make_exposures(folder / "raw", told.n, told.groups, told.integrations)
-        cache = crds.default_cache()
+        cache = references.default_cache()
         size = f"{told.n} exposures of {told.integrations} integrations x {told.groups} groups"
         print(f"{size}; {os.cpu_count()} processors, Python {platform.python_version()}")
         best = {1: float("inf"), 2: float("inf")}

@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from calami.prep import Clean, Dice, Slice, prep_data
+from calami.process.clean import Clean
+from calami.process.prep import prep_data
+from calami.process.recipes import Dice, Slice
 
 NAMES = {"uint16": "jw01516001001_03101_00001_nis_uncal.fits", "float32": "jw01516001001_03102_00001_nis_ramp.fits"}
 CARDS = {

@@ -25,10 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from calami import niriss, optics
-from calami.detector import ADC_WAVE, Detector, simulate_ramps
-from calami.plans import ExposurePlan, Plan, Star
-from calami.simulate import Instrument, photo_current, simulate_exposure, simulate_plan
+from calami.instrument import niriss, optics
+from calami.instrument.detector import ADC_WAVE, Detector, simulate_ramps
+from calami.simulate.exposures import Instrument, photo_current, simulate_exposure, simulate_plan
+from calami.simulate.plans import ExposurePlan, Plan
+from calami.simulate.stars import Star
 
 STAR = Star("SIM-X", 88.0, -66.5, 20.0, -35.0, spectral_type="K0V", magnitude=5.3)
 ALL_ON = replace(Detector.default(migration="flight"), adc_wave=ADC_WAVE)

@@ -1,0 +1,86 @@
+"""Files load in AMICAL and virgil, and what these compute agrees; skipped without the extra `peers`."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from calami.fringes.companions import add_companion
+from calami.fringes.limits import detection_map
+from calami.fringes.observables import add_noise, point_source, wrap
+from calami.fringes.oifits import write_oifits
+
+
+@pytest.fixture
+def binary(tmp_path):
+    star = add_companion(point_source("F430M", 1e8, name="binary"), 150, 70, 0.01)
+    data = add_noise(star, np.random.default_rng(1))
+    return data, write_oifits(data, tmp_path / "binary.fits")
+
+
+@pytest.fixture
+def amical():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its imports are its own affair
+        return pytest.importorskip("amical", reason="needs AMICAL: pip install calami[peers]")
+
+
+@pytest.fixture
+def virgil():
+    """The package virgil-astro; another package has the name virgil."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("virgil.oidata", reason="needs virgil-astro: pip install calami[peers]")
+
+
+def test_files_load_in_amical(amical, binary):
+    data, path = binary
+    seen = amical.loadc(path)
+    assert seen.target == "binary" and np.allclose(seen.vis2, data.v2) and np.allclose(seen.e_vis2, data.v2_err)
+    assert np.allclose(np.radians(seen.cp), data.cp) and np.allclose(np.radians(seen.e_cp), data.cp_err)
+    assert np.allclose(seen.u, data.v2_uv[:, 0]) and np.allclose(seen.v1, data.cp_uv1[:, 1])
+    assert np.allclose(seen.wl, data.wavelength) and not seen.flag_cp.any()
+    assert amical.load(path)["info"]["FILT"] == "F430M"
+
+
+def test_amical_has_the_same_sign_of_the_position_angle(amical):
+    from amical.analysis.models import visBinary
+
+    star = point_source("F430M", 1e8)
+    data, there = add_companion(star, 150, 70, 0.01), {"sep": 150.0, "theta": 70.0, "dm": 5.0}
+    sides = (data.cp_uv1, data.cp_uv2, -(data.cp_uv1 + data.cp_uv2))
+    theirs = np.angle(np.prod([visBinary(*s.T, data.wavelength, there) for s in sides], axis=0))
+    # Without the smearing of the band, a percent here, and with 2.5 for 10**0.4, another two
+    assert np.abs(wrap(theirs - data.cp)).max() < 0.06 * np.abs(data.cp).max() < np.abs(theirs + data.cp).max()
+
+
+def virgil_record(virgil, path):
+    from virgil.oifits import read_oifits
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return virgil.OIData(dict(read_oifits([str(path)])))
+
+
+def test_files_load_in_virgil(virgil, binary):
+    data, path = binary
+    seen = virgil_record(virgil, path)
+    assert np.isclose(np.hypot(np.asarray(seen.u), np.asarray(seen.v)).max(), data.baseline_length.max(), rtol=1e-5)
+    assert seen.n_independent in (36, 56)
+
+
+def test_virgil_has_the_same_absil_map(virgil, binary):
+    from virgil.limits import absil_limits
+    from virgil.models import PointSource, System
+
+    data, path = binary
+    seen = virgil_record(virgil, path)
+    ours = detection_map(
+        data, "absil", size=8, extent=280, covariance="auto" if seen.n_independent == 36 else "diagonal"
+    )
+    model = System(primary=PointSource(), companion=PointSource(flux=0.0, dra=0.0, ddec=0.0))
+    samples = {"companion.dra": ours.axis, "companion.ddec": ours.axis, "companion.flux": np.geomspace(1e-4, 1, 21)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = np.asarray(absil_limits(seen, model, samples, sigma=3.0)).T  # rows: north
+    assert np.median(np.abs(2.5 * np.log10(theirs / ours.contrast))) < 0.05  # its band is not smeared alike

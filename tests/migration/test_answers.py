@@ -1,0 +1,147 @@
+import json
+from html import escape
+
+import numpy as np
+import pytest
+from astropy.table import QTable
+from toys import nrm_psf, rootname, write_exposure
+from typer.testing import CliRunner
+
+from calami.cli import app
+from calami.core.problems import CalamiError
+from calami.dataset import Dataset
+from calami.instrument import niriss
+from calami.instrument.migration import charge_ramp
+from calami.migration.answers import (
+    ASSUMPTIONS,
+    METHOD,
+    QUESTIONS,
+    Answers,
+    answer_questions,
+    onset_words,
+    write_answers,
+)
+from calami.migration.mitigation import Departure, Entry, Exposure, Mitigation, best_versions, with_step, without_step
+from calami.migration.saturation import effective_saturation
+
+LIGHT = 2.4e6 * nrm_psf(center=(40.1, 45.2))
+
+
+def write_ramp(folder, groups, activity, nints=60, migration="flight", seed=1):
+    rng = np.random.default_rng(seed)
+    step = np.diff(
+        charge_ramp(LIGHT, niriss.SUB80.frame_time * np.arange(1, groups + 1), migration), axis=0, prepend=0.0
+    )
+    shape = (nints, *step.shape)
+    reads = np.cumsum(step + np.sqrt(np.maximum(step, 0)) * rng.standard_normal(shape), axis=1)
+    reads = ((reads + niriss.READ_NOISE_E * rng.standard_normal(shape)) / niriss.GAIN).astype("float32")
+    arrays = {"SCI": reads, "PIXELDQ": np.zeros((80, 80), "uint32"), "GROUPDQ": np.zeros(shape, "uint8")}
+    cards = {"NINTS": nints, "NGROUPS": groups, "FILTER": "F480M"}
+    return write_exposure(folder / f"{rootname(activity=activity)}_ramp.fits", arrays, {"BUNIT": "DN"}, **cards)
+
+
+@pytest.fixture(scope="module")
+def ramps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ramps")
+    write_ramp(folder, 6, 2)
+    write_ramp(folder, 14, 3, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def partial(ramps, tmp_path_factory):
+    return answer_questions(Dataset(ramps), tmp_path_factory.mktemp("out"), progress=False)
+
+
+@pytest.fixture
+def scan():
+    rng = np.random.default_rng(1)
+    versions, entries = (without_step(), with_step(12000)), []
+    for version, share in zip(versions, (1.0, 0.3), strict=True):
+        for level in (1e4, 2e4, 3.5e4):
+            bias = share**2 * (1e-6 * level) ** 2
+            draws = bias * (1 + 0.1 * rng.normal(size=100))
+            facts = Departure(bias, 0.1 * bias, 1e-6, 1e-6, -np.sqrt(bias), 1e-4, draws, 0.1 * draws, -np.sqrt(draws))
+            target = Exposure(f"jw{level}", f"star {level:.0f}", "A", "F480M", level, 1e8)
+            shown = np.array([0.001 + np.sqrt(bias) / 3])
+            entries.append(
+                Entry(version, target, target, "shallowest", facts, np.array([0.001]), shown, np.array([5e-4]))
+            )
+    return Mitigation(tuple(entries), np.array([150.0]), versions)
+
+
+def whole(partial, scan):
+    counts = (1e7, 1e8)
+    return Answers(
+        partial.onset, partial.verdicts, scan, best_versions(scan, counts), tuple(effective_saturation(scan, counts)),
+        {}, 1e8, {}, False, ("a note",),
+    )  # fmt: skip
+
+
+def test_ramps_alone_answer_the_first_question(partial):
+    assert set(partial.missing) == {"b", "c"} and "uncal" in partial.missing["b"]
+    words = " ".join(partial.sentences("a"))
+    assert "F480M" in words and "1 % at" in words and "migrates" in words.lower()
+    assert partial.sentences("c")[0].startswith("Not answered: there are no raw exposures")
+    assert not partial.simulated and partial.truth == {}
+
+
+def test_rates_answer_nothing_and_say_why(tmp_path):
+    arrays = {"SCI": np.ones((80, 80), "float32"), "ERR": np.ones((80, 80), "float32")}
+    write_exposure(tmp_path / f"{rootname()}_rate.fits", arrays | {"DQ": np.zeros((80, 80), "uint32")})
+    found = answer_questions(Dataset(tmp_path), tmp_path / "out", progress=False)
+    assert set(found.missing) == set(QUESTIONS) and "no ramps" in found.missing["a"]
+
+
+def test_there_are_three_questions(partial):
+    with pytest.raises(CalamiError, match="a, b, c"):
+        partial.sentences("d")
+
+
+def test_a_report_of_partial_answers(partial, ramps, tmp_path):
+    page = write_answers(partial, Dataset(ramps), tmp_path / "report")
+    names = {p.name for p in page.parent.iterdir()}
+    assert names == {"report.html", "run.json", "cm_onset.ecsv", "cm_kernel.ecsv", "onset_f480m.png"}
+    text = page.read_text(encoding="utf-8")
+    assert "(b) not answered" in text and "(a) answered" in text and "Simulated" not in text
+    assert all(escape(line) in text for line in (*ASSUMPTIONS, *METHOD))
+    run = json.loads((page.parent / "run.json").read_text())
+    assert len(run["inputs"]) == 2 and all(len(i["sha256"]) == 64 for i in run["inputs"])
+    table = QTable.read(page.parent / "cm_onset.ecsv")
+    columns = "filter definition threshold level_adu level_e lo68_adu hi68_adu lo95_adu hi95_adu limit n_samples"
+    assert table.colnames[:11] == columns.split() and len(table) == 12
+
+
+def test_the_whole_report(partial, ramps, scan, tmp_path):
+    answers = whole(partial, scan)
+    page = write_answers(answers, Dataset(ramps), tmp_path / "report")
+    names = {p.name for p in page.parent.iterdir()}
+    wanted = {"cm_mitigation.ecsv", "cm_best.ecsv", "cm_saturation.ecsv", "mitigation_f480m.png"}
+    assert wanted | {"jwst_niriss_pars-chargemigrationstep_f480m.asdf"} <= names
+    assert answers.best_version("F480M").name == "step 12000 ADU"
+    assert "with the best version (step 12000 ADU)" in answers.sentences("b")[0]
+    assert "without mitigation and" in answers.sentences("c")[0]
+    text = page.read_text(encoding="utf-8")
+    assert "a note" in text and text.count("<img") == 2 and "http" not in text.split("</style>")[0]
+
+
+def test_truth_stands_beside_the_answer(partial):
+    truth = {"crossings": {"F480M": {0.01: (9e3, 1.1e4)}}, "migration": {"edge": 1e-6}}
+    with_truth = Answers(partial.onset, {}, None, None, (), {"b": "no", "c": "no"}, 1e8, truth, True)
+    table = onset_words(with_truth)
+    row = table[(table["definition"] == "instantaneous") & (table["drop"] == "1 %")][0]
+    assert row["true [ke-]"] == "9.0 to 11.0" and repr(with_truth).startswith("Simulated data.")
+
+
+def test_the_command_answers_what_it_can(ramps, tmp_path):
+    answer = CliRunner().invoke(app, ["cm", str(ramps), "-o", str(tmp_path / "report")])
+    assert answer.exit_code == 0, answer.stderr
+    assert "(a) F480M: the rate of the peak pixel" in answer.stdout and "(b) Not answered" in answer.stdout
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_the_command_plans():
+    answer = CliRunner().invoke(app, ["advise", "f480m", "5.1"])
+    assert answer.exit_code == 0 and "7 groups" in answer.stdout
+    wrong = CliRunner().invoke(app, ["advise", "F480M"])
+    assert wrong.exit_code == 1 and "one of the two" in wrong.stderr

@@ -1,0 +1,209 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import fringe_cube, fringe_images, rootname, write_exposure
+
+from calami.core.problems import CalamiError
+from calami.dataset import Dataset
+from calami.fringes.observables import from_samples, point_source
+from calami.migration import mitigation
+from calami.migration.mitigation import ScanExposure, Version, choose_reference, departure, equivalent_contrast
+from calami.process import references
+from calami.process.recipes import Slice
+from calami.simulate.exposures import Instrument, simulate_exposure
+from calami.simulate.plans import ready_plan
+
+
+def cube(rng, count, v2=1.0, cp=0.0, photons=1e6):
+    star = point_source("F430M", photons)
+    matrix = star.triangle_matrix
+    phases = rng.normal(size=(count, matrix.shape[1])) * star.cp_err[0] / np.sqrt(3)
+    values = 1 + star.v2_err * rng.normal(size=(count, len(star.v2)))
+    samples = {"v2": v2 * values, "cp": cp + phases @ matrix.T}
+    return from_samples(replace(star, samples=samples))
+
+
+@pytest.mark.parametrize("name", ["", "…", "--"])
+def test_a_version_needs_a_name(name):
+    with pytest.raises(CalamiError, match="needs a name"):
+        Version(name)
+
+
+@pytest.mark.parametrize("level", [0, -5, math.nan, math.inf])
+def test_a_threshold_is_a_number_of_adu(level):
+    with pytest.raises(CalamiError, match="ADU above 0"):
+        mitigation.whole_frames(level) if level else mitigation.with_step(level)
+
+
+def test_bias_and_its_error_are_right():
+    # 150 pairs: the pulls of bias and of the signed departure must have mean 0 and width 1 within their sampling.
+    rng = np.random.default_rng(8)
+    pulls = []
+    for _ in range(150):
+        found = departure(cube(rng, 40, 0.99, 0.01), cube(rng, 60), 150, seed=rng.integers(1 << 30))
+        pulls.append(
+            [
+                (found.long_v2 + 0.01) / found.long_v2_error,
+                (found.v2 - 1e-4) / found.v2_draws.std(),
+                (found.cp - 1e-4) / found.cp_draws.std(),
+            ]
+        )
+    pulls = np.array(pulls)
+    assert (np.abs(pulls.mean(axis=0)) < 4 / np.sqrt(len(pulls)) + 0.1).all(), pulls.mean(axis=0)
+    assert (np.abs(pulls.std(axis=0) - 1) < 0.25).all(), pulls.std(axis=0)
+
+
+def test_intervals_of_the_bias_hold_the_truth():
+    # 400 draws: the signed departure by its standard error, both mean squares by the 16 to 84 % of their resamples.
+    rng = np.random.default_rng(10)
+    inside = []
+    for seed in range(400):
+        found = departure(cube(rng, 40, 0.99, 0.01), cube(rng, 60), 150, seed)
+        ends = [np.quantile(draws, [0.16, 0.84]) for draws in (found.v2_draws, found.cp_draws)]
+        squares = [low <= 1e-4 <= high for low, high in ends]
+        inside.append([abs(found.long_v2 + 0.01) <= found.long_v2_error, *squares])
+    assert np.abs(np.mean(inside, axis=0) - 0.68).max() < 0.08, np.mean(inside, axis=0)
+
+
+def test_errors_of_the_bias_agree_with_a_numerical_jacobian():
+    # Covariance of the means of the integrations, taken through calibration and mean squares by moving one value after
+    # the other. The bias is far above the noise, so that mean squares are nearly linear in what is moved.
+    rng = np.random.default_rng(11)
+    pair = [cube(rng, 200, 0.9, 0.1, 1e7), cube(rng, 150, 1.0, 0.0, 1e7)]
+    kinds, variance = ("long_v2", "v2", "cp"), np.zeros(3)
+    for one in pair:
+        for name in ("v2", "cp"):
+            slopes = []
+            for k in range(len(getattr(one, name))):
+                ends = []
+                for move in (-1e-5, 1e-5):
+                    value = getattr(one, name).copy()
+                    value[k] += move
+                    moved = [replace(other, **{name: value}) if other is one else other for other in pair]
+                    found = departure(*moved, 2)
+                    ends.append([found.long_v2, found.v2 + found.v2_noise, found.cp + found.cp_noise])
+                slopes.append(np.subtract(*ends[::-1]) / 2e-5)
+            samples = one.samples[name]
+            covariance = np.cov(samples.T) / len(samples)
+            variance += np.einsum("ka,kl,la->a", slopes, covariance, slopes)
+    found = departure(*pair, 4000, seed=1)
+    seen = [found.long_v2_error, found.v2_draws.std(), found.cp_draws.std()]
+    assert seen == pytest.approx(np.sqrt(variance), rel=0.05), dict(zip(kinds, seen / np.sqrt(variance), strict=True))
+
+
+def test_resamples_scatter_about_what_is_found():
+    # A resample holds the noise twice, of the data and of the draw: both come off, or intervals would lie too high.
+    rng = np.random.default_rng(12)
+    for _ in range(5):
+        found = departure(cube(rng, 100), cube(rng, 100), 2000)
+        assert abs(found.v2_draws.mean() - found.v2) < 0.1 * found.v2_noise
+        assert abs(found.cp_draws.mean() - found.cp) < 0.1 * found.cp_noise
+
+
+def test_the_signed_departure_is_that_of_the_longest_third():
+    length = point_source("F430M", 1e6).baseline_length
+    longest = np.argsort(length)[-len(length) // 3 :]
+    v2 = np.ones(len(length))
+    v2[longest] = 0.98
+    found = departure(cube(np.random.default_rng(13), 100, v2), cube(np.random.default_rng(14), 100))
+    assert abs(found.long_v2 + 0.02) < 4 * found.long_v2_error < 0.003
+
+
+def test_without_bias_none_is_found():
+    rng = np.random.default_rng(9)
+    found = [departure(cube(rng, 30), cube(rng, 30), 100, seed=n) for n in range(60)]
+    v2, cp = (np.array([getattr(f, k) for f in found]) for k in ("v2", "cp"))
+    for values, noise in ((v2, found[0].v2_noise), (cp, found[0].cp_noise)):
+        assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values)) + 0.05 * noise
+    counted = [mitigation._floor(f.v2, f.v2_draws) > 0 for f in found]
+    assert np.mean(counted) < 0.15
+
+
+def test_a_single_integration_has_no_noise_of_its_own():
+    rng = np.random.default_rng(1)
+    with pytest.raises(CalamiError, match="two integrations"):
+        departure(cube(rng, 1), cube(rng, 5))
+
+
+@given(st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3))
+@settings(max_examples=50)
+def test_equivalent_contrast_rises_with_bias_and_lies_between(v2, cp, v2_noise, cp_noise):
+    plain = equivalent_contrast(0.0, 0.0, v2_noise, cp_noise)
+    assert np.isclose(plain, 1 / np.sqrt(6 / v2_noise + 1.5 / cp_noise))
+    assert plain <= equivalent_contrast(v2, cp, v2_noise, cp_noise)
+    assert equivalent_contrast(v2, cp, v2_noise, cp_noise) <= equivalent_contrast(2 * v2, 2 * cp, v2_noise, cp_noise)
+
+
+def test_references_have_the_same_filter_and_position():
+    def at(root, star, level, filter="F430M", position="1"):
+        return ScanExposure(root, root, star, filter, level, 1e8, position)
+
+    target = at("t", "A", 3e4)
+    others = [target, at("a", "A", 9e3), at("b", "A", 8e3, "F480M"), at("c", "A", 7e3, position="2"), at("d", "B", 5e3)]
+    assert choose_reference(target, others, "shallowest").rootname == "a"
+    assert choose_reference(target, others, "matched").rootname == "d"
+    assert choose_reference(at("x", "A", 9.2e3), others, "shallowest") is None  # hardly deeper: nothing to compare
+    two, three = replace(at("e", "A", 4e3), groups=2), replace(at("f", "A", 9e3), groups=3)
+    assert choose_reference(target, [target, two, three], "shallowest") is three
+    assert choose_reference(at("g", "A", 1e4), [two, three], "shallowest") is two
+    with pytest.raises(CalamiError, match="shallowest, matched, different"):
+        choose_reference(target, others, "nearest")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    exposures = ready_plan("1516", "demo").exposures[:2]
+    instrument = Instrument.default(1, "flight")
+    for exposure in exposures:
+        simulate_exposure(replace(exposure, nints=8), folder, instrument)
+    return Dataset(folder)
+
+
+def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
+    even = Version("even integrations", {"charge_migration.skip": True}, recipes=(Slice(alternate=2),))
+    versions = (*mitigation.standard_versions((9000,), (16000,)), even)
+    options = {
+        "cache": references.default_cache(Instrument.default(1, "flight").detector),
+        "workers": 1,
+        "progress": False,
+    }
+    found = mitigation.mitigation_scan(raw, tmp_path, versions[:3], n_bootstrap=50, **options)
+    assert not found.failures and [e.version.name for e in found.entries] == [v.name for v in versions[:3]]
+    none, step, frames = found.entries
+    assert none.target.level > 20_000 > none.reference.level
+    assert none.departure.long_v2 < step.departure.long_v2  # the step takes bias away
+    assert step.departure.v2_noise > none.departure.v2_noise  # and signal
+    assert frames.departure.v2_noise > none.departure.v2_noise
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.fits")}
+    again = mitigation.mitigation_scan(raw, tmp_path, versions[:3], n_bootstrap=50, **options)
+    assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.fits")}
+    assert again.table["v2_bias"].tolist() == found.table["v2_bias"].tolist()
+    alone = Dataset(raw[raw.names[0]].paths)
+    with pytest.raises(CalamiError, match="two depths"):
+        mitigation.mitigation_scan(alone, tmp_path, versions[:1], **options)
+    steps = found.table["exposure"], found.table["dmag_reached_150mas"]
+    assert len(steps[0]) == 3 and (np.array(steps[1]) > 0).all()
+
+
+def test_versions_with_one_name_are_refused(raw, tmp_path):
+    with pytest.raises(CalamiError, match="different names"):
+        mitigation.process_versions(raw, [Version("A b"), Version("a-b")], tmp_path)
+
+
+def test_a_fit_is_made_again_when_the_code_of_fits_has_changed(tmp_path, monkeypatch):
+    images, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 3, seed=1)
+    product, target = tmp_path / f"{rootname(1)}_calints.fits", tmp_path / f"{rootname(1)}_ami-oi.fits"
+    arrays = {"SCI": images.astype("float32"), "ERR": error.astype("float32"), "DQ": dq}
+    write_exposure(product, arrays, {"CDELT1": 65.6 / 3.6e6, "CDELT2": 65.6 / 3.6e6}, NINTS=3)
+    mitigation._fringe_job(str(product), str(target), {})
+    first = target.stat().st_mtime_ns
+    mitigation._fringe_job(str(product), str(target), {})
+    assert target.stat().st_mtime_ns == first
+    monkeypatch.setattr(mitigation, "_code_of_fits", lambda: "another")
+    mitigation._fringe_job(str(product), str(target), {})
+    assert target.stat().st_mtime_ns > first

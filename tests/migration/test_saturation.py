@@ -1,0 +1,170 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calami.core.problems import CalamiError
+from calami.instrument import niriss
+from calami.migration import saturation
+from calami.migration.mitigation import Departure, Entry, Mitigation, ScanExposure, without_step
+from calami.migration.saturation import advise, effective_saturation, meeting_level, rising, saturation_table
+
+
+def scan_of(levels, bias, cp_bias, noise, scatter, rng, photons=1e8, filter="F480M"):
+    """A scan whose bias is known; mean squares at each level, measured with a relative scatter."""
+    entries = []
+    for level, v2, cp in zip(levels, bias(levels) ** 2, cp_bias(levels) ** 2, strict=True):
+        sigma = scatter * np.array([v2, cp])
+        seen = np.array([v2, cp]) + sigma * rng.normal(size=2)
+        draws = seen[:, None] + sigma[:, None] * rng.normal(size=(2, 300))
+        facts = Departure(*seen, noise**2, noise**2, 0.0, 1e-4, *draws, draws[0])
+        target = ScanExposure(f"jw{level}", f"{level}", "A", filter, float(level), photons)
+        entries.append(Entry(without_step(), target, target, "shallowest", facts, *(np.ones(1),) * 3))
+    return Mitigation(tuple(entries), np.array([150.0]), (without_step(),))
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_rising_never_falls_and_keeps_the_mean(values):
+    fit = rising(np.array(values))
+    assert (np.diff(fit) >= -1e-9).all()
+    assert math.isclose(fit.mean(), np.mean(values), abs_tol=1e-6)
+
+
+@given(st.floats(1e-7, 1e-5), st.floats(1e-3, 0.5))
+def test_the_level_of_a_bias_in_proportion_to_charge(slope, noise):
+    levels = np.array([4e3, 1e4, 2e4, 4.5e4])
+    found = meeting_level(levels, (slope * levels) ** 2, np.full(4, noise**2))
+    assert math.isclose(found, noise / slope, rel_tol=1e-6) if noise / slope <= levels[-1] else found == math.inf
+
+
+def test_intervals_contain_the_truth():
+    # 1,000 draws.
+    rng = np.random.default_rng(4)
+    levels = np.linspace(5e3, 45e3, 9)
+    inside = []
+    for _ in range(1000):
+        scan = scan_of(levels, lambda q: 1e-6 * q, lambda q: 1e-9 * q, 0.02, 0.15, rng)
+        (one,) = [x for x in effective_saturation(scan, [1e8]) if x.observable == "v2"]
+        assert one.limit == ""
+        inside.append([low <= 2e4 <= high for low, high in (one.interval68, one.interval95)])
+    share = np.mean(inside, axis=0)
+    assert abs(share[0] - 0.68) < 0.05 and abs(share[1] - 0.95) < 0.03, share
+
+
+@pytest.mark.parametrize(("photons", "true"), [(1e8, 2e4), (4e8, 1e4)])
+def test_the_error_of_a_level_agrees_with_a_numerical_jacobian(photons, true):
+    # Errors of the mean squares at each depth, taken through the level by moving one of them after the other.
+    levels, scatter = np.linspace(5e3, 45e3, 11), 0.03
+    bias, noise = (1e-6 * levels) ** 2, np.full(11, 0.02**2 * 1e8 / photons)
+    assert meeting_level(levels, bias, noise) == pytest.approx(true, rel=1e-3)
+    step = 1e-3 * bias
+    slopes = [
+        (meeting_level(levels, bias + own, noise) - meeting_level(levels, bias - own, noise)) / (2 * own.sum())
+        for own in np.diag(step)
+    ]
+    error = np.sqrt(np.sum((np.array(slopes) * scatter * bias) ** 2))
+    rng = np.random.default_rng(7)
+    widths = []
+    for _ in range(40):
+        scan = scan_of(levels, lambda q: 1e-6 * q, lambda q: 1e-9 * q, 0.02, scatter, rng)
+        (one,) = [x for x in effective_saturation(scan, [photons]) if x.observable == "v2"]
+        widths.append((one.interval68[1] - one.interval68[0]) / 2)
+    assert np.mean(widths) == pytest.approx(error, rel=0.06)
+
+
+def test_a_lower_limit_is_seldom_above_the_truth():
+    # 500 draws: bias meets noise at 25,000 ADU, not far below the deepest exposure, and errors are large.
+    rng = np.random.default_rng(8)
+    levels, limits = np.linspace(5e3, 30e3, 6), []
+    for _ in range(500):
+        scan = scan_of(levels, lambda q: 8e-7 * q, lambda q: 1e-9 * q, 0.02, 0.4, rng)
+        (one,) = [x for x in effective_saturation(scan, [1e8]) if x.observable == "v2"]
+        limits.append(one.level if one.limit else 0.0)
+    assert np.mean(np.array(limits) > 0) > 0.05  # some draws give limits
+    assert np.mean(np.array(limits) > 25e3) < 0.05
+
+
+def test_what_is_not_reached_is_a_lower_limit():
+    rng = np.random.default_rng(5)
+    scan = scan_of(np.array([1e4, 3e4]), lambda q: 1e-7 * q, lambda q: 1e-9 * q, 0.05, 0.1, rng)
+    for one in effective_saturation(scan, [1e8]):
+        assert one.limit == ">" and one.level <= 3e4 and one.interval95[1] == math.inf and str(one)[0] == ">"
+    table = saturation_table(effective_saturation(scan, [1e8]))
+    assert set(table["limit"]) == {">"} and str(table["level_adu"].unit) == "adu"
+
+
+def test_more_photons_lower_the_level():
+    rng = np.random.default_rng(6)
+    scan = scan_of(np.linspace(5e3, 45e3, 9), lambda q: 1e-6 * q, lambda q: 1e-7 * q, 0.02, 0.01, rng)
+    v2 = [x.level for x in effective_saturation(scan, np.geomspace(5e7, 5e9, 5)) if x.observable == "v2"]
+    assert (np.diff(v2) < 0).all() and math.isclose(v2[0] / v2[-1], 10, rel_tol=0.1)
+
+
+def test_a_scan_without_such_entries():
+    rng = np.random.default_rng(6)
+    scan = scan_of(np.array([1e4, 3e4]), lambda q: 1e-6 * q, lambda q: 1e-7 * q, 0.02, 0.01, rng)
+    with pytest.raises(CalamiError, match="matched"):
+        effective_saturation(scan, [1e8], rule="matched")
+    with pytest.raises(CalamiError, match="step 5"):
+        effective_saturation(scan, [1e8], versions=["step 5"])
+
+
+@given(
+    st.sampled_from(["F277W", "F380M", "F430M", "F480M"]), st.floats(3, 10), st.floats(1e6, 1e10),
+    st.floats(5e3, 4e4),
+)  # fmt: skip
+def test_advice_keeps_below_the_limit_and_collects_what_is_wanted(filter, magnitude, photons, limit):
+    plan = advise(filter, magnitude, photons, limit_adu=limit)
+    assert plan.photons >= photons * (1 - 1e-9) and plan.ngroups >= 2
+    if not plan.remarks:
+        assert plan.peak_e <= niriss.to_electrons(limit) * (1 + 1e-9)
+        more = plan.peak_e * (plan.ngroups + 1) / plan.ngroups
+        assert more > niriss.to_electrons(limit) or plan.ngroups == 800
+    assert math.isclose(
+        advise(filter, rate=plan.peak_e / plan.ngroups / niriss.SUB80.frame_time).magnitude, magnitude, abs_tol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("F999W", 5.0), "F277W"),
+        (("F480M",), "one of the two"),
+        (("F480M", 5.0, -1.0), "above 0"),
+        (("F480M", math.nan), "magnitude"),
+    ],
+)
+def test_what_cannot_be_planned(words, told):
+    with pytest.raises(CalamiError, match=told):
+        advise(*words)
+    with pytest.raises(CalamiError, match="ADU above 0"):
+        advise("F480M", 5.0, limit_adu=-3)
+
+
+def test_advice_from_a_scan_says_so():
+    rng = np.random.default_rng(6)
+    scan = scan_of(np.linspace(5e3, 45e3, 9), lambda q: 1e-6 * q, lambda q: 1e-9 * q, 0.02, 0.01, rng)
+    levels = effective_saturation(scan, [1e8])
+    plan = advise("F480M", 6.0, 1e8, levels=levels)
+    assert math.isclose(plan.limit_e, niriss.to_electrons(2e4), rel_tol=0.03) and "1e+08 photons" in plan.limit_from
+    with pytest.raises(CalamiError, match="no effective saturation of F430M"):
+        advise("F430M", 6.0, 1e8, levels=levels)
+    table = saturation.recommendation_table(levels, {"F480M": 9000.0})
+    assert table["groups_6mag"][0] == plan.ngroups and table["one_percent_adu"][0].value == 9000
+
+
+def test_parameter_files_are_accepted_by_crds_and_used_by_jwst(tmp_path):
+    import asdf
+
+    (path,) = saturation.write_parameter_files({"F430M": 11000.0}, tmp_path)
+    with asdf.open(path) as tree:
+        assert tree["parameters"]["signal_threshold"] == 11000.0 and tree["parameters"]["skip"] is False
+        assert "ChargeMigrationStep" in tree["class"]
+    from jwst.charge_migration import ChargeMigrationStep
+
+    step = ChargeMigrationStep.from_config_file(str(path))
+    assert step.signal_threshold == 11000.0 and not step.skip
+    with pytest.raises(CalamiError, match="F999"):
+        saturation.write_parameter_files({"F999W": 1.0}, tmp_path)
