@@ -2,6 +2,7 @@
 
     python tests/mutants.py                    all of them
     python tests/mutants.py onset kernel       those whose label contains one of the words
+    python tests/mutants.py --notebooks        run the notebook that exports the module, too
     python tests/mutants.py --list             what there is
 
 Each mistake is put into a temporary copy of the package and of the tests; the checkout is not touched. Before that, the
@@ -11,6 +12,7 @@ and that no test states.
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +41,7 @@ def _of(tests: str, *rows: tuple[str, str, str]) -> list[Mutant]:
     return [Mutant(label, before, after, tuple(tests.split())) for label, before, after in rows]
 
 
-# The label starts with the module. `before` holds as much of the line as makes it unique: lines move, files too.
+# The label starts with the subject. `before` holds as much of the line as makes it unique: lines move, files too.
 MUTANTS = [
     *_of(
         "test_onset.py",
@@ -85,12 +87,12 @@ MUTANTS = [
         ("oifits reference", "gain = one * cal_v2 / ref_v2", "gain = one * cal_v2"),
     ),
     *_of(
-        "test_headers.py",
+        "test_cards.py",
         ("headers PCOUNT", '_whole(values, "PCOUNT", 0)', "0"),
         ("headers END", "CARD_SIZE] != _END_CARD:", 'CARD_SIZE] == b"impossible":'),
     ),
     *_of(
-        "test_archive.py",
+        "test_download.py",
         ("archive hash", "or digest.hexdigest() != sha:", "or False:"),
         ("archive token", "_origin(url) == self.home:", "True:"),
         ("archive progress", "1 if gained >= _PROGRESS else", "1 if gained >= 0 else"),
@@ -102,14 +104,14 @@ MUTANTS = [
         ("prep rejected", 'JUMP_DET if of == "differences" else niriss.DO_NOT_USE', "niriss.DO_NOT_USE"),
     ),
     *_of(
-        "test_contrast.py",
+        "test_companions.py",
         ("contrast phase", "np.exp(-2j * np.pi * turns)", "np.exp(2j * np.pi * turns)"),
         ("contrast floor", "matrix @ matrix.T * (floor**2 / 3)", "matrix @ matrix.T * (floor**2)"),
         ("contrast angle", "[y / separation**2, -x / separation**2]", "[y / separation**2, x / separation**2]"),
         ("contrast truncation", "norm.logsf(sigma) + log_ndtr(best / error))", "norm.logsf(sigma))"),
     ),
     *_of(
-        "test_fringes.py",
+        "test_fitting.py",
         ("fringes rotation", "sine, cosine = -parity *", "sine, cosine = parity *"),
         ("fringes rare jumps", "RARE_JUMPS = 0.1", "RARE_JUMPS = 0.9"),
         ("fringes T3AMP", "relative = sides / (2 *", "relative = sides / (1 *"),
@@ -139,6 +141,16 @@ def files_of(names: Iterable[str], folder: Path) -> list[Path]:
     return sorted({path for paths in found.values() for path in paths})
 
 
+def page_of(module: Path, package: Path, notebooks: Path) -> Path:
+    """Give the notebook that exports a module."""
+    name = ".".join(module.relative_to(package).with_suffix("").parts)
+    cell = re.compile(rf"default_exp {re.escape(name)}\b")
+    found = [path for path in sorted(notebooks.rglob("*.ipynb")) if cell.search(path.read_text(encoding="utf-8"))]
+    if len(found) != 1:
+        raise Trouble(f"{len(found)} notebooks export {name}")
+    return found[0]
+
+
 # The copy, not what is installed, must be tested: said by the run itself, so that it cannot be wrong unseen.
 GUARD = """from pathlib import Path
 
@@ -148,21 +160,20 @@ assert Path(calami.__file__).is_relative_to(Path(__file__).resolve().parent), ca
 """
 
 
-def copy_to(folder: Path) -> Path:
-    """Copy what a run of the tests needs."""
-    folder = folder.resolve() / "copy"
-    for name in ("calami", "tests"):
-        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+def snapshot(folder: Path) -> Path:
+    """Copy what runs of the tests need, once: the checkout may change meanwhile."""
+    for name in ("calami", "tests", "nbs"):
+        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_site"))
     shutil.copy(REPO / "pyproject.toml", folder)
     (folder / "conftest.py").write_text(GUARD, encoding="utf-8")
     return folder
 
 
-def run_tests(folder: Path, names: Iterable[str], limit: float) -> tuple[str, str]:
-    """Run the test files of a copy; gives ``passed``, ``failed``, ``time limit`` or ``trouble``, and what was said."""
-    paths = [str(path.relative_to(folder)) for path in files_of(names, folder / "tests")]
+def run_tests(folder: Path, paths: Iterable[Path], limit: float) -> tuple[str, str]:
+    """Run test files of a copy; gives ``passed``, ``failed``, ``time limit`` or ``trouble``, and what was said."""
     own = {"PYTHONPATH": str(folder), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CI": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += [str(path.relative_to(folder)) for path in paths]
     try:
         done = subprocess.run(
             command, cwd=folder, env=os.environ | own, timeout=limit, capture_output=True, text=True, check=False
@@ -172,27 +183,27 @@ def run_tests(folder: Path, names: Iterable[str], limit: float) -> tuple[str, st
     return {0: "passed", 1: "failed"}.get(done.returncode, "trouble"), done.stdout + done.stderr
 
 
-def try_one(mutant: Mutant, limit: float) -> tuple[str, float, str]:
+def tests_of(mutant: Mutant, folder: Path, notebooks: bool) -> list[Path]:
+    """Give the files that are run for a mistake."""
+    paths = files_of(mutant.tests, folder / "tests")
+    if notebooks:
+        package = folder / "calami"
+        paths.append(page_of(find(mutant.before, package), package, folder / "nbs"))
+    return paths
+
+
+def try_one(mutant: Mutant, unchanged: Path, notebooks: bool, limit: float) -> tuple[str, float, str]:
     """Make the mistake in a new copy; gives the verdict, the seconds and what the tests said."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        folder = copy_to(Path(work))
-        try:
-            path = find(mutant.before, folder / "calami")
-        except Trouble as problem:
-            return "NOT FOUND", 0.0, str(problem)
+        folder = Path(work).resolve() / "copy"
+        shutil.copytree(unchanged, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        path = find(mutant.before, folder / "calami")
+        tests = tests_of(mutant, folder, notebooks)
         path.write_text(path.read_text(encoding="utf-8").replace(mutant.before, mutant.after), encoding="utf-8")
-        outcome, said = run_tests(folder, mutant.tests, limit)
+        outcome, said = run_tests(folder, tests, limit)
     verdict = {"passed": "UNNOTICED", "failed": "noticed", "time limit": "TIME LIMIT", "trouble": "TROUBLE"}[outcome]
     return verdict, time.monotonic() - began, said
-
-
-def check_unchanged(names: Iterable[str], limit: float) -> None:
-    """Refuse to go on unless the tests pass on a copy without mistakes."""
-    with tempfile.TemporaryDirectory() as work:
-        outcome, said = run_tests(copy_to(Path(work)), names, limit)
-    if outcome != "passed":
-        raise Trouble(f"on an unchanged copy the tests end with {outcome}:\n{said[-3000:]}")
 
 
 def first_failure(said: str) -> str:
@@ -207,31 +218,49 @@ def asked() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", help="only mistakes whose label contains one of these")
     parser.add_argument("--jobs", type=int, default=1, help="how many at once (1)")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for the tests of one mistake (600)")
+    parser.add_argument("--notebooks", action="store_true", help="run the notebook of the module, too")
     parser.add_argument("--list", action="store_true", help="show the mistakes and where they would be made")
     return parser.parse_args()
+
+
+def choose(words: Iterable[str]) -> list[Mutant]:
+    """Give the mistakes whose label contains one of the words; all of them without words."""
+    chosen = [m for m in MUTANTS if not words or any(word in m.label for word in words)]
+    if not chosen:
+        raise Trouble(f"no label contains {' or '.join(words)}; see --list")
+    return chosen
+
+
+def try_all(chosen: Iterable[Mutant], unchanged: Path, options: argparse.Namespace) -> list[str]:
+    """Print a line for each mistake; gives the verdicts."""
+    verdicts = []
+    with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
+        jobs = {m: pool.submit(try_one, m, unchanged, options.notebooks, options.limit) for m in chosen}
+        for m, job in jobs.items():
+            verdict, seconds, said = job.result()
+            verdicts.append(verdict)
+            more = {"noticed": first_failure(said), "UNNOTICED": ""}.get(verdict, said[-1500:])
+            print(f"{m.label:26} {verdict:10} {seconds:6.1f} s  {more}".rstrip(), flush=True)
+    return verdicts
 
 
 def main() -> int:
     """Try the mistakes; 0 if all are noticed."""
     options = asked()
-    chosen = [m for m in MUTANTS if not options.words or any(word in m.label for word in options.words)]
-    if not chosen:
-        raise Trouble(f"no label contains {' or '.join(options.words)}; see --list")
-    if options.list:
-        for m in chosen:
-            print(f"{m.label:26} {find(m.before, REPO / 'calami').relative_to(REPO)}: {m.before}  →  {m.after}")
-        return 0
-    names = sorted({name for m in chosen for name in m.tests})
-    check_unchanged(names, options.limit * len(names))
-    print(f"unchanged: {', '.join(names)} pass", flush=True)
-    verdicts = []
-    with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
-        for m, (verdict, seconds, said) in zip(
-            chosen, pool.map(lambda m: try_one(m, options.limit), chosen), strict=True
-        ):
-            verdicts.append(verdict)
-            more = first_failure(said) if verdict == "noticed" else said[-1500:] if verdict.isupper() else ""
-            print(f"{m.label:26} {verdict:10} {seconds:6.1f} s  {more if verdict != 'UNNOTICED' else ''}", flush=True)
+    chosen = choose(options.words)
+    with tempfile.TemporaryDirectory() as work:
+        unchanged = snapshot(Path(work).resolve() / "unchanged")
+        places = {m: find(m.before, unchanged / "calami").relative_to(unchanged) for m in chosen}
+        tests = sorted({path for m in chosen for path in tests_of(m, unchanged, options.notebooks)})
+        if options.list:
+            for m, path in places.items():
+                print(f"{m.label:26} {path}: {m.before}  →  {m.after}")
+            return 0
+        outcome, said = run_tests(unchanged, tests, options.limit * len(tests))
+        if outcome != "passed":
+            raise Trouble(f"on an unchanged copy the tests end with {outcome}:\n{said[-3000:]}")
+        print(f"unchanged: {', '.join(path.name for path in tests)} pass", flush=True)
+        verdicts = try_all(chosen, unchanged, options)
     print(f"{verdicts.count('noticed')} of {len(verdicts)} noticed")
     return 0 if set(verdicts) == {"noticed"} else 1
 
