@@ -8,6 +8,8 @@ __all__ = []
 # %% ../../nbs/archive/index.ipynb #74c17b62
 import lazy_loader
 
+from ..core.moved import forward
+
 _NAMES = {
     "token": "Token find_token safe_name",
     "mast": "APT_URL BATCH PATIENCE Patience Product S3_SERVER endings in_time list_products search",
@@ -15,6 +17,12 @@ _NAMES = {
     "apt": "AptProgram LARGEST_APT PlannedExposure PlannedObservation apt_tree read_apt",
     "simbad": "StarFacts model_spectrum star_facts",
 }
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
 )
+_find_old = forward("archive")
+
+
+def __getattr__(name: str):
+    # Version 0.1 had a module of this name; some of its names are in other rooms now.
+    return _find(name) if name in __all__ else _find_old(name)

@@ -8,6 +8,8 @@ __all__ = []
 # %% ../../nbs/fringes/index.ipynb #bbd743bd
 import lazy_loader
 
+from ..core.moved import forward
+
 _NAMES = {
     "model": "Setup band_of bands fringe_model phase_slope rotated sandwich search_rotation solve star_image",
     "frames": "CORE FALLBACK_SCALE_MAS FourierFix HEADER_KEYWORDS JUMP_DET LEAST_DISTANCE PIPELINE_FIX RARE_JUMPS",
@@ -24,6 +26,12 @@ _NAMES = {
     "plots": "COLOURS plot_chi2 plot_cp plot_curves plot_map plot_uv",
     "products": "REMOVED_SIGMA analyse curve_table write_companion write_curves write_map",
 }
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
 )
+_find_old = forward("fringes")
+
+
+def __getattr__(name: str):
+    # Version 0.1 had a module of this name; some of its names are in other rooms now.
+    return _find(name) if name in __all__ else _find_old(name)

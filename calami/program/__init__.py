@@ -8,6 +8,8 @@ __all__ = []
 # %% ../../nbs/program/index.ipynb #7985d038
 import lazy_loader
 
+from ..core.moved import forward
+
 _NAMES = {
     "signals": "exposure_view fullness measure_peaks plot_depths program_view setup_view",
     "plan": "planned_against_executed",
@@ -16,6 +18,12 @@ _NAMES = {
     "pairing": "PAIRING_RULES pair_references reference_pairs",
     "view": "ProgramView",
 }
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
 )
+_find_old = forward("program")
+
+
+def __getattr__(name: str):
+    # Version 0.1 had a module of this name; some of its names are in other rooms now.
+    return _find(name) if name in __all__ else _find_old(name)

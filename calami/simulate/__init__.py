@@ -8,6 +8,8 @@ __all__ = []
 # %% ../../nbs/simulate/index.ipynb #8c819810
 import lazy_loader
 
+from ..core.moved import forward
+
 _NAMES = {
     "stars": "Companion PEAK_FRACTION PlanProblem STARS Star ZERO_POINTS groups_for_peak integrations_for "
     "magnitude_of_peak peak_rate to_j2000 total_rate",
@@ -26,6 +28,12 @@ _NAMES = {
     "effects": "PLACES RATE STAR closure_phases departure_from_straight draw_pair expose late_minus_early "
     "mean_rate only show_effect visibilities",
 }
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
 )
+_find_old = forward("simulate")
+
+
+def __getattr__(name: str):
+    # Version 0.1 had a module of this name; some of its names are in other rooms now.
+    return _find(name) if name in __all__ else _find_old(name)

@@ -21,7 +21,15 @@ from calami.migration.answers import (
     onset_words,
     write_answers,
 )
-from calami.migration.mitigation import Departure, Entry, Exposure, Mitigation, best_versions, with_step, without_step
+from calami.migration.mitigation import (
+    Departure,
+    Entry,
+    Mitigation,
+    ScanExposure,
+    best_versions,
+    with_step,
+    without_step,
+)
 from calami.migration.saturation import effective_saturation
 
 LIGHT = 2.4e6 * nrm_psf(center=(40.1, 45.2))
@@ -62,7 +70,7 @@ def scan():
             bias = share**2 * (1e-6 * level) ** 2
             draws = bias * (1 + 0.1 * rng.normal(size=100))
             facts = Departure(bias, 0.1 * bias, 1e-6, 1e-6, -np.sqrt(bias), 1e-4, draws, 0.1 * draws, -np.sqrt(draws))
-            target = Exposure(f"jw{level}", f"star {level:.0f}", "A", "F480M", level, 1e8)
+            target = ScanExposure(f"jw{level}", f"star {level:.0f}", "A", "F480M", level, 1e8)
             shown = np.array([0.001 + np.sqrt(bias) / 3])
             entries.append(
                 Entry(version, target, target, "shallowest", facts, np.array([0.001]), shown, np.array([5e-4]))
