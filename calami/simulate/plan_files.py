@@ -10,7 +10,7 @@ import difflib
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +92,7 @@ PLAN_COLUMNS = {
     "v3_pa": PlanColumn(float, "deg", "position angle of V3; 171.9"),
 }
 _NEEDED = ("target", "filter", "ngroups", "nints")
+_OF_THE_STAR = ("ra", "dec", "pm_ra", "pm_dec", "spectral_type", "companions", "magnitudes", "magnitude", "peak_rate")
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #d27f15a8
 _PLAIN = {int: re.compile(r"[+-]?\d{1,18}"), float: re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")}
@@ -100,201 +101,21 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #d45b7862
 class _Row(NamedTuple):
+    # One exposure of a file: where it is, and the value of each column, None where the cell is missing or empty.
+    path: Path
     line: int
-    cells: dict[str, str]
+    values: dict[str, Any]
 
-# %% ../../nbs/simulate/03_plan_files.ipynb #0951b716
-def _value(path: Path, row: _Row, name: str) -> Any:
-    # The value of a cell; None if it is missing or empty.
-    text = row.cells.get(name, "").strip()
-    kind = PLAN_COLUMNS[name].kind
-    if not text:
-        return None
-    if kind is str:
-        return text
-    if kind is bool and text.lower() in _TRUTH:
-        return _TRUTH[text.lower()]
-    if kind is not bool and _PLAIN[kind].fullmatch(text):
-        limits = _LIMITS.get(name)
-        return _cell(path, row, name, lambda v: _whole(v, name, *limits), int(text)) if limits else kind(text)
-    raise _cell_problem(path, row, name, f"found {text!r}, expected {_EXPECTED[kind]}", "mend this cell")
+    def problem(self, column: str, reason: Any, remedy: str = "correct this cell") -> FileProblem:
+        where = f"line {self.line}, column {column}" if column else f"line {self.line}"
+        return FileProblem(self.path, f"{where}: {reason}", remedy)
 
-# %% ../../nbs/simulate/03_plan_files.ipynb #0c230828
-def _cell_problem(path: Path, row: _Row, name: str, reason: str, remedy: str) -> FileProblem:
-    return FileProblem(path, f"line {row.line}, column {name}: {reason}", remedy)
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #04dd1c4d
-def _check_columns(path: Path, names: Sequence[str], line: int) -> None:
-    for name in names:
-        if name not in PLAN_COLUMNS:
-            near = difflib.get_close_matches(str(name), PLAN_COLUMNS, 1)
-            hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(PLAN_COLUMNS)
-            raise FileProblem(path, f"line {line}: there is no column {name!r}", hint)
-        if names.count(name) > 1:
-            raise FileProblem(path, f"line {line}: column {name} stands there twice", "take one of them out")
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #c744302a
-_LARGEST_TABLE = 50_000_000
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #b8be38d1
-def _table_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _LARGEST_TABLE:
-            raise FileProblem(path, f"is larger than {_LARGEST_TABLE:,} bytes", "is it the right file?")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise FileProblem(path, "is not text in UTF-8", "save it as UTF-8") from None
-    except OSError as error:
-        raise FileProblem(path, f"cannot be read ({error.strerror})", "give the path of a plan") from error
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #d69e2202
-def _read_csv(path: Path) -> tuple[dict[str, str], list[_Row]]:
-    lines = _table_text(path).splitlines(keepends=True)
-    told: dict[str, str] = {}
-    kept = []  # comments become empty lines, so that line numbers stay those of the file
-    for line in lines:
-        if line.lstrip().startswith("#"):
-            key, colon, value = line.strip().lstrip("# ").partition(":")
-            if colon and key in ("name", "title"):
-                told[key] = value.strip()
-            line = "\n"
-        kept.append(line)
-    reader = csv.reader(kept, skipinitialspace=True, strict=True)
-    names: list[str] = []
-    rows = []
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not names:
-                names = [cell.strip() for cell in cells]
-                _check_columns(path, names, reader.line_num)
-                continue
-            if len(cells) != len(names):
-                raise FileProblem(
-                    path,
-                    f"line {reader.line_num}: found {len(cells)} cells, expected {len(names)} as in the first line",
-                    "add or remove commas, and put text that has commas in double quotes",
-                )
-            rows.append(_Row(reader.line_num, dict(zip(names, cells, strict=True))))
-    except csv.Error as error:
-        raise FileProblem(path, f"line {reader.line_num}: not a line of a CSV file ({error})", "mend it") from error
-    return told, rows
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #a0e331ea
-def _read_ecsv(path: Path) -> tuple[dict[str, str], list[_Row]]:
-    from astropy.table import QTable
-    from astropy.units import Unit
-
-    lines = _table_text(path).splitlines()
-    try:
-        table = QTable.read(lines, format="ascii.ecsv")
-    except Exception as error:  # astropy raises many kinds for what is damaged
-        raise FileProblem(path, f"is not an ECSV table ({error})", "write it again, or use CSV") from error
-    numbers = [k for k, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
-    _check_columns(path, table.colnames, numbers[0])
-    rows = [_Row(line, {}) for line in (numbers[1:] if len(numbers) == len(table) + 1 else range(1, len(table) + 1))]
-    for name in table.colnames:
-        column, wanted = table[name], PLAN_COLUMNS[name].unit
-        if getattr(column, "unit", None) is not None:
-            try:
-                column = column.to(Unit(wanted)) if wanted else column.to_value("")
-            except Exception as error:
-                raise FileProblem(path, f"column {name} is in {column.unit}, expected {wanted or 'no unit'}") from error
-            column = np.asarray(getattr(column, "value", column))
-        masked = np.broadcast_to(np.ma.getmaskarray(np.ma.asarray(getattr(column, "data", column))), len(table))
-        for row, value, absent in zip(rows, column, masked, strict=True):
-            row.cells[name] = "" if absent else str(value)
-    return {k: v for k, v in table.meta.items() if k in ("name", "title") and isinstance(v, str)}, rows
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #4a04b9f0
-def _read_yaml(path: Path) -> tuple[dict[str, str], list[_Row]]:
-    import yaml
-
-    try:
-        node = yaml.compose(_table_text(path), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise FileProblem(path, f"is not YAML ({' '.join(str(error).split())})", "mend it") from error
-    told: dict[str, str] = {}
-    if isinstance(node, yaml.MappingNode):
-        parts = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
-        told = {k: parts[k].value for k in ("name", "title") if isinstance(parts.get(k), yaml.ScalarNode)}
-        node = parts.get("exposures")
-    if not isinstance(node, yaml.SequenceNode):
-        raise FileProblem(path, "has no list of exposures", "write 'exposures:' and below it '- target: …'")
-    rows = []
-    for item in node.value:
-        line = item.start_mark.line + 1
-        if not isinstance(item, yaml.MappingNode):
-            raise FileProblem(path, f"line {line}: expected 'column: value' pairs", "write '- target: …, filter: …'")
-        for key, value in item.value:
-            if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
-                raise FileProblem(path, f"line {key.start_mark.line + 1}: expected a single value", "put it in quotes")
-        _check_columns(path, [key.value for key, _ in item.value], line)
-        null = "tag:yaml.org,2002:null"
-        rows.append(_Row(line, {k.value: "" if v.tag == null else v.value for k, v in item.value}))
-    return told, rows
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #b7a90fc6
-def _star_of(path: Path, rows: Sequence[_Row], number: int) -> Star:
-    # All rows of one target; `number` places stars without a position apart from each other.
-    first = rows[0]
-    name = _value(path, first, "target")
-    known = STARS.get(name) or SIMULATED_STARS.get(name)
-    values: dict[str, Any] = {"ra": round(88.0 + 0.5 * number, 6) % 360, "dec": -66.5}
-    if known is not None:
-        values = {k: getattr(known, k) for k in ("ra", "dec", "pm_ra", "pm_dec", "spectral_type", "companions")}
-    for column in ("ra", "dec", "pm_ra", "pm_dec", "spectral_type", "magnitudes", "companions"):
-        told = _one_value(path, rows, column)
-        if told is not None:
-            values[column] = told[1]
-            if column in ("magnitudes", "companions"):
-                read = _read_magnitudes if column == "magnitudes" else _read_companions
-                values[column] = _cell(path, told[0], column, read, told[1])
-    others = values.pop("magnitudes", {})
-    measured = _brightness(path, rows)
-    magnitude = next(iter(measured.values()))
-    if not others:
-        others = {f: m for f, m in measured.items() if m != magnitude}
-    return _cell(path, first, "target", lambda _: Star(name, magnitude=magnitude, magnitudes=others, **values), name)
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #12bcbed4
-def _one_value(path: Path, rows: Sequence[_Row], column: str) -> tuple[_Row, Any] | None:
-    found = [(row, value) for row in rows if (value := _value(path, row, column)) is not None]
-    for row, value in found[1:]:
-        if value != found[0][1]:
-            before = f"found {value!r}, but line {found[0][0].line} says {found[0][1]!r} for the same target"
-            raise _cell_problem(path, row, column, before, "make them equal, or name two targets")
-    return found[0] if found else None
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #a68e0262
-def _brightness(path: Path, rows: Sequence[_Row]) -> dict[str, float]:
-    # Filter to magnitude, from the columns magnitude and peak_rate.
-    found: dict[str, tuple[float, int]] = {}
-    for row in rows:
-        filt = _cell(path, row, "filter", _known_filter, _value(path, row, "filter"))
-        magnitude, rate = _value(path, row, "magnitude"), _value(path, row, "peak_rate")
-        if magnitude is not None and rate is not None:
-            raise _cell_problem(path, row, "peak_rate", "found a magnitude too", "give one of the two")
-        if rate is not None:
-            magnitude = _cell(path, row, "peak_rate", lambda r, f=filt: magnitude_of_peak(r, f), rate)
-        if magnitude is None:
-            continue
-        before, line = found.setdefault(filt, (magnitude, row.line))
-        if before != magnitude:
-            reason = f"found {magnitude:g} in {filt}, but line {line} says {before:g} for the same target"
-            raise _cell_problem(path, row, "magnitude" if rate is None else "peak_rate", reason, "make them equal")
-    if not found:
-        raise _cell_problem(path, rows[0], "magnitude", "found nothing", "give magnitude, or peak_rate in e-/s")
-    return {filt: magnitude for filt, (magnitude, _) in found.items()}
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #01b02fed
-def _cell(path: Path, row: _Row, name: str, check, value: Any) -> Any:
-    # Check a value, and say where it stood if it is refused.
-    try:
-        return check(value)
-    except PlanProblem as problem:
-        raise _cell_problem(path, row, name, str(problem), "mend this cell") from None
+    def check(self, column: str, function: Callable, *arguments: Any) -> Any:
+        # What the function gives; if it refuses the value, say which cell it is from.
+        try:
+            return function(*arguments)
+        except PlanProblem as problem:
+            raise self.problem(column, problem) from None
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #99893838
 def _read_magnitudes(text: str) -> dict[str, float]:
@@ -318,8 +139,174 @@ def _read_companions(text: str) -> tuple[Companion, ...]:
         found.append(Companion(*map(float, words)))
     return tuple(found)
 
-# %% ../../nbs/simulate/03_plan_files.ipynb #488d7869
-_OF_THE_STAR = ("magnitude", "peak_rate", "magnitudes", "spectral_type", "ra", "dec", "pm_ra", "pm_dec", "companions")
+# %% ../../nbs/simulate/03_plan_files.ipynb #6956947b
+_READERS = {"magnitudes": _read_magnitudes, "companions": _read_companions}
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #0951b716
+def _value(name: str, text: str) -> Any:
+    # The value of a cell; None if it is empty.
+    kind, text = PLAN_COLUMNS[name].kind, text.strip()
+    if not text:
+        return None
+    if kind is str:
+        return _READERS[name](text) if name in _READERS else text
+    if kind is bool and text.lower() in _TRUTH:
+        return _TRUTH[text.lower()]
+    if kind is bool or not _PLAIN[kind].fullmatch(text):
+        raise PlanProblem(f"found {text!r}, expected {_EXPECTED[kind]}")
+    return _whole(int(text), name, *_LIMITS[name]) if name in _LIMITS else kind(text)
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #0c230828
+def _row(path: Path, line: int, cells: Mapping[str, str]) -> _Row:
+    row = _Row(path, line, dict.fromkeys(PLAN_COLUMNS))
+    for name, text in cells.items():
+        row.values[name] = row.check(name, _value, name, text)
+    for name in _NEEDED:
+        if row.values[name] is None:
+            expected = _EXPECTED[PLAN_COLUMNS[name].kind]
+            raise row.problem(name, f"found nothing, expected {expected}", "fill this cell")
+    return row
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #04dd1c4d
+def _check_columns(path: Path, names: Sequence[str], line: int) -> None:
+    for name in names:
+        if name not in PLAN_COLUMNS:
+            near = difflib.get_close_matches(str(name), PLAN_COLUMNS, 1)
+            hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(PLAN_COLUMNS)
+            raise FileProblem(path, f"line {line}: there is no column {name!r}", hint)
+        if names.count(name) > 1:
+            raise FileProblem(path, f"line {line}: column {name} appears twice", "remove one of them")
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #c744302a
+_LARGEST_TABLE = 50_000_000
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #b8be38d1
+def _table_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_TABLE:
+            raise FileProblem(path, f"is larger than {_LARGEST_TABLE:,} bytes", "is it the right file?")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise FileProblem(path, "is not text in UTF-8", "save it as UTF-8") from None
+    except OSError as error:
+        raise FileProblem(path, f"cannot be read ({error.strerror})", "give the path of a plan") from error
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #d69e2202
+def _read_csv(path: Path) -> tuple[dict[str, str], list[_Row]]:
+    text = _table_text(path)
+    facts = dict(re.findall(r"^[ \t]*#[# \t]*(name|title):[ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
+    lines = [
+        "" if line.lstrip().startswith("#") else line for line in text.rstrip("\n").split("\n")
+    ]  # they keep their numbers
+    reader = csv.reader(lines, skipinitialspace=True, strict=True)
+    try:
+        found = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+    except csv.Error as error:
+        raise FileProblem(path, f"line {reader.line_num}: not a line of a CSV file ({error})", "correct it") from error
+    names = [cell.strip() for cell in found[0][1]] if found else []
+    _check_columns(path, names, found[0][0] if found else 1)
+    for line, cells in found:
+        if len(cells) != len(names):
+            reason = f"line {line}: found {len(cells)} cells, expected {len(names)} as in the first line"
+            raise FileProblem(path, reason, "add or remove commas, and put text that has commas in double quotes")
+    return facts, [_row(path, line, dict(zip(names, cells, strict=True))) for line, cells in found[1:]]
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #a0e331ea
+def _read_ecsv(path: Path) -> tuple[dict[str, str], list[_Row]]:
+    from astropy.table import Table
+
+    lines = _table_text(path).splitlines()
+    try:
+        table = Table.read(lines, format="ascii.ecsv")
+    except Exception as error:  # astropy raises many kinds for what is damaged
+        raise FileProblem(path, f"is not an ECSV table ({error})", "write it again, or use CSV") from error
+    numbers = [k for k, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    _check_columns(path, table.colnames, numbers[0])
+    numbers = numbers[1:] if len(numbers) == len(table) + 1 else range(1, len(table) + 1)
+    cells: list[dict[str, str]] = [{} for _ in numbers]
+    for name, column in table.columns.items():
+        wanted = PLAN_COLUMNS[name].unit
+        try:
+            scale = 1 if column.unit is None else column.unit.to(wanted)
+        except Exception as error:
+            raise FileProblem(path, f"column {name} is in {column.unit}, expected {wanted or 'no unit'}") from error
+        for row, value in zip(cells, column, strict=True):
+            row[name] = "" if value is np.ma.masked else str(value if scale == 1 else value * scale)
+    facts = {k: v for k, v in table.meta.items() if k in ("name", "title") and isinstance(v, str)}
+    return facts, [_row(path, line, row) for line, row in zip(numbers, cells, strict=True)]
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #4a04b9f0
+def _read_yaml(path: Path) -> tuple[dict[str, str], list[_Row]]:
+    import yaml
+
+    try:
+        node = yaml.compose(_table_text(path), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise FileProblem(path, f"is not YAML ({' '.join(str(error).split())})", "correct it") from error
+    facts: dict[str, str] = {}
+    if isinstance(node, yaml.MappingNode):
+        parts = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
+        facts = {k: parts[k].value for k in ("name", "title") if isinstance(parts.get(k), yaml.ScalarNode)}
+        node = parts.get("exposures")
+    if not isinstance(node, yaml.SequenceNode):
+        raise FileProblem(path, "has no list of exposures", "write 'exposures:' and below it '- target: …'")
+    rows = []
+    for item in node.value:
+        line = item.start_mark.line + 1
+        if not isinstance(item, yaml.MappingNode):
+            raise FileProblem(path, f"line {line}: expected 'column: value' pairs", "write '- target: …, filter: …'")
+        for key, value in item.value:
+            if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
+                raise FileProblem(path, f"line {key.start_mark.line + 1}: expected a single value", "put it in quotes")
+        _check_columns(path, [key.value for key, _ in item.value], line)
+        cells = {k.value: "" if v.tag == "tag:yaml.org,2002:null" else v.value for k, v in item.value}
+        rows.append(_row(path, line, cells))
+    return facts, rows
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #b7a90fc6
+def _star_of(rows: Sequence[_Row], number: int) -> Star:
+    # All rows of one target; `number` places stars without a position apart from each other.
+    name = rows[0].values["target"]
+    known = STARS.get(name) or SIMULATED_STARS.get(name)
+    values: dict[str, Any] = {"ra": round(88.0 + 0.5 * number, 6) % 360, "dec": -66.5}
+    if known is not None:
+        values = {k: getattr(known, k) for k in _OF_THE_STAR[:6]}
+    for column in _OF_THE_STAR[:7]:
+        given = _agreed(((row, column, row.values[column]) for row in rows), "the same target")
+        values |= {} if given is None else {column: given}
+    measured = _brightness(rows)
+    values["magnitude"] = next(iter(measured.values()))
+    values["magnitudes"] = values.get("magnitudes") or {f: m for f, m in measured.items() if m != values["magnitude"]}
+    return rows[0].check("target", lambda: Star(name, **values))
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #12bcbed4
+def _agreed(cells: Iterable[tuple[_Row, str, Any]], what: str) -> Any:
+    # The value in which all cells agree that have one; None if none has.
+    given = [cell for cell in cells if cell[2] is not None]
+    for row, column, value in given[1:]:
+        first, _, before = given[0]
+        if value != before:
+            reason = f"found {value!r}, but line {first.line} says {before!r} for {what}"
+            raise row.problem(column, reason, "make them equal, or name two targets")
+    return given[0][2] if given else None
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #a68e0262
+def _brightness(rows: Sequence[_Row]) -> dict[str, float]:
+    # Filter to magnitude, from the columns magnitude and peak_rate.
+    cells: dict[str, list] = {}
+    for row in rows:
+        filt = row.check("filter", _known_filter, row.values["filter"])
+        magnitude, rate = row.values["magnitude"], row.values["peak_rate"]
+        if magnitude is not None and rate is not None:
+            raise row.problem("peak_rate", "found a magnitude too", "give one of the two")
+        if rate is not None:
+            magnitude = row.check("peak_rate", magnitude_of_peak, rate, filt)
+        cells.setdefault(filt, []).append((row, "magnitude" if rate is None else "peak_rate", magnitude))
+    agreed = {filt: _agreed(given, f"the same target in {filt}") for filt, given in cells.items()}
+    found = {filt: magnitude for filt, magnitude in agreed.items() if magnitude is not None}
+    if not found:
+        raise rows[0].problem("magnitude", "found nothing", "give magnitude, or peak_rate in e-/s")
+    return found
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #13d6b706
 def plan_from_table(path: str | os.PathLike) -> Plan:
@@ -349,67 +336,51 @@ def plan_from_table(path: str | os.PathLike) -> Plan:
     readers = {".csv": _read_csv, ".ecsv": _read_ecsv, ".yaml": _read_yaml, ".yml": _read_yaml}
     if path.suffix.lower() not in readers:
         raise FileProblem(path, f"ends in {path.suffix!r}", f"a plan is a table in {', '.join(readers)}")
-    told, rows = readers[path.suffix.lower()](path)
+    facts, rows = readers[path.suffix.lower()](path)
     if not rows:
         raise FileProblem(path, "holds no exposure", "write one row for each")
-    for row in rows:
-        for name in _NEEDED:
-            if _value(path, row, name) is None:
-                expected = _EXPECTED[PLAN_COLUMNS[name].kind]
-                raise _cell_problem(path, row, name, f"found nothing, expected {expected}", "fill this cell")
     of_target: dict[str, list[_Row]] = {}
     for row in rows:
-        of_target.setdefault(_value(path, row, "target"), []).append(row)
-    stars = {target: _star_of(path, same, k) for k, (target, same) in enumerate(of_target.items())}
-    name = told.get("name") or path.stem
-    title = told.get("title") or name
+        of_target.setdefault(row.values["target"], []).append(row)
+    stars = {target: _star_of(same, k) for k, (target, same) in enumerate(of_target.items())}
+    _number_rows([row.values for row in rows])
+    name = facts.get("name") or path.stem
+    title = facts.get("title") or name
     exposures: list[ExposurePlan] = []
-    for row, values in zip(rows, _number_rows(path, rows), strict=True):
-        target = values.pop("target")
-        for column in _OF_THE_STAR:
-            del values[column]
-        defaults = {"label": target, "title": title, "is_psf": False, "start": _next_start(exposures, values)}
-        values = {k: defaults.get(k) if v is None else v for k, v in values.items()}
-        values = {k: v for k, v in values.items() if v is not None}
-        exposures.append(_exposure_of(path, row, values | {"star": stars[target]}))
+    for row in rows:
+        given = {k: v for k, v in row.values.items() if v is not None and k not in ("target", *_OF_THE_STAR)}
+        target = row.values["target"]
+        defaults = {"label": target, "title": title, "is_psf": False, "start": _next_start(exposures, given)}
+        exposures.append(_exposure_of(row, defaults | given | {"star": stars[target]}))
     return Plan(name, title, tuple(exposures), places=tuple(f"{path.name}, line {row.line}" for row in rows))
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #96e36db9
-def _number_rows(path: Path, rows: Sequence[_Row]) -> list[dict[str, Any]]:
-    # Program, observation, visit, activity and dither of each row, those that are missing counted.
-    given = [{name: _value(path, row, name) for name in PLAN_COLUMNS} for row in rows]
+def _number_rows(given: Sequence[dict[str, Any]]) -> None:
+    # Count what rows leave open: program, observation, visit, activity, exposure and dithers.
+    taken = {values["observation"] for values in given}
+    free = (n for n in range(1, 1000) if n not in taken)
     observations: dict[str, int] = {}
-    taken = {v["observation"] for v in given}
     activities: dict[int, int] = {}
-    for values in given:
-        target = values["target"]
-        if values["observation"] is None:
-            free = (n for n in range(1, 1000) if n not in taken)
-            values["observation"] = observations[target] if target in observations else next(free, 999)
-            taken.add(values["observation"])
-        observations.setdefault(target, values["observation"])
-        observation, dither = values["observation"], values["dither"] or 1  # 0 was refused above
-        if values["activity"] is None:
-            last = activities.get(observation, _FIRST_ACTIVITY - 1)
-            values["activity"] = last if dither > 1 and observation in activities else last + 1
-        activities[observation] = max(values["activity"], activities.get(observation, 0))
-        values["dither"] = dither
-        for name, default in (("program", 99_999), ("visit", 1), ("visit_group", _VISIT_GROUP), ("exposure", dither)):
-            values[name] = default if values[name] is None else values[name]
-
-    def activity_of(values: dict[str, Any]) -> tuple:
-        return tuple(values[k] for k in ("program", "observation", "visit", "activity"))
-
     largest: dict[tuple, int] = {}
     for values in given:
-        largest[activity_of(values)] = max(values["dither"], largest.get(activity_of(values), 1))
+        dither, target = values["dither"] or 1, values["target"]
+        observation = values["observation"] or observations.get(target) or next(free, 999)
+        observations.setdefault(target, observation)
+        last = activities.get(observation, _FIRST_ACTIVITY - 1)
+        activity = values["activity"] or (last if dither > 1 and observation in activities else last + 1)
+        activities[observation] = max(activity, activities.get(observation, 0))
+        defaults = {"program": 99_999, "visit": 1, "visit_group": _VISIT_GROUP, "exposure": dither, "n_subpixel": 1}
+        values |= {k: v for k, v in defaults.items() if values[k] is None}
+        values |= {"observation": observation, "activity": activity, "dither": dither}
+        largest[_activity(values)] = max(dither, largest.get(_activity(values), 1))
     for values in given:
-        primary, subpixel = values["n_primary"], values["n_subpixel"] or 1
-        count = largest[activity_of(values)] if primary is None else primary * subpixel
-        values["n_dithers"] = count if values["n_dithers"] is None else values["n_dithers"]
-        values["n_primary"] = max(1, values["n_dithers"] // subpixel) if primary is None else primary
-        values["n_subpixel"] = subpixel
-    return given
+        primary, subpixel = values["n_primary"], values["n_subpixel"]
+        count = values["n_dithers"] or (primary * subpixel if primary else largest[_activity(values)])
+        values |= {"n_dithers": count, "n_primary": primary or max(1, count // subpixel)}
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #e41bd5ae
+def _activity(values: Mapping[str, Any]) -> tuple:
+    return tuple(values[k] for k in ("program", "observation", "visit", "activity"))
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #9632e00f
 def _next_start(exposures: Sequence[ExposurePlan], values: Mapping[str, Any]) -> str:
@@ -421,13 +392,12 @@ def _next_start(exposures: Sequence[ExposurePlan], values: Mapping[str, Any]) ->
     return _later(last.end, OVERHEADS[gap])
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #7d4238fe
-def _exposure_of(path: Path, row: _Row, values: dict[str, Any]) -> ExposurePlan:
+def _exposure_of(row: _Row, values: dict[str, Any]) -> ExposurePlan:
     try:
         return ExposurePlan(**values)
     except PlanProblem as problem:
         column = next((name for name in values if str(problem).startswith(f"{name} is")), "")
-        where = f"line {row.line}, column {column}" if column else f"line {row.line}"
-        raise FileProblem(path, f"{where}: {problem}", "mend this row") from None
+        raise row.problem(column, problem, "correct this row") from None
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #30e5d49e
 def write_plan(plan: Plan, path: str | os.PathLike) -> Path:
@@ -468,16 +438,13 @@ def write_plan(plan: Plan, path: str | os.PathLike) -> Path:
 # %% ../../nbs/simulate/03_plan_files.ipynb #61aaa2ac
 def _cells_of(exposure: ExposurePlan) -> dict[str, Any]:
     star = exposure.star
-    cells: dict[str, Any] = {}
-    for name in PLAN_COLUMNS:
-        if name == "target":
-            cells[name] = star.name
-        elif name == "magnitudes":
-            cells[name] = " ".join(f"{f}={m!r}" for f, m in star.magnitudes.items())
-        elif name == "companions":
-            cells[name] = "; ".join(" ".join(map(repr, astuple(c))) for c in star.companions)
-        elif name != "peak_rate":
-            cells[name] = getattr(star if name in _OF_THE_STAR else exposure, name)
+    cells = {name: getattr(star if name in _OF_THE_STAR else exposure, name, None) for name in PLAN_COLUMNS}
+    cells |= {
+        "target": star.name,
+        "magnitudes": " ".join(f"{f}={m!r}" for f, m in star.magnitudes.items()),
+        "companions": "; ".join(" ".join(map(repr, astuple(c))) for c in star.companions),
+    }
+    del cells["peak_rate"]
     return cells
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #eb204a46
