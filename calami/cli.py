@@ -9,25 +9,49 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from typer.core import TyperGroup
 
 import calami
+from .core.problems import CalamiError
 
 # %% auto #0
-__all__ = ['app', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair',
-           'Format', 'summary', 'map_names', 'cm', 'Scale', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'pipe',
-           'flags', 'fetch', 'show_program', 'FitMode', 'fringes', 'Weights', 'calibrate', 'Observed', 'contrast',
-           'main']
+__all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed',
+           'MigrationName', 'Workers', 'OIFiles', 'Repair', 'PlainErrors', 'summary', 'map_names', 'cm', 'simulate',
+           'demo', 'advise', 'yaml_value', 'prep', 'pipe', 'flags', 'fetch', 'show_program', 'fringes', 'calibrate',
+           'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
+class PlainErrors(TyperGroup):
+    """Commands that say what went wrong in one line, without a traceback, where it is an error that calami knows."""
+
+    def invoke(self, ctx):
+        """
+        Run a command.
+
+        Parameters
+        ----------
+        ctx : click.Context
+            What was typed.
+
+        Returns
+        -------
+        object
+            What the command returns.
+        """
+        try:
+            return super().invoke(ctx)
+        except CalamiError as problem:
+            typer.echo(f"calami: {problem}", err=True)
+            raise typer.Exit(1) from None
+
+# %% ../nbs/06_cli.ipynb #c59cf82f
 app = typer.Typer(
     name="calami",
+    cls=PlainErrors,
     help="Calibration tools for the aperture masking interferometry mode of NIRISS on JWST.",
     no_args_is_help=True,
     add_completion=False,
@@ -36,31 +60,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# %% ../nbs/06_cli.ipynb #c59cf82f
-class Format(StrEnum):
-    """Formats a table can be printed in."""
-
-    text = "text"
-    markdown = "markdown"
-    html = "html"
-    ecsv = "ecsv"
-    json = "json"
-    csv = "csv"
-
 # %% ../nbs/06_cli.ipynb #f52c2350
 #: Columns that a narrow terminal does without, the first of these first.
 _DROPPED_FIRST = (
-    "rootname",
-    "pupil",
-    "types",
-    "patt_num",
-    "effinttm",
-    "peak_row",
-    "peak_col",
-    "peak_rate_e",
-    "date-beg",
-)
-_DROPPED_FIRST += ("targprop", "role", "nints", "peak_rate", "filter", "of_full_well", "peak_signal")
+    "rootname pupil types patt_num effinttm peak_row peak_col peak_rate_e date-beg targprop role nints peak_rate "
+    "filter of_full_well peak_signal"
+).split()
+Format = Annotated[
+    Literal["text", "markdown", "html", "ecsv", "json", "csv"] | None,
+    typer.Option("--format", "-f", help="How to write the table; by the suffix of --output if not given."),
+]
+Names = Annotated[
+    Path | None, typer.Option("--names", "-n", exists=True, dir_okay=False, help="Your names, one a line.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Calami's own references, for simulated data; no network.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace products that were made with other settings.")]
 Folder = Annotated[
     Path,
     typer.Argument(
@@ -84,7 +98,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _common(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell on standard error what is being done.")
+        bool, typer.Option("--verbose", "-v", help="Report on standard error what is being done.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
@@ -94,17 +108,6 @@ def _common(
     from calami.exposures.folder import StderrOfTheMoment
 
     logging.basicConfig(level=level, format="%(name)s: %(message)s", handlers=[StderrOfTheMoment()])
-
-# %% ../nbs/06_cli.ipynb #c5566172
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    from calami.core.problems import CalamiError
-
-    try:
-        yield
-    except CalamiError as problem:
-        typer.echo(f"calami: {problem}", err=True)
-        raise typer.Exit(1) from None
 
 # %% ../nbs/06_cli.ipynb #d7c60d9d
 def _write_or_print(text: str, output: Path | None) -> None:
@@ -146,7 +149,7 @@ def _print_table(table, title: str) -> None:
         typer.echo(f"(not shown, for want of width: {', '.join(left_out)})")
 
 # %% ../nbs/06_cli.ipynb #fae5b9f4
-def _tell_problems(dataset) -> None:
+def _show_problems(dataset) -> None:
     problems = dataset.problems
     problems.sort(["severity", "file"])
     for row in problems[:10]:
@@ -159,10 +162,7 @@ def _tell_problems(dataset) -> None:
 def summary(
     folder: Folder,
     filetypes: FileTypes = None,
-    fmt: Annotated[
-        Format | None,
-        typer.Option("--format", "-f", help="How to write the table; by the suffix of --output if not given."),
-    ] = None,
+    fmt: Format = None,
     full: Annotated[bool, typer.Option("--full", help="All columns instead of the compact table.")] = False,
     peaks: Annotated[
         bool, typer.Option("--peaks", help="Measure peak count rates and signals from the pixels.")
@@ -181,29 +181,26 @@ def summary(
     - `calami summary data/jw01093 --peaks`
     - `calami summary data/jw01093 --type cal --full --format ecsv -o summary.ecsv`
     """
-    with _told_plainly():
-        from calami.core.tables import format_of, render
-        from calami.dataset import Dataset
-        from calami.program.signals import exposure_view
+    from calami.core.tables import format_of, render
+    from calami.dataset import Dataset
+    from calami.program.signals import exposure_view
 
-        dataset = Dataset(folder, filetypes or (), infodir=infodir)
-        table = exposure_view(dataset) if peaks else dataset.summary if full else dataset.compact()
-        if output is None and fmt in (None, Format.text) and not full:
-            _print_table(table, dataset.headline())
-        else:
-            chosen = fmt.value if fmt else format_of(output) if output else "text"
-            _write_or_print(render(table, chosen), output)
-        if output is not None or not sys.stdout.isatty():
-            typer.echo(dataset.headline(), err=True)
-        _tell_problems(dataset)
+    dataset = Dataset(folder, filetypes or (), infodir=infodir)
+    table = exposure_view(dataset) if peaks else dataset.summary if full else dataset.compact()
+    if output is None and fmt in (None, "text") and not full:
+        _print_table(table, dataset.headline())
+    else:
+        chosen = fmt or (format_of(output) if output else "text")
+        _write_or_print(render(table, chosen), output)
+    if output is not None or not sys.stdout.isatty():
+        typer.echo(dataset.headline(), err=True)
+    _show_problems(dataset)
 
 # %% ../nbs/06_cli.ipynb #12addadc
 @app.command("map")
 def map_names(
     folder: Folder,
-    names: Annotated[
-        Path | None, typer.Option("--names", "-n", exists=True, dir_okay=False, help="Your names, one a line.")
-    ] = None,
+    names: Names = None,
     template: Annotated[
         str, typer.Option(help="Rule for automatic names: default, commissioning, or a template of your own.")
     ] = "default",
@@ -222,16 +219,15 @@ def map_names(
     - `calami map data/jw01093 --template commissioning -o names.yaml`
     - `calami map data/jw01093 --names my_names.txt -o names.yaml`
     """
-    with _told_plainly():
-        from calami.dataset import Dataset
+    from calami.dataset import Dataset
 
-        dataset = Dataset(folder, filetypes or ())
-        chosen = dataset.create_mapping(names, output, template)
-        if output is None:
-            width = max(map(len, chosen))
-            typer.echo("".join(f"{name + ':':{width + 1}} {root}\n" for name, root in chosen.items()), nl=False)
-        else:
-            typer.echo(f"wrote {output}", err=True)
+    dataset = Dataset(folder, filetypes or ())
+    chosen = dataset.create_mapping(names, output, template)
+    if output is None:
+        width = max(map(len, chosen))
+        typer.echo("".join(f"{name + ':':{width + 1}} {root}\n" for name, root in chosen.items()), nl=False)
+    else:
+        typer.echo(f"wrote {output}", err=True)
 
 # %% ../nbs/06_cli.ipynb #e8711e2c
 @app.command()
@@ -240,9 +236,7 @@ def cm(
     output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the report.")],
     shallow: Annotated[str | None, typer.Option(help="Name of the shallow exposure.")] = None,
     deep: Annotated[str | None, typer.Option(help="Name of the deep exposure.")] = None,
-    names: Annotated[
-        Path | None, typer.Option("--names", "-n", exists=True, dir_okay=False, help="Your names, one a line.")
-    ] = None,
+    names: Names = None,
     across_visits: Annotated[
         bool, typer.Option("--across-visits", help="Also pair exposures of different visits.")
     ] = False,
@@ -250,9 +244,7 @@ def cm(
     threshold: Annotated[
         list[float] | None, typer.Option("--threshold", "-t", help="signal_threshold to try, ADU; may be repeated.")
     ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Calami's own references, for simulated data; no network.")
-    ] = False,
+    offline: Offline = False,
     workers: Workers = None,
 ) -> None:
     """
@@ -273,35 +265,32 @@ def cm(
     """
     if (shallow is None) != (deep is None):
         raise typer.BadParameter("give both --shallow and --deep, or neither", param_hint="--shallow / --deep")
-    with _told_plainly():
-        from calami.core.problems import CalamiError
-        from calami.dataset import Dataset
-        from calami.migration.pairs import compare_all, find_pairs
-        from calami.migration.report import write_cm_report
+    from calami.dataset import Dataset
+    from calami.migration.pairs import compare_all, find_pairs
+    from calami.migration.report import write_cm_report
 
-        started = time.time()
-        dataset = Dataset(folder)
-        dataset.create_mapping(names)
-        if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
-            _answer_all(dataset, output, started, threshold, photons, offline, workers)
-            return
-        pairs = [(shallow, deep)] if shallow and deep else find_pairs(dataset, across_visits)
-        if not pairs:
-            raise CalamiError(_no_pair(dataset, across_visits))
-        results, refused = compare_all(dataset, pairs)
-        if not results:
-            raise CalamiError("no pair could be compared:\n  " + "\n  ".join(refused))
-        page = write_cm_report(output, dataset, results, refused, started)
-        for result in results:
-            typer.echo(f"{result.shallow} → {result.deep}\n  {result.sentence}")
-        for line in refused:
-            typer.echo(f"not compared: {line}", err=True)
-        _tell_problems(dataset)
-        typer.echo(f"wrote {page}", err=True)
+    started = time.time()
+    dataset = Dataset(folder)
+    dataset.create_mapping(names)
+    if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
+        _answer_all(dataset, output, started, threshold, photons, offline, workers)
+        return
+    pairs = [(shallow, deep)] if shallow and deep else find_pairs(dataset, across_visits)
+    if not pairs:
+        raise CalamiError(_no_pair(dataset, across_visits))
+    results, refused = compare_all(dataset, pairs)
+    if not results:
+        raise CalamiError("no pair could be compared:\n  " + "\n  ".join(refused))
+    page = write_cm_report(output, dataset, results, refused, started)
+    for result in results:
+        typer.echo(f"{result.shallow} → {result.deep}\n  {result.sentence}")
+    for line in refused:
+        typer.echo(f"not compared: {line}", err=True)
+    _show_problems(dataset)
+    typer.echo(f"wrote {page}", err=True)
 
 # %% ../nbs/06_cli.ipynb #ae1fec5b
 def _answer_all(dataset, output: Path, started: float, threshold, photons: float, offline: bool, workers) -> None:
-    from calami.core.problems import CalamiError
     from calami.migration import answers
     from calami.migration.mitigation import standard_versions
     from calami.process import references
@@ -315,7 +304,7 @@ def _answer_all(dataset, output: Path, started: float, threshold, photons: float
         raise CalamiError("none of the questions can be answered:\n  " + "\n  ".join(set(found.missing.values())))
     page = answers.write_answers(found, dataset, output, started=started)
     typer.echo(str(found))
-    _tell_problems(dataset)
+    _show_problems(dataset)
     typer.echo(f"wrote {page}", err=True)
 
 # %% ../nbs/06_cli.ipynb #19c330e5
@@ -328,26 +317,20 @@ def _no_pair(dataset, across_visits: bool) -> str:
     )
 
 # %% ../nbs/06_cli.ipynb #e7e0ea69
-class Scale(StrEnum):
-    """Sizes of a ready plan."""
-
-    demo = "demo"
-    small = "small"
-    full = "full"
-
-# %% ../nbs/06_cli.ipynb #efaed565
 OutFolder = Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the files.")]
-Scales = Annotated[Scale, typer.Option(help="How much of a ready plan: minutes, more, or all of it.")]
+Scales = Annotated[
+    Literal["demo", "small", "full"], typer.Option(help="How much of a ready plan: minutes, more, or all of it.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="For the random numbers: the same seed gives the same pixels.")]
 MigrationName = Annotated[str, typer.Option(help="Set of charge migration coefficients, such as flight, h4rg, none.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are processors if not given.")]
 
-# %% ../nbs/06_cli.ipynb #38f39320
+# %% ../nbs/06_cli.ipynb #efaed565
 @app.command()
 def simulate(
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="1516, 1504, 4478, 4480, a table, or an APT file.")],
     output: OutFolder,
-    scale: Scales = Scale.demo,
+    scale: Scales = "demo",
     migration: MigrationName = "flight",
     seed: Seed = 1,
     magnitude: Annotated[
@@ -360,7 +343,7 @@ def simulate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
 ) -> None:
     """
-    Simulate the exposures of a plan: MAST-like uncal files, the truth beside each.
+    Simulate the exposures of a plan: MAST-like uncal files, the truth next to each.
 
     An interrupted run goes on where it stopped when it is started again.
 
@@ -371,26 +354,25 @@ def simulate(
     - `calami simulate my_plan.csv -o sim --migration h4rg --seed 7`
     - `calami simulate 1516 -o sim1516 --dry-run`
     """
-    with _told_plainly():
-        from calami.core.tables import render
-        from calami.simulate import plans
-        from calami.simulate.exposures import Instrument, simulate_plan
+    from calami.core.tables import render
+    from calami.simulate import plans
+    from calami.simulate.exposures import Instrument, simulate_plan
 
-        chosen = _find_plan(plan, scale.value, magnitude or [])
-        instrument = Instrument.default(seed, migration)
-        for remark in plans.check_plan(chosen):
-            typer.echo(f"note: {remark}", err=True)
-        if dry_run:
-            typer.echo(render(plans.plan_table(chosen)), nl=False)
-            return
-        files = simulate_plan(chosen, output, instrument, seed=seed, workers=_processors(workers), overwrite=overwrite)
-        typer.echo(f"wrote {len(files)} files to {output}", err=True)
+    chosen = _find_plan(plan, scale, magnitude or [])
+    instrument = Instrument.default(seed, migration)
+    for remark in plans.check_plan(chosen):
+        typer.echo(f"note: {remark}", err=True)
+    if dry_run:
+        typer.echo(render(plans.plan_table(chosen)), nl=False)
+        return
+    files = simulate_plan(chosen, output, instrument, seed=seed, workers=_processors(workers), overwrite=overwrite)
+    typer.echo(f"wrote {len(files)} files to {output}", err=True)
 
-# %% ../nbs/06_cli.ipynb #f44ef58e
+# %% ../nbs/06_cli.ipynb #38f39320
 @app.command()
 def demo(
     output: OutFolder = Path("calami_demo"),
-    scale: Scales = Scale.demo,
+    scale: Scales = "demo",
     migration: MigrationName = "flight",
     seed: Seed = 1,
     workers: Workers = None,
@@ -406,27 +388,24 @@ def demo(
     - `calami demo`
     - `calami demo -o try --migration h4rg`
     """
-    with _told_plainly():
-        from calami.core.problems import CalamiError
-        from calami.core.tables import render
-        from calami.demo import run_demo, truth_table
+    from calami.core.tables import render
+    from calami.demo import run_demo, truth_table
 
-        done = run_demo(
-            output, scale.value, migration=migration, seed=seed, workers=_processors(workers),
-            tell=lambda line: typer.echo(f"… {line}", err=True),
-        )  # fmt: skip
-        for result, mitigated in zip(done.results, done.mitigated, strict=False):
-            typer.echo(f"{result.shallow} → {result.deep}\n  {result.sentence}")
-            typer.echo(f"  with the pipeline's charge_migration step the peak changes by {mitigated.peak}")
-        typer.echo("\nmeasured against the truth, without the step:")
-        typer.echo(render(truth_table(done.checks)), nl=False)
-        typer.echo(f"wrote {done.report} ({done.seconds:.0f} s)", err=True)
-        if not done.agrees:
-            raise CalamiError("a measured change is more than 4 standard errors off the truth: please report this")
+    done = run_demo(
+        output, scale, migration=migration, seed=seed, workers=_processors(workers),
+        tell=lambda line: typer.echo(f"… {line}", err=True),
+    )  # fmt: skip
+    for result, mitigated in zip(done.results, done.mitigated, strict=False):
+        typer.echo(f"{result.shallow} → {result.deep}\n  {result.sentence}")
+        typer.echo(f"  with the pipeline's charge_migration step the peak changes by {mitigated.peak}")
+    typer.echo("\nmeasured against the truth, without the step:")
+    typer.echo(render(truth_table(done.checks)), nl=False)
+    typer.echo(f"wrote {done.report} ({done.seconds:.0f} s)", err=True)
+    if not done.agrees:
+        raise CalamiError("a measured change is more than 4 standard errors off the truth: please report this")
 
-# %% ../nbs/06_cli.ipynb #33817db4
+# %% ../nbs/06_cli.ipynb #f44ef58e
 def _find_plan(plan: str, scale: str, magnitudes: list[str]):
-    from calami.core.problems import CalamiError
     from calami.simulate import plan_apt, plan_files, plans
 
     path = Path(plan)
@@ -466,10 +445,9 @@ def advise(
     - `calami advise F480M 5.1`
     - `calami advise F430M 6.0 --photons 1e9 --limit 9000`
     """
-    with _told_plainly():
-        from calami.migration.saturation import advise as plan
+    from calami.migration.saturation import advise as plan
 
-        typer.echo(str(plan(filter_.upper(), magnitude, photons, rate=rate, limit_adu=limit)))
+    typer.echo(str(plan(filter_.upper(), magnitude, photons, rate=rate, limit_adu=limit)))
 
 # %% ../nbs/06_cli.ipynb #e52ba041
 def yaml_value(text: str):
@@ -504,12 +482,12 @@ def prep(
     output: OutFolder,
     name: Annotated[str, typer.Option(help="Exposures meant: a name, or a pattern with * and ?.")] = "*",
     filetypes: FileTypes = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace products that were made otherwise.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """
     Make changed versions of exposures: cleaned, with bad pixels fixed, diced by groups, sliced by integrations.
 
-    The exposures are not touched. Products are MAST-like files with a record beside each; what is there is kept.
+    The exposures are not touched. Products are MAST-like files with a record next to each; what is there is kept.
 
     **Examples**
 
@@ -517,14 +495,13 @@ def prep(
     - `calami prep stage1 clean:sigma=4 fix:fourier -o cleaned --type rateints`
     - `calami prep raw slice:alternate=2 -o slices --name "abdor_f480m*"`
     """
-    with _told_plainly():
-        from calami.dataset import Dataset
+    from calami.dataset import Dataset
 
-        dataset = Dataset(folder, filetypes or ())
-        dataset.create_mapping()
-        made = dataset.prep_data({name: [_recipe(text) for text in recipes]}, output, overwrite=overwrite)
-        _print_table(made.compact(), made.headline())
-        _tell_problems(made)
+    dataset = Dataset(folder, filetypes or ())
+    dataset.create_mapping()
+    made = dataset.prep_data({name: [_recipe(text) for text in recipes]}, output, overwrite=overwrite)
+    _print_table(made.compact(), made.headline())
+    _show_problems(made)
 
 # %% ../nbs/06_cli.ipynb #40291810
 @app.command()
@@ -535,13 +512,11 @@ def pipe(
     setting: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="step.parameter=value; may be repeated.")
     ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Calami's own references, for simulated data; no network.")
-    ] = False,
+    offline: Offline = False,
     keep: Annotated[list[str] | None, typer.Option(help="Keep the model before this step, for later changes.")] = None,
     workers: Workers = None,
     filetypes: FileTypes = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace products that were made otherwise.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """
     Run jwst pipelines or steps on exposures, everything recorded; what was done already is not done again.
@@ -552,25 +527,23 @@ def pipe(
     - `calami pipe raw detector1 image2 -o stage2 --set jump.rejection_threshold=6`
     - `calami pipe raw dq_init saturation superbias refpix linearity -o linear --offline`
     """
-    with _told_plainly():
-        from calami.core.problems import CalamiError
-        from calami.core.tables import render
-        from calami.dataset import Dataset
-        from calami.process import references
+    from calami.core.tables import render
+    from calami.dataset import Dataset
+    from calami.process import references
 
-        pairs = [text.partition("=") for text in setting or []]
-        if any(not value for _, _, value in pairs):
-            raise CalamiError(f"--set {' '.join(setting or [])!r} is not understood; write step.parameter=value")
-        dataset = Dataset(folder, filetypes or ())
-        run = dataset.pipe_data(
-            steps if len(steps) > 1 else steps[0], {key: yaml_value(value) for key, _, value in pairs}, output,
-            cache=references.default_cache() if offline else None, workers=_processors(workers), keep=keep or (),
-            overwrite=overwrite,
-        )  # fmt: skip
-        typer.echo(render(run.table), nl=False)
-        typer.echo(run.headline, err=True)
-        if run.failures:
-            raise CalamiError("not all could be processed:\n  " + "\n  ".join(map(str, run.failures.values())))
+    pairs = [text.partition("=") for text in setting or []]
+    if any(not value for _, _, value in pairs):
+        raise CalamiError(f"--set {' '.join(setting or [])!r} is not understood; write step.parameter=value")
+    dataset = Dataset(folder, filetypes or ())
+    run = dataset.pipe_data(
+        steps if len(steps) > 1 else steps[0], {key: yaml_value(value) for key, _, value in pairs}, output,
+        cache=references.default_cache() if offline else None, workers=_processors(workers), keep=keep or (),
+        overwrite=overwrite,
+    )  # fmt: skip
+    typer.echo(render(run.table), nl=False)
+    typer.echo(run.headline, err=True)
+    if run.failures:
+        raise CalamiError("not all could be processed:\n  " + "\n  ".join(map(str, run.failures.values())))
 
 # %% ../nbs/06_cli.ipynb #2de7aab8
 @app.command()
@@ -580,7 +553,7 @@ def flags(
     output: Output = None,
 ) -> None:
     """
-    Tell which pipeline parameters were not the default ones, for products of any origin.
+    Show which pipeline parameters were not the default ones, for products of any origin.
 
     For a single file also: what each step did with which reference, and how many pixels carry which flag.
 
@@ -589,25 +562,23 @@ def flags(
     - `calami flags data/jw01093`
     - `calami flags stage1/jw01516001001_03102_00001_nis_rate.fits`
     """
-    with _told_plainly():
-        from calami.core.tables import format_of, render
-        from calami.dataset import Dataset
-        from calami.process import audit
+    from calami.core.tables import format_of, render
+    from calami.dataset import Dataset
+    from calami.process import audit
 
-        if folder.is_file():
-            tables = {
-                "parameters": audit.nondefault(folder), "steps": audit.step_table(folder),
-                "flags": audit.count_flags(folder),
-            }  # fmt: skip
-            text = "\n".join(f"{title}:\n{render(table)}" for title, table in tables.items())
-        else:
-            table = Dataset(folder, filetypes or ()).flags(filetypes[0] if filetypes else None)
-            text = render(table, format_of(output) if output else "text")
-        _write_or_print(text, output)
+    if folder.is_file():
+        tables = {
+            "parameters": audit.nondefault(folder), "steps": audit.step_table(folder),
+            "flags": audit.count_flags(folder),
+        }  # fmt: skip
+        text = "\n".join(f"{title}:\n{render(table)}" for title, table in tables.items())
+    else:
+        table = Dataset(folder, filetypes or ()).flags(filetypes[0] if filetypes else None)
+        text = render(table, format_of(output) if output else "text")
+    _write_or_print(text, output)
 
 # %% ../nbs/06_cli.ipynb #1c138431
 def _recipe(text: str):
-    from calami.core.problems import CalamiError
     from calami.process import badpixels, clean, graft, recipes
 
     word, _, rest = text.partition(":")
@@ -634,7 +605,7 @@ def fetch(
     program: Annotated[str, typer.Argument(metavar="PROGRAM", help="Number of the program, such as 1516.")],
     types: Annotated[str, typer.Option(help="Product types, such as uncal,rateints; '' for everything.")] = "uncal",
     to: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the files.")] = Path(),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be fetched.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be fetched.")] = False,
     obs: Annotated[str | None, typer.Option(metavar="N", help="Observations: 12,15 or 3-5.")] = None,
     filters: Annotated[str, typer.Option("--filter", help="Filters, such as F480M,F430M.")] = "",
     target: Annotated[str | None, typer.Option(help="Target, * and ? allowed.")] = None,
@@ -658,27 +629,26 @@ def fetch(
     - `calami fetch 1516 --types uncal,rateints --to data/1516 --dry-run`
     - `calami fetch 1093 --types cal --obs 12,15 --filter F480M --to data/1093`
     """
-    with _told_plainly():
-        from calami.archive import download
-        from calami.core.tables import format_of, render
+    from calami.archive import download
+    from calami.core.tables import format_of, render
 
-        fmt = format_of(output) if output else "text"  # what cannot be written is told before hours of fetching
-        conditions = {"observations": obs, "filters": filters, "target": target, "after": after, "before": before}
-        conditions |= {"exp_types": None} if everything else {}
-        choices = {"public_only": public_only, "guide_stars": guide_stars, "workers": workers}
-        try:
-            table = download.fetch(
-                program, types, to, dry_run=dry_run, source="s3" if s3 else "mast", **choices, **conditions
-            )
-        except download.DownloadProblem as problem:  # the list says which are there, and why others are not
-            if output:
-                _write_or_print(render(problem.report, format_of(output)), output)
-            raise
-        shown = table["file", "size", "status"]
-        _write_or_print(render(shown, fmt), output)
-        done = {s: int(sum(table["size"][table["status"] == s])) for s in sorted(set(table["status"]))}
-        words = [f"{sum(table['status'] == s)} {s} ({size / 1e6:.1f} MB)" for s, size in done.items()]
-        typer.echo(f"{len(table)} files: {', '.join(words)}", err=True)
+    fmt = format_of(output) if output else "text"  # what cannot be written is told before hours of fetching
+    conditions = {"observations": obs, "filters": filters, "target": target, "after": after, "before": before}
+    conditions |= {"exp_types": None} if everything else {}
+    choices = {"public_only": public_only, "guide_stars": guide_stars, "workers": workers}
+    try:
+        table = download.fetch(
+            program, types, to, dry_run=dry_run, source="s3" if s3 else "mast", **choices, **conditions
+        )
+    except download.DownloadProblem as problem:  # the list says which are there, and why others are not
+        if output:
+            _write_or_print(render(problem.report, format_of(output)), output)
+        raise
+    shown = table["file", "size", "status"]
+    _write_or_print(render(shown, fmt), output)
+    done = {s: int(sum(table["size"][table["status"] == s])) for s in sorted(set(table["status"]))}
+    words = [f"{sum(table['status'] == s)} {s} ({size / 1e6:.1f} MB)" for s, size in done.items()]
+    typer.echo(f"{len(table)} files: {', '.join(words)}", err=True)
 
 # %% ../nbs/06_cli.ipynb #19cdb10d
 @app.command("program")
@@ -688,9 +658,7 @@ def show_program(
     number: Annotated[int | None, typer.Option("--program", help="Which, if the folder has several.")] = None,
     fetch_apt: Annotated[bool, typer.Option("--fetch-apt", help="Fetch the APT file from STScI, into FOLDER.")] = False,
     simbad: Annotated[bool, typer.Option("--simbad/--no-simbad", help="Ask SIMBAD about the targets.")] = True,
-    fmt: Annotated[
-        Format | None, typer.Option("--format", "-f", help="By the suffix of --output if not given.")
-    ] = None,
+    fmt: Format = None,
     output: Output = None,
 ) -> None:
     """
@@ -705,45 +673,34 @@ def show_program(
     """
     if fetch_apt and apt is not None:
         raise typer.BadParameter("give one of --apt and --fetch-apt, not both")
-    with _told_plainly():
-        from calami.archive import download
-        from calami.core.problems import CalamiError
-        from calami.core.tables import format_of
-        from calami.dataset import Dataset
-        from calami.program import view
+    from calami.archive import download
+    from calami.core.tables import format_of
+    from calami.dataset import Dataset
+    from calami.program import view
 
-        chosen = fmt.value if fmt else format_of(output) if output else "text"
-        dataset = Dataset(folder)
-        programs = sorted({int(root[2:7]) for root in dataset.rootlist})
-        if number is not None:
-            dataset = dataset.select(program=number)
-        elif len(programs) > 1:
-            raise CalamiError(f"{folder}: holds programs {', '.join(map(str, programs))}; choose one with --program")
-        if fetch_apt:
-            apt = download.fetch_apt(dataset.rootlist[0][2:7], folder if folder.is_dir() else folder.parent)
-        view = view.ProgramView(dataset, apt, simbad=simbad)
-        _write_or_print(view.render(chosen), output)
-        _tell_problems(dataset)
+    chosen = fmt or (format_of(output) if output else "text")
+    dataset = Dataset(folder)
+    programs = sorted({int(root[2:7]) for root in dataset.rootlist})
+    if number is not None:
+        dataset = dataset.select(program=number)
+    elif len(programs) > 1:
+        raise CalamiError(f"{folder}: holds programs {', '.join(map(str, programs))}; choose one with --program")
+    if fetch_apt:
+        apt = download.fetch_apt(dataset.rootlist[0][2:7], folder if folder.is_dir() else folder.parent)
+    view = view.ProgramView(dataset, apt, simbad=simbad)
+    _write_or_print(view.render(chosen), output)
+    _show_problems(dataset)
 
 # %% ../nbs/06_cli.ipynb #b4c29358
-class FitMode(StrEnum):
-    """How fringes are fitted."""
-
-    fast = "fast"
-    exact = "exact"
-    jwst = "jwst"
-
-# %% ../nbs/06_cli.ipynb #5bd03969
 OIFiles = Annotated[list[Path], typer.Argument(metavar="FILE…", exists=True, dir_okay=False, help="OIFITS files.")]
 Repair = Annotated[
-    bool, typer.Option("--repair", help="Mend the known errors of files by jwst; otherwise they are only told.")
+    bool, typer.Option("--repair", help="Fix the known errors of files by jwst; otherwise they are only reported.")
 ]
 
-# %% ../nbs/06_cli.ipynb #0e329f76
+# %% ../nbs/06_cli.ipynb #5bd03969
 def _read_oifits(paths, repair: bool) -> list:
     import warnings
 
-    from calami.core.problems import CalamiError
     from calami.fringes.oifits import read_oifits
 
     with warnings.catch_warnings(record=True) as said:
@@ -759,7 +716,7 @@ def _read_oifits(paths, repair: bool) -> list:
         seen[what] = path
     return data
 
-# %% ../nbs/06_cli.ipynb #7552bedc
+# %% ../nbs/06_cli.ipynb #0e329f76
 @app.command()
 def fringes(
     files: Annotated[
@@ -768,8 +725,9 @@ def fringes(
     ],
     output: OutFolder,
     mode: Annotated[
-        FitMode, typer.Option(help="One model an exposure; exactly as jwst fits each integration; the stock code.")
-    ] = FitMode.fast,
+        Literal["fast", "exact", "jwst"],
+        typer.Option(help="One model an exposure; exactly as jwst fits each integration; the stock code."),
+    ] = "fast",
     oversample: Annotated[int, typer.Option(min=1, help="Points along a side of a pixel.")] = 3,
     holes: Annotated[str | None, typer.Option(help="Only these holes, at least three: B4,C2,B5.")] = None,
     spectral_type: Annotated[str | None, typer.Option(help="Of the stars, such as K0V; equal photons if not.")] = None,
@@ -777,57 +735,47 @@ def fringes(
     """
     Fit fringes and write OIFITS files: ROOTNAME_ami-oi.fits, and of cubes ROOTNAME_amimulti-oi.fits.
 
-    One file an exposure. Those that cannot be fitted are told, and the others done.
+    One file an exposure. Those that cannot be fitted are reported, and the others done.
 
     **Examples**
 
     - `calami fringes data/jw01093/*_cal.fits -o oi`
     - `calami fringes stage2/*_calints.fits -o oi --mode exact --oversample 5`
     """
-    with _told_plainly():
-        from astropy.table import Table
+    from astropy.table import Table
 
-        from calami.calutil import Data
-        from calami.core.problems import CalamiError
-        from calami.fringes import fitting
-        from calami.fringes.oifits import write_products
+    from calami.calutil import Data
+    from calami.fringes import fitting
+    from calami.fringes.oifits import write_products
 
-        rows, wrong, done = [], [], {}
-        chosen, spectrum = holes.split(",") if holes else None, None
-        if spectral_type:
-            from calami.archive.simbad import model_spectrum
+    rows, wrong, done = [], [], {}
+    chosen, spectrum = holes.split(",") if holes else None, None
+    if spectral_type:
+        from calami.archive.simbad import model_spectrum
 
-            spectrum = model_spectrum(spectral_type)
-        for path in files:
-            try:
-                name = Data(path).name
-                if name in done:
-                    raise CalamiError(f"{path.name}: {done[name].name} is the same exposure; give one of them")
-                seen = fitting.fit(path, mode.value, oversample=oversample, holes=chosen, spectrum=spectrum)
-                write_products(seen, output)
-                for note in seen.notes:
-                    typer.echo(f"{path.name}: {note}", err=True)
-            except CalamiError as problem:
-                wrong.append(str(problem))
-                typer.echo(f"calami: {problem}", err=True)
-                continue
-            done[name] = path
-            rows.append({**seen.summary(), "file": f"{name}_ami-oi.fits"})
-        if rows:
-            _print_table(Table(rows), f"{len(rows)} exposures")
-            typer.echo(f"wrote {len(rows)} exposures to {output}", err=True)
-        if wrong:
-            raise CalamiError(f"{len(wrong)} of {len(files)} files could not be fitted")
+        spectrum = model_spectrum(spectral_type)
+    for path in files:
+        try:
+            name = Data(path).name
+            if name in done:
+                raise CalamiError(f"{path.name}: {done[name].name} is the same exposure; give one of them")
+            seen = fitting.fit(path, mode, oversample=oversample, holes=chosen, spectrum=spectrum)
+            write_products(seen, output)
+            for note in seen.notes:
+                typer.echo(f"{path.name}: {note}", err=True)
+        except CalamiError as problem:
+            wrong.append(str(problem))
+            typer.echo(f"calami: {problem}", err=True)
+            continue
+        done[name] = path
+        rows.append({**seen.summary(), "file": f"{name}_ami-oi.fits"})
+    if rows:
+        _print_table(Table(rows), f"{len(rows)} exposures")
+        typer.echo(f"wrote {len(rows)} exposures to {output}", err=True)
+    if wrong:
+        raise CalamiError(f"{len(wrong)} of {len(files)} files could not be fitted")
 
-# %% ../nbs/06_cli.ipynb #5c902cff
-class Weights(StrEnum):
-    """Weights of reference stars."""
-
-    equal = "equal"
-    time = "time"
-    brightness = "brightness"
-
-# %% ../nbs/06_cli.ipynb #597f3ee2
+# %% ../nbs/06_cli.ipynb #7552bedc
 @app.command()
 def calibrate(
     target: Annotated[Path, typer.Argument(metavar="TARGET", exists=True, dir_okay=False, help="OIFITS file.")],
@@ -835,7 +783,9 @@ def calibrate(
         list[Path], typer.Argument(metavar="REF…", exists=True, dir_okay=False, help="Those of reference stars.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="File to write.")],
-    weights: Annotated[Weights, typer.Option(help="Of several reference stars.")] = Weights.equal,
+    weights: Annotated[
+        Literal["equal", "time", "brightness"], typer.Option(help="Of several reference stars.")
+    ] = "equal",
     scatter: Annotated[bool, typer.Option(help="Add to the errors what the reference stars differ by.")] = True,
     repair: Repair = False,
 ) -> None:
@@ -846,42 +796,32 @@ def calibrate(
 
     - `calami calibrate oi/abdor_ami-oi.fits oi/hd37093_ami-oi.fits oi/hd36805_ami-oi.fits -o abdor_f480m.fits`
     """
-    with _told_plainly():
-        from calami.core.problems import CalamiError
-        from calami.fringes.calibration import calibrate as by_references
-        from calami.fringes.oifits import write_oifits
+    from calami.fringes.calibration import calibrate as by_references
+    from calami.fringes.oifits import write_oifits
 
-        if output.resolve() in {path.resolve() for path in (target, *references)}:
-            raise CalamiError(f"{output}: is one of the files to be read; choose another name")
-        star, *others = _read_oifits((target, *references), repair)
-        for path, one in zip((target, *references), (star, *others), strict=True):
-            if one.references:
-                text = f"{path.name}: is calibrated already, by {', '.join(one.references)}"
-                raise CalamiError(f"{text}; give the file that calami fringes wrote")
-        done = by_references(star, others, weights=weights.value, scatter=scatter)
-        write_oifits(done, output)
-        typer.echo(f"{done.target} by {', '.join(done.references)}, {done.filter}")
-        if len(others) > 1 and scatter:
-            v2, cp = done.header["SCAT_V2"], done.header["SCAT_CP"] * 180 / 3.141592653589793
-            typer.echo(f"reference stars differ beyond their errors by {v2:.2%} in V2, {cp:.3f} deg in closure phase")
-        typer.echo(f"wrote {output}", err=True)
+    if output.resolve() in {path.resolve() for path in (target, *references)}:
+        raise CalamiError(f"{output}: is one of the files to be read; choose another name")
+    star, *others = _read_oifits((target, *references), repair)
+    for path, one in zip((target, *references), (star, *others), strict=True):
+        if one.references:
+            text = f"{path.name}: is calibrated already, by {', '.join(one.references)}"
+            raise CalamiError(f"{text}; give the file that calami fringes wrote")
+    done = by_references(star, others, weights=weights, scatter=scatter)
+    write_oifits(done, output)
+    typer.echo(f"{done.target} by {', '.join(done.references)}, {done.filter}")
+    if len(others) > 1 and scatter:
+        v2, cp = done.header["SCAT_V2"], done.header["SCAT_CP"] * 180 / 3.141592653589793
+        typer.echo(f"reference stars differ beyond their errors by {v2:.2%} in V2, {cp:.3f} deg in closure phase")
+    typer.echo(f"wrote {output}", err=True)
 
-# %% ../nbs/06_cli.ipynb #ab4dcf47
-class Observed(StrEnum):
-    """What of the data is used."""
-
-    both = "both"
-    v2 = "v2"
-    cp = "cp"
-
-# %% ../nbs/06_cli.ipynb #45b2c10c
+# %% ../nbs/06_cli.ipynb #5c902cff
 @app.command()
 def contrast(
     files: OIFiles,
     output: OutFolder,
-    observables: Annotated[Observed, typer.Option(help="Squared visibilities, closure phases, or both.")] = (
-        Observed.both
-    ),
+    observables: Annotated[
+        Literal["both", "v2", "cp"], typer.Option(help="Squared visibilities, closure phases, or both.")
+    ] = "both",
     kind: Annotated[str, typer.Option(help="Limits: delta_chi2, absil, injection or percentile.")] = "delta_chi2",
     limit: Annotated[float, typer.Option(min=30, help="Largest separation, mas.")] = 500.0,
     rescale: Annotated[
@@ -891,7 +831,7 @@ def contrast(
     repair: Repair = False,
 ) -> None:
     """
-    Search a companion in calibrated files together, and state limits for what is left without it.
+    Search a companion in calibrated files together, and state limits for what remains without it.
 
     OUT receives companion.json, contrast_curve.ecsv, detection_map.fits and figures.
 
@@ -900,20 +840,19 @@ def contrast(
     - `calami contrast abdor_f480m.fits abdor_f430m.fits abdor_f380m.fits -o abdor --rescale`
     - `calami contrast abdor_f480m.fits -o abdor --observables cp --kind absil`
     """
-    with _told_plainly():
-        from calami.fringes.products import analyse
+    from calami.fringes.products import analyse
 
-        data = _read_oifits(files, repair)
-        stars = sorted({one.target for one in data})
-        if len(stars) > 1:
-            typer.echo(f"warning: files of different stars are fitted as one: {', '.join(stars)}", err=True)
-        told = {"observables": observables.value, "covariance": "diagonal" if diagonal else "auto"}
-        found = analyse(data, output, kind=kind, limit=limit, rescale=rescale, **told)
-        typer.echo(found.told())
-        for one in data:
-            if not one.references:
-                typer.echo(f"note: {one.name} is not calibrated by a reference star", err=True)
-        typer.echo(f"wrote {output}", err=True)
+    data = _read_oifits(files, repair)
+    stars = sorted({one.target for one in data})
+    if len(stars) > 1:
+        typer.echo(f"warning: files of different stars are fitted as one: {', '.join(stars)}", err=True)
+    told = {"observables": observables, "covariance": "diagonal" if diagonal else "auto"}
+    found = analyse(data, output, kind=kind, limit=limit, rescale=rescale, **told)
+    typer.echo(found.told())
+    for one in data:
+        if not one.references:
+            typer.echo(f"note: {one.name} is not calibrated by a reference star", err=True)
+    typer.echo(f"wrote {output}", err=True)
 
 # %% ../nbs/06_cli.ipynb #32d9d1ef
 def main() -> None:
