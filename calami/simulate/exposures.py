@@ -26,7 +26,15 @@ from ..instrument import niriss
 from ..instrument.detector import Detector, simulate_ramps
 from ..instrument.migration import Migration, crossings, departure
 from ..instrument.optics import DIFFUSION_MAS, JITTER_MAS, Pupil, Source, psf, star_spectrum
-from .level1b import MAX_BYTES, level1b_keywords, pointing, segments, sky_to_detector, write_level1b
+from calami.simulate.level1b import (
+    MAX_BYTES,
+    _written_before,
+    level1b_keywords,
+    pointing,
+    segments,
+    sky_to_detector,
+    write_level1b,
+)
 from .plans import TARGET_PIXEL, ExposurePlan, Plan, check_plan
 from .stars import PlanProblem, total_rate
 
@@ -372,12 +380,6 @@ def simulate_exposure(
     write_atomically(beside, json.dumps(facts))
     history = f"calami {facts['calami']} simulation, seed {seed}; truth in {beside.name}"
     return write_level1b(ramps, exposure, outdir, max_bytes=max_bytes, overwrite=True, history=history)
-
-# %% ../../nbs/simulate/06_exposures.ipynb #2e4b52f0
-def _written_before(exposure: ExposurePlan, folder: str | os.PathLike) -> list[Path]:
-    stem = exposure.rootname.removesuffix("_nis")
-    names = (f"{stem}_nis_uncal.fits", f"{stem}-seg[0-9][0-9][0-9]_nis_uncal.fits")
-    return sorted(path for name in names for path in Path(folder).glob(name))
 
 # %% ../../nbs/simulate/06_exposures.ipynb #8156e2ce
 def _is_there(
