@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 # %% auto #0
-__all__ = ['MOVED', 'RENAMED', 'forward', 'OldModules', 'install']
+__all__ = ['MOVED', 'RENAMED', 'GONE', 'forward', 'OldModules', 'install']
 
 # %% ../../nbs/core/07_moved.ipynb #ce6ffa86
 #: Module of version 0.1 to the modules that now hold its names, the first before the others.
@@ -53,6 +53,13 @@ MOVED = {
 }
 #: Names that became others.
 RENAMED = {("dataset", "Exposure"): "Products", ("mitigation", "Exposure"): "ScanExposure"}
+#: Names that are no more, and what to use instead.
+GONE = {
+    (
+        "fringes",
+        "PIPELINE_FIX",
+    ): "see SUPPORT_LIMIT, SUPPORT_WIDENING and BP_FIX_NOISE of instrument.fourier",
+}
 
 # %% ../../nbs/core/07_moved.ipynb #b422236e
 def forward(old: str) -> Callable[[str], Any]:
@@ -78,7 +85,8 @@ def forward(old: str) -> Callable[[str], Any]:
                 new = f"calami.{place}.{wanted}"
                 warnings.warn(f"calami.{old}.{name} is now {new}", DeprecationWarning, stacklevel=2)
                 return vars(module)[wanted]
-        raise AttributeError(f"module 'calami.{old}' has no attribute {name!r}")
+        instead = f"; {GONE[old, name]}" if (old, name) in GONE else ""
+        raise AttributeError(f"module 'calami.{old}' has no attribute {name!r}{instead}")
 
     return find
 

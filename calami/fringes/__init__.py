@@ -12,7 +12,7 @@ from ..core.moved import forward
 
 _NAMES = {
     "model": "Setup band_of bands fringe_model phase_slope rotated sandwich search_rotation solve star_image",
-    "frames": "CORE FALLBACK_SCALE_MAS FourierFix HEADER_KEYWORDS JUMP_DET LEAST_DISTANCE PIPELINE_FIX RARE_JUMPS",
+    "frames": "CORE FALLBACK_SCALE_MAS HEADER_KEYWORDS JUMP_DET LEAST_DISTANCE RARE_JUMPS",
     "average": "GROSS OUTLIERS circular_mean find_outliers independent_phases shrunk_covariance",
     "observables": "OIData OIFITSWarning Observables add_noise closure_covariance closure_matrix from_observables "
     "from_samples mean_and_covariance photon_errors point_source wrap",

@@ -16,7 +16,6 @@ from ..core.problems import CalamiError
 from .average import OUTLIERS, _average, _identity, _samples_of, _triple, circular_mean, find_outliers
 from calami.fringes.frames import (
     FALLBACK_SCALE_MAS,
-    FourierFix,
     _crop,
     _even,
     _filter_of,
@@ -44,6 +43,7 @@ from calami.fringes.model import (
 from .observables import Observables
 from .stock import _fit_pipeline
 from ..instrument import niriss
+from ..instrument.fourier import FourierFix, forbidden
 from ..instrument.mask import Mask, pairs_of, piston_matrix
 from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum
 
@@ -53,21 +53,26 @@ logger = logging.getLogger(__name__)
 __all__ = ['logger', 'LEAST_CHANGE', 'UNLIKE', 'fit', 'plot_v2', 'plot_closure_phases', 'plot_residual']
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9a676e90
-#: A pixel among the brightest that no one has flagged is bad if mending changes it by more than this share. Migration
+#: A pixel among the brightest that no one has flagged is bad if fixing changes it by more than this share. Migration
 #: changes the peak by up to a tenth (science.md: by 4 % in 13 groups of AB Dor).
 LEAST_CHANGE = 0.2
 
 # %% ../../nbs/fringes/06_fitting.ipynb #a8bb9f2e
-def _mend_unless_migrated(fourier: FourierFix, image: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fix_unless_migrated(fourier: FourierFix, image: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # The search finds what the optics cannot make. A peak that has lost charge is such a thing, and no bad pixel: it is
     # brighter than a tenth of the peak, and not far off.
-    mended, found = fourier.clean(image, bad)
+    fixed, found, *_ = fourier.fix(image, bad)
     new = found & ~bad & (image > 0.1 * image[~bad].max())
-    spared = new & (np.abs(mended - image) < LEAST_CHANGE * image)
+    spared = new & (np.abs(fixed - image) < LEAST_CHANGE * image)
     if not spared.any():
-        return mended, found
+        return fixed, found
     found &= ~spared
-    return fourier.mend(image, found), found
+    return fourier.correct(image, found), found
+
+# %% ../../nbs/fringes/06_fitting.ipynb #7d8f400c
+def _fixer(filter_name: str, size: int, setup: Setup) -> FourierFix:
+    # With the frequencies of the pipeline, so that `exact` leaves out the same pixels and finds the same centre.
+    return FourierFix(forbidden(filter_name, size, float(np.mean(setup.scale)), setup.mask))
 
 # %% ../../nbs/fringes/06_fitting.ipynb #a0d29b19
 def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool, filter_name: str) -> _Fitted:
@@ -76,8 +81,8 @@ def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool, filter_name: str
     bad = ~seen
     inner = (_even(size),) * 2
     if fix:
-        fourier = FourierFix(inner[0].stop, filter_name, float(np.mean(setup.scale)), setup.mask)
-        middle[inner], bad[inner] = _mend_unless_migrated(fourier, middle[inner], bad[inner])
+        fourier = _fixer(filter_name, inner[0].stop, setup)
+        middle[inner], bad[inner] = _fix_unless_migrated(fourier, middle[inner], bad[inner])
     if center is None:
         center = phase_slope(middle)
     if not np.hypot(*center) <= 3:
@@ -129,12 +134,12 @@ def _fit_exact(frames: _Frames, setup: Setup, center, fix: bool, filter_name: st
     images = np.where(np.isfinite(frames.cube), frames.cube, np.zeros((), frames.cube.dtype))
     bad = frames.bad.copy()
     inner = (_even(size),) * 2
-    fourier = FourierFix(inner[0].stop, filter_name, float(np.mean(setup.scale)), setup.mask) if fix else None
+    fourier = _fixer(filter_name, inner[0].stop, setup) if fix else None
     terms = len(setup.mask.names) * (len(setup.mask.names) - 1) + 2
     coefficients, centers, models = np.zeros((count, terms)), np.zeros((count, 2)), np.zeros((count, size**2))
     for n in range(count):
         if fourier is not None:
-            images[(n, *inner)], bad[(n, *inner)] = fourier.clean(images[(n, *inner)], bad[(n, *inner)])
+            images[(n, *inner)], bad[(n, *inner)] = fourier.fix(images[(n, *inner)], bad[(n, *inner)])[:2]
         try:
             centers[n] = phase_slope(images[n]) if center is None else center
         except CalamiError:  # an empty frame

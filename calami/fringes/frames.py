@@ -15,126 +15,12 @@ import numpy as np
 from ..core.images import RateImage, find_peak
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.exposure import Exposure
-from .model import _transform
 from ..instrument import niriss
-from ..instrument.mask import Mask, _drawn_mask, pairs_of
-from ..instrument.optics import MAS, Distortion
+from ..instrument.mask import Mask, pairs_of
+from ..instrument.optics import Distortion
 
 # %% auto #0
-__all__ = ['PIPELINE_FIX', 'JUMP_DET', 'RARE_JUMPS', 'FALLBACK_SCALE_MAS', 'HEADER_KEYWORDS', 'LEAST_DISTANCE', 'CORE',
-           'FourierFix']
-
-# %% ../../nbs/fringes/02_frames.ipynb #6083dfdf
-#: Side of the picture of the pupil, m; widening of the half-power limits; smallest power that counts as light of the
-#: mask; e-/ADU and e- of read noise; factor over the median that makes an outlier. Source: jwst 3.0.0, `ami/bp_fix.py`.
-PIPELINE_FIX = {"pupil": 6.603464, "wider": 0.1, "power": 1e-3, "gain": 1.61, "noise": 18.32, "outlier": 50.0}
-
-# %% ../../nbs/fringes/02_frames.ipynb #c8fc047e
-class FourierFix:
-    """
-    Mend bad pixels so that the image has no power at frequencies that the mask does not pass.
-
-    The method is that of Ireland 2013 (MNRAS 433, 1718, section 2.5), with the choices of jwst 3.0.0.
-
-    Parameters
-    ----------
-    size : int
-        Rows and columns, even.
-    filter_name : str
-        An AMI filter.
-    scale : float
-        Pixel scale, mas.
-    mask : Mask
-        Its picture, or its holes.
-    """
-
-    def __init__(self, size: int, filter_name: str, scale: float, mask: Mask):
-        picture = _drawn_mask() if mask.picture is None else mask.picture
-        known = niriss.FILTERS[filter_name]
-        wider = 1 + PIPELINE_FIX["wider"]
-        low, high = known.half_power
-        wavelengths = known.pivot, known.pivot - wider * (known.pivot - low), known.pivot + wider * (high - known.pivot)
-        image = np.zeros((size, size))
-        for wavelength in wavelengths:
-            span = size * scale * MAS * PIPELINE_FIX["pupil"] / (wavelength * 1e-6)
-            image += np.abs(_focus(picture, size, span)) ** 2 * span**2
-        power = np.abs(_transform(image))
-        dark = np.fft.fftshift(power / power.max() < PIPELINE_FIX["power"])
-        self.size, self.dark = size, dark[:, : size // 2 + 1]
-        rows, columns = np.nonzero(self.dark)
-        half = size // 2
-        self.frequencies = ((rows + half) % size - half) * 2 * np.pi / size, columns * 2 * np.pi / size
-
-    def mend(self, image: np.ndarray, bad: np.ndarray) -> np.ndarray:
-        """
-        Replace the bad pixels of an image.
-
-        Parameters
-        ----------
-        image : numpy.ndarray
-            Shape (size, size).
-        bad : numpy.ndarray
-            True where a pixel is to be replaced, same shape.
-
-        Returns
-        -------
-        numpy.ndarray
-            A mended copy.
-        """
-        rows, columns = np.nonzero(bad)
-        mended = image.copy()
-        mended[bad] = 0
-        if not len(rows):
-            return mended
-        phasors = np.exp(-1j * (np.outer(rows, self.frequencies[0]) + np.outer(columns, self.frequencies[1])))
-        basis = np.concatenate((phasors.real, phasors.imag), axis=1)
-        power = np.fft.rfft2(mended)[self.dark]
-        mended[bad] -= np.linalg.solve(basis @ basis.T, basis @ np.concatenate((power.real, power.imag)))
-        return mended
-
-    def clean(self, image: np.ndarray, bad: np.ndarray, rounds: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """
-        Mend an image and look for further bad pixels, until there are none.
-
-        Parameters
-        ----------
-        image : numpy.ndarray
-            Shape (size, size), finite.
-        bad : numpy.ndarray
-            Known bad pixels, same shape.
-        rounds : int
-            At most so many times.
-
-        Returns
-        -------
-        image : numpy.ndarray
-            Mended.
-        bad : numpy.ndarray
-            Known and new bad pixels.
-        """
-        from scipy.ndimage import median_filter
-
-        bad, mended = bad.copy(), image
-        for _ in range(rounds):
-            mended = self.mend(mended, bad)
-            noise = np.fft.irfft2(np.fft.rfft2(mended) * self.dark)
-            with np.errstate(invalid="ignore"):  # a negative pixel has no photon noise; as in the pipeline
-                noise /= np.sqrt(median_filter(mended, size=3) / PIPELINE_FIX["gain"] + PIPELINE_FIX["noise"] ** 2)
-            departure = np.abs(noise - median_filter(noise, size=3))
-            new = (departure > PIPELINE_FIX["outlier"] * np.median(departure)) & ~bad
-            if not new.any():
-                break
-            bad |= new
-        return self.mend(image, bad), bad
-
-# %% ../../nbs/fringes/02_frames.ipynb #e971723a
-def _focus(picture: np.ndarray, size: int, span: float) -> np.ndarray:
-    # Image of a pupil on `size` points that span so many λ/D, both centred.
-    axis = (np.arange(len(picture)) - len(picture) / 2 + 0.5) / len(picture)
-    out = (np.arange(size) - size / 2 + 0.5) * span / size
-    phase = -2 * np.pi * np.outer(out, axis)
-    real, imaginary = np.cos(phase) @ picture, np.sin(phase) @ picture  # the picture is real: half the work
-    return (real + 1j * imaginary) @ np.exp(1j * phase).T / (len(picture) * size)
+__all__ = ['JUMP_DET', 'RARE_JUMPS', 'FALLBACK_SCALE_MAS', 'HEADER_KEYWORDS', 'LEAST_DISTANCE', 'CORE']
 
 # %% ../../nbs/fringes/02_frames.ipynb #c428f288
 #: DQ bit "jump detected during the exposure". Source: stdatamodels `dqflags.pixel`.

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ..core.problems import CalamiError
+from ..instrument.fourier import _centred_transform
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum, passband, sample_passband
 
@@ -277,7 +278,7 @@ def phase_slope(image: np.ndarray) -> tuple[float, float]:
     tuple of float
         Distance from the middle of the image along rows and columns, pixels.
     """
-    phase = np.angle(_transform(image))
+    phase = np.angle(_centred_transform(image, len(image), len(image)))
     padded, middle = np.pad(phase, 1), (len(image) - 1) // 2
     slopes = (padded[:-2, 1:-1] - padded[2:, 1:-1]) / 2, (padded[1:-1, :-2] - padded[1:-1, 2:]) / 2
     place = []
@@ -288,14 +289,6 @@ def phase_slope(image: np.ndarray) -> tuple[float, float]:
             raise CalamiError("the star cannot be centred: the Fourier phase has no slope at its middle")
         place.append(float(len(image) / (2 * np.pi) * slope[alike].mean()))
     return place[0], place[1]
-
-# %% ../../nbs/fringes/01_model.ipynb #94187359
-def _transform(image: np.ndarray) -> np.ndarray:
-    # Fourier transform about the middles of both planes, square image.
-    size = len(image)
-    axis = np.arange(size) - size / 2 + 0.5
-    phasor = np.exp(-2j * np.pi * np.outer(axis, axis) / size)
-    return phasor @ image @ phasor / size
 
 # %% ../../nbs/fringes/01_model.ipynb #b7121f24
 def rotated(distortion: Distortion, degrees: float) -> Distortion:

@@ -18,7 +18,7 @@ _NAMES = {
     "sample_passband star_spectrum star_temperature tabulated",
     "mask": "Mask PUPIL_DIAMETERS PUPIL_PIXELS closure_matrix hexagon pairs_of piston_matrix pupil_image "
     "triangles_of wrap",
-    "fourier": "FourierFix SUPPORT_LIMIT SUPPORT_WIDENING forbidden",
+    "fourier": "BP_FIX_NOISE FourierFix SUPPORT_LIMIT SUPPORT_WIDENING forbidden",
     "migration": "DIAGONAL_RATIO DIAGONAL_STEPS EDGE_STEPS IPC_KERNEL MIGRATION_PRESETS Migration charge_ramp "
     "collect crossings departure find_migration interpixel_capacitance migration_flow",
     "detector": "ADC_WAVE DEAD Detector EFFECTS HOT classical_nonlinearity convert cosmic_rays simulate_ramps stripes",

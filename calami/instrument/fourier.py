@@ -9,18 +9,33 @@ import numpy as np
 
 from ..core.problems import CalamiError
 from . import niriss
-from .optics import Pupil, monochromatic
+from .mask import PUPIL_DIAMETERS, Mask, _drawn_mask
+from .optics import MAS, Pupil, monochromatic
 
 # %% auto #0
-__all__ = ['SUPPORT_LIMIT', 'SUPPORT_WIDENING', 'forbidden', 'FourierFix']
+__all__ = ['SUPPORT_LIMIT', 'SUPPORT_WIDENING', 'BP_FIX_NOISE', 'forbidden', 'FourierFix']
 
 # %% ../../nbs/instrument/04_fourier.ipynb #52047224
-#: What the forbidden frequencies are told by, as in `jwst.ami.bp_fix` (3.0.0): share of the largest amplitude, and
-#: by how much the band is widened for it.
+#: What makes a frequency forbidden, as in `jwst.ami.bp_fix` (3.0.0): an amplitude below this fraction of the largest
+#: one, in a band that is widened by this fraction.
 SUPPORT_LIMIT, SUPPORT_WIDENING = 1e-3, 0.1
 
+# %% ../../nbs/instrument/04_fourier.ipynb #494cb8cf
+def _centred_transform(picture: np.ndarray, size: int, span: float) -> np.ndarray:
+    # Fourier transform of a real picture on `size` points that span so many λ/D, about the middles of both planes.
+    axis = (np.arange(len(picture)) - len(picture) / 2 + 0.5) / len(picture)
+    out = (np.arange(size) - size / 2 + 0.5) * span / size
+    phase = -2 * np.pi * np.outer(out, axis)
+    real, imaginary = np.cos(phase) @ picture, np.sin(phase) @ picture  # the picture is real: half the work
+    return (real + 1j * imaginary) @ np.exp(1j * phase).T / (len(picture) * size)
+
 # %% ../../nbs/instrument/04_fourier.ipynb #51211f92
-def forbidden(filter_name: str, size: int, scale_mas: float = float(np.mean(niriss.PIXEL_SCALE_MAS))) -> np.ndarray:
+def forbidden(
+    filter_name: str,
+    size: int,
+    scale_mas: float = float(np.mean(niriss.PIXEL_SCALE_MAS)),
+    mask: Mask | None = None,
+) -> np.ndarray:
     """
     Spatial frequencies that no image through the mask has.
 
@@ -32,6 +47,9 @@ def forbidden(filter_name: str, size: int, scale_mas: float = float(np.mean(niri
         Side of the image, pixels, even.
     scale_mas : float
         Side of a pixel, mas.
+    mask : Mask, optional
+        Compute them as `bp_fix` does, from the picture of this mask; from the holes, which is nearer to the truth, if
+        not given.
 
     Returns
     -------
@@ -45,8 +63,9 @@ def forbidden(filter_name: str, size: int, scale_mas: float = float(np.mean(niri
 
     Notes
     -----
-    Images at three wavelengths (pivot, and beyond both half-power points) are computed from the holes and
-    transformed; what stays below `SUPPORT_LIMIT` of the largest amplitude is forbidden.
+    Images at three wavelengths (pivot, and beyond both half-power points) are computed and transformed; what stays
+    below `SUPPORT_LIMIT` of the largest amplitude is forbidden. The transform of `bp_fix` is centred between pixels, so
+    its frequencies are half a sample off.
     """
     if filter_name not in niriss.FILTERS:
         raise CalamiError(f"no filter {filter_name!r} in AMI; it is one of {', '.join(niriss.FILTERS)}")
@@ -54,16 +73,26 @@ def forbidden(filter_name: str, size: int, scale_mas: float = float(np.mean(niri
         raise CalamiError(f"an image with a side of {size} pixels: an even number from 8 is needed")
     band = niriss.FILTERS[filter_name]
     wide = 1 + SUPPORT_WIDENING
-    wavelengths = [band.pivot, *(band.pivot + wide * (edge - band.pivot) for edge in band.half_power)]
-    along = (np.arange(size) - size // 2) * scale_mas
-    image = sum(monochromatic(w, along, along, Pupil()) * w**2 for w in wavelengths)
-    amplitude = np.abs(np.fft.rfft2(image))
+    wavelengths = np.array([band.pivot, *(band.pivot + wide * (edge - band.pivot) for edge in band.half_power)])
+    if mask is None:
+        along = (np.arange(size) - size // 2) * scale_mas
+        image = sum(monochromatic(w, along, along, Pupil()) * w**2 for w in wavelengths)
+        amplitude = np.abs(np.fft.rfft2(image))
+    else:
+        picture = _drawn_mask() if mask.picture is None else mask.picture
+        spans = size * scale_mas * MAS * PUPIL_DIAMETERS[1] / (wavelengths * 1e-6)
+        image = sum(np.abs(_centred_transform(picture, size, span)) ** 2 * span**2 for span in spans)
+        amplitude = np.fft.fftshift(np.abs(_centred_transform(image, size, size)))[:, : size // 2 + 1]
     return amplitude < SUPPORT_LIMIT * amplitude.max()
+
+# %% ../../nbs/instrument/04_fourier.ipynb #43232576
+#: Gain (e-/ADU) and read noise (e-) that `bp_fix` weighs the filtered image with. Source: jwst 3.0.0, `ami/bp_fix.py`.
+BP_FIX_NOISE = (1.61, 18.32)
 
 # %% ../../nbs/instrument/04_fourier.ipynb #9fc73ab8
 class FourierFix:
     """
-    Bad pixels from the power that should not be there.
+    Fix bad pixels so that the image has no power where there should be none.
 
     Parameters
     ----------
@@ -158,12 +187,14 @@ class FourierFix:
 
         Notes
         -----
-        The measure is that of `bp_fix`: the filtered image over its noise, less its 3 × 3 median.
+        The measure is that of `bp_fix`: the filtered image over its noise, less its 3 × 3 median. Where the image is
+        more negative than noise can make it, the noise of `bp_fix` is not a number, and it finds nothing in the whole
+        image; here such pixels stand out.
         """
         from scipy.ndimage import median_filter
 
-        smooth = median_filter(image, size=3)
-        noise = np.sqrt(np.maximum(smooth / _FIX_GAIN + _FIX_READ_NOISE**2, 1e-6))
+        gain, read_noise = BP_FIX_NOISE
+        noise = np.sqrt(np.maximum(median_filter(image, size=3) / gain + read_noise**2, 1e-6))
         measure = self._filtered(image) / noise
         difference = np.abs(measure - median_filter(measure, size=3))
         return difference > rejection * np.median(difference)
@@ -202,7 +233,3 @@ class FourierFix:
                 return fixed, bad, rounds, True
             bad |= more
         return self.correct(image, bad), bad, max_iterations, False
-
-# %% ../../nbs/instrument/04_fourier.ipynb #43232576
-#: Gain (e-/ADU) and read noise (e-) that `bp_fix` weighs the filtered image with. Source: jwst 3.0.0, `ami/bp_fix.py`.
-_FIX_GAIN, _FIX_READ_NOISE = 1.61, 18.32

@@ -1,13 +1,14 @@
 """A notebook of version 0.1 still runs: every public name that it could import is found, or its module says where."""
 
 import importlib
+import re
 import subprocess
 import sys
 import warnings
 
 import pytest
 
-from calami.core.moved import MOVED
+from calami.core.moved import GONE, MOVED
 
 #: Public names of the modules of version 0.1.
 NAMES = {
@@ -164,7 +165,11 @@ def test_every_name_of_version_0_1_is_found(old):
     for name in NAMES[old].split():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            assert getattr(importlib.import_module(f"calami.{old}"), name) is not None
+            if (old, name) in GONE:
+                with pytest.raises(AttributeError, match=re.escape(GONE[old, name])):
+                    getattr(importlib.import_module(f"calami.{old}"), name)
+            else:
+                assert getattr(importlib.import_module(f"calami.{old}"), name) is not None
 
 
 def test_an_old_path_warns_with_the_new_one():
