@@ -176,6 +176,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'calami.cli.simulate': ('cli.html#simulate', 'calami/cli.py'),
                             'calami.cli.summary': ('cli.html#summary', 'calami/cli.py'),
                             'calami.cli.yaml_value': ('cli.html#yaml_value', 'calami/cli.py')},
+            'calami.cm_analysis': { 'calami.cm_analysis.__dir__': ('cm_analysis.html#__dir__', 'calami/cm_analysis.py'),
+                                    'calami.cm_analysis.__getattr__': ('cm_analysis.html#__getattr__', 'calami/cm_analysis.py')},
             'calami.core.files': { 'calami.core.files.cache_folder': ('core/files.html#cache_folder', 'calami/core/files.py'),
                                    'calami.core.files.write_atomically': ('core/files.html#write_atomically', 'calami/core/files.py')},
             'calami.core.images': { 'calami.core.images.Peak': ('core/images.html#peak', 'calami/core/images.py'),
