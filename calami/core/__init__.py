@@ -9,12 +9,12 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "problems": "CalamiError FileProblem NameProblem",
+    "problems": "CalamiError FileProblem NameProblem options_from",
     "files": "SUFFIXES cache_folder write_atomically",
     "tables": "FORMATS cell_text format_of render table_cells",
     "images": "Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak",
     "record": "PACKAGES file_record versions",
-    "page": "figure_png",
+    "page": "Figure Heading Html Note figure_png html_page",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -5,11 +5,14 @@
 # %% ../../nbs/core/01_problems.ipynb #b3fee59a
 from __future__ import annotations
 
+import difflib
 import os
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 # %% auto #0
-__all__ = ['CalamiError', 'FileProblem', 'NameProblem']
+__all__ = ['CalamiError', 'FileProblem', 'NameProblem', 'options_from']
 
 # %% ../../nbs/core/01_problems.ipynb #a3169085
 class CalamiError(Exception):
@@ -43,3 +46,36 @@ class FileProblem(CalamiError):
 # %% ../../nbs/core/01_problems.ipynb #a05dfb88
 class NameProblem(CalamiError, ValueError):
     """A file name, or a part of one, that breaks the JWST naming rules."""
+
+# %% ../../nbs/core/01_problems.ipynb #f5f82e59
+_Options = TypeVar("_Options")
+
+# %% ../../nbs/core/01_problems.ipynb #0afcae21
+def options_from(kind: type[_Options], given: dict[str, Any]) -> _Options:
+    """
+    Make an options object from keywords.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass.
+    given : dict
+        Its fields by name, those that differ from the defaults.
+
+    Returns
+    -------
+    object
+        Of that kind.
+
+    Raises
+    ------
+    CalamiError
+        For a name that is no field: it names the near one.
+    """
+    known = [f.name for f in fields(kind) if f.init]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise CalamiError(f"there is no option {name!r}; {hint}")
+    return kind(**given)

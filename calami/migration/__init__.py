@@ -26,7 +26,7 @@ _NAMES = {
     "standard_versions whole_frames with_step without_step",
     "saturation": "Advice DOCUMENTED_LIMIT_E Level advise effective_saturation meeting_level plot_saturation "
     "recommendation_table rising saturation_table write_parameter_files",
-    "report": "levels_table numbers_table run_record write_cm_report",
+    "report": "ReportOptions levels_table numbers_table run_record write_cm_report",
     "answers": "ASSUMPTIONS Answers METHOD PHOTONS QUESTIONS answer_questions onset_words true_onset write_answers",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -5,7 +5,6 @@
 # %% ../../nbs/migration/09_answers.ipynb #1ad069c4
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
@@ -13,14 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.files import write_atomically
-from ..core.page import figure_png
+from ..core.page import Figure, Heading, figure_png, html_page
 from ..core.problems import CalamiError
 from ..core.record import file_record, versions
 from ..core.tables import render
@@ -39,6 +37,7 @@ from calami.migration.mitigation import (
     without_step,
 )
 from .onset import Onset, quantify
+from .report import _SIMULATED, _made_by, _provenance
 from calami.migration.saturation import (
     Level,
     effective_saturation,
@@ -386,17 +385,6 @@ def _plain_ramps(data: ExposureSet, outdir, options: Mapping[str, Any]) -> list[
     run = process_versions(data, [without_step()], outdir, **options)["none"]
     return [p for p in run.paths if p.name.endswith("_ramp.fits")]
 
-# %% ../../nbs/migration/09_answers.ipynb #f326d064
-_SHEET = """
-body{font:15px/1.55 system-ui,sans-serif;color:#1c2733;max-width:74rem;margin:2.5rem auto;padding:0 1.5rem}
-h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.25rem;margin-top:2.4rem;border-bottom:1px solid #d5dce3}
-.sub{color:#5b6b7a;margin-top:0}.answer{background:#f1f5f9;padding:.8rem 1.2rem;border-left:4px solid #35618e}
-.answer h3{margin:.6rem 0 .2rem}img{max-width:100%;height:auto}figcaption{color:#5b6b7a;font-size:.88rem}
-figure{margin:1rem 0}table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums}
-th,td{padding:.2rem .55rem;border-bottom:1px solid #e2e8ee;text-align:left;white-space:nowrap}
-.note{color:#8a4b00}th{background:#f7f9fb}.wide{overflow-x:auto}li{margin:.2rem 0}
-"""
-
 # %% ../../nbs/migration/09_answers.ipynb #6b82e34c
 def onset_words(answers: Answers) -> QTable:
     """
@@ -475,7 +463,7 @@ def write_answers(
         "answers": {q: answers.sentences(q) for q in QUESTIONS}, "missing": answers.missing,
     }  # fmt: skip
     files: dict[str, Any] = {name: render(table, "ecsv") for name, table in _tables(answers).items()}
-    files |= {f"{name}.png": png for name, (png, _) in figures.items()}
+    files |= {f"{name}.png": figure.png for name, figure in figures.items()}
     files |= {"run.json": json.dumps(run, indent=1) + "\n", "report.html": _page(answers, data, run, figures)}
     for name, content in files.items():
         write_atomically(out / name, content)
@@ -486,14 +474,11 @@ def write_answers(
     return out / "report.html"
 
 # %% ../../nbs/migration/09_answers.ipynb #c174fa8e
-def _figure(panels: Sequence, caption: str, width: float = 13.0) -> tuple[bytes, str]:
-    png = figure_png(panels, width, 4.0)
-    embedded = base64.b64encode(png).decode("ascii")
-    text = f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{embedded}">'
-    return png, f"{text}<figcaption>{escape(caption)}</figcaption></figure>"
+def _figure(panels: Sequence, caption: str, width: float = 13.0) -> Figure:
+    return Figure(figure_png(panels, width, 4.0), caption)
 
 # %% ../../nbs/migration/09_answers.ipynb #5603cd04
-def _figures(answers: Answers) -> dict[str, tuple[bytes, str]]:
+def _figures(answers: Answers) -> dict[str, Figure]:
     found = {}
     if answers.onset:
         for name in answers.onset.filters:
@@ -524,29 +509,28 @@ def _tables(answers: Answers) -> dict[str, QTable]:
     return found
 
 # %% ../../nbs/migration/09_answers.ipynb #2f70397c
-def _sections(answers: Answers, figures: Mapping[str, tuple[bytes, str]]) -> list[tuple[str, str]]:
-    def table(rows):
-        return f'<div class="wide">{render(rows, "html")}</div>'
-
-    told = []
+def _sections(answers: Answers, figures: Mapping[str, Figure]) -> list[tuple[str, list]]:
+    sections = []
     if answers.onset:
-        text = table(onset_words(answers)) + "".join(f for k, (_, f) in figures.items() if k.startswith("onset"))
-        text += "<p>The laws that were compared:</p>" + table(answers.onset.fits())
+        blocks = [onset_words(answers), *(f for k, f in figures.items() if k.startswith("onset"))]
+        blocks += ["The laws that were compared:", answers.onset.fits()]
         if answers.kernels:
-            text += "<p>The kernel, per e-:</p>" + table(kernel_table(answers.kernels))
+            blocks += ["The kernel, per e-:", kernel_table(answers.kernels)]
         if answers.truth:
             shown = ", ".join(f"{k} {v:.3g}" for k, v in answers.truth["migration"].items() if isinstance(v, float))
-            text += f"<p>What was put into the simulation: {escape(shown)} per e-.</p>"
-        told.append(("(a) Onset", text))
+            blocks.append(f"What was put into the simulation: {shown} per e-.")
+        sections.append(("(a) Onset", blocks))
     if answers.scan:
         ranked = answers.best[np.isclose(answers.best["photons"], answers.photons)]
-        text = "".join(f for k, (_, f) in figures.items() if k.startswith("mitigation"))
-        text += f"<p>Error of a companion's contrast for {answers.photons:.0e} photons per exposure, bias and noise "
-        text += "together, mean over depths; the share of resamples in which a version is the best is its chance.</p>"
-        told.append(("(b) Contrast with and without mitigation", text + table(ranked)))
-        text = "<p>Groups are for stars of the given magnitude; 0 means too bright.</p>"
-        told.append(("(c) Effective saturation", text + table(_recommended(answers))))
-    return told
+        text = (
+            f"Error of a companion's contrast for {answers.photons:.0e} photons per exposure, bias and noise together, "
+        )
+        text += "mean over depths; the fraction of resamples in which a version is the best is its chance."
+        blocks = [*(f for k, f in figures.items() if k.startswith("mitigation")), text, ranked]
+        sections.append(("(b) Contrast with and without mitigation", blocks))
+        text = "Groups are for stars of the given magnitude; 0 means too bright."
+        sections.append(("(c) Effective saturation", [text, _recommended(answers)]))
+    return sections
 
 # %% ../../nbs/migration/09_answers.ipynb #d686e887
 def _recommended(answers: Answers):
@@ -566,30 +550,17 @@ def _recommended(answers: Answers):
     return vstack(tables)
 
 # %% ../../nbs/migration/09_answers.ipynb #c8fc3b78
-def _page(answers: Answers, data: ExposureSet, run: Mapping[str, Any], figures) -> str:
-    def listed(lines):
-        return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-    title = "Charge migration: the three answers"
-    parts = [f"<h1>{title}</h1>", f'<p class="sub">{escape(data.headline())} · made {run["finished"]} with calami '
-             f'{run["versions"]["calami"]}</p>']  # fmt: skip
-    if answers.simulated:
-        parts.append('<p class="note"><b>Simulated data</b>, not from flight.</p>')
-    parts.append('<div class="answer">')
+def _page(answers: Answers, data: ExposureSet, run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
+    answer: list = [_SIMULATED] if answers.simulated else []
     for question, text in QUESTIONS.items():
-        parts.append(f"<h3>({question}) {text}</h3>{listed(answers.sentences(question))}")
-    parts.append("</div>")
-    parts += [f"<h2>{heading}</h2>{html}" for heading, html in _sections(answers, figures)]
+        answer += [Heading(f"({question}) {text}"), answers.sentences(question)]
     why = {q: f"not answered: {answers.missing[q]}" if q in answers.missing else "answered" for q in QUESTIONS}
-    done = [f"({q}) {text}" for q, text in why.items()]
-    parts.append(f"<h2>Metric of completion</h2>{listed(done)}")
-    parts.append(f"<h2>Method</h2>{listed(METHOD)}")
-    parts.append(f"<h2>What would change the answers</h2>{listed(ASSUMPTIONS)}")
-    if answers.notes:
-        parts.append(f"<h2>Notes</h2>{listed(answers.notes)}")
-    versions_told = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
-    parts.append(f"<h2>Provenance</h2><p><code>{escape(run['command'])}</code></p><p>{versions_told}. Hashes of the "
-                 "inputs are in <code>run.json</code>; every product has its record beside it.</p>")  # fmt: skip
-    parts.append(f'<div class="wide">{render(data.compact(), "html")}</div>')
-    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_SHEET}</style>'
-    return f"{head}</head><body>\n{chr(10).join(parts)}\n</body></html>\n"
+    sections = [
+        *_sections(answers, figures),
+        ("Metric of completion", [[f"({q}) {text}" for q, text in why.items()]]),
+        ("Method", [list(METHOD)]),
+        ("What would change the answers", [list(ASSUMPTIONS)]),
+        *([("Notes", [list(answers.notes)])] if answers.notes else []),
+        ("Provenance", [*_provenance(run), "Every product has its record next to it.", data.compact()]),
+    ]
+    return html_page("Charge migration: the three answers", _made_by(data.headline(), run), sections, answer)

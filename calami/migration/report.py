@@ -5,17 +5,18 @@
 # %% ../../nbs/migration/08_report.ipynb #5c5f04f4
 from __future__ import annotations
 
-import base64
 import json
+import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.files import write_atomically
-from ..core.page import figure_png
-from ..core.problems import CalamiError
+from ..core.page import Figure, Heading, Html, Note, figure_png, html_page
+from ..core.problems import CalamiError, options_from
 from ..core.record import file_record, versions
 from ..core.tables import render
 from ..exposures.folder import ExposureSet
@@ -25,86 +26,7 @@ from .pairs import Comparison
 from ..program import signals
 
 # %% auto #0
-__all__ = ['numbers_table', 'levels_table', 'write_cm_report', 'run_record']
-
-# %% ../../nbs/migration/08_report.ipynb #f00d59bc
-_STYLE = """
-body{font:15px/1.55 system-ui,sans-serif;color:#1c2733;max-width:78rem;margin:2.5rem auto;padding:0 1.5rem}
-h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.4rem;border-bottom:1px solid #d5dce3}
-h3{font-size:1.02rem;margin-bottom:.3rem}.sub{color:#5b6b7a;margin-top:0}.answer{background:#f1f5f9;padding:1rem 1.2rem;
-border-left:4px solid #35618e}img{max-width:100%;height:auto}figcaption{color:#5b6b7a;font-size:.88rem}
-figure{margin:1rem 0}table{border-collapse:collapse;font-size:.84rem;font-variant-numeric:tabular-nums}
-th,td{padding:.22rem .6rem;border-bottom:1px solid #e2e8ee;text-align:left;white-space:nowrap}
-.wrap th,.wrap td{white-space:normal}.note{color:#8a4b00}th{background:#f7f9fb}
-.wide{overflow-x:auto}code{font-size:.9em}dt{font-weight:600;margin-top:.6rem}dd{margin-left:0}
-"""
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
-<h1>{{ title }}</h1>
-<p class="sub">{{ headline }} · made {{ run.finished }} with calami {{ run.versions.calami }}</p>
-{% if simulated %}<p class="note"><b>Simulated data</b>, not from flight.</p>{% endif %}
-<div class="answer">{% for r in results %}<p>{{ loop.index }}. <b>{{ r.verdict[0] | upper }}{{ r.verdict[1:] }}</b>:
-{{ target(r) }}, {{ r.facts[0].get("FILTER", "unknown filter") }}, {{ r.shallow }} → {{ r.deep }}<br>
-{{ r.sentence }}</p>{% endfor %}</div>
-
-<h2>The pairs in numbers</h2>
-<p>Changes are deep over shallow minus 1, in per cent. Errors are one standard error from photon and read noise (ERR of the
-files); that of the flat field is common to both exposures of a pixel and is not in them.</p>
-<div class="wide wrap">{{ numbers | safe }}</div>
-{% for heading, html in sections %}<h2>{{ heading }}</h2>
-<div class="wide">{{ html | safe }}</div>
-{% endfor %}
-
-{% for r, png in figures %}
-<h2>{{ r.shallow }} → {{ r.deep }}</h2>
-<figure><img alt="change of the count rate between {{ r.shallow }} and {{ r.deep }}"
- src="data:image/png;base64,{{ png }}">
-<figcaption>Left: relative change of the count rate around the peak pixel (row {{ r.peak_row }}, column {{ r.peak_col }});
-grey pixels are flagged. Middle: the change in annuli around the peak, and of square apertures: where the orange line comes
-back to zero, charge was moved but not lost. Right: the change of each pixel within {{ "%g" % fit_radius }} pixels against
-what migration with an edge coefficient of 1e-6 per e- makes of its surroundings.</figcaption></figure>
-<p>{% if r.fit.edge == r.fit.edge %}Between the two exposures the star moved by
-({{ "%+.2f" % r.fit.shift_mas[0] }} ± {{ "%.2f" % r.fit.shift_error_mas[0] }},
-{{ "%+.2f" % r.fit.shift_mas[1] }} ± {{ "%.2f" % r.fit.shift_error_mas[1] }}) mas, which explains
-{{ r.fit.peak_by_shift }} at the peak; its flux changed by {{ r.fit.flux }}.
-{% if r.times[0] != r.times[1] %}Beside these, the boundary-flux model of migration has an edge coefficient of
-({{ "%.2f" % (r.fit.edge * 1e6) }} ± {{ "%.2f" % (r.fit.edge_error * 1e6) }})e-6 per e-; χ² of {{ r.fit.n_pixels }} pixels is
-{{ "%.0f" % r.fit.chi2_without }} without it and {{ "%.0f" % r.fit.chi2 }} with it. {% if r.fit.chi2 > 2 * r.fit.n_pixels %}
-That is still {{ "%.1f" % (r.fit.chi2 / r.fit.n_pixels) }} for each pixel: a linear model with one coefficient describes
-the change, but not all of it.{% endif %}{% endif %}{% else %}Shift and coefficient cannot be measured in this
-filter.{% endif %}</p>
-{% for note in r.notes %}<p class="note">Note: {{ note }}.</p>{% endfor %}
-{% endfor %}
-
-<h2>How full the pixels were</h2>
-<figure><img alt="peak signal of every exposure" src="data:image/png;base64,{{ depths }}">
-<figcaption>Signal of the peak pixel at the end of the ramp, every target and reference exposure of the folder.</figcaption></figure>
-<h3>Levels quoted elsewhere</h3>
-<div class="wide">{{ levels | safe }}</div>
-
-<h2>Method</h2>
-<dl><dt>Verdict</dt><dd>{{ rule }}</dd>
-<dt>Pairs</dt><dd>Same target, filter, mask, subarray and dither position, pointing equal within {{ "%g" % tolerance }} mas,
-different number of groups.</dd>
-<dt>Model</dt><dd>Between neighbouring pixels i and j flows c (Qi − Qj) (Fi + Fj) / 2, Q the charge and F the photo-current; the
-coefficient across a corner is {{ "%.2f" % ratio }} of that across an edge. Where χ² is larger than the degrees of freedom, the errors
-of flux, shift and coefficient are scaled up to make them equal.</dd>
-<dt>Units</dt><dd>Signals are superbias-subtracted, linearised ADU as the pipeline's rates give them; gain
-{{ gain }} e-/ADU.</dd></dl>
-
-{% if refused %}<h2>Not compared</h2><ul>{% for line in refused %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
-
-<h2>What there was</h2>
-<div class="wide">{{ exposures | safe }}</div>
-{% if problems %}<h3>Problems with files</h3><div class="wide">{{ problems | safe }}</div>{% endif %}
-
-<h2>Provenance</h2>
-<p><code>{{ run.command }}</code></p>
-<p>{% for name, version in run.versions.items() %}{{ name }} {{ version }}{{ ", " if not loop.last }}{% endfor %}.
-Hashes of the inputs are in <code>run.json</code>.</p>
-<div class="wide">{{ inputs | safe }}</div>
-</body></html>
-"""  # noqa: E501
+__all__ = ['numbers_table', 'levels_table', 'write_cm_report', 'ReportOptions', 'run_record']
 
 # %% ../../nbs/migration/08_report.ipynb #55284292
 def numbers_table(results: Iterable[Comparison]):
@@ -155,12 +77,8 @@ def levels_table():
 
 # %% ../../nbs/migration/08_report.ipynb #181892c5
 def write_cm_report(
-    outdir,
-    dataset: ExposureSet,
-    results: Sequence[Comparison],
-    refused: Sequence[str] = (),
-    started: float | None = None,
-    command: str | None = None, sections: Sequence[tuple[str, str]] = (),
+    outdir, dataset: ExposureSet, results: Sequence[Comparison], refused: Sequence[str] = (),
+    started: float | None = None, **options: Any,
 ) -> Path:  # fmt: skip
     """
     Write the report of a comparison of pairs.
@@ -178,10 +96,8 @@ def write_cm_report(
         Why others could not be compared.
     started : float, optional
         When the analysis began, s since the epoch.
-    command : str, optional
-        What was called; the command line if not given.
-    sections : sequence of tuple of str
-        Headings and HTML of sections to add after the numbers.
+    **options
+        Fields of `ReportOptions`: ``command``, ``sections``.
 
     Returns
     -------
@@ -193,17 +109,23 @@ def write_cm_report(
     CalamiError
         If there is no result, or the folder cannot be written.
     """
+    chosen = options_from(ReportOptions, options)
     if not results:
         raise CalamiError("no pair was compared, so there is nothing to report")
     out = Path(outdir)
     panels = (pairs.plot_change, pairs.plot_profile, pairs.plot_contrast)
     figures = [figure_png([lambda ax, p=p, r=r: p(r, ax) for p in panels], 13, 3.9) for r in results]
     depths = figure_png([lambda ax: signals.plot_depths(dataset, ax)], 9, 4)
-    run = run_record(dataset, results, refused, started or time.time(), command)
-    embedded = [(result, _embedded(png)) for result, png in zip(results, figures, strict=True)]
-    page = _page(dataset, results, refused, run, embedded, _embedded(depths), sections)
+    run = run_record(dataset, results, refused, started or time.time(), chosen.command)
     files = {"cm_compare.ecsv": render(pairs.comparison_table(results), "ecsv")}
     files |= {f"cm_pair_{number}.png": png for number, png in enumerate(figures, start=1)}
+    sections = [
+        ("The pairs in numbers", [_NUMBERS, numbers_table(results)]),
+        *((heading, [Html(body)] if isinstance(body, str) else body) for heading, body in chosen.sections),
+        *((f"{r.shallow} → {r.deep}", _pair_blocks(r, png)) for r, png in zip(results, figures, strict=True)),
+        *_last_sections(dataset, depths, run),
+    ]
+    page = html_page(_TITLE, _made_by(dataset.headline(), run), sections, _answer(results))
     files |= {"depths.png": depths, "run.json": json.dumps(run, indent=1) + "\n", "report.html": page}
     for name, content in files.items():
         write_atomically(out / name, content)
@@ -211,6 +133,23 @@ def write_cm_report(
         if old.name not in files:
             old.unlink()
     return out / "report.html"
+
+# %% ../../nbs/migration/08_report.ipynb #6318bbba
+@dataclass(frozen=True)
+class ReportOptions:
+    """
+    What a report of pairs may say besides.
+
+    Attributes
+    ----------
+    command : str or None
+        What was called; the command line if not given.
+    sections : sequence of tuple
+        Sections to add after the numbers: headings, and HTML or blocks as `calami.core.page.html_page` takes them.
+    """
+
+    command: str | None = None
+    sections: Sequence[tuple[str, Any]] = ()
 
 # %% ../../nbs/migration/08_report.ipynb #7628b71f
 def run_record(dataset: ExposureSet, results, refused, started: float, command: str | None = None) -> dict[str, Any]:
@@ -258,35 +197,99 @@ def run_record(dataset: ExposureSet, results, refused, started: float, command: 
     }  # fmt: skip
 
 # %% ../../nbs/migration/08_report.ipynb #aca4db5b
+_TITLE = "Charge migration: shallow against deep exposures"
+_NUMBERS = (
+    "Changes are deep over shallow minus 1, in per cent. Errors are one standard error from photon and read noise (ERR "
+    "of the files); that of the flat field is common to both exposures of a pixel and is not in them."
+)
+_SIMULATED = Html('<p class="note"><b>Simulated data</b>, not from flight.</p>')
+_METHOD = [
+    f"Verdict: {pairs.RULE}",
+    "Pairs: same target, filter, mask, subarray and dither position, pointing equal within "
+    f"{pairs.POINTING_TOLERANCE_MAS:g} mas, different number of groups.",
+    "Model: between neighbouring pixels i and j flows c (Qi − Qj) (Fi + Fj) / 2, Q the charge and F the photo-current; "
+    f"the coefficient across a corner is {migration.DIAGONAL_RATIO:.2f} of that across an edge. Where χ² is larger "
+    "than the degrees of freedom, the errors of flux, shift and coefficient are scaled up to make them equal.",
+    "Units: signals are superbias-subtracted, linearised ADU as the pipeline's rates give them; gain "
+    f"{niriss.GAIN} e-/ADU.",
+]
 _NOT_ON_THE_PAGE = ("rootname", "role", "pupil", "patt_num", "effinttm", "peak_row", "peak_col", "peak_rate_e")
 
 # %% ../../nbs/migration/08_report.ipynb #a73716ed
-def _embedded(png: bytes) -> str:
-    return base64.b64encode(png).decode("ascii")
+def _made_by(headline: str, run: Mapping[str, Any]) -> str:
+    return f"{headline} · made {run['finished']} with calami {run['versions']['calami']}"
 
 # %% ../../nbs/migration/08_report.ipynb #432728c4
 def _target(result: Comparison) -> str:
-    told = [result.facts[0].get(key) for key in ("TARGPROP", "TARGNAME")]
-    first, second = (str(t) if t else "" for t in told)
+    names = [str(result.facts[0].get(key) or "") for key in ("TARGPROP", "TARGNAME")]
+    first, second = names
     return f"{first} ({second})" if first and second and first != second else first or second or "unknown target"
 
 # %% ../../nbs/migration/08_report.ipynb #fe7d4619
-def _page(dataset: ExposureSet, results, refused, run: dict, figures: list, depths: str, sections) -> str:
-    from astropy.table import Table
-    from jinja2 import Environment, StrictUndefined
+def _answer(results: Sequence[Comparison]) -> list:
+    # The verdict on each pair, first thing on the page.
+    blocks = []
+    if any(str(f.get("TITLE", "")).upper().startswith("SIMULATED") for r in results for f in r.facts):
+        blocks.append(_SIMULATED)
+    for number, r in enumerate(results, start=1):
+        blocks.append(Heading(f"{number}. {r.verdict[0].upper()}{r.verdict[1:]}"))
+        blocks.append(
+            f"{_target(r)}, {r.facts[0].get('FILTER', 'unknown filter')}, {r.shallow} → {r.deep}. {r.sentence}"
+        )
+    return blocks
 
+# %% ../../nbs/migration/08_report.ipynb #49dbeced
+def _pair_blocks(r: Comparison, png: bytes) -> list:
+    caption = (
+        f"Left: relative change of the count rate around the peak pixel (row {r.peak_row}, column {r.peak_col}); grey "
+        "pixels are flagged. Middle: the change in annuli around the peak, and of square apertures: where the orange "
+        "line comes back to zero, charge was moved but not lost. Right: the change of each pixel within "
+        f"{pairs.FIT_RADIUS:g} pixels against what migration with an edge coefficient of 1e-6 per e- makes of its "
+        "surroundings."
+    )
+    figure = Figure(png, caption, f"change of the count rate between {r.shallow} and {r.deep}")
+    return [figure, _fit_words(r), *(Note(f"Note: {note}.") for note in r.notes)]
+
+# %% ../../nbs/migration/08_report.ipynb #ea0bfd95
+def _fit_words(r: Comparison) -> str:
+    fit = r.fit
+    if math.isnan(fit.edge):
+        return "Shift and coefficient cannot be measured in this filter."
+    moved = ", ".join(f"{v:+.2f} ± {e:.2f}" for v, e in zip(fit.shift_mas, fit.shift_error_mas, strict=True))
+    text = (
+        f"Between the two exposures the star moved by ({moved}) mas, which explains {fit.peak_by_shift} at the peak; "
+    )
+    text += f"its flux changed by {fit.flux}."
+    if r.times[0] != r.times[1]:
+        text += f" With these, the boundary-flux model of migration has an edge coefficient of ({fit.edge * 1e6:.2f} ± "
+        text += (
+            f"{fit.edge_error * 1e6:.2f})e-6 per e-; χ² of {fit.n_pixels} pixels is {fit.chi2_without:.0f} without it "
+        )
+        text += f"and {fit.chi2:.0f} with it."
+        if fit.chi2 > 2 * fit.n_pixels:
+            text += f" That is still {fit.chi2 / fit.n_pixels:.1f} for each pixel: a linear model with one coefficient "
+            text += "describes the change, but not all of it."
+    return text
+
+# %% ../../nbs/migration/08_report.ipynb #fb5114b6
+def _last_sections(dataset: ExposureSet, depths: bytes, run: Mapping[str, Any]) -> list[tuple[str, list]]:
+    from astropy.table import Table
+
+    caption = "Signal of the peak pixel at the end of the ramp, every target and reference exposure of the folder."
     view = signals.exposure_view(dataset)
-    view = view[[c for c in view.colnames if c not in _NOT_ON_THE_PAGE]]
+    there = [view[[c for c in view.colnames if c not in _NOT_ON_THE_PAGE]]]
+    there += [Heading("Problems with files"), dataset.problems_shown()] if len(dataset.problems) else []
+    levels = [Heading("Levels quoted elsewhere"), levels_table()]
     records = Table(rows=[{**r, "sha256": r["sha256"][:16] + "…"} for r in run["inputs"]])
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_PAGE)
-    return template.render(
-        title="Charge migration: shallow against deep exposures", style=_STYLE, headline=dataset.headline(), run=run,
-        target=_target, results=[r for r, _ in figures], figures=figures, depths=depths, refused=refused,
-        rule=pairs.RULE,
-        numbers=render(numbers_table(results), "html"), levels=render(levels_table(), "html"),
-        exposures=render(view, "html"), inputs=render(records, "html"),
-        problems=render(dataset.problems_shown(), "html") if len(dataset.problems) else "",
-        tolerance=pairs.POINTING_TOLERANCE_MAS, ratio=migration.DIAGONAL_RATIO, gain=niriss.GAIN,
-        fit_radius=pairs.FIT_RADIUS, sections=sections,
-        simulated=any(str(f.get("TITLE", "")).upper().startswith("SIMULATED") for r in results for f in r.facts),
-    )  # fmt: skip
+    return [
+        ("How full the pixels were", [Figure(depths, caption, "peak signal of every exposure"), *levels]),
+        ("Method", [_METHOD]),
+        *([("Not compared", [run["refused"]])] if run["refused"] else []),
+        ("What there was", there),
+        ("Provenance", [*_provenance(run), records]),
+    ]
+
+# %% ../../nbs/migration/08_report.ipynb #b1589009
+def _provenance(run: Mapping[str, Any]) -> list[str]:
+    numbers = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return [f"Called: {run['command']}", f"{numbers}. Hashes of the inputs are in run.json."]

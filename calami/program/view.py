@@ -16,6 +16,7 @@ import numpy as np
 
 from ..archive.apt import AptProgram, PlannedObservation, read_apt
 from ..core.files import write_atomically
+from ..core.page import Html, html_page
 from ..core.tables import format_of, render
 from ..exposures.folder import ExposureSet
 from .health import health_table
@@ -231,15 +232,11 @@ class ProgramView:
         return "\n".join(lines)
 
     def _page(self) -> str:
-        body = [f"<h1>{escape(self.headline())}</h1>", f"<p class='sub'>{escape(self.dataset.headline())}</p>"]
+        sections = []
         for title, words, table in self._parts():
-            body.append(f"<h2>{title}</h2>")
-            body.append("".join(f"<p>{escape(line)}</p>" for line in words.splitlines()))
-            if table is not None and len(table):
-                text = _CELL.sub(r"<td><mark>\1</mark></td>", render(table, "html"))
-                body.append(f"<div class='wide'>{text}</div>")
-        head = f"<meta charset='utf-8'><title>{escape(self.headline())}</title><style>{_STYLE}</style>"
-        return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body>{''.join(body)}</body></html>\n"
+            rows = [Html(_marked(table))] if table is not None and len(table) else []
+            sections.append((title, [*words.splitlines(), *rows]))
+        return html_page(self.headline(), self.dataset.headline(), sections)
 
     def write(self, path: str | os.PathLike) -> Path:
         """
@@ -272,16 +269,11 @@ class ProgramView:
 _SHOWN = "obs visit target role filter groups integrations dithers TA executed seconds remarks".split()
 _ARROW = re.compile(r"\| ([^|\n]* → [^|\n;]*?) (?=\|)")
 _CELL = re.compile(r"<td>([^<;]* → [^<;]*|[^<;]*not in the plan|no data here)</td>")
-_STYLE = (
-    "body{font:14px/1.5 system-ui,sans-serif;color:#1c2733;max-width:80rem;margin:2rem auto;padding:0 1.5rem}"
-    "h1{font-size:1.4rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin-top:1.8rem;border-bottom:1px solid #d5dce3}"
-    ".sub{color:#5b6b7a;margin-top:0}p{margin:.3rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;"
-    "font-size:.82rem;margin:.6rem 0}th,td{padding:.2rem .5rem;border-bottom:1px solid #e2e8ee;text-align:left;"
-    "vertical-align:top}th{background:#f7f9fb}td{max-width:24rem}td:nth-child(-n+3){white-space:nowrap}"
-    "mark{background:#fde8b4;padding:0 .2rem}"
-    ".wide{overflow-x:auto}@media print{body{max-width:none;margin:0;font-size:9pt}h2{break-after:avoid}"
-    "tr{break-inside:avoid}mark{-webkit-print-color-adjust:exact;print-color-adjust:exact}}"
-)
+
+# %% ../../nbs/program/06_view.ipynb #00aca67e
+def _marked(table) -> str:
+    # The table as HTML, cells that differ between plan and execution marked.
+    return '<div class="wide">' + _CELL.sub(r"<td><mark>\1</mark></td>", render(table, "html")) + "</div>"
 
 # %% ../../nbs/program/06_view.ipynb #48efa115
 def _both(planned: Any, executed: Any, nothing: Any) -> str:

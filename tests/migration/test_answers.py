@@ -1,9 +1,9 @@
 import json
-from html import escape
 
 import numpy as np
 import pytest
 from astropy.table import QTable
+from markupsafe import escape
 from toys import nrm_psf, rootname, write_exposure
 from typer.testing import CliRunner
 

@@ -50,7 +50,7 @@ def test_the_report_is_complete_and_stands_alone(ds, tmp_path):
     assert names == {"report.html", "cm_compare.ecsv", "cm_pair_1.png", "depths.png", "run.json"}
     parsed = Page(page.read_text())
     assert not parsed.open and parsed.links and all(link.startswith("data:image/png;base64,") for link in parsed.links)
-    assert "b" in parsed.tags and "&lt;b&gt;HD&lt;/b&gt; &amp; Co" in page.read_text()
+    assert "h3" in parsed.tags and "&lt;b&gt;HD&lt;/b&gt; &amp; Co" in page.read_text()
     assert "&lt;why&gt;" in page.read_text() and "consistent with charge migration" in page.read_text()
 
 
