@@ -224,7 +224,11 @@ def test_few_functions_take_many_parameters():
 
 @pytest.mark.parametrize(
     "page",
-    [p for folder in ("analyses", "effects", "howto") for p in sorted((REPO / "nbs" / folder).glob("*.ipynb"))],
+    [
+        p
+        for folder in ("analyses", "effects", "howto", "validation")
+        for p in sorted((REPO / "nbs" / folder).glob("*.ipynb"))
+    ],
     ids=lambda p: p.stem,
 )
 def test_pages_are_thin_drivers(page):

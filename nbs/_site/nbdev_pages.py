@@ -43,7 +43,9 @@ def public(code):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             found.append(("autofunction", node.name))
         elif isinstance(node, ast.ClassDef):
-            found.append(("autoclass", node.name))
+            # The front door shows what it has from the rooms, too.
+            whole = any(ast.unparse(base) in ("Exposure", "ExposureSet") for base in node.bases)
+            found.append(("autoclass-inherited" if whole else "autoclass", node.name))
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             short = node.lineno == node.end_lineno and len(ast.unparse(node.value)) < 60
             kind = "autodata" if short else "autodata-long"
@@ -68,6 +70,7 @@ def markdown(source, name):
 
 def documented(names, module, name):
     options = {"autoclass": "   :members:\n", "autodata-long": "   :no-value:\n"}  # long values are in the source
+    options["autoclass-inherited"] = "   :members:\n   :inherited-members:\n"
     blocks = [f".. {kind.split('-')[0]}:: {module}.{name}\n{options.get(kind, '')}" for kind, name in names]
     return markdown("```{eval-rst}\n" + "\n".join(blocks) + "```", name)
 
