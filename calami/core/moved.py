@@ -33,7 +33,7 @@ MOVED = {
     "fringes.average fringes.observables fringes.stock",
     "headers": "exposures.cards core.problems exposures.names exposures.columns",
     "kernel": "migration.kernel",
-    "level1b": "simulate.level1b",
+    "level1b": "simulate.level1b instrument.niriss",
     "mapping": "exposures.mapfile exposures.naming",
     "mitigation": "migration.mitigation",
     "niriss": "instrument.niriss",
@@ -41,7 +41,7 @@ MOVED = {
     "onset": "migration.onset migration.ramps",
     "optics": "instrument.optics",
     "pipeline": "process.pipeline process.parameters process.audit",
-    "plans": "simulate.plans simulate.stars simulate.plan_files simulate.plan_apt",
+    "plans": "simulate.plans simulate.stars simulate.plan_files simulate.plan_apt instrument.niriss",
     "prep": "process.piece core.images instrument.fourier process.record process.write process.recipes "
     "process.clean process.badpixels process.graft process.prep",
     "program": "program.view archive.apt archive.simbad program.signals program.plan "
@@ -52,7 +52,12 @@ MOVED = {
     "simulate": "simulate.exposures",
 }
 #: Names that became others.
-RENAMED = {("dataset", "Exposure"): "Products", ("mitigation", "Exposure"): "ScanExposure"}
+RENAMED = {
+    ("dataset", "Exposure"): "Products",
+    ("mitigation", "Exposure"): "ScanExposure",
+    ("level1b", "REFERENCE_PIXEL"): "AIM_PIXEL",
+    ("plans", "TARGET_PIXEL"): "AIM_PIXEL",
+}
 #: Names that are no more, and what to use instead.
 GONE = {
     (

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 # %% auto #0
-__all__ = ['GAIN', 'SUB80', 'SATURATION_E', 'READ_NOISE_E', 'DARK_E_PER_S', 'PIXEL_PITCH_UM', 'PIXEL_SCALE_MAS', 'DO_NOT_USE',
-           'SATURATED', 'CHARGELOSS', 'REFERENCE_PIXEL', 'MIGRATION_LIMIT_E', 'SIGNAL_LEVELS', 'FILTERS',
-           'HOLE_FLAT_TO_FLAT', 'HOLE_NAMES', 'HOLE_CENTERS', 'to_electrons', 'to_adu', 'adu_per_electron', 'Subarray',
-           'ramp_time', 'SignalLevel', 'Filter', 'baselines']
+__all__ = ['GAIN', 'SUB80', 'SATURATION_E', 'READ_NOISE_E', 'DARK_E_PER_S', 'PIXEL_PITCH_UM', 'PIXEL_SCALE_MAS', 'AIM_PIXEL',
+           'AIM_V2V3', 'V3_IDEAL_ANGLE', 'STAR_PIXEL', 'DO_NOT_USE', 'SATURATED', 'CHARGELOSS', 'REFERENCE_PIXEL',
+           'MIGRATION_LIMIT_E', 'SIGNAL_LEVELS', 'FILTERS', 'HOLE_FLAT_TO_FLAT', 'HOLE_NAMES', 'HOLE_CENTERS',
+           'to_electrons', 'to_adu', 'adu_per_electron', 'Subarray', 'ramp_time', 'SignalLevel', 'Filter', 'baselines']
 
 # %% ../../nbs/instrument/01_niriss.ipynb #42f0cefb
 #: Electrons per ADU. Source: `constants.py` of mirage (STScI), 1.611902; amigo uses 1.61. (The 1.5 of the
@@ -150,6 +150,24 @@ DARK_E_PER_S = 0.02
 PIXEL_PITCH_UM = 18.0
 #: Pixel scale along x and y of the AMI aperture, mas. Source: pysiaf, aperture NIS_AMI1.
 PIXEL_SCALE_MAS = (65.39, 65.75)
+
+# %% ../../nbs/instrument/01_niriss.ipynb #10919beb
+#: The reference point of the aperture NIS_AMI1: column and row of SUB80, counted from 0. Source: CRPIX1 and CRPIX2 of
+#: program 1093, less 1. The simulator puts a star here unless the plan gives an offset.
+AIM_PIXEL = (45.0, 40.0)
+#: The same point in the telescope's coordinates V2 and V3, arcsec. Source: V2_REF and V3_REF of program 1093.
+AIM_V2V3 = (-296.072739, -762.714999)
+#: Angle from V3 to the rows' normal, towards V2, degrees. Source: V3I_YANG of program 1093.
+V3_IDEAL_ANGLE = 0.56126717
+#: Where a star without offsets falls in flight, by filter: column and row of SUB80, counted from 0 at the middle of the
+#: first pixel. Source: fit to the exposures of program 1093 (2022-06-05), ± 0.05. For F277W nothing was measured: it
+#: has the reference point.
+STAR_PIXEL = {
+    "F277W": AIM_PIXEL,
+    "F380M": (45.295, 39.643),
+    "F430M": (44.948, 39.819),
+    "F480M": (45.231, 39.860),
+}
 
 # %% ../../nbs/instrument/01_niriss.ipynb #f4be71a2
 #: DQ bit "bad for any reason". Source: stdatamodels `dqflags.pixel`.

@@ -25,6 +25,7 @@ from ..core.problems import CalamiError, FileProblem
 from ..instrument import niriss
 from ..instrument.detector import Detector
 from ..instrument.mask import PUPIL_DIAMETERS, pupil_image
+from ..instrument.niriss import AIM_PIXEL, AIM_V2V3, V3_IDEAL_ANGLE
 from ..instrument.optics import passband
 from .parameters import _package_folder, _step_classes
 
@@ -35,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['logger', 'USE_AFTER', 'AUTHOR', 'HISTORY', 'SERVERLESS', 'LINEARITY_ORDER', 'SATURATION_MARGIN', 'DARK_GROUPS',
-           'AIM_PIXEL', 'AIM_V2V3', 'V3_IDEAL_ANGLE', 'SIGNAL_THRESHOLDS', 'PARAMETERS', 'RULES',
-           'linearity_coefficients', 'detector_to_v2v3', 'Reference', 'OfflineCache', 'offline_cache', 'default_cache']
+           'SIGNAL_THRESHOLDS', 'PARAMETERS', 'RULES', 'linearity_coefficients', 'detector_to_v2v3', 'Reference',
+           'OfflineCache', 'offline_cache', 'default_cache']
 
 # %% ../../nbs/process/11_references.ipynb #4b78924b
 #: Date from which the references may be used: before any exposure of NIRISS in space.
@@ -229,15 +230,6 @@ def _flat(detector: Detector):
     model.err = np.zeros_like(model.data)
     _flags(model, _reference_rows("UNRELIABLE_FLAT", "DO_NOT_USE"))
     return model
-
-# %% ../../nbs/process/11_references.ipynb #8ad36879
-#: Pixel (column, row) of SUB80 where the aperture has its reference point, counted from 0. Source: CRPIX1 and CRPIX2
-#: of program 1093, less 1.
-AIM_PIXEL = (45.0, 40.0)
-#: V2 and V3 of the reference point, arcsec. Source: V2_REF and V3_REF of program 1093 (PRDOPSSOC-055).
-AIM_V2V3 = (-296.072739, -762.714999)
-#: Angle from V3 to the rows' normal, towards V2, degrees. Source: V3I_YANG of program 1093.
-V3_IDEAL_ANGLE = 0.56126717
 
 # %% ../../nbs/process/11_references.ipynb #e644f951
 def detector_to_v2v3():

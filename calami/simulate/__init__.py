@@ -15,11 +15,11 @@ _NAMES = {
     "magnitude_of_peak peak_rate to_j2000 total_rate",
     "plans": "DEFAULT_START DEFAULT_V3_PA EDGE_MARGIN ExposurePlan FILTER_OFFSETS OVERHEADS Observation "
     "PEAK_LADDER PLACEMENT_SCATTER PRIMARY_DITHERS Plan READY_PLANS SCALES SIMULATED_STARS "
-    "SUBPIXEL_DITHERS Setup TARGET_PIXEL check_plan dither_pattern lay_out plan_table ready_plan",
+    "SUBPIXEL_DITHERS Setup check_plan dither_pattern lay_out plan_table ready_plan",
     "plan_files": "PLAN_COLUMNS PlanColumn plan_from_table write_plan",
     "plan_apt": "plan_from_apt",
     "level1b": "ACQUISITION_EXPOSURES ADDED_LATER COMMENTS Ephemeris FILTER_WHEEL GROUP INT_TIMES Keywords "
-    "L2_DISTANCE MAX_BYTES OPTIONAL Pointing REFERENCE_PIXEL RESET_EXTRA STAR_PIXEL Segment Timing "
+    "L2_DISTANCE MAX_BYTES OPTIONAL Pointing RESET_EXTRA Segment Timing "
     "V2_REF V3I_YANG V3_REF check_exposure compare_keywords ephemeris flight_pixel group_times "
     "integration_times is_added_later level1b_keywords pointing segments sky_to_detector timing "
     "write_level1b",

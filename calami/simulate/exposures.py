@@ -35,7 +35,7 @@ from calami.simulate.level1b import (
     sky_to_detector,
     write_level1b,
 )
-from .plans import TARGET_PIXEL, ExposurePlan, Plan, check_plan
+from .plans import ExposurePlan, Plan, check_plan
 from .stars import PlanProblem, total_rate
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def photo_current(exposure: ExposurePlan, instrument: Instrument | None = None) 
 @lru_cache(maxsize=64)
 def _share_in_window(filter_name: str) -> float:
     # Zero points are sums over SUB80 with the star in its usual place.
-    return float(psf(filter_name, TARGET_PIXEL).sum())
+    return float(psf(filter_name, niriss.AIM_PIXEL).sum())
 
 # %% ../../nbs/simulate/06_exposures.ipynb #5c1f26aa
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03)

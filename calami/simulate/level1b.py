@@ -27,25 +27,11 @@ from ..instrument import niriss
 from .plans import ExposurePlan
 
 # %% auto #0
-__all__ = ['REFERENCE_PIXEL', 'STAR_PIXEL', 'RESET_EXTRA', 'L2_DISTANCE', 'V2_REF', 'V3_REF', 'V3I_YANG', 'COMMENTS', 'OPTIONAL',
-           'FILTER_WHEEL', 'ACQUISITION_EXPOSURES', 'ADDED_LATER', 'INT_TIMES', 'GROUP', 'MAX_BYTES', 'flight_pixel',
-           'sky_to_detector', 'Timing', 'timing', 'Ephemeris', 'ephemeris', 'Pointing', 'pointing', 'Keywords',
-           'Segment', 'level1b_keywords', 'check_exposure', 'is_added_later', 'integration_times', 'group_times',
-           'segments', 'write_level1b', 'compare_keywords']
-
-# %% ../../nbs/simulate/05_level1b.ipynb #0d8363ce
-#: Where the reference point of the aperture NIS_AMI1 lies on SUB80: column and row, from 0. Source: CRPIX1 and CRPIX2
-#: (46, 41, from 1) of the flight headers of program 1093.
-REFERENCE_PIXEL = (45.0, 40.0)
-#: Column and row, from 0, on which a star falls that is not offset, for each filter. Source: measured on program 1093,
-#: 2022-06-05, observations 12, 15, 18 and 20; from visit to visit they scatter by 0.04 pixel in each axis. For F277W
-#: nothing was measured: it has the reference pixel.
-STAR_PIXEL = {
-    "F277W": REFERENCE_PIXEL,
-    "F380M": (45.14, 39.64),
-    "F430M": (44.83, 39.89),
-    "F480M": (45.08, 39.80),
-}
+__all__ = ['RESET_EXTRA', 'L2_DISTANCE', 'V2_REF', 'V3_REF', 'V3I_YANG', 'COMMENTS', 'OPTIONAL', 'FILTER_WHEEL',
+           'ACQUISITION_EXPOSURES', 'ADDED_LATER', 'INT_TIMES', 'GROUP', 'MAX_BYTES', 'flight_pixel', 'sky_to_detector',
+           'Timing', 'timing', 'Ephemeris', 'ephemeris', 'Pointing', 'pointing', 'Keywords', 'Segment',
+           'level1b_keywords', 'check_exposure', 'is_added_later', 'integration_times', 'group_times', 'segments',
+           'write_level1b', 'compare_keywords']
 
 # %% ../../nbs/simulate/05_level1b.ipynb #4be785dc
 def flight_pixel(exposure: ExposurePlan) -> tuple[float, float]:
@@ -70,7 +56,7 @@ def flight_pixel(exposure: ExposurePlan) -> tuple[float, float]:
     Source: the 25 positions of program 1093, observation 20, which agree with this to 0.03 pixel rms in each axis.
     """
     offsets = np.array([exposure.x_offset, exposure.y_offset])
-    x, y = STAR_PIXEL[exposure.filter] + 1e3 * offsets / niriss.PIXEL_SCALE_MAS
+    x, y = niriss.STAR_PIXEL[exposure.filter] + 1e3 * offsets / niriss.PIXEL_SCALE_MAS
     return float(x), float(y)
 
 # %% ../../nbs/simulate/05_level1b.ipynb #960e7d6a
@@ -235,9 +221,8 @@ def _angles(vector: np.ndarray) -> tuple[float, float]:
     return math.degrees(math.atan2(y, x)) % 360.0, math.degrees(math.atan2(z, math.hypot(x, y)))
 
 # %% ../../nbs/simulate/05_level1b.ipynb #cd1e754c
-#: V2, V3 of the reference point of NIS_AMI1, arcsec, and angle from V3 to its y axis, degrees. Source: V2_REF, V3_REF
-#: and V3I_YANG of the flight headers of program 1093.
-V2_REF, V3_REF, V3I_YANG = -296.072739, -762.714999, 0.56126717
+V2_REF, V3_REF = niriss.AIM_V2V3  #: V2 and V3 of the reference point of NIS_AMI1, arcsec, as in the headers.
+V3I_YANG = niriss.V3_IDEAL_ANGLE  #: Angle from V3 to its y axis, degrees, as in the headers.
 
 # %% ../../nbs/simulate/05_level1b.ipynb #5a1b927e
 class Pointing(NamedTuple):
@@ -498,12 +483,12 @@ def _coordinates(at: Pointing) -> dict:
     rows, columns = niriss.SUB80.shape
     outline = []
     for x, y in ((0, 0), (0, rows), (columns, rows), (columns, 0)):
-        dx = (x - 0.5 - REFERENCE_PIXEL[0]) * scale_x * 3600
-        dy = (y - 0.5 - REFERENCE_PIXEL[1]) * scale_y * 3600
+        dx = (x - 0.5 - niriss.AIM_PIXEL[0]) * scale_x * 3600
+        dy = (y - 0.5 - niriss.AIM_PIXEL[1]) * scale_y * 3600
         outline += _from_tangent(at.ra_ref, at.dec_ref, *_to_sky(dx, dy, at.pa_aper))
     return {
-        "CRPIX1": REFERENCE_PIXEL[0] + 1,
-        "CRPIX2": REFERENCE_PIXEL[1] + 1,
+        "CRPIX1": niriss.AIM_PIXEL[0] + 1,
+        "CRPIX2": niriss.AIM_PIXEL[1] + 1,
         "CRVAL1": at.ra_ref,
         "CRVAL2": at.dec_ref,
         "CDELT1": scale_x,

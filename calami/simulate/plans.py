@@ -33,15 +33,11 @@ from calami.simulate.stars import (
 )
 
 # %% auto #0
-__all__ = ['TARGET_PIXEL', 'EDGE_MARGIN', 'FILTER_OFFSETS', 'PLACEMENT_SCATTER', 'PRIMARY_DITHERS', 'SUBPIXEL_DITHERS',
-           'DEFAULT_START', 'DEFAULT_V3_PA', 'OVERHEADS', 'SIMULATED_STARS', 'PEAK_LADDER', 'SCALES', 'READY_PLANS',
-           'dither_pattern', 'ExposurePlan', 'Plan', 'Setup', 'Observation', 'lay_out', 'ready_plan', 'check_plan',
-           'plan_table']
+__all__ = ['EDGE_MARGIN', 'FILTER_OFFSETS', 'PLACEMENT_SCATTER', 'PRIMARY_DITHERS', 'SUBPIXEL_DITHERS', 'DEFAULT_START',
+           'DEFAULT_V3_PA', 'OVERHEADS', 'SIMULATED_STARS', 'PEAK_LADDER', 'SCALES', 'READY_PLANS', 'dither_pattern',
+           'ExposurePlan', 'Plan', 'Setup', 'Observation', 'lay_out', 'ready_plan', 'check_plan', 'plan_table']
 
 # %% ../../nbs/simulate/02_plans.ipynb #f5506d77
-#: Column and row, from 0, on which a star falls without offsets. Source: brightest pixel of the undithered exposures
-#: of program 1093.
-TARGET_PIXEL = (45.0, 40.0)
 #: How near the edge of the lit part of SUB80 a star may fall, pixels. Our choice: the first bright ring of the image
 #: is then inside.
 EDGE_MARGIN = 8.0
@@ -232,7 +228,7 @@ class ExposurePlan:
         """Column and row of SUB80, from 0, on which the star falls, errors of placement included."""
         x_scale, y_scale = (scale / 1e3 for scale in niriss.PIXEL_SCALE_MAS)
         x, y = self.x_offset + self.x_error, self.y_offset + self.y_error
-        return TARGET_PIXEL[0] + x / x_scale, TARGET_PIXEL[1] + y / y_scale
+        return niriss.AIM_PIXEL[0] + x / x_scale, niriss.AIM_PIXEL[1] + y / y_scale
 
     @property
     def duration(self) -> float:

@@ -189,7 +189,7 @@ offsets = st.floats(-1.5, 1.5)
 def test_the_star_is_where_the_coordinates_say(ra, dec, v3_pa, x, y):
     plan = moved_to(ra, dec, v3_pa=v3_pa, x_offset=x, y_offset=y)
     at = pointing(plan)
-    where = np.array(level1b.REFERENCE_PIXEL) + np.array([x, y]) * 1e3 / niriss.PIXEL_SCALE_MAS
+    where = np.array(niriss.AIM_PIXEL) + np.array([x, y]) * 1e3 / niriss.PIXEL_SCALE_MAS
     found = wcs_of(at).wcs_pix2world([where], 0)[0]
     east = math.remainder(found[0] - at.ra_targ, 360) * math.cos(math.radians(dec))
     assert math.hypot(east, found[1] - at.dec_targ) * 3.6e6 < 0.01
@@ -228,7 +228,7 @@ def test_the_boresight_has_the_angle_that_was_planned(ra, dec, v3_pa):
 
 def test_flight_pixel_moves_with_the_offsets():
     x, y = level1b.flight_pixel(changed(x_offset=0.0, y_offset=0.0))
-    assert (x, y) == level1b.STAR_PIXEL["F480M"]
+    assert (x, y) == niriss.STAR_PIXEL["F480M"]
     there = level1b.flight_pixel(changed(x_offset=0.6539, y_offset=-1.315))
     assert np.allclose(there, (x + 10, y - 20))
     assert level1b.flight_pixel(changed(x_offset=-1.8309, y_offset=1.1271))  # a primary dither position of AMI

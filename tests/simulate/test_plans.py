@@ -123,7 +123,7 @@ def test_an_exposure_that_cannot_be_is_refused(values, words):
 
 def test_all_official_dithers_fit_into_the_subarray():
     for x, y in dither_pattern(4, 25) + dither_pattern(4, 5):
-        assert replace(ONE, x_offset=x, y_offset=y).pixel != plans.TARGET_PIXEL or (x, y) == (0, 0)
+        assert replace(ONE, x_offset=x, y_offset=y).pixel != niriss.AIM_PIXEL or (x, y) == (0, 0)
 
 
 @given(st.integers(1, 1295), st.integers(1, 99_999), st.integers(1, 999), st.integers(1, 99_999))
@@ -280,7 +280,7 @@ def test_the_4480_stars_are_as_the_program_says():
 
 def test_the_4478_offsets_bring_the_star_to_the_pixel_centre():
     plan = ready_plan("4478", "full")
-    away = {e.rootname: np.hypot(*(np.array(e.pixel) - plans.TARGET_PIXEL)) for e in plan}
+    away = {e.rootname: np.hypot(*(np.array(e.pixel) - niriss.AIM_PIXEL)) for e in plan}
     commanded = [away[e.rootname] for e in plan if (e.x_offset, e.y_offset) != (0, 0)]
     as_it_falls = [away[e.rootname] for e in plan if (e.x_offset, e.y_offset) == (0, 0)]
     assert len(commanded) == len(as_it_falls) == 30
