@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ..archive.apt import AptProgram, PlannedObservation
+from ..archive.apt import AptProgram
 from ..core.problems import CalamiError
 from ..exposures.columns import role_of
 from ..exposures.folder import ExposureSet
@@ -28,7 +29,7 @@ def reference_pairs(dataset: ExposureSet, apt: AptProgram | None = None) -> dict
     dataset : Dataset
         Targets and references.
     apt : AptProgram, optional
-        The plan: what it links as target and reference comes first; and it tells which are references where headers
+        The plan: what it links as target and reference comes first; and it says which are references where headers
         do not.
 
     Returns
@@ -37,36 +38,8 @@ def reference_pairs(dataset: ExposureSet, apt: AptProgram | None = None) -> dict
         Name of a target exposure to names of reference exposures in its filter, the best first; empty where there is
         none. For `calami.fringes.calibration.calibrate`: ``calibrate(oi[name], [oi[r] for r in pairs[name][:3]])``.
     """
-    linked, plan = _links(dataset, apt), {n: o for o, n in _executed_as(dataset, apt)}
-    facts = []
-    for name, root, (_, v) in zip(dataset.names, dataset.rootlist, dataset.items(), strict=True):
-        moment = _float(v.get("EXPMID"))
-        role = "reference" if _reference_by_plan(plan.get(int(root[7:10])), v) else role_of(v)
-        facts.append((name, int(root[7:10]), role, (v.get("FILTER"), v.get("PUPIL")), v.get("PATT_NUM"), moment))
-    pairs: dict[str, list[str]] = {}
-    for name, observation, role, setup, dither, moment in facts:
-        if role != "target" or setup[1] == "CLEARP":  # a direct image has no fringes
-            continue
-        found = []
-        for other, number, other_role, other_setup, other_dither, other_moment in facts:
-            if other_role == "reference" and other_setup == setup:
-                apart = abs(other_moment - moment)
-                far = apart if math.isfinite(apart) else math.inf
-                found.append(((number not in linked.get(observation, ()), other_dither != dither, far), other))
-        pairs[name] = [other for _, other in sorted(found)]
-    return pairs
-
-# %% ../../nbs/program/05_pairing.ipynb #eb149669
-def _executed_as(dataset: ExposureSet, apt: AptProgram | None) -> list[tuple[PlannedObservation, int]]:
-    joined = _join_observations(apt, _activities(dataset)) if apt else []
-    return [(o, n) for o, n, _ in joined if o is not None and n is not None]
-
-# %% ../../nbs/program/05_pairing.ipynb #51cae5f9
-def _links(dataset: ExposureSet, apt: AptProgram | None) -> dict[int, set[int]]:
-    # Observation executed to its references in the plan, by the numbers that they were executed under.
-    joined = _executed_as(dataset, apt)
-    flown = {o.number: n for o, n in joined}
-    return {n: {flown[r] for r in o.references if r in flown} for o, n in joined}
+    ranked = _ranked(_candidates(dataset, apt=apt), ("plan", "dither", "time"))
+    return {target.name: [other.name for other in found] for target, found in ranked}
 
 # %% ../../nbs/program/05_pairing.ipynb #66e01ceb
 #: What decides between references in the same filter, first rule first.
@@ -106,56 +79,82 @@ def pair_references(
     unknown = [r for r in rules if r not in PAIRING_RULES]
     if unknown or not rules:
         raise CalamiError(f"rules are one or more of {', '.join(PAIRING_RULES)}, not {', '.join(map(str, unknown))}")
-    facts = _pairing_facts(dataset, "peak" in rules)
-    targets = [f for f in facts if f["role"] == "target"]
-    if not targets:
+    ranked = _ranked(_candidates(dataset, "peak" in rules), rules, peak_step)
+    if not ranked:
         raise CalamiError("no target among these exposures: all are references or acquisitions")
     rows = []
-    for target in targets:
-        found = [f for f in facts if f["role"] == "reference" and f["filter"] == target["filter"]]
-        found.sort(key=lambda f, t=target: [_distance(t, f, rule, peak_step) for rule in rules])
+    for target, found in ranked:
         rows += [_pair_row(target, f, k, len(found), rules) for k, f in enumerate(found[:count], 1)]
         if not found:
             rows.append(_pair_row(target, None, 0, 0, rules))
     return Table(rows=rows)
 
 # %% ../../nbs/program/05_pairing.ipynb #fd3a4af4
-def _pairing_facts(dataset: ExposureSet, peaks: bool) -> list[dict]:
-    measured = measure_peaks(dataset) if peaks else [None] * len(dataset)
-    facts = []
-    for name, (_, v), peak in zip(dataset.names, dataset.items(), measured, strict=True):
-        counts = peak["rate"] * peak["seconds"] if peak else math.nan
-        moment = v.get("EXPMID")
-        told = {"name": name, "role": role_of(v), "filter": v.get("FILTER"), "dither": v.get("PATT_NUM")}
-        facts.append(told | {"counts": counts, "mjd": moment if isinstance(moment, float) else math.nan})
-    return facts
+@dataclass(frozen=True)
+class _Candidate:
+    # What pairing looks at; `linked` are the observations that the plan links with this one.
+    name: str
+    role: str
+    observation: int
+    filter: str
+    pupil: str
+    dither: int
+    counts: float
+    mjd: float
+    linked: frozenset = frozenset()
 
 # %% ../../nbs/program/05_pairing.ipynb #6242f18b
-def _distance(target: dict, other: dict, rule: str, peak_step: float) -> float:
-    if rule == "dither":
-        return float(target["dither"] != other["dither"])
-    if rule == "peak":
-        ratio = other["counts"] / target["counts"] if target["counts"] > 0 else math.nan
-        return math.floor(abs(math.log(ratio)) / math.log1p(peak_step)) if ratio > 0 else math.inf
-    apart = abs(target["mjd"] - other["mjd"])
-    return apart if math.isfinite(apart) else math.inf
+def _candidates(dataset: ExposureSet, peaks: bool = False, apt: AptProgram | None = None) -> list[_Candidate]:
+    measured = measure_peaks(dataset) if peaks else [None] * len(dataset)
+    joined = _join_observations(apt, _activities(dataset)) if apt else []
+    plan = {n: o for o, n, _ in joined if o is not None and n is not None}
+    flown = {o.number: n for n, o in plan.items()}
+    found = []
+    for name, root, (_, v), peak in zip(dataset.names, dataset.rootlist, dataset.items(), measured, strict=True):
+        number = int(root[7:10])
+        role = "reference" if _reference_by_plan(plan.get(number), v) else role_of(v)
+        counts = peak["rate"] * peak["seconds"] if peak else math.nan
+        linked = frozenset(flown[r] for r in plan[number].references if r in flown) if number in plan else frozenset()
+        setup = (v.get("FILTER"), v.get("PUPIL"), v.get("PATT_NUM"))
+        found.append(_Candidate(name, role, number, *setup, counts, _float(v.get("EXPMID")), linked))
+    return found
 
 # %% ../../nbs/program/05_pairing.ipynb #f1dc633f
-def _pair_row(target: dict, other: dict | None, rank: int, count: int, rules: Sequence[str]) -> dict:
-    row = {"target": target["name"], "reference": "", "rank": rank, "filter": str(target["filter"]), "dithers": ""}
+def _ranked(
+    candidates: Sequence[_Candidate], rules: Sequence[str], peak_step: float = 0.1
+) -> list[tuple[_Candidate, list[_Candidate]]]:
+    # Every target with its references, the best first; a direct image (CLEARP) has no fringes to calibrate.
+    found = []
+    for target in (c for c in candidates if c.role == "target" and c.pupil != "CLEARP"):
+        fit = [c for c in candidates if c.role == "reference" and (c.filter, c.pupil) == (target.filter, target.pupil)]
+        found.append((target, sorted(fit, key=lambda c, t=target: [_distance(t, c, r, peak_step) for r in rules])))
+    return found
+
+# %% ../../nbs/program/05_pairing.ipynb #953d0abc
+def _distance(target: _Candidate, other: _Candidate, rule: str, peak_step: float) -> float:
+    if rule == "plan":
+        return float(other.observation not in target.linked)
+    if rule == "dither":
+        return float(target.dither != other.dither)
+    if rule == "peak":
+        ratio = other.counts / target.counts if target.counts > 0 else math.nan
+        return math.floor(abs(math.log(ratio)) / math.log1p(peak_step)) if ratio > 0 else math.inf
+    apart = abs(target.mjd - other.mjd)
+    return apart if math.isfinite(apart) else math.inf
+
+# %% ../../nbs/program/05_pairing.ipynb #eecab8c6
+def _pair_row(target: _Candidate, other: _Candidate | None, rank: int, count: int, rules: Sequence[str]) -> dict:
+    row = {"target": target.name, "reference": "", "rank": rank, "filter": str(target.filter), "dithers": ""}
     row |= {"peak_ratio": math.nan, "hours": math.nan}
     if other is None:
-        return row | {"reason": f"no reference in {target['filter']}"}
-    ratio, hours = other["counts"] / target["counts"], 24 * (other["mjd"] - target["mjd"])
+        return row | {"reason": f"no reference in {target.filter}"}
+    ratio, hours = other.counts / target.counts, 24 * (other.mjd - target.mjd)
     words = {
-        "dither": "same dither position" if target["dither"] == other["dither"] else "another dither position",
+        "dither": "same dither position" if target.dither == other.dither else "another dither position",
         "peak": f"peak {ratio:.2f} of the target's" if math.isfinite(ratio) else "peak not measured",
         "time": f"{abs(hours):.1f} h {'later' if hours > 0 else 'earlier'}" if math.isfinite(hours) else "no dates",
     }
-    reason = f"{_ordinal(rank)} of {count} in {target['filter']} by {', '.join(rules)}: "
-    row |= {"reference": other["name"], "dithers": f"{target['dither']} {other['dither']}", "peak_ratio": ratio}
-    return row | {"hours": hours, "reason": reason + ", ".join(words[r] for r in rules)}
-
-# %% ../../nbs/program/05_pairing.ipynb #953d0abc
-def _ordinal(rank: int) -> str:
-    return {1: "best", 2: "second", 3: "third"}.get(rank, f"{rank}th")
+    place = {1: "best", 2: "second", 3: "third"}.get(rank, f"{rank}th")
+    reason = f"{place} of {count} in {target.filter} by {', '.join(rules)}: " + ", ".join(words[r] for r in rules)
+    row |= {"reference": other.name, "dithers": f"{target.dither} {other.dither}", "peak_ratio": ratio}
+    return row | {"hours": hours, "reason": reason}
