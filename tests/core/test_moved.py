@@ -178,6 +178,12 @@ def test_an_old_path_warns_with_the_new_one():
     assert read_oifits.__module__ == "calami.fringes.oifits"
 
 
+def test_a_page_is_no_old_name():
+    from calami.archive import download
+
+    assert download.__name__ == "calami.archive.download"
+
+
 def test_what_never_was_is_an_attribute_error():
     with pytest.raises(ImportError, match="cannot import name 'nonsense'"):
         from calami.oifits import nonsense  # noqa: F401
