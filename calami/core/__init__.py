@@ -10,11 +10,12 @@ import lazy_loader
 
 _NAMES = {
     "problems": "CalamiError FileProblem NameProblem options_from",
-    "files": "SUFFIXES cache_folder write_atomically",
+    "files": "SUFFIXES cache_folder part_name remove_leftovers whole_files write_atomically",
     "tables": "FORMATS cell_text format_of render table_cells",
     "images": "Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak",
     "record": "PACKAGES file_record versions",
     "page": "Figure Heading Html Note figure_png html_page",
+    "fits": "open_fits",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.fits import open_fits
 from ..core.images import Peak, RateImage, find_peak
 from ..core.problems import CalamiError, FileProblem, NameProblem
 from .cards import hdu_walk, read_keywords
@@ -117,20 +118,11 @@ class Exposure:
 
     @contextmanager
     def _hdu(self, path: Path, extension: str | int):
-        from astropy.io import fits
-
         if extension != 0 and extension not in self.extensions:
             found = ", ".join(name for name in self.extensions if name)
             raise FileProblem(path, f"has no {extension} extension (it has {found}); use a product that holds it")
-        try:
-            with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True) as hdus:
-                yield hdus[extension]
-        except CalamiError:
-            raise
-        except Exception as error:  # astropy raises many kinds for what is damaged
-            raise FileProblem(
-                path, f"its {extension} extension cannot be read ({error}); copy the file again"
-            ) from error
+        with open_fits(path, f"its {extension} extension", lazy_load_hdus=True) as hdus:
+            yield hdus[extension]
 
     @property
     def header(self):

@@ -5,6 +5,7 @@
 # %% ../../nbs/fringes/07_oifits.ipynb #402762a6
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.files import whole_files
+from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.cards import hdu_walk
 from .observables import OIData, OIFITSWarning, from_observables, from_samples
@@ -92,14 +95,8 @@ def write_oifits(data: Any, path: str | os.PathLike, *, per_integration: bool = 
         if getattr(data, key) is not None and not per_integration:
             hdus.append(fits.ImageHDU(getattr(data, key), name=name))
             hdus[-1].header["BUNIT"] = "rad2" if key == "cp_covariance" else ""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        fits.HDUList(hdus).writeto(part, overwrite=True)
-        part.replace(path)
-    except OSError as error:
-        raise FileProblem(path, f"cannot be written ({error})", "choose another folder") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_files(path) as (part,):
+        fits.HDUList(hdus).writeto(part)
     return path
 
 # %% ../../nbs/fringes/07_oifits.ipynb #754bb904
@@ -348,20 +345,14 @@ def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> OIData:
     return data
 
 # %% ../../nbs/fringes/07_oifits.ipynb #2770cde0
+@contextlib.contextmanager
 def _quiet_open(path: Path):
-    from astropy.io import fits
-
     hdu_walk(path)  # finds out whether it is cut short
-    try:
+    with open_fits(path) as hdus:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on units that astropy does not know; what matters is checked below
-            hdus = fits.open(path, memmap=False)
             _ = [hdu.data for hdu in hdus if hdu.name.startswith(("OI_", "CALAMI_"))]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # astropy raises many kinds for what is damaged
-        raise FileProblem(path, f"cannot be read as a FITS file ({error})", "copy the file again") from error
-    return hdus
+        yield hdus
 
 # %% ../../nbs/fringes/07_oifits.ipynb #6b388d1f
 def _table(path: Path, hdus: Any, name: str):

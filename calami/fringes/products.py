@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.files import whole_files, write_atomically
 from ..core.problems import CalamiError, FileProblem
 from .companions import CompanionFit, search_companion
 from calami.fringes.limits import (
@@ -54,7 +55,8 @@ def write_companion(fit: CompanionFit, path: str | os.PathLike) -> Path:
         The file.
     """
     text = json.dumps(fit.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return _replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_atomically(path, text)
+    return Path(path)
 
 # %% ../../nbs/fringes/12_products.ipynb #fec68239
 def curve_table(curves: ContrastCurve | Sequence[ContrastCurve]) -> QTable:
@@ -116,7 +118,8 @@ def write_curves(curves: ContrastCurve | Sequence[ContrastCurve], path: str | os
         The file.
     """
     table = curve_table(curves)
-    return _replace_file(path, lambda part: table.write(part, format="ascii.ecsv", overwrite=True))
+    write_atomically(path, lambda part: table.write(part, format="ascii.ecsv"))
+    return Path(path)
 
 # %% ../../nbs/fringes/12_products.ipynb #7aaee5f4
 def write_map(detection: DetectionMap, path: str | os.PathLike) -> Path:
@@ -155,19 +158,9 @@ def write_map(detection: DetectionMap, path: str | os.PathLike) -> Path:
             for key, value in cards.items():
                 hdu.header[f"{key}{axis}"] = value
         hdus.append(hdu)
-    return _replace_file(path, lambda part: fits.HDUList(hdus).writeto(part, overwrite=True))
-
-# %% ../../nbs/fringes/12_products.ipynb #68a21b79
-def _replace_file(path: str | os.PathLike, write: Callable[[Path], Any]) -> Path:
     path = Path(path)
-    part = path.with_name(f".{os.getpid()}.part.{path.name}")
-    try:
-        write(part)
-        part.replace(path)
-    except OSError as error:
-        raise FileProblem(path, f"cannot be written ({error})", "choose another folder") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_files(path) as (part,):
+        fits.HDUList(hdus).writeto(part)
     return path
 
 # %% ../../nbs/fringes/12_products.ipynb #75855843
@@ -240,7 +233,7 @@ def analyse(
     except OSError as error:
         raise FileProblem(folder, f"cannot be made ({error})", "choose another folder") from error
     for name, figure in _pictures(many, fit, limits, curves).items():
-        _replace_file(folder / f"{name}.png", lambda part, f=figure: f.savefig(part, format="png", dpi=150))
+        write_atomically(folder / f"{name}.png", lambda part, f=figure: f.savefig(part, format="png", dpi=150))
     write_curves(curves, folder / "contrast_curve.ecsv")
     write_map(limits, folder / "detection_map.fits")
     write_companion(fit, folder / "companion.json")

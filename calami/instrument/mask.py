@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from . import niriss
 from .optics import detector_centers
@@ -238,17 +239,15 @@ class Mask:
         FileProblem
             If it cannot be read as such.
         """
-        from astropy.io import fits
-
         try:
-            with fits.open(path) as hdus:
+            with open_fits(path) as hdus:
                 told: dict = {}
                 for hdu in hdus:
                     told |= dict(hdu.header)
                 pictures = [hdu.data for hdu in hdus if hdu.data is not None and np.ndim(hdu.data) == 2]
             centers = [(told[f"NRM_X_A{n}"], told[f"NRM_Y_A{n}"]) for n in range(1, 8)]
             return cls(niriss.HOLE_NAMES, np.array(centers, float), float(told["F2F"]), pictures[0].astype(float))
-        except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             reason = f"is not an nrm reference file ({type(error).__name__}: {error}); take one from CRDS"
             raise FileProblem(Path(path), reason) from error
 

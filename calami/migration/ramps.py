@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..core.files import write_atomically
+from ..core.fits import open_fits
 from ..core.images import RateImage, find_peak
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.exposure import Exposure
@@ -462,20 +463,13 @@ def ramp_statistics(
 # %% ../../nbs/migration/01_ramps.ipynb #348b00c2
 @contextmanager
 def _opened(path: Path):
-    from astropy.io import fits
-
     scaled = ("BZERO", "BSCALE", "BLANK")  # such pixels are computed, and cannot be mapped
-    try:
-        with fits.open(path, mode="readonly", memmap=path.suffix != ".gz", lazy_load_hdus=True) as hdus:
-            if not any(key in hdus[name].header for name in ("SCI", "GROUPDQ") if name in hdus for key in scaled):
-                yield hdus
-                return
-        with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=True) as hdus:
+    with open_fits(path, memmap=path.suffix != ".gz", lazy_load_hdus=True) as hdus:
+        if not any(key in hdus[name].header for name in ("SCI", "GROUPDQ") if name in hdus for key in scaled):
             yield hdus
-    except CalamiError:
-        raise
-    except Exception as error:  # astropy raises many kinds for what is damaged
-        raise FileProblem(path, f"cannot be read ({error})", "copy the file again") from error
+            return
+    with open_fits(path, lazy_load_hdus=True) as hdus:
+        yield hdus
 
 # %% ../../nbs/migration/01_ramps.ipynb #d7ae7c1c
 def _pointing_of(facts: Mapping[str, Any], rootname: str, place: tuple[int, int]) -> str:

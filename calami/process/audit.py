@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import cache_folder
+from ..core.fits import open_fits
 from ..core.problems import FileProblem
 from ..core.tables import cell_text
 from ..exposures.cards import hdu_walk
@@ -44,18 +45,14 @@ def _processing_log(path: Path) -> dict[str, list[str]]:
     import io
 
     import asdf
-    from astropy.io import fits
 
     if "ASDF" not in [hdu.name for hdu in hdu_walk(path)]:
         return {}
-    try:
-        with fits.open(path, memmap=False) as hdus:
-            content = hdus["ASDF"].data[0][0].tobytes()
+    with open_fits(path, "its ASDF extension") as hdus:
+        content = hdus["ASDF"].data[0][0].tobytes()
         with asdf.open(io.BytesIO(content), lazy_tree=True) as tree:
-            told = tree.tree.get("cal_logs") or {}
-            return {str(alias): [str(line) for line in lines] for alias, lines in dict(told).items()}
-    except Exception as error:  # asdf, yaml and astropy have many ways to fail
-        raise FileProblem(path, f"its ASDF extension cannot be read ({error})", "copy the file again") from error
+            logs = tree.tree.get("cal_logs") or {}
+            return {str(alias): [str(line) for line in lines] for alias, lines in dict(logs).items()}
 
 # %% ../../nbs/process/14_audit.ipynb #1a55ca8e
 def _logged_parameters(alias: str, lines: Sequence[str]) -> dict[str, Any] | None:
@@ -199,10 +196,9 @@ def _unknown_steps(path: Path, accounts: Sequence[_Account]) -> list[str]:
 
 # %% ../../nbs/process/14_audit.ipynb #36a5cf37
 def _primary(path: Path):
-    from astropy.io import fits
-
     hdu_walk(path)
-    return fits.getheader(path, 0)
+    with open_fits(path) as hdus:
+        return hdus[0].header
 
 # %% ../../nbs/process/14_audit.ipynb #1ae51294
 def _statuses(path: Path) -> dict[str, str]:

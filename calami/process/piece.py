@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import calami
+from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem, NameProblem
 from ..exposures.cards import hdu_walk
 from ..exposures.exposure import Exposure
@@ -386,7 +387,7 @@ def _read_file(path: Path) -> Piece:
     walks = hdu_walk(path)
     layers, tables, asdf = {}, {}, None
     plain = not path.name.endswith(".gz")
-    with fits.open(path, memmap=False, do_not_scale_image_data=True) as hdus:
+    with open_fits(path, do_not_scale_image_data=True) as hdus:
         primary = hdus[0].header.copy()
         for walk, hdu in zip(walks[1:], hdus[1:], strict=True):
             key = walk.name if walk.ver == 1 else f"{walk.name},{walk.ver}"

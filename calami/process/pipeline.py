@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.files import remove_leftovers
+from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..core.tables import render
 from ..exposures.cards import hdu_walk
@@ -459,13 +461,14 @@ def _references_in(header) -> dict[str, str]:
 
 # %% ../../nbs/process/13_pipeline.ipynb #572111c5
 def _record(job: Mapping, stage: _Stage, product: Path, names: Sequence[str], main: Path) -> dict[str, Any]:
-    from astropy.io import fits
-
     used = {k: v for k, v in stage.parameters.items() if k.rpartition(".")[2] not in HOUSEKEEPING}
     chain = [stage.alias] if stage.alias != "steps" else job["chain"]
     spec = {k: v for alias in chain for k, v in defaults(alias).items()}
     usual = spec | stage.crds
-    header = fits.getheader(product) if product.suffix == ".fits" else {}
+    header: Mapping = {}
+    if product.suffix == ".fits":
+        with open_fits(product) as hdus:
+            header = hdus[0].header
     record = {
         "seconds": round(stage.seconds, 3),
         "operation": "pipe",
@@ -838,17 +841,6 @@ def _host() -> str:
 
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
-# %% ../../nbs/process/13_pipeline.ipynb #0fef81c9
-def _sweep_work(outdir: Path) -> None:
-    # What runs that were killed on this machine left behind.
-    for left in outdir.glob(f".calami-{_host()}-*"):
-        try:
-            os.kill(int(left.name.split("-")[2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(left, ignore_errors=True)
-        except (OSError, ValueError):
-            continue
-
 # %% ../../nbs/process/13_pipeline.ipynb #de5e4c99
 def _make_job(common: Mapping, path: Path) -> dict[str, Any]:
     outdir = Path(common["outdir"])
@@ -1148,7 +1140,7 @@ def pipe_data(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileProblem(out, f"cannot be made ({error.strerror})", "choose another outdir") from error
-    _sweep_work(out)
+    remove_leftovers(out, f".calami-{_host()}-")  # of runs that were killed
     common = {
         "chain": list(chain), "parameters": asked, "outdir": str(out), "cache": str(cache.path) if cache else None,
         "context": context, "keep": kept, "products": _words(products), "overwrite": overwrite,

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import calami
+from ..core.files import part_name
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.exposure import Exposure
 from .piece import Piece, read_piece
@@ -30,7 +31,7 @@ from calami.process.record import (
     sidecar_path,
     write_sidecar,
 )
-from .write import _clear_parts, _part_name, _write_piece
+from .write import _write_piece
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +80,11 @@ def write_pieces(
         if not is_current(path, mark):  # of a run that was stopped half-way it is the same product
             reason = "stands there already and was made otherwise"
             raise FileProblem(path, reason, "say overwrite, or choose another folder")
-    parts = [_part_name(path) for path in paths]
+    parts: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for piece, path, part in zip(pieces, paths, parts, strict=True):
-            _clear_parts(path)
+        parts = [part_name(path) for path in paths]
+        for piece, part in zip(pieces, parts, strict=True):
             _write_piece(piece, part)
         told = record() if callable(record) else dict(record)
         for piece, path, part in zip(pieces, paths, parts, strict=True):

@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files import cache_folder
+from ..core.files import cache_folder, part_name
+from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..instrument import niriss
 from ..instrument.detector import Detector
@@ -639,12 +638,10 @@ def _recipe(detector, passbands, signal_thresholds, parameters, hole) -> _Recipe
 
 # %% ../../nbs/process/11_references.ipynb #9721d4db
 def _save_model(model, path: Path) -> None:
-    from astropy.io import fits
-
     model.save(str(path))
     model.close()
     if path.suffix == ".fits":
-        with fits.open(path, mode="update") as hdus:
+        with open_fits(path, mode="update") as hdus:
             hdus[0].header["DATE"] = USE_AFTER  # stdatamodels writes the time of day
 
 # %% ../../nbs/process/11_references.ipynb #b039d5cb
@@ -823,17 +820,6 @@ def default_cache(detector: Detector | None = None) -> OfflineCache:
     path = (cache_folder() / "crds" / recipe.fingerprint[:16]).absolute()
     return _existing(path, recipe.fingerprint) or _build(path, recipe)
 
-# %% ../../nbs/process/11_references.ipynb #4a2c2536
-def _sweep(path: Path) -> None:
-    # Folders that a build left behind when it was killed, more than an hour ago.
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        try:
-            old = time.time() - left.stat().st_mtime > 3600
-        except OSError:
-            continue
-        if old:
-            shutil.rmtree(left, ignore_errors=True)
-
 # %% ../../nbs/process/11_references.ipynb #3a8b3422
 def _existing(path: Path, fingerprint: str) -> OfflineCache | None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -849,8 +835,7 @@ def _existing(path: Path, fingerprint: str) -> OfflineCache | None:
 # %% ../../nbs/process/11_references.ipynb #c5b76fa3
 def _build(path: Path, recipe: _Recipe) -> OfflineCache:
     fingerprint = recipe.fingerprint
-    _sweep(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = part_name(path)
     try:
         part.mkdir(parents=True)
         serial = f"calami{fingerprint[:8]}"

@@ -5,10 +5,7 @@
 # %% ../../nbs/process/03_write.ipynb #a68fe473
 from __future__ import annotations
 
-import os
 import re
-import socket
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -124,19 +121,3 @@ class _Whole:
         view = memoryview(data)
         while len(view):
             view = view[self.raw.write(view) :]
-
-# %% ../../nbs/process/03_write.ipynb #b0035aa7
-def _part_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
-
-# %% ../../nbs/process/03_write.ipynb #1ccae4ec
-def _clear_parts(path: Path) -> None:
-    """Remove what killed runs on this machine have left of a product."""
-    for old in path.parent.glob(f".{path.name}.{socket.gethostname()}-*.part"):
-        number = old.name.removesuffix(".part").split("-")[-2]
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            old.unlink(missing_ok=True)
-        except (OSError, ValueError):
-            continue

@@ -5,14 +5,12 @@
 # %% ../../nbs/simulate/05_level1b.ipynb #88c511d0
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import itertools
 import json
 import math
 import os
-import uuid
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import __version__
+from ..core.files import whole_files
+from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.names import parse_name
 from ..instrument import niriss
@@ -854,34 +854,12 @@ def write_level1b(
     old = _written_before(exposure, folder)
     if old and not overwrite:
         raise FileProblem(old[0], "stands there already", "say overwrite=True, or choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _all_or_none(paths) as temporary:
-            for part, words, name in zip(parts, keywords, temporary, strict=True):
-                _hdus(ramps[part.first - 1 : part.last], exposure, part, words, lines).writeto(name)
-        for path in set(old) - set(paths):  # segments of an exposure that was cut otherwise
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror or error})"
-        raise FileProblem(paths[0], reason, "make room or choose another folder") from error
+    with whole_files(*paths) as temporary:
+        for part, words, name in zip(parts, keywords, temporary, strict=True):
+            _hdus(ramps[part.first - 1 : part.last], exposure, part, words, lines).writeto(name)
+    for path in set(old) - set(paths):  # segments of an exposure that was cut in another way
+        path.unlink(missing_ok=True)
     return paths
-
-# %% ../../nbs/simulate/05_level1b.ipynb #7a169f12
-@contextlib.contextmanager
-def _all_or_none(paths: list[Path]):
-    """Give temporary names beside the final ones; move all into place at the end, or leave none of them."""
-    temporary = [path.with_name(f".{path.name}.{uuid.uuid4().hex}.part") for path in paths]
-    moved: list[Path] = []
-    try:
-        yield temporary
-        for name, path in zip(temporary, paths, strict=True):
-            name.replace(path)
-            moved.append(path)
-    except BaseException:
-        for path in [*temporary, *moved]:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-        raise
 
 # %% ../../nbs/simulate/05_level1b.ipynb #67957732
 def _written_before(exposure: ExposurePlan, folder: Path) -> list[Path]:
@@ -996,12 +974,8 @@ _STRUCTURE = set(
 
 # %% ../../nbs/simulate/05_level1b.ipynb #49877028
 def _read_header(path: str | os.PathLike, hdu: str) -> dict:
-    from astropy.io import fits
-
-    try:
-        header = fits.getheader(path, hdu)
-    except (OSError, KeyError) as error:
-        raise FileProblem(path, f"its {hdu} header cannot be read ({error})", "give a whole FITS file") from error
+    with open_fits(path, f"its {hdu} header") as hdus:
+        header = hdus[hdu].header
     return {k: v for k, v in header.items() if k and k not in _STRUCTURE and not k.startswith("NAXIS")}
 
 # %% ../../nbs/simulate/05_level1b.ipynb #8508ead7

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core.files import write_atomically
 from ..core.problems import FileProblem
 from calami.simulate.plans import (
     _FIRST_ACTIVITY,
@@ -425,14 +426,7 @@ def write_plan(plan: Plan, path: str | os.PathLike) -> Path:
     writers = {".csv": _as_csv, ".ecsv": _as_ecsv, ".yaml": _as_yaml, ".yml": _as_yaml}
     if path.suffix.lower() not in writers:
         raise FileProblem(path, f"ends in {path.suffix!r}", f"a plan is written as {', '.join(writers)}")
-    text = writers[path.suffix.lower()](plan)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise FileProblem(path, f"cannot be written ({error.strerror})", "give another path") from error
+    write_atomically(path, writers[path.suffix.lower()](plan))
     return path
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #61aaa2ac

@@ -769,7 +769,7 @@ def test_companion_json(tmp_path, fit):
     assert {"sep_mas", "pa_deg", "dmag", "delta_chi2"} == set(told["alternatives"][0])
     assert [p.name for p in tmp_path.iterdir()] == ["companion.json"]
     with pytest.raises(FileProblem, match="cannot be written"):
-        write_companion(fit, tmp_path / "no" / "companion.json")
+        write_companion(fit, tmp_path / "companion.json" / "companion.json")
 
 
 def test_curves_as_ecsv(tmp_path):

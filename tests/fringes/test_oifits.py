@@ -410,7 +410,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises((FileNotFoundError, FileProblem)):
         read_oifits(tmp_path / "none.fits")
     with pytest.raises(FileProblem, match="cannot be written"):
-        write_oifits(point_source("F480M"), tmp_path / "no" / "x.fits")
+        write_oifits(point_source("F480M"), tmp_path / "y.fits" / "x.fits")
 
 
 def test_shapes_and_wavelengths_are_checked():

@@ -649,14 +649,15 @@ def test_a_full_disc_leaves_what_was_there(raw, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from calami import prep
+from calami.process import prep
+from calami.process.recipes import Dice
 write = prep._write_piece
 def slow(piece, path):
     write(piece, path)
     if "2of2" in path.name:
         os.kill(os.getpid(), signal.SIGKILL)
 prep._write_piece = slow
-prep.prep_data(sys.argv[1], prep.Dice(2), sys.argv[2])
+prep.prep_data(sys.argv[1], Dice(2), sys.argv[2])
 """
 
 
