@@ -74,7 +74,7 @@ MUTANTS = [
         ("kernel uphill", "[0][0][:2].sum() <= 0:", "[0][0][:2].sum() <= -1e9:"),
     ),
     *_of(
-        "test_oifits.py",
+        "test_oifits.py test_observables.py",
         ("oifits trace", "covariance * (variances.sum() / np.trace(covariance))", "covariance * 1.0"),
         ("oifits shrinkage", "round(count / (1 - shrinkage) ** 2)", "round(count / (1 - shrinkage))"),
         ("oifits phase error", "phase = n_holes / np.sqrt(2 * n_photons)", "phase = n_holes / np.sqrt(n_photons)"),
