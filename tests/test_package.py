@@ -182,6 +182,8 @@ def test_notebooks_read_as_pages(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     first = "".join(cells[0]["source"]).splitlines()
     assert first[0] == "# " + notebook.stem.split("_", 1)[1] and first[2].startswith("> ")
+    prose = [w for c in cells[:4] if c["cell_type"] == "markdown" for line in c["source"] for w in line.split()]
+    assert len(prose) >= 30, "it opens with why"
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     assert any("assert " in c for c in code if not c.startswith("#| export"))
     assert not any(o["output_type"] == "error" for c in cells for o in c.get("outputs", []))
