@@ -55,6 +55,7 @@ MOVED = {
 RENAMED = {
     ("dataset", "Exposure"): "Products",
     ("mitigation", "Exposure"): "ScanExposure",
+    ("onset", "SATURATED_SHARE"): "SATURATED_FRACTION",
     ("level1b", "REFERENCE_PIXEL"): "AIM_PIXEL",
     ("plans", "TARGET_PIXEL"): "AIM_PIXEL",
 }

@@ -9,9 +9,9 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "ramps": "HALF_BOX JUMP_DET MAX_BLOCKS MOST_SATURATED NEEDS_RAMPS REJECTION RampStatistics SATURATED_SHARE "
-    "VERSION covariance_of_means noise_factor ramp_statistics slope_of_sum statistics_of",
-    "onset": "Crossing DEFINITIONS FilterOnset LEVELLING LEVELLING_ERROR Onset POWERS STEEPER UNIT_ADU "
+    "ramps": "HALF_BOX JUMP_DET MAX_BLOCKS MOST_SATURATED NEEDS_RAMPS REJECTION RampOptions RampStatistics "
+    "SATURATED_FRACTION VERSION covariance_of_means noise_factor ramp_statistics slope_of_sum statistics_of",
+    "onset": "Crossing DEFINITIONS FilterOnset LEVELLING LEVELLING_ERROR Onset OnsetOptions POWERS STEEPER UNIT_ADU "
     "WIDENING quantify",
     "kernel": "DECISIVE HYPOTHESES KERNEL_RADIUS Kernel PATTERNS Verdict kernel_from_dice kernel_from_diced "
     "kernel_from_ramps kernel_table migration_or_nonlinearity patterns undo_capacitance",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, options_from
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
@@ -23,7 +23,7 @@ from calami.migration.ramps import (
     _FEWEST_BLOCKS,
     HALF_BOX,
     NEEDS_RAMPS,
-    SATURATED_SHARE,
+    RampOptions,
     RampStatistics,
     covariance_of_means,
     noise_factor,
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'WIDENING', 'DEFINITIONS', 'STEEPER', 'Crossing',
-           'FilterOnset', 'Onset', 'quantify']
+           'FilterOnset', 'Onset', 'quantify', 'OnsetOptions']
 
 # %% ../../nbs/migration/02_onset.ipynb #e9a531dc
 #: Signal that coefficients of laws are quoted for, ADU.
@@ -527,18 +527,9 @@ def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
     return "quadratic"
 
 # %% ../../nbs/migration/02_onset.ipynb #25f77cfb
-def _filter_onset(
-    name: str,
-    stats: Sequence[RampStatistics],
-    n_bootstrap: int,
-    seed: int,
-    law: str,
-    skip: int,
-    share: bool,
-    draw: bool,
-) -> FilterOnset:
+def _filter_onset(name: str, stats: Sequence[RampStatistics], options: OnsetOptions) -> FilterOnset:
     notes = [note for s in stats for note in s.notes]
-    found = {k: _curve(s, n_bootstrap, seed, skip) for k, s in enumerate(stats)}
+    found = {k: _curve(s, options.n_bootstrap, options.seed, options.skip_first) for k, s in enumerate(stats)}
     curves = {k: c for k, c in found.items() if c is not None}
     lost = [stats[k].name for k, c in found.items() if c is None]
     if lost:
@@ -546,8 +537,8 @@ def _filter_onset(
     few = [s.name for k, s in enumerate(stats) if k in curves and s.blocks < _FEWEST_BLOCKS]
     if few:
         notes.append(f"too few integrations to resample, errors from the noise model: {', '.join(few)}")
-    pointings, groups = _pool(curves, stats, share)
-    if share and len(groups) < len(curves) and _disagree(curves, stats, groups):
+    pointings, groups = _pool(curves, stats, options.share_rates)
+    if options.share_rates and len(groups) < len(curves) and _disagree(curves, stats, groups):
         notes.append("exposures of one pointing differ in rate by more than noise: each has a rate of its own")
         pointings, groups = _pool(curves, stats, False)
     alone = sum(g.rate.shape[1] for g in groups) - len(groups)
@@ -558,11 +549,11 @@ def _filter_onset(
         )
     reach = max(float(g.high[0].max()) for g in groups)
     weights = dict(zip(pointings, _slope_weights(_one(groups)), strict=True))
-    levelling = _draw_levelling(n_bootstrap, seed)
+    levelling = _draw_levelling(options.n_bootstrap, options.seed)
     fits = _compare_laws(_one(groups), reach, levelling[:1])
-    chosen = _choose_law(law, fits, notes)
-    if draw:
-        groups = _draw_pointings(groups, seed, notes)
+    chosen = _choose_law(options.law, fits, notes)
+    if options.resample_pointings:
+        groups = _draw_pointings(groups, options.seed, notes)
     theta, _, _, rates, held = _fit_law(groups, chosen, levelling)
     resampled = theta[0] + WIDENING * (theta[1:] - theta[0])
     linear, error, *_ = _fit_law(_one(groups), "linear")
@@ -809,16 +800,8 @@ def quantify(
     *,
     filters: str | Iterable[str] | None = None,
     thresholds: Iterable[float] = (0.005, 0.01, 0.02, 0.03),
-    definitions: Iterable[str] = DEFINITIONS,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    radius: int = HALF_BOX,
-    law: str = "auto",
-    skip_first: int = 0,
-    share_rates: bool = True,
-    resample_pointings: bool = False,
-    saturation_adu: float = SATURATED_SHARE * niriss.SATURATION_E / niriss.GAIN,
     cache: str | os.PathLike | None = None,
+    **options: Any,
 ) -> Onset:
     """
     Measure at which signal charge migration is seen.
@@ -832,7 +815,48 @@ def quantify(
         Filters to analyse; all by default. For arrays, what their one filter is.
     thresholds : iterable of float
         Drops of the rate to look for, fractions.
-    definitions : iterable of str
+    cache : path-like, optional
+        Folder to keep the statistics in.
+    **options
+        Fields of `OnsetOptions`: ``n_bootstrap``, ``law``, ….
+
+    Returns
+    -------
+    Onset
+        Crossings with intervals, fits, curves; and notes on what could not be answered.
+
+    Raises
+    ------
+    CalamiError
+        If nothing at all can be answered; it says why for each exposure.
+    """
+    wanted = [filters] if isinstance(filters, str) else list(filters or ())
+    thresholds, chosen = _checked_thresholds(thresholds), options_from(OnsetOptions, options)
+    notes: list[str] = []
+    reading = {"radius": chosen.radius, "saturation_adu": chosen.saturation_adu, "cache": cache}
+    stats = [s for s in _gather(dataset_or_ramps, wanted, reading, notes) if not wanted or s.filter in wanted]
+    results = {}
+    for name in sorted({s.filter for s in stats}):
+        try:
+            own = [s for s in stats if s.filter == name]
+            results[name] = _filter_onset(name, own, chosen)
+        except CalamiError as problem:
+            notes.append(str(problem))
+    notes += [f"{name}: no exposure in this filter" for name in wanted if not any(s.filter == name for s in stats)]
+    if not results:
+        reasons = "\n  ".join(notes or ["no exposures"])
+        raise CalamiError(f"the onset of charge migration cannot be measured:\n  {reasons}")
+    return Onset(results, thresholds, tuple(chosen.definitions), tuple(stats), tuple(notes))
+
+# %% ../../nbs/migration/02_onset.ipynb #8c5d21ce
+@dataclass(frozen=True)
+class OnsetOptions:
+    """
+    How an onset is measured.
+
+    Attributes
+    ----------
+    definitions : sequence of str
         Of `DEFINITIONS`.
     n_bootstrap : int
         Resamples, at least 100.
@@ -853,43 +877,25 @@ def quantify(
         for these very ones.
     saturation_adu : float
         Reads from here up are not used, nor any after them, beside those flagged as saturated.
-    cache : path-like, optional
-        Folder to keep the statistics in.
-
-    Returns
-    -------
-    Onset
-        Crossings with intervals, fits, curves; and notes on what could not be answered.
-
-    Raises
-    ------
-    CalamiError
-        If nothing at all can be answered; it says why for each exposure.
     """
-    wanted = [filters] if isinstance(filters, str) else list(filters or ())
-    thresholds, definitions = _checked_thresholds(thresholds), tuple(definitions)
-    if set(definitions) - set(DEFINITIONS) or n_bootstrap < 100 or skip_first < 0:
-        raise CalamiError(
-            f"definitions are {', '.join(DEFINITIONS)}; at least 100 resamples; skip_first from 0 up; not "
-            f"{', '.join(definitions)}; {n_bootstrap}; {skip_first}"
-        )
-    notes: list[str] = []
-    options = {"radius": radius, "saturation_adu": saturation_adu, "cache": cache}
-    stats = [s for s in _gather(dataset_or_ramps, wanted, options, notes) if not wanted or s.filter in wanted]
-    results = {}
-    for name in sorted({s.filter for s in stats}):
-        try:
-            own = [s for s in stats if s.filter == name]
-            results[name] = _filter_onset(
-                name, own, n_bootstrap, seed, law, skip_first, share_rates, resample_pointings
+
+    definitions: Sequence[str] = DEFINITIONS
+    n_bootstrap: int = 1000
+    seed: int = 0
+    radius: int = HALF_BOX
+    law: str = "auto"
+    skip_first: int = 0
+    share_rates: bool = True
+    resample_pointings: bool = False
+    saturation_adu: float = RampOptions.saturation_adu
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be asked for."""
+        if set(self.definitions) - set(DEFINITIONS) or self.n_bootstrap < 100 or self.skip_first < 0:
+            raise CalamiError(
+                f"definitions are {', '.join(DEFINITIONS)}; at least 100 resamples; skip_first from 0 up; not "
+                f"{', '.join(self.definitions)}; {self.n_bootstrap}; {self.skip_first}"
             )
-        except CalamiError as problem:
-            notes.append(str(problem))
-    notes += [f"{name}: no exposure in this filter" for name in wanted if not any(s.filter == name for s in stats)]
-    if not results:
-        reasons = "\n  ".join(notes or ["no exposures"])
-        raise CalamiError(f"the onset of charge migration cannot be measured:\n  {reasons}")
-    return Onset(results, thresholds, definitions, tuple(stats), tuple(notes))
 
 # %% ../../nbs/migration/02_onset.ipynb #f2b3a059
 def _gather(source: Any, filters: Sequence[str], options: dict[str, Any], notes: list[str]) -> list[RampStatistics]:

@@ -9,9 +9,9 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ import numpy as np
 from ..core.files import write_atomically
 from ..core.fits import open_fits
 from ..core.images import RateImage, find_peak
-from ..core.problems import CalamiError, FileProblem
+from ..core.problems import CalamiError, FileProblem, options_from
 from ..exposures.exposure import Exposure
 from ..instrument import niriss
 
 # %% auto #0
-__all__ = ['JUMP_DET', 'HALF_BOX', 'MAX_BLOCKS', 'SATURATED_SHARE', 'MOST_SATURATED', 'REJECTION', 'VERSION', 'NEEDS_RAMPS',
-           'RampStatistics', 'statistics_of', 'ramp_statistics', 'covariance_of_means', 'noise_factor', 'slope_of_sum']
+__all__ = ['JUMP_DET', 'HALF_BOX', 'MAX_BLOCKS', 'SATURATED_FRACTION', 'MOST_SATURATED', 'REJECTION', 'VERSION', 'NEEDS_RAMPS',
+           'RampStatistics', 'statistics_of', 'RampOptions', 'ramp_statistics', 'covariance_of_means', 'noise_factor',
+           'slope_of_sum']
 
 # %% ../../nbs/migration/01_ramps.ipynb #d843d1dc
 #: GROUPDQ bit "cosmic ray between this read and the one before". Source: stdatamodels `dqflags.group`.
@@ -37,7 +38,7 @@ HALF_BOX = 9
 #: Blocks that the integrations of a file are divided into, at most.
 MAX_BLOCKS = 24
 #: A read counts as saturated above this share of the nominal full well; pixels differ by about 1 % rms (`Detector`).
-SATURATED_SHARE = 0.95
+SATURATED_FRACTION = 0.95
 #: A pixel's read, and all later ones, are not used if it is saturated in more than this share of the integrations: what
 #: is left would be the integrations that happened to be low.
 MOST_SATURATED = 0.02
@@ -277,18 +278,7 @@ def _parts(nints: int, edges: np.ndarray, size: int) -> list[slice]:
 
 # %% ../../nbs/migration/01_ramps.ipynb #29458680
 def statistics_of(
-    ramps: np.ndarray,
-    *,
-    filter: str = "",
-    name: str = "array",
-    target: str = "",
-    pointing: str = "",
-    group_time: float = niriss.SUB80.frame_time,
-    groupdq: np.ndarray | None = None,
-    pixeldq: np.ndarray | None = None,
-    saturation_adu: float = SATURATED_SHARE * niriss.SATURATION_E / niriss.GAIN,
-    radius: int = HALF_BOX,
-    blocks: int = MAX_BLOCKS,
+    ramps: np.ndarray, groupdq: np.ndarray | None = None, pixeldq: np.ndarray | None = None, **options: Any
 ) -> RampStatistics:
     """
     Give the sufficient statistics of ramps in memory.
@@ -297,22 +287,12 @@ def statistics_of(
     ----------
     ramps : numpy.ndarray
         Linearised, superbias-subtracted reads, ADU, shape (integrations, groups, rows, columns).
-    filter, name, target : str
-        What they are.
-    pointing : str
-        Exposures with the same pointing share the rate at zero signal; `name` if empty.
-    group_time : float
-        Seconds from one read to the next.
     groupdq : numpy.ndarray, optional
         Flags of the reads, same shape.
     pixeldq : numpy.ndarray, optional
         Flags of the pixels, shape (rows, columns).
-    saturation_adu : float
-        Reads from here up are not used, nor any after them.
-    radius : int
-        Pixels kept on each side of the peak.
-    blocks : int
-        Blocks the integrations are divided into, at most.
+    **options
+        Fields of `RampOptions`: ``filter``, ``name``, ``group_time``, ….
 
     Returns
     -------
@@ -324,22 +304,47 @@ def statistics_of(
     CalamiError
         If these are no ramps of 2 groups or more, or there is no star.
     """
-    shape = np.shape(ramps)
+    chosen, shape = options_from(RampOptions, options), np.shape(ramps)
     if len(shape) != 4 or shape[0] < 1:
-        raise CalamiError(f"{name}: ramps have the shape (integrations, groups, rows, columns), not {shape}")
+        raise CalamiError(f"{chosen.name}: ramps have the shape (integrations, groups, rows, columns), not {shape}")
     if shape[1] < 2:
-        raise CalamiError(f"{name}: has a single group, so no count rate can be formed within its ramps")
+        raise CalamiError(f"{chosen.name}: has a single group, so no count rate can be formed within its ramps")
     good = np.ones(shape[2:], bool) if pixeldq is None else pixeldq & (niriss.DO_NOT_USE | niriss.REFERENCE_PIXEL) == 0
-
-    def read(integrations, groups, rows, columns):
-        where = (integrations, groups, rows, columns)
-        return np.array(ramps[where], dtype=np.float32), None if groupdq is None else np.asarray(groupdq[where])
-
     try:
-        sums, origin, peak, good = _collect(read, shape, good, radius, blocks, saturation_adu)
+        return _statistics(ramps, groupdq, good, chosen)
     except CalamiError as problem:
-        raise CalamiError(f"{name}: {problem}") from None
-    return _finish(sums, origin, peak, good, (name, filter, target, pointing or name), group_time, ())
+        raise CalamiError(f"{chosen.name}: {problem}") from None
+
+# %% ../../nbs/migration/01_ramps.ipynb #a074e8ae
+@dataclass(frozen=True)
+class RampOptions:
+    """
+    What ramps are, and how they are summed.
+
+    Attributes
+    ----------
+    filter, name, target : str
+        What they are.
+    pointing : str
+        Exposures with the same pointing share the rate at zero signal; `name` if empty.
+    group_time : float
+        Seconds from one read to the next.
+    saturation_adu : float
+        Reads from here up are not used, nor any after them.
+    radius : int
+        Pixels kept on each side of the peak.
+    blocks : int
+        Blocks the integrations are divided into, at most.
+    """
+
+    filter: str = ""
+    name: str = "array"
+    target: str = ""
+    pointing: str = ""
+    group_time: float = niriss.SUB80.frame_time
+    saturation_adu: float = SATURATED_FRACTION * niriss.SATURATION_E / niriss.GAIN
+    radius: int = HALF_BOX
+    blocks: int = MAX_BLOCKS
 
 # %% ../../nbs/migration/01_ramps.ipynb #8f19a26a
 def _find_star(sample: np.ndarray, flags: np.ndarray | None, good: np.ndarray, saturation: float) -> tuple[int, int]:
@@ -366,37 +371,32 @@ def _find_star(sample: np.ndarray, flags: np.ndarray | None, good: np.ndarray, s
     return star.row, star.col
 
 # %% ../../nbs/migration/01_ramps.ipynb #389accf4
-def _collect(
-    read, shape: Sequence[int], good: np.ndarray, half: int, blocks: int, saturation: float
-) -> tuple[_Sums, tuple, tuple, np.ndarray]:
-    # `read(integrations, groups, rows, columns)` gives reads (float32) and flags; nothing is read twice but a sample.
-    nints, groups = shape[:2]
-    every = slice(None)
-    few = slice(0, nints, max(nints // 32, 1))
-    row, col = _find_star(*read(few, slice(0, 2), every, every), good, saturation)
-    box = (slice(max(row - half, 0), row + half + 1), slice(max(col - half, 0), col + half + 1))
-    sums = _Sums(nints, groups, good[box].shape, blocks, saturation)
-    sums.learn(*read(slice(0, nints, max(nints // 64, 1)), every, *box))
-    for part in _parts(nints, sums.edges, max(1, 2_000_000 // (groups * good[box].size))):
-        sums.add(part.start, *read(part, every, *box))
-    return sums, (box[0].start, box[1].start), (row - box[0].start, col - box[1].start), good[box]
+def _statistics(ramps, flags, good: np.ndarray, options: RampOptions, notes: Sequence[str] = ()) -> RampStatistics:
+    # `ramps` and `flags` are arrays, or maps of a file; nothing is read twice but a sample.
+    def read(integrations, groups, rows, columns):
+        where = (integrations, groups, rows, columns)
+        return np.array(ramps[where], dtype=np.float32), None if flags is None else np.asarray(flags[where])
 
-# %% ../../nbs/migration/01_ramps.ipynb #04d8b4a9
-def _finish(sums: _Sums, origin, peak, good, words, group_time: float, notes: Iterable[str]) -> RampStatistics:
-    usable = sums.usable(good)
-    at_peak = int(usable[:, peak[0], peak[1]].sum())
-    notes = list(notes)
-    if at_peak < len(usable):
-        notes.append(
-            f"{words[0]}: {len(usable) - at_peak} of {len(usable)} group differences are saturated at the peak"
-        )
-    box = np.s_[max(peak[0] - 1, 0) : peak[0] + 2, max(peak[1] - 1, 0) : peak[1] + 2]
-    if not good[box].all():
-        notes.append(f"{words[0]}: a neighbour of the peak pixel is bad")
-    name, filter_name, target, pointing = words
+    nints, groups = ramps.shape[:2]
+    every, half = slice(None), options.radius
+    few = slice(0, nints, max(nints // 32, 1))
+    row, col = _find_star(*read(few, slice(0, 2), every, every), good, options.saturation_adu)
+    box = (slice(max(row - half, 0), row + half + 1), slice(max(col - half, 0), col + half + 1))
+    good = good[box]
+    sums = _Sums(nints, groups, good.shape, options.blocks, options.saturation_adu)
+    sums.learn(*read(slice(0, nints, max(nints // 64, 1)), every, *box))
+    for part in _parts(nints, sums.edges, max(1, 2_000_000 // (groups * good.size))):
+        sums.add(part.start, *read(part, every, *box))
+    origin, usable, name = (box[0].start, box[1].start), sums.usable(good), options.name
+    peak, notes = (row - origin[0], col - origin[1]), list(notes)
+    lost = int((~usable[:, peak[0], peak[1]]).sum())
+    if lost:
+        notes.append(f"{name}: {lost} of {len(usable)} group differences are saturated at the peak")
+    if not good[max(peak[0] - 1, 0) : peak[0] + 2, max(peak[1] - 1, 0) : peak[1] + 2].all():
+        notes.append(f"{name}: a neighbour of the peak pixel is bad")
     return RampStatistics(
-        name, filter_name, target, pointing, float(group_time), tuple(map(int, origin)), tuple(map(int, peak)),
-        sums.nints, sums.first_count, sums.first_sum, sums.count, sums.total, sums.square, usable, tuple(notes),
+        name, options.filter, options.target, options.pointing or name, float(options.group_time), origin, peak,
+        nints, sums.first_count, sums.first_sum, sums.count, sums.total, sums.square, usable, tuple(notes),
     )  # fmt: skip
 
 # %% ../../nbs/migration/01_ramps.ipynb #b1ff62a8
@@ -411,7 +411,7 @@ def ramp_statistics(
     path: Exposure | str | os.PathLike,
     *,
     cache: str | os.PathLike | None = None,
-    saturation_adu: float = SATURATED_SHARE * niriss.SATURATION_E / niriss.GAIN,
+    saturation_adu: float = SATURATED_FRACTION * niriss.SATURATION_E / niriss.GAIN,
     radius: int = HALF_BOX,
     blocks: int = MAX_BLOCKS,
     name: str | None = None,
@@ -451,11 +451,11 @@ def ramp_statistics(
         if kept.is_file():
             return RampStatistics.load(kept)
     _check_ramp(data)
-    facts = data.facts
     pixels = data.array("PIXELDQ") if data.has("PIXELDQ") else np.zeros((1, 1), "uint32")
     good = pixels & (niriss.DO_NOT_USE | niriss.REFERENCE_PIXEL) == 0
+    options = RampOptions(name=name or data.name, saturation_adu=saturation_adu, radius=radius, blocks=blocks)
     with _opened(file) as hdus:
-        found = _from_hdus(hdus, good, file, facts, (name or data.name, data.rootname), radius, blocks, saturation_adu)
+        found = _of_file(hdus, good, data, options)
     if kept is not None:
         found.save(kept)
     return found
@@ -502,27 +502,21 @@ def _mark(file: Path, *parameters) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 # %% ../../nbs/migration/01_ramps.ipynb #da477b95
-def _from_hdus(hdus, good, file: Path, facts: Mapping, names: tuple[str, str], radius, blocks, saturation):
+def _of_file(hdus, good, data: Exposure, options: RampOptions) -> RampStatistics:
+    facts, file = data.facts, data.paths[0]
     science = hdus["SCI"].data
     flags = hdus["GROUPDQ"].data if "GROUPDQ" in hdus else None
-    good = np.broadcast_to(good, science.shape[2:])
-
-    def read(integrations, groups, rows, columns):
-        where = (integrations, groups, rows, columns)
-        return np.array(science[where], dtype=np.float32), None if flags is None else np.asarray(flags[where])
-
+    notes = [] if flags is not None else [f"{options.name}: has no GROUPDQ, so jumps are found by scatter only"]
+    step = facts.get("TGROUP")
     try:
-        sums, origin, peak, near = _collect(read, science.shape, good, radius, blocks, saturation)
+        found = _statistics(science, flags, np.broadcast_to(good, science.shape[2:]), options, notes)
     except CalamiError as problem:
         raise FileProblem(file, str(problem)) from None
-    notes = [] if flags is not None else [f"{names[0]}: has no GROUPDQ, so jumps are found by scatter only"]
-    step = facts.get("TGROUP")
     if not isinstance(step, (int, float)) or not step > 0:
-        raise FileProblem(file, f"TGROUP is {step!r}; a number of seconds is needed", "mend its header")
-    place = (origin[0] + peak[0], origin[1] + peak[1])
+        raise FileProblem(file, f"TGROUP is {step!r}; a number of seconds is needed", "fix its header")
+    pointing = _pointing_of(facts, data.rootname, found.place)
     target = str(facts.get("TARGNAME") or facts.get("TARGPROP") or "")
-    words = (names[0], str(facts.get("FILTER", "")), target, _pointing_of(facts, names[1], place))
-    return _finish(sums, origin, peak, near, words, float(step), notes)
+    return replace(found, filter=str(facts.get("FILTER", "")), target=target, pointing=pointing, group_time=float(step))
 
 # %% ../../nbs/migration/01_ramps.ipynb #e2975722
 _FEWEST_BLOCKS = 4
