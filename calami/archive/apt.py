@@ -19,7 +19,7 @@ from typing import Any
 from ..core.problems import FileProblem
 
 # %% auto #0
-__all__ = ['LARGEST_APT', 'apt_tree', 'PlannedExposure', 'PlannedObservation', 'AptProgram', 'read_apt']
+__all__ = ['LARGEST_APT', 'apt_tree', 'PlannedTarget', 'PlannedExposure', 'PlannedObservation', 'AptProgram', 'read_apt']
 
 # %% ../../nbs/archive/04_apt.ipynb #c4d9591d
 #: Largest APT document that is read, bytes. Real ones have less than a tenth of it.
@@ -27,6 +27,7 @@ LARGEST_APT = 50_000_000
 _DEEPEST = 100
 _MOST_ELEMENTS = 1_000_000
 _EXPORT_AGAIN = "export the program from APT again"
+_DAMAGED = (zipfile.BadZipFile, zlib.error, LZMAError, NotImplementedError, RuntimeError, EOFError, ValueError)
 
 # %% ../../nbs/archive/04_apt.ipynb #bd9c4aa8
 def apt_tree(path: str | os.PathLike):
@@ -49,39 +50,35 @@ def apt_tree(path: str | os.PathLike):
         If it cannot be read, is no well-formed XML, or is hostile: with a document type or entities, nested too
         deep, with too many elements, or unpacking to too much.
     """
-    # Anything that defines entities is refused as soon as it is seen.
-    from xml.etree.ElementTree import TreeBuilder
-    from xml.parsers import expat
+    from xml.etree.ElementTree import ParseError, TreeBuilder, XMLParser
 
-    path, builder, depth, count = Path(path), TreeBuilder(), [0], [0]
-    parser = expat.ParserCreate(namespace_separator="}")
+    path = Path(path)
 
-    def refuse(*_: Any) -> None:
-        raise FileProblem(path, "has a document type or entities, which no APT file has", "do not use it")
+    class Tree(TreeBuilder):
+        depth = count = 0
 
-    def start(tag: str, attributes: dict) -> None:
-        depth[0] += 1
-        count[0] += 1
-        if count[0] > _MOST_ELEMENTS:
-            raise FileProblem(
-                path, f"has more than {_MOST_ELEMENTS:,} elements, which no APT file has", "do not use it"
-            )
-        if depth[0] > _DEEPEST:
-            raise FileProblem(path, f"is nested more than {_DEEPEST} deep, which no APT file is", "do not use it")
-        builder.start(tag.rpartition("}")[2], attributes)
+        def doctype(self, *_: Any) -> None:  # entities are defined in one: refused before any is
+            raise FileProblem(path, "has a document type or entities, which no APT file has", "do not use it")
 
-    def end(tag: str) -> None:
-        depth[0] -= 1
-        builder.end(tag.rpartition("}")[2])
+        def start(self, tag: str, attributes: dict) -> Any:
+            self.depth, self.count = self.depth + 1, self.count + 1
+            if self.count > _MOST_ELEMENTS:
+                reason = f"has more than {_MOST_ELEMENTS:,} elements, which no APT file has"
+                raise FileProblem(path, reason, "do not use it")
+            if self.depth > _DEEPEST:
+                raise FileProblem(path, f"is nested more than {_DEEPEST} deep, which no APT file is", "do not use it")
+            return super().start(tag.rpartition("}")[2], attributes)
 
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = builder.data
+        def end(self, tag: str) -> Any:
+            self.depth -= 1
+            return super().end(tag.rpartition("}")[2])
+
+    parser = XMLParser(target=Tree())
     try:
-        parser.Parse(_apt_document(path), True)
-    except (expat.ExpatError, ValueError, LookupError) as error:  # also an encoding that is not known
+        parser.feed(_apt_document(path))
+        return parser.close()
+    except (ParseError, ValueError, LookupError) as error:  # also an encoding that is not known
         raise FileProblem(path, f"is not well-formed XML ({error})", _EXPORT_AGAIN) from error
-    return builder.close()
 
 # %% ../../nbs/archive/04_apt.ipynb #8f20a4ed
 def _apt_document(path: Path) -> bytes:
@@ -91,8 +88,8 @@ def _apt_document(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(LARGEST_APT + 1)
     except OSError as error:
-        told = error.strerror or error  # a damaged bzip2 member is an OSError without a number
-        raise FileProblem(path, f"cannot be read ({told})", "give an .xml or .aptx file") from error
+        reason = error.strerror or error  # a damaged bzip2 member is an OSError without a number
+        raise FileProblem(path, f"cannot be read ({reason})", "give an .xml or .aptx file") from error
     if len(data) > LARGEST_APT:
         raise FileProblem(path, f"is larger than {LARGEST_APT:,} bytes, which no APT file is", "is it the right file?")
     return data
@@ -106,21 +103,45 @@ def _member(path: Path) -> bytes:
             chosen = numbered if len(numbered) == 1 else names
             if len(chosen) != 1:
                 raise FileProblem(path, f"holds {len(names)} .xml files, expected one", _EXPORT_AGAIN)
-            with archive.open(chosen[0]) as file:  # the size that the archive tells is not to be trusted
+            with archive.open(chosen[0]) as file:  # the size that the archive gives is not to be trusted
                 data = file.read(LARGEST_APT + 1)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        LZMAError,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-    ) as error:
+    except _DAMAGED as error:
         raise FileProblem(path, f"is a damaged or encrypted archive ({error})", _EXPORT_AGAIN) from error
     if len(data) > LARGEST_APT:
         raise FileProblem(path, f"unpacks to more than {LARGEST_APT:,} bytes, which no APT file does", "do not use it")
     return data
+
+# %% ../../nbs/archive/04_apt.ipynb #8f48afaa
+@dataclass(frozen=True)
+class PlannedTarget:
+    """
+    A target of a program.
+
+    Attributes
+    ----------
+    name, catalogue_name : str
+        Its name in the proposal and in catalogues.
+    parallax : float
+        Parallax, mas; NaN if the proposal gives none.
+    ra, dec : float
+        ICRS position at `epoch`, degrees; NaN if it is not known.
+    pm_ra, pm_dec : float
+        Proper motion, mas/yr; `pm_ra` includes the cosine of the declination.
+    epoch : float
+        Julian year of the position.
+    problem : str
+        Why the position is not known, if it is not.
+    """
+
+    name: str
+    catalogue_name: str
+    parallax: float = math.nan
+    ra: float = math.nan
+    dec: float = math.nan
+    pm_ra: float = 0.0
+    pm_dec: float = 0.0
+    epoch: float = 2000.0
+    problem: str = ""
 
 # %% ../../nbs/archive/04_apt.ipynb #6358f13f
 @dataclass(frozen=True)
@@ -209,10 +230,8 @@ class AptProgram:
         As in the proposal.
     schema, version : str
         Schema of the file and APT that wrote it.
-    parallaxes : dict of str to float
-        Target to parallax, mas, where the proposal gives one.
-    catalogue_names : dict of str to str
-        Target to its name in catalogues.
+    targets : dict of str to PlannedTarget
+        Name in the proposal to target.
     observations : tuple of PlannedObservation
         By number.
     """
@@ -224,9 +243,18 @@ class AptProgram:
     phase: str
     schema: str
     version: str
-    parallaxes: dict[str, float]
-    catalogue_names: dict[str, str]
+    targets: dict[str, PlannedTarget]
     observations: tuple[PlannedObservation, ...]
+
+    @property
+    def parallaxes(self) -> dict[str, float]:
+        """Target to parallax, mas, where the proposal gives one."""
+        return {name: t.parallax for name, t in self.targets.items() if not math.isnan(t.parallax)}
+
+    @property
+    def catalogue_names(self) -> dict[str, str]:
+        """Target to its name in catalogues."""
+        return {name: t.catalogue_name for name, t in self.targets.items()}
 
 # %% ../../nbs/archive/04_apt.ipynb #e764a4c2
 def read_apt(path: str | os.PathLike, program: int | str | None = None) -> AptProgram:
@@ -248,7 +276,7 @@ def read_apt(path: str | os.PathLike, program: int | str | None = None) -> AptPr
     Raises
     ------
     FileProblem
-        If it cannot be read (see `apt_tree`), is of another program, or lacks what is needed; the message tells its
+        If it cannot be read (see `apt_tree`), is of another program, or lacks what is needed; the message names its
         schema then, since old ones differ.
     """
     path, root = Path(path), apt_tree(path)
@@ -264,31 +292,24 @@ def read_apt(path: str | os.PathLike, program: int | str | None = None) -> AptPr
 
     if about is None or root.find("DataRequests") is None:
         raise lacks(f"has no {'ProposalInformation' if about is None else 'DataRequests'}")
-    number = _word(about, "ProposalID", "0")
-    if not _is_count(number):
-        raise lacks(f"its ProposalID is {number!r}, expected a number")
-    if program is not None and int(number) != int(program):
-        raise FileProblem(
-            path, f"is the APT file of program {int(number)}, not of {int(program)}", "give that of the data"
-        )
+    number = _count(about, "ProposalID", "the proposal", lacks, 0)
+    if program is not None and number != int(program):
+        raise FileProblem(path, f"is the APT file of program {number}, not of {int(program)}", "give that of the data")
     person = about.find("PrincipalInvestigator/InvestigatorAddress")
-    status: dict[str, str] = {}
+    status: dict[str, set[str]] = {}
     for visit in root.iterfind("VisitStatuses/VisitStatus"):
-        told = {*status.get(visit.get("VisitId", "")[5:8], "").split(", "), visit.get("Status", "")} - {""}
-        status[visit.get("VisitId", "")[5:8]] = ", ".join(sorted(told))
-    names = {t.findtext("Number", ""): _word(t, "TargetName") for t in root.iterfind("Targets/Target")}
-    targets = {_word(t, "TargetName"): t for t in root.iterfind("Targets/Target")}
+        status.setdefault(visit.get("VisitId", "")[5:8], set()).add(visit.get("Status", ""))
+    targets = {t.findtext("Number", ""): _target(t) for t in root.iterfind("Targets/Target")}
     found = [o for o in root.iter("Observation") if o.find("Template") is not None]
-    observations = sorted((_observation(o, names, status, lacks) for o in found), key=lambda o: o.number)
+    observations = sorted((_observation(o, targets, status, lacks) for o in found), key=lambda o: o.number)
     numbers = [o.number for o in observations]
     if not numbers or len(set(numbers)) < len(numbers):
         raise lacks("has two observations of one number" if numbers else "has no observations")
     return AptProgram(
-        int(number), _word(about, "Title"), ", ".join(_word(person, n) for n in ("LastName", "FirstName")).strip(", "),
+        number, _word(about, "Title"), ", ".join(_word(person, n) for n in ("LastName", "FirstName")).strip(", "),
         _word(about, "ProposalCategory"), _word(about, "ProposalPhase"), schema,
         " ".join(root.get("APTVersion", "").replace("Version", "").split()),
-        {n: 1e3 * float(p) for n, t in targets.items() if _is_number(p := _word(t, "AnnualParallax"))},
-        {n: _word(t, "TargetArchiveName", n) for n, t in targets.items()}, tuple(observations),
+        {t.name: t for t in targets.values()}, tuple(observations),
     )  # fmt: skip
 
 # %% ../../nbs/archive/04_apt.ipynb #6297cfd7
@@ -297,52 +318,97 @@ def _word(element: Any, name: str, default: str = "") -> str:
     return " ".join((found.text or "").split()) if found is not None and found.text else default
 
 # %% ../../nbs/archive/04_apt.ipynb #11e9d0cc
-def _is_count(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,9}", text) is not None
+def _count(element: Any, name: str, where: str, lacks: Callable, none: int | None = None) -> int:
+    # A whole number; `none`, if given, where there is none.
+    text = _word(element, name)
+    if none is not None and text in ("", "NONE"):
+        return none
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise lacks(f"{where}: {name} is {text[:40]!r}, expected a number" if text else f"{where}: has no {name}")
+    return int(text)
 
 # %% ../../nbs/archive/04_apt.ipynb #224b8636
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d*)?([eE][+-]?\d+)?", text) is not None
+def _number(element: Any, name: str, default: float = math.nan) -> float:
+    # `default` where there is none; ValueError where there is something else.
+    text = _word(element, name)
+    if text and not re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d{1,3})?", text):
+        raise ValueError(f"{name} is {text[:40]!r}, expected a number")
+    return float(text) if text else default
+
+# %% ../../nbs/archive/04_apt.ipynb #30332d2a
+_SEXAGESIMAL = re.compile(r"(\d+)[ :h]+(\d+)[ :m]+([\d.]+)s?[ ,]+([+-]?)(\d+)[ :d]+(\d+)[ :m']+([\d.]+)[s\"]?")
+
+# %% ../../nbs/archive/04_apt.ipynb #c9ea4f48
+def _target(element: Any) -> PlannedTarget:
+    name = _word(element, "TargetName")
+    names = {"name": name, "catalogue_name": _word(element, "TargetArchiveName", name)}
+    try:
+        names["parallax"] = 1e3 * _number(element, "AnnualParallax")
+        return PlannedTarget(**names, **_position(element))
+    except ValueError as error:  # who needs the position asks for the reason
+        return PlannedTarget(**names, problem=str(error))
+
+# %% ../../nbs/archive/04_apt.ipynb #ef7c3cfe
+def _position(element: Any) -> dict[str, float]:
+    coordinates = element.find("EquatorialCoordinates")
+    text = "" if coordinates is None else coordinates.get("Value", "")
+    parts = _SEXAGESIMAL.fullmatch(text.strip())
+    if not parts:
+        raise ValueError(f"position is {text!r}, expected one such as '05 28 44.83 -65 26 54.9'")
+    h, m, s, sign, d, dm, ds = parts.groups()
+    dec = (int(d) + int(dm) / 60 + float(ds) / 3600) * (-1 if sign == "-" else 1)
+    scales = {"mas/yr": 1.0, "arcsec/yr": 1e3}
+    seconds = dict.fromkeys(("s/yr", "sec/yr"), 15e3 * math.cos(math.radians(dec)))  # seconds of time
+    found = {
+        "ra": 15 * (int(h) + int(m) / 60 + float(s) / 3600),
+        "dec": dec,
+        "epoch": _number(element, "Epoch", 2000.0),
+    }
+    for key, name, known in (("pm_ra", "RAProperMotion", scales | seconds), ("pm_dec", "DecProperMotion", scales)):
+        unit = _word(element, f"{name}Units", "mas/yr")
+        if unit not in known:
+            raise ValueError(f"{name} is in {unit!r}, expected mas/yr or arcsec/yr")
+        found[key] = known[unit] * _number(element, name, 0.0)
+    return found
 
 # %% ../../nbs/archive/04_apt.ipynb #76aafffb
-def _observation(element: Any, names: dict, status: dict, lacks: Callable) -> PlannedObservation:
-    number = _word(element, "Number")
-    if not _is_count(number):
-        raise lacks(f"an observation has the number {number!r}")
-    template = next(iter(element.find("Template")), None)
-    asked = _word(element, "TargetID")
-    target = names.get(asked.split(" ")[0], asked.partition(" ")[2] or asked)
-    seconds = _word(element, "ScienceDuration")
+def _observation(element: Any, targets: dict, status: dict, lacks: Callable) -> PlannedObservation:
+    number = _count(element, "Number", "an observation", lacks)
+    where, template = f"observation {number}", next(iter(element.find("Template")), None)
+    key, _, name = _word(element, "TargetID").partition(" ")
+    try:
+        seconds = _number(element, "ScienceDuration")
+    except ValueError:
+        seconds = math.nan
     about = {
-        "number": int(number), "label": _word(element, "Label"), "target": target,
-        "template": template.tag if template is not None else "none", "status": status.get(f"{int(number):03d}", ""),
-        "seconds": float(seconds) if _is_number(seconds) else math.nan,
+        "number": number, "label": _word(element, "Label"), "seconds": seconds,
+        "target": targets[key].name if key in targets else name or key,
+        "template": template.tag if template is not None else "none",
+        "status": ", ".join(sorted(status.get(f"{number:03d}", set()) - {""})),
     }  # fmt: skip
     if about["template"] != "NirissAmi":
         return PlannedObservation(**about)
-
-    def count(name: str) -> int:
-        text = _word(template, name, "NONE")
-        if text != "NONE" and not _is_count(text):
-            raise lacks(f"observation {number}: {name} is {text!r}, expected a number or NONE")
-        return 1 if text == "NONE" else int(text)
-
-    exposures = []
-    for exposure in template.iterfind("ExposureList/Exposure"):
-        told = [_word(exposure, n) for n in ("Filter", "ReadoutPattern", "Groups", "Integrations")]
-        if not told[0] or not _is_count(told[2]) or not _is_count(told[3]):
-            raise lacks(f"observation {number}: an exposure has no filter, groups or integrations")
-        exposures.append(PlannedExposure(told[0], told[1], int(told[2]), int(told[3])))
+    found = enumerate(template.iterfind("ExposureList/Exposure"), 1)
+    exposures = tuple(_exposure(e, f"{where}, exposure {k}", lacks) for k, e in found)
     if not exposures:
-        raise lacks(f"observation {number}: an AMI observation without exposures")
+        raise lacks(f"{where}: an AMI observation without exposures")
     linked = [
         re.search(r"([0-9]{1,9})\)?$", (p.text or "").strip()) for p in template.iterfind("PsfReferenceObservation")
     ]
     acquisition = _word(template, "AcqMode")
     return PlannedObservation(
         **about, acquisition="" if acquisition.upper() in ("", "NONE") else acquisition,
-        primary=count("PrimaryDithers"), subpixel=count("SubpixelPositions"), subarray=_word(template, "Subarray"),
+        primary=_count(template, "PrimaryDithers", where, lacks, 1),
+        subpixel=_count(template, "SubpixelPositions", where, lacks, 1), subarray=_word(template, "Subarray"),
         direct=_word(template, "DirectImaging").lower() == "true",
         is_psf=_word(template, "PsfReference").lower() == "true",
-        references=tuple(sorted({int(m[1]) for m in linked if m})), exposures=tuple(exposures),
+        references=tuple(sorted({int(m[1]) for m in linked if m})), exposures=exposures,
     )  # fmt: skip
+
+# %% ../../nbs/archive/04_apt.ipynb #53bcc78b
+def _exposure(element: Any, where: str, lacks: Callable) -> PlannedExposure:
+    filt = _word(element, "Filter")
+    if not filt:
+        raise lacks(f"{where}: has no Filter")
+    counts = (_count(element, name, where, lacks) for name in ("Groups", "Integrations"))
+    return PlannedExposure(filt, _word(element, "ReadoutPattern"), *counts)

@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..archive.apt import apt_tree
+from ..archive.apt import PlannedObservation, PlannedTarget, read_apt
 from ..core.problems import FileProblem
 from ..instrument import niriss
-from .plan_files import _EXPECTED, _PLAIN
 from .plans import Observation, Plan, Setup, lay_out
 from .stars import STARS, PlanProblem, Star, to_j2000
 
@@ -26,68 +23,30 @@ logger = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['logger', 'plan_from_apt']
 
-# %% ../../nbs/simulate/04_plan_apt.ipynb #5abaf979
-_SEXAGESIMAL = re.compile(r"(\d+)[ :h]+(\d+)[ :m]+([\d.]+)s?[ ,]+([+-]?)(\d+)[ :d]+(\d+)[ :m']+([\d.]+)[s\"]?")
-_PM_UNITS = {"mas/yr": 1.0, "arcsec/yr": 1e3}
-
-# %% ../../nbs/simulate/04_plan_apt.ipynb #72192348
-def _text(path: Path, element, name: str, where: str, default: str | None = None) -> str:
-    found = element.find(name)
-    text = (found.text or "").strip() if found is not None else ""
-    if text:
-        return text
-    if default is None:
-        raise FileProblem(path, f"{where}: has no {name}", "complete it in APT and export again")
-    return default
-
-# %% ../../nbs/simulate/04_plan_apt.ipynb #1df28491
-def _apt_number(path: Path, element, name: str, where: str, kind: type = int, default: str | None = None):
-    text = _text(path, element, name, where, default)
-    if not _PLAIN[kind].fullmatch(text):
-        raise FileProblem(path, f"{where}: {name} is {text!r}, expected {_EXPECTED[kind]}", "mend it in APT")
-    return kind(text)
-
 # %% ../../nbs/simulate/04_plan_apt.ipynb #efe3ca40
-def _apt_position(path: Path, target, where: str) -> dict[str, float]:
-    coordinates = target.find("EquatorialCoordinates")
-    text = "" if coordinates is None else coordinates.get("Value", "")
-    parts = _SEXAGESIMAL.fullmatch(text.strip())
-    if not parts:
-        raise FileProblem(path, f"{where}: position is {text!r}, expected one such as '05 28 44.83 -65 26 54.9'")
-    h, m, s, sign, d, dm, ds = parts.groups()
-    ra = 15 * (int(h) + int(m) / 60 + float(s) / 3600)
-    dec = (int(d) + int(dm) / 60 + float(ds) / 3600) * (-1 if sign == "-" else 1)
-    motion = []
-    for name in ("RAProperMotion", "DecProperMotion"):
-        unit = _text(path, target, f"{name}Units", where, "mas/yr")
-        scale = _PM_UNITS.get(unit)
-        if name.startswith("RA") and unit in ("s/yr", "sec/yr"):  # seconds of time
-            scale = 15e3 * math.cos(math.radians(dec))
-        if scale is None:
-            raise FileProblem(path, f"{where}: {name} is in {unit!r}, expected mas/yr or arcsec/yr", "change it in APT")
-        motion.append(scale * _apt_number(path, target, name, where, float, "0"))
-    epoch = _apt_number(path, target, "Epoch", where, float, "2000")
-    ra, dec = to_j2000(ra, dec, *motion, epoch)
-    return {"ra": round(ra, 9), "dec": round(dec, 9), "pm_ra": motion[0], "pm_dec": motion[1]}
+def _apt_position(path: Path, target: PlannedTarget) -> dict[str, float]:
+    if target.problem:
+        raise FileProblem(path, f"target {target.name}: {target.problem}", "change it in APT")
+    ra, dec = to_j2000(target.ra, target.dec, target.pm_ra, target.pm_dec, target.epoch)
+    return {"ra": round(ra, 9), "dec": round(dec, 9), "pm_ra": target.pm_ra, "pm_dec": target.pm_dec}
 
 # %% ../../nbs/simulate/04_plan_apt.ipynb #65a6f603
-def _apt_star(path: Path, target, magnitudes: Mapping[str, Any]) -> Star:
-    name = _text(path, target, "TargetName", "a target")
-    names = [name, _text(path, target, "TargetArchiveName", name, name)]
-    told = next((v for k, v in magnitudes.items() if str(k).upper() in map(str.upper, names)), None)
-    if isinstance(told, Star):
-        return replace(told, name=name, **_apt_position(path, target, f"target {name}"))
+def _apt_star(path: Path, target: PlannedTarget, magnitudes: Mapping[str, Any]) -> Star:
+    name, names = target.name, {target.name.upper(), target.catalogue_name.upper()}
+    given = next((v for k, v in magnitudes.items() if str(k).upper() in names), None)
+    if isinstance(given, Star):
+        return replace(given, name=name, **_apt_position(path, target))
     known = STARS.get(name)
     spectrum = {} if known is None else {k: getattr(known, k) for k in ("spectral_type", "companions")}
-    if isinstance(told, Mapping) and told:
-        spectrum |= {"magnitude": next(iter(told.values())), "magnitudes": dict(told)}
-    elif told is not None:
-        spectrum |= {"magnitude": told}
+    if isinstance(given, Mapping) and given:
+        spectrum |= {"magnitude": next(iter(given.values())), "magnitudes": dict(given)}
+    elif given is not None:
+        spectrum |= {"magnitude": given}
     elif known is not None:
         spectrum |= {"magnitude": known.magnitude, "magnitudes": known.magnitudes}
     else:
-        raise FileProblem(path, f"an APT file does not tell how bright {name} is", f"give magnitudes={{{name!r}: …}}")
-    return Star(name, **_apt_position(path, target, f"target {name}"), **spectrum)
+        raise FileProblem(path, f"an APT file does not say how bright {name} is", f"give magnitudes={{{name!r}: …}}")
+    return Star(name, **_apt_position(path, target), **spectrum)
 
 # %% ../../nbs/simulate/04_plan_apt.ipynb #5865d877
 def plan_from_apt(
@@ -99,7 +58,7 @@ def plan_from_apt(
     Make a plan of the AMI exposures of an APT file.
 
     Target acquisitions are not simulated. Direct images, other subarrays than SUB80, other readout patterns than
-    NISRAPID and observations of other templates are left out; `Plan.remarks` tells which.
+    NISRAPID and observations of other templates are excluded; `Plan.remarks` says which.
 
     Parameters
     ----------
@@ -114,7 +73,7 @@ def plan_from_apt(
     Returns
     -------
     Plan
-        The exposures in the order of the file, one visit an observation.
+        The exposures in the order of the observations, one visit each.
 
     Raises
     ------
@@ -122,73 +81,52 @@ def plan_from_apt(
         If the file is damaged, hostile or incomplete, a magnitude is missing, or nothing is left to simulate.
     """
     path = Path(path)
-    root = apt_tree(path)
-    if root.tag != "JwstProposal":
-        raise FileProblem(path, f"holds a {root.tag}, not a JwstProposal", "export the program from APT")
-    about = root.find("ProposalInformation")
-    about = root if about is None else about
-    remarks = ["target acquisitions are not simulated"]
-    program = _apt_number(path, about, "ProposalID", "the proposal", default="99999")
-    title = " ".join(_text(path, about, "Title", "the proposal", path.stem).split())
-    targets = {_text(path, t, "Number", "a target"): t for t in root.iterfind("Targets/Target")}
-    chosen, stars = [], {}
-    for element in _apt_observations(path, root, observations):
-        number = _apt_number(path, element, "Number", "an observation")
-        where, ami = f"observation {number}", element.find("Template/NirissAmi")
-        if ami is None:
-            remarks.append(f"{where}: left out, it is not an AMI observation")
+    program = read_apt(path)
+    remarks, chosen, stars = ["target acquisitions are not simulated"], [], {}
+    for planned in _wanted(path, program.observations, observations):
+        where = f"observation {planned.number}"
+        if planned.template != "NirissAmi":
+            remarks.append(f"{where}: excluded, it is not an AMI observation")
             continue
-        target = _text(path, element, "TargetID", where)
-        key = target.split()[0]
-        if key not in targets:
-            raise FileProblem(path, f"{where}: target {target!r} is not in the list of targets", "mend it in APT")
-        if key not in stars:
-            stars[key] = _apt_star(path, targets[key], magnitudes or {})
-        setups = _apt_setups(path, ami, stars[key], where, remarks)
+        target = planned.target
+        if target not in program.targets:
+            raise FileProblem(path, f"{where}: target {target!r} is not in the list of targets", "correct it in APT")
+        if target not in stars:
+            stars[target] = _apt_star(path, program.targets[target], magnitudes or {})
+        setups = _apt_setups(planned, stars[target], where, remarks)
         if setups:
-            label = _text(path, element, "Label", where, f"Observation {number}")
-            chosen.append(Observation(number, " ".join(label.split()), tuple(setups)))
+            label = planned.label or f"Observation {planned.number}"
+            chosen.append(Observation(planned.number, label, tuple(setups)))
     for remark in remarks:
         logger.info("%s: %s", path.name, remark)
     if not chosen:
         raise FileProblem(path, "no AMI exposure is left to simulate", "; ".join(remarks[1:4]) or "it has none")
     try:
-        return lay_out(path.stem, title, program, chosen, remarks=remarks)
+        return lay_out(path.stem, program.title or path.stem, program.program or 99_999, chosen, remarks=remarks)
     except PlanProblem as problem:
         raise FileProblem(path, str(problem), "change it in APT, or choose other observations") from None
 
-# %% ../../nbs/simulate/04_plan_apt.ipynb #6255ef5f
-def _dither_count(path: Path, ami, name: str, where: str) -> int:
-    return 1 if _text(path, ami, name, where, "NONE") == "NONE" else _apt_number(path, ami, name, where)
-
 # %% ../../nbs/simulate/04_plan_apt.ipynb #15deba13
-def _apt_setups(path: Path, ami, star: Star, where: str, remarks: list[str]) -> list[Setup]:
-    primary, subpixel = (_dither_count(path, ami, n, where) for n in ("PrimaryDithers", "SubpixelPositions"))
-    subarray = _text(path, ami, "Subarray", where, niriss.SUB80.name)
-    if subarray != niriss.SUB80.name:
-        remarks.append(f"{where}: left out, its subarray is {subarray}; only {niriss.SUB80.name} is simulated")
+def _apt_setups(planned: PlannedObservation, star: Star, where: str, remarks: list[str]) -> list[Setup]:
+    if planned.subarray not in ("", niriss.SUB80.name):
+        remarks.append(f"{where}: excluded, its subarray is {planned.subarray}; only {niriss.SUB80.name} is simulated")
         return []
-    if _text(path, ami, "DirectImaging", where, "false").lower() == "true":
-        remarks.append(f"{where}: its direct images (without the mask) are left out")
-    is_psf = _text(path, ami, "PsfReference", where, "false").lower() == "true"
+    if planned.direct:
+        remarks.append(f"{where}: its direct images (without the mask) are excluded")
     setups = []
-    for number, exposure in enumerate(ami.findall("ExposureList/Exposure"), 1):
-        which = f"{where}, exposure {number}"
-        pattern = _text(path, exposure, "ReadoutPattern", which, "NISRAPID")
-        if pattern != "NISRAPID":
-            remarks.append(f"{which}: left out, its readout pattern is {pattern}; only NISRAPID is simulated")
+    for number, exposure in enumerate(planned.exposures, 1):
+        if exposure.pattern not in ("", "NISRAPID"):
+            reason = f"its readout pattern is {exposure.pattern}; only NISRAPID is simulated"
+            remarks.append(f"{where}, exposure {number}: excluded, {reason}")
             continue
-        groups, integrations = (_apt_number(path, exposure, n, which) for n in ("Groups", "Integrations"))
-        filt = _text(path, exposure, "Filter", which)
-        setups.append(Setup(star, filt, groups, integrations, primary, subpixel, is_psf))
+        counts = (exposure.ngroups, exposure.nints, planned.primary, planned.subpixel)
+        setups.append(Setup(star, exposure.filter, *counts, planned.is_psf))
     return setups
 
-# %% ../../nbs/simulate/04_plan_apt.ipynb #ebeeced4
-def _apt_observations(path: Path, root, wanted: Collection[int] | None) -> list:
-    found = [o for o in root.iter("Observation") if o.find("Template") is not None]
-    numbers = [_apt_number(path, o, "Number", "an observation") for o in found]
-    missing = sorted(set(wanted or ()) - set(numbers))
-    if missing:
+# %% ../../nbs/simulate/04_plan_apt.ipynb #880ccb29
+def _wanted(path: Path, planned: Collection, numbers: Collection[int] | None) -> list[PlannedObservation]:
+    have = [o.number for o in planned]
+    if missing := sorted(set(numbers or ()) - set(have)):
         listed = ", ".join(map(str, missing))
-        raise FileProblem(path, f"has no observation {listed}", f"it has {', '.join(map(str, numbers))}")
-    return [o for o, n in zip(found, numbers, strict=True) if wanted is None or n in wanted]
+        raise FileProblem(path, f"has no observation {listed}", f"it has {', '.join(map(str, have))}")
+    return [o for o in planned if numbers is None or o.number in numbers]

@@ -181,7 +181,7 @@ BAD = {
     "no proposal": ("ProposalInformation", "Proposal", "no ProposalInformation.*schema is 46.*current APT"),
     "no requests": ("DataRequests", "Requests", "no DataRequests"),
     "no number": ("<ProposalID>1516", "<ProposalID>tbd", "ProposalID is 'tbd'"),
-    "old schema": ('<Groups>5</Groups>', "<NGroups>5</NGroups>", "no filter, groups.*schema is 46"),
+    "old schema": ('<Groups>5</Groups>', "<NGroups>5</NGroups>", "exposure 1: has no Groups.*schema is 46"),
     "odd dithers": ("<n:PrimaryDithers>NONE", "<n:PrimaryDithers>some", "PrimaryDithers is 'some'"),
     "no exposures": ("ExposureList", "List", "without exposures"),
     "no observations": ("Template", "Pattern", "has no observations"),
@@ -196,8 +196,8 @@ BAD = {
         "<JwstProposal", '<!DOCTYPE l [<!ENTITY a SYSTEM "file:///etc/passwd">]><JwstProposal', "document type or"
     ),
     "deep nesting": ("<Targets>", "<Targets>" + "<a>" * 300, "nested more than"),
-    "a numeral that is no number": ("<Groups>5<", "<Groups>²<", "no filter, groups"),
-    "a number without end": ("<Groups>5<", f"<Groups>{'9' * 5000}<", "no filter, groups"),
+    "a numeral that is no number": ("<Groups>5<", "<Groups>²<", "Groups is '²'"),
+    "a number without end": ("<Groups>5<", f"<Groups>{'9' * 5000}<", "Groups is '9{40}'"),
     "elements without end": ("<Targets>", "<Targets>" + "<a/>" * 1_000_000, "more than 1,000,000 elements"),
     "encoding": ('version="1.0"?', 'version="1.0" encoding="klingon"?', "not well-formed"),
 }  # fmt: skip

@@ -662,7 +662,7 @@ def test_an_apt_file_becomes_its_exposures(tmp_path):
     assert {(e.filter, e.ngroups, e.nints) for e in plan} == {("F480M", 5, 20), ("F380M", 3, 30), ("F430M", 7, 9)}
     assert first.star.dec == pytest.approx(-0.5 + 36 / 3600) and first.star.pm_dec == -3600
     assert last.star.magnitudes == {"F430M": 6.0, "F480M": 6.1} and last.star.dec == 60
-    assert any("observation 5: left out" in remark for remark in check_plan(plan))
+    assert any("observation 5: excluded" in remark for remark in check_plan(plan))
 
 
 def test_an_apt_archive_is_read_like_its_document(tmp_path):
@@ -704,7 +704,7 @@ def test_a_missing_magnitude_is_asked_for(tmp_path):
         ("<niami:Groups>5<", "<niami:Groups>0<", "ngroups is 0"),
         (">F480M<", ">F090W<", "F090W"),
         ("<TargetID>2 STAR-2</TargetID>", "<TargetID>7 STAR-7</TargetID>", "not in the list of targets"),
-        ("<TargetID>1 STAR-1</TargetID>", "", "observation 2: has no TargetID"),
+        ("<TargetID>1 STAR-1</TargetID>", "", "observation 2: target '' is not in the list"),
         ("<Number>2</Number><TargetID>1", "<Number>x</Number><TargetID>1", "Number is 'x'"),
         ('Value="06 00 00.0 -00 30 00.0"', 'Value="north"', "position is 'north'"),
         ('<EquatorialCoordinates Value="06 00 00.0 -00 30 00.0"/>', "", "position is ''"),
@@ -724,7 +724,7 @@ def test_incomplete_apt_files_are_told_what_they_lack(tmp_path, old, new, words)
 @pytest.mark.parametrize(
     ("old", "new", "left", "words"),
     [
-        (">SUB80<", ">FULL<", 1, "observation 2: left out, its subarray is FULL"),
+        (">SUB80<", ">FULL<", 1, "observation 2: excluded, its subarray is FULL"),
         ("NISRAPID</niami:ReadoutPattern>\n<niami:Groups>5", "NIS</niami:ReadoutPattern>\n<niami:Groups>5", 11, "NIS;"),
         ("<niami:DirectImaging>false", "<niami:DirectImaging>true", 21, "direct images"),
     ],
@@ -748,7 +748,7 @@ LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>'
         (b"<html/>", "holds a html"),
         (b"", "not well-formed"),
         (bytes(range(256)), "not well-formed"),
-        (b"<JwstProposal/>", "no AMI exposure"),
+        (b"<JwstProposal/>", "no ProposalInformation"),
     ],
 )
 def test_hostile_and_foreign_documents_are_refused(tmp_path, content, words):
@@ -822,7 +822,7 @@ def test_the_real_files_expand_as_their_pointing_file_says(shared_data):
     for e in plan:
         found.setdefault(e.observation, []).append((e.activity - 1, e.dither))
     assert found == {n: wanted[n] for n in found} and len(found) >= 8
-    assert any("observation 9: left out" in remark for remark in plan.remarks)
+    assert any("observation 9: excluded" in remark for remark in plan.remarks)
 
 
 def test_a_file_without_ami_says_so(shared_data):
