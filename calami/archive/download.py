@@ -19,6 +19,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
@@ -29,8 +30,10 @@ from calami.archive.mast import (
     BATCH,
     PATIENCE,
     S3_SERVER,
+    Conditions,
     Patience,
     Product,
+    _ask,
     _int_of,
     _server,
     endings,
@@ -39,7 +42,7 @@ from calami.archive.mast import (
 )
 from .token import Token, find_token, safe_name
 from ..core.files import write_atomically
-from ..core.problems import CalamiError, FileProblem, NameProblem
+from ..core.problems import CalamiError, FileProblem, NameProblem, options_from
 from ..exposures.cards import hdu_walk
 from ..exposures.names import parse_name
 
@@ -47,104 +50,86 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'MANIFEST', 'check_whole', 'check_token', 'DownloadProblem', 'read_manifest', 'verify', 'plan_download',
-           'download', 'fetch', 'fetch_apt']
+           'download', 'FetchOptions', 'fetch', 'fetch_apt']
 
 # %% ../../nbs/archive/03_download.ipynb #196e5ef2
 _NO_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _CHECKPOINT = 16 * 2**20  # bytes between two notes: what a killed process loses at most
 _BLOCK = 2**21  # bytes read at once at most; fewer are read when fewer are there
 _PROGRESS = 2**20  # bytes that make an attempt worth another one
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 # %% ../../nbs/archive/03_download.ipynb #fc03c48d
 class _Trouble(Exception):
-    """
-    Something went wrong with one file.
-
-    Attributes
-    ----------
-    worth : int
-        How many attempts it is worth in all; 1 if trying again is of no use.
-    after : float
-        Seconds that the archive asks to wait, s.
-    """
-
-    def __init__(self, reason: str, worth: int = 1_000, after: float = 0.0, final: bool = False):
+    # Something went wrong with one file. `worth` is how many attempts it is worth in all (1 if trying again is of no
+    # use), `after` how many seconds the archive asks to wait; `restart`: what was received is of no use; `final`: nor
+    # is any other file worth trying.
+    def __init__(
+        self, reason: str, worth: int = 1_000, *, after: float = 0.0, restart: bool = False, final: bool = False
+    ):
         super().__init__(reason)
-        self.worth, self.after, self.final = worth, after, final
+        self.worth, self.after, self.restart, self.final = worth, after, restart, final
 
 # %% ../../nbs/archive/03_download.ipynb #bb5093ab
 class _Part:
-    """The file as far as it has come, under a name of its own, locked for this process."""
-
+    # The file as far as it has come, under a separate name, locked for this process.
     def __init__(self, final: Path, stop: threading.Event):
-        self.final, self.note = final, final.with_name(f".{final.name}.part.json")
-        self.path = final.with_name(f".{final.name}.part")
-        self.validator = ""
-        self._open(stop)
-        self.restart_digest()
-
-    def _open(self, stop: threading.Event) -> None:
+        self.final, self.path = final, final.with_name(f".{final.name}.part")
         waiting = False
-        while True:
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-            self.descriptor = os.open(self.path, flags, 0o644)
-            if self._locked():
-                return
-            os.close(self.descriptor)
-            if stop.is_set():
-                raise _Trouble("given up: stopped while another process was fetching it", worth=1)
+        while not self._lock():
+            if stop.wait(0.05):
+                raise _Trouble("given up: stopped while another process was fetching it", 1)
             if not waiting:
-                log.info("%s: another process is fetching it; waiting for that", self.final.name)
+                log.info("%s: another process is fetching it; waiting for that", final.name)
             waiting = True
-            time.sleep(0.05)
+        self.take_up()
 
-    def _locked(self) -> bool:
+    @property
+    def note(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.json")
+
+    def _lock(self) -> bool:
+        self.descriptor = os.open(self.path, _FLAGS, 0o644)
         try:
             import fcntl
 
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one who had the lock may have moved the file into place meanwhile.
+            if os.path.samestat(os.fstat(self.descriptor), self.path.stat()):
+                return True
         except (ImportError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_LOCK:
-                return False
-            # No locks here: a name that no other process has, and no resuming.
-            os.close(self.descriptor)
-            self.path = self.final.with_name(f".{self.final.name}.{uuid.uuid4().hex}.part")
-            self.note = self.path.with_name(f"{self.path.name}.json")
-            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            return True
-        try:  # the one who had the lock may have moved the file into place meanwhile
-            return os.path.samestat(os.fstat(self.descriptor), self.path.stat())
-        except FileNotFoundError:
-            return False
+            if isinstance(error, ImportError) or error.errno in _NO_LOCK:  # a name that no other process has
+                os.close(self.descriptor)
+                self.path = self.final.with_name(f".{self.final.name}.{uuid.uuid4().hex}.part")
+                self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                return True
+        os.close(self.descriptor)
+        return False
 
-    def restart_digest(self) -> None:
-        """Take up what is there if it is proven to be what was received; else begin with nothing."""
-        self.digest, self.length, self.noted = hashlib.sha256(), 0, 0
+    def take_up(self) -> None:
+        # Take up what is there if it is proven to be what was received; else begin with nothing.
         try:
-            told = json.loads(self.note.read_text(encoding="utf-8"))
-            length, sha, validator = int(told["bytes"]), str(told["sha256"]), str(told["validator"])
+            noted = json.loads(self.note.read_text(encoding="utf-8"))
+            length, sha, validator = int(noted["bytes"]), str(noted["sha256"]), str(noted["validator"])
         except (OSError, ValueError, KeyError, TypeError):
             return self.clear()
-        digest, left, offset = hashlib.sha256(), length, 0
-        while left > 0 and (block := os.pread(self.descriptor, min(left, _BLOCK), offset)):
+        digest, rest, offset = hashlib.sha256(), length, 0
+        while rest > 0 and (block := os.pread(self.descriptor, min(rest, _BLOCK), offset)):
             digest.update(block)
-            left, offset = left - len(block), offset + len(block)
-        if left or length <= 0 or digest.hexdigest() != sha:
+            rest, offset = rest - len(block), offset + len(block)
+        if rest or length <= 0 or digest.hexdigest() != sha:
             log.info("%s: the partial file is not what was received; beginning anew", self.final.name)
             return self.clear()
         os.ftruncate(self.descriptor, length)
         self.digest, self.length, self.noted, self.validator = digest, length, length, validator
 
     def clear(self) -> None:
-        """Forget everything."""
         os.ftruncate(self.descriptor, 0)
         self.digest, self.length, self.noted, self.validator = hashlib.sha256(), 0, 0, ""
         self.note.unlink(missing_ok=True)
 
     def append(self, block: bytes) -> None:
-        """Write on."""
-        digest = self.digest
-        self.digest = None  # until the bytes are on the disc, there is none
+        digest, self.digest = self.digest, None  # until the bytes are on the disc, there is none
         digest.update(block)
         view, offset = memoryview(block), self.length
         try:
@@ -156,25 +141,23 @@ class _Part:
                 reason = f"the disc is full after {self.length:,} bytes; make room"
                 raise _Trouble(reason, 1, final=True) from error
             raise _Trouble(f"cannot be written ({error.strerror})", 1) from error
-        self.digest = digest
-        self.length += len(block)
+        self.digest, self.length = digest, offset
         if self.length - self.noted >= _CHECKPOINT:
             self.remember()
 
     def remember(self) -> None:
-        """Note what was received, so that another process can go on from here."""
+        # Note what was received, so that another process can go on from here.
         if self.digest is None:  # writing failed: what was noted before still holds
             return
-        told = {"bytes": self.length, "sha256": self.digest.copy().hexdigest(), "validator": self.validator}
+        facts = {"bytes": self.length, "sha256": self.digest.hexdigest(), "validator": self.validator}
         with contextlib.suppress(CalamiError):  # on a full disc: then there is no going on, but nothing wrong either
-            write_atomically(self.note, json.dumps(told))
+            write_atomically(self.note, json.dumps(facts))
             self.noted = self.length
 
     def close(self, keep: bool) -> None:
-        """Let go of it."""
         if keep and self.length:
             self.remember()
-        if not keep or not self.length:
+        else:
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(self.descriptor), self.path.stat()):
                     self.path.unlink()
@@ -252,24 +235,21 @@ def check_token(token: Token, *, patience: Patience = PATIENCE) -> str:
         If the archive does not accept it, or does not answer.
     """
     client = _Client(token, _server(), patience)
-    for attempt in range(1, patience.tries + 1):
-        try:
-            with client.get(f"{_server()}/whoami", {"Accept": "application/json"}) as answer:
-                if answer.status_code in _BUSY:
-                    raise _Trouble(f"status {answer.status_code}", after=_asked(answer))
-                told = answer.json()
-            if not isinstance(told, dict):
-                raise ValueError("an answer of another kind")
-            break
-        except (_Trouble, ValueError, OSError) as error:
-            if attempt == patience.tries:
-                raise CalamiError(f"MAST does not say whether the token is good ({error}); try again later") from None
-            time.sleep(patience.pause(attempt, getattr(error, "after", 0.0)))
-    if told.get("anon", True):
-        raise CalamiError(
-            "MAST does not accept the token (expired or mistyped); get one at https://auth.mast.stsci.edu"
-        )
-    return str(told.get("attrib", {}).get("display_name") or told.get("ezid") or "someone")
+
+    def whoami() -> dict:
+        with client.get(f"{_server()}/whoami", {"Accept": "application/json"}) as answer:
+            if answer.status_code in _BUSY:
+                raise _Trouble(f"status {answer.status_code}", after=_asked(answer))
+            facts = answer.json()
+        if not isinstance(facts, dict):
+            raise ValueError("an answer of another kind")
+        return facts
+
+    facts = _ask("whether the token is good", patience, whoami)
+    if facts.get("anon", True):
+        reason = "MAST does not accept the token (expired or mistyped)"
+        raise CalamiError(f"{reason}; get one at https://auth.mast.stsci.edu")
+    return str(facts.get("attrib", {}).get("display_name") or facts.get("ezid") or "someone")
 
 # %% ../../nbs/archive/03_download.ipynb #9d4fad83
 def _origin(url: str) -> tuple:
@@ -319,12 +299,11 @@ class _Client:
                 return answer
             answer.close()
             target = urljoin(url, answer.headers.get("Location", ""))
-            if urlsplit(target).scheme not in ("http", "https") or (
-                urlsplit(url).scheme == "https" != urlsplit(target).scheme
-            ):
-                raise _Trouble(f"sent on to an address that is not safe ({urlsplit(target).scheme}:…)", worth=1)
+            allowed = ("https",) if urlsplit(url).scheme == "https" else ("http", "https")
+            if urlsplit(target).scheme not in allowed:
+                raise _Trouble(f"sent on to an address that is not safe ({urlsplit(target).scheme}:…)", 1)
             url = target
-        raise _Trouble("sent from address to address without end", worth=2)
+        raise _Trouble("sent from address to address without end", 2)
 
 # %% ../../nbs/archive/03_download.ipynb #57771f57
 def _cause(error: BaseException) -> str:
@@ -353,18 +332,17 @@ class _Job(NamedTuple):
     source: str
 
 # %% ../../nbs/archive/03_download.ipynb #467f36e4
+@dataclass
 class _Fetcher:
-    """Fetches files into a folder."""
-
-    def __init__(self, folder: Path, client: _Client, patience: Patience):
-        self.folder, self.client, self.patience = folder, client, patience
-        self.stop = threading.Event()
-        self.progress: Callable[[int], None] = lambda count: None
+    # Fetches files into a folder.
+    folder: Path
+    client: _Client
+    progress: Callable[[int], None] = lambda count: None
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def fetch(self, job: _Job) -> dict:
-        """Fetch one file; what came of it as a row of the report."""
-        product, began = job.product, time.monotonic()
-        final = self.folder / product.name
+        # Fetch one file; what came of it as a row of the report.
+        product, final, began = job.product, self.folder / job.product.name, time.monotonic()
         row = {"file": product.name, "status": "there", "size": product.size, "sha256": "", "reason": ""}
         row |= {"source": job.source, "received": 0}
         try:
@@ -391,9 +369,8 @@ class _Fetcher:
             received = self._pull_whole(job, part)
             aside = _move_aside(final)
             part.path.replace(final)
-            part.note.unlink(missing_ok=True)
-            done = {"status": "fetched", "size": part.length, "sha256": part.digest.hexdigest(), "received": received}
             keep = False
+            done = {"status": "fetched", "size": part.length, "sha256": part.digest.hexdigest(), "received": received}
             return done | ({"reason": f"what was there before is now {aside.name}"} if aside else {})
         finally:
             part.close(keep)
@@ -409,112 +386,112 @@ class _Fetcher:
                 return received
             except (_Trouble, FileProblem) as error:
                 if isinstance(error, FileProblem):
-                    part.clear()
-                    error = _Trouble(f"what the archive sent {error.reason}", worth=2)
+                    error = _Trouble(f"what the archive sent {error.reason}", 2, restart=True)
                 gained = part.length - before
                 received += max(gained, 0)
-                attempt = 1 if gained >= _PROGRESS else attempt + 1
-                if attempt >= min(error.worth, self.patience.tries) or self.stop.is_set():
+                attempt = 1 if gained >= _PROGRESS and not error.restart else attempt + 1
+                if error.restart:
+                    self._start_over(part)
+                patience = self.client.patience
+                if attempt >= min(error.worth, patience.tries) or self.stop.is_set():
                     raise error from None
                 log.info("%s: %s; trying again", job.product.name, error)
                 part.remember()
-                if self.stop.wait(self.patience.pause(attempt, error.after)):
+                if self.stop.wait(patience.pause(attempt, error.after)):
                     raise error from None
+
+    def _start_over(self, part: _Part) -> None:
+        self.progress(-part.length)
+        part.clear()
 
     def _pull(self, job: _Job, part: _Part) -> int:
         headers = {}
-        if part.length and self._can_go_on(job, part):
+        if part.length and _can_go_on(self.client, job, part):
             headers = {"Range": f"bytes={part.length}-"} | ({"If-Range": part.validator} if part.validator else {})
         elif part.length:
             self._start_over(part)
         if part.length and part.length == job.product.size:
             return 0
         with self.client.get(job.url, headers) as answer:
-            total = self._look_at(job, part, answer)
+            total = _promise(job, part, answer, self.client.token)
+            if part.length and answer.status_code == 200:  # the whole file: it has changed, or there is no resuming
+                self._start_over(part)
+            _remember_version(part, answer)
             before = part.length
-            self._receive(job, part, answer, total)
+            for count in _receive(part, answer, total, self.client.patience):
+                self.progress(count)
+                if self.stop.is_set():
+                    raise _Trouble("given up: stopped", 1)
             return part.length - before
 
-    def _start_over(self, part: _Part) -> None:
-        self.progress(-part.length)
-        part.clear()
-
-    def _can_go_on(self, job: _Job, part: _Part) -> bool:
-        # Without a mark of the version, the beginning is fetched again and compared: a file that was made anew has
-        # other dates and versions in its first header.
-        if part.validator:
-            return True
-        count = min(part.length, 5 * 2880)
-        with self.client.get(job.url, {"Range": f"bytes=0-{count - 1}"}) as answer:
-            if answer.status_code != 206:
-                return False
-            begin = answer.raw.read(count + 1, decode_content=False)
-        return begin == os.pread(part.descriptor, count, 0)
-
-    def _look_at(self, job: _Job, part: _Part, answer: Any) -> int:
-        # What the answer promises: the size of the whole file, or -1.
-        status, size = answer.status_code, job.product.size
-        if status in _BUSY:
-            raise _Trouble(f"the archive is busy (status {status})", after=_asked(answer))
-        if status in (401, 403):
-            raise _Trouble(_refusal(job, self.client.token), worth=1)
-        if status in (404, 410):
-            raise _Trouble(f"is in the product list, but the archive has no such file (status {status})", worth=2)
-        if status == 206:
-            told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
-            if not told or int(told[1]) != part.length:
-                self._start_over(part)
-                raise _Trouble("the archive went on in another place than asked for")
-            total = -1 if told[3] == "*" else int(told[3])
-        else:
-            if part.length:  # the whole file instead of the rest: it has changed, or the archive cannot resume
-                self._start_over(part)
-            if status != 200:
-                raise _Trouble(f"the archive answered with status {status}", worth=3)
-            total = int(answer.headers.get("Content-Length", -1))
-        if 0 <= total != size >= 0:
-            self._start_over(part)
-            kind = answer.headers.get("Content-Type", "").split(";")[0]
-            what = f"; it sent {kind}" if kind.startswith("text/") else ""
-            raise _Trouble(f"the archive offers {total:,} bytes, its product list says {size:,}{what}", worth=2)
-        mark = answer.headers.get("ETag", "")
-        part.validator = mark if mark and not mark.startswith("W/") else answer.headers.get("Last-Modified", "")
-        return total if total >= 0 else size
-
-    def _receive(self, job: _Job, part: _Part, answer: Any, total: int) -> None:
-        from urllib3.exceptions import HTTPError
-
-        watch, mark = time.monotonic(), part.length
-        try:
-            while block := answer.raw.read1(_BLOCK, decode_content=False):
-                if 0 <= total < part.length + len(block):
-                    self._start_over(part)
-                    raise _Trouble(f"the archive sent more than the {total:,} bytes it should", worth=2)
-                part.append(block)
-                self.progress(len(block))
-                now = time.monotonic()
-                if now - watch > self.patience.stall:
-                    if part.length - mark < self.patience.slowest * (now - watch):
-                        raise _Trouble(f"the transfer stalled after {part.length:,} bytes")
-                    watch, mark = now, part.length
-                if self.stop.is_set():
-                    raise _Trouble("given up: stopped", worth=1)
-        except (HTTPError, OSError, ValueError) as error:
-            raise _Trouble(f"the connection broke after {part.length:,} bytes ({_cause(error)})") from None
-        if part.length < total:
-            raise _Trouble(f"the connection ended after {part.length:,} of {total:,} bytes")
-
 # %% ../../nbs/archive/03_download.ipynb #a0efa58d
-def _refusal(job: _Job, token: Token | None) -> str:
-    if token is None:
-        return "is not public: give a token, or set MAST_API_TOKEN (https://auth.mast.stsci.edu)"
-    return "the archive refuses it to the owner of this token (expired, or no right to the program)"
+def _can_go_on(client: _Client, job: _Job, part: _Part) -> bool:
+    # Without a mark of the version, the beginning is fetched again and compared: a file that was made anew has other
+    # dates and versions in its first header.
+    if part.validator:
+        return True
+    count = min(part.length, 5 * 2880)
+    with client.get(job.url, {"Range": f"bytes=0-{count - 1}"}) as answer:
+        begin = answer.raw.read(count + 1, decode_content=False) if answer.status_code == 206 else b""
+    return begin == os.pread(part.descriptor, count, 0)
+
+# %% ../../nbs/archive/03_download.ipynb #a5809fce
+def _promise(job: _Job, part: _Part, answer: Any, token: Token | None) -> int:
+    # The size of the whole file by what the answer says, or -1.
+    status, size = answer.status_code, job.product.size
+    if status in _BUSY:
+        raise _Trouble(f"the archive is busy (status {status})", after=_asked(answer))
+    if status in (401, 403) and token is None:
+        raise _Trouble("is not public: give a token, or set MAST_API_TOKEN (https://auth.mast.stsci.edu)", 1)
+    if status in (401, 403):
+        raise _Trouble("the archive refuses it to the owner of this token (expired, or no right to the program)", 1)
+    if status in (404, 410):
+        raise _Trouble(f"is in the product list, but the archive has no such file (status {status})", 2)
+    if status not in (200, 206):
+        raise _Trouble(f"the archive answered with status {status}", 3, restart=True)
+    total = answer.headers.get("Content-Length", "-1")
+    if status == 206:
+        given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if not given or int(given[1]) != part.length:
+            raise _Trouble("the archive went on in another place than asked for", restart=True)
+        total = given[3].replace("*", "-1")
+    if 0 <= int(total) != size >= 0:
+        kind = answer.headers.get("Content-Type", "").split(";")[0]
+        what = f"; it sent {kind}" if kind.startswith("text/") else ""
+        reason = f"the archive offers {int(total):,} bytes, its product list says {size:,}{what}"
+        raise _Trouble(reason, 2, restart=True)
+    return int(total) if int(total) >= 0 else size
+
+# %% ../../nbs/archive/03_download.ipynb #ebcfd08c
+def _remember_version(part: _Part, answer: Any) -> None:
+    mark = answer.headers.get("ETag", "")
+    part.validator = mark if mark and not mark.startswith("W/") else answer.headers.get("Last-Modified", "")
+
+# %% ../../nbs/archive/03_download.ipynb #62ec0b70
+def _receive(part: _Part, answer: Any, total: int, patience: Patience) -> Iterator[int]:
+    # Append what comes in, and give the length of each block.
+    from urllib3.exceptions import HTTPError
+
+    watch, mark = time.monotonic(), part.length
+    try:
+        while block := answer.raw.read1(_BLOCK, decode_content=False):
+            if 0 <= total < part.length + len(block):
+                raise _Trouble(f"the archive sent more than the {total:,} bytes it should", 2, restart=True)
+            part.append(block)
+            yield len(block)
+            now = time.monotonic()
+            if now - watch > patience.stall:
+                if part.length - mark < patience.slowest * (now - watch):
+                    raise _Trouble(f"the transfer stalled after {part.length:,} bytes")
+                watch, mark = now, part.length
+    except (HTTPError, OSError, ValueError) as error:
+        raise _Trouble(f"the connection broke after {part.length:,} bytes ({_cause(error)})") from None
+    if part.length < total:
+        raise _Trouble(f"the connection ended after {part.length:,} of {total:,} bytes")
 
 # %% ../../nbs/archive/03_download.ipynb #8da9ecbe
 def _move_aside(final: Path) -> Path | None:
     # What stands under the name is not what the archive has. If it is a file at all, it may be somebody's work.
-    if not final.exists() and not final.is_symlink():
-        return None
     if not _is_whole(final, -1):
         return None
     for number in range(1, 1000):
@@ -522,7 +499,7 @@ def _move_aside(final: Path) -> Path | None:
         if not aside.exists():
             final.rename(aside)
             return aside
-    raise _Trouble("there are too many old versions of it", worth=1)
+    raise _Trouble("there are too many old versions of it", 1)
 
 # %% ../../nbs/archive/03_download.ipynb #51a14fd8
 #: Name of the manifest beside the data.
@@ -567,7 +544,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, dict]:
 # %% ../../nbs/archive/03_download.ipynb #38ffabc5
 def verify(folder: str | os.PathLike) -> list[str]:
     """
-    Hold the files of a folder against its manifest.
+    Compare the files of a folder with its manifest.
 
     Parameters
     ----------
@@ -589,11 +566,11 @@ def verify(folder: str | os.PathLike) -> list[str]:
     if not files:
         raise CalamiError(f"{folder / MANIFEST}: no manifest here, or a damaged one; fetch the files again to make it")
     wrong = []
-    for name, told in files.items():
+    for name, facts in files.items():
         path = folder / safe_name(name)
         if not path.is_file():
             wrong.append(f"{name}: is missing")
-        elif path.stat().st_size != told.get("size") or _digest(path) != told.get("sha256"):
+        elif path.stat().st_size != facts.get("size") or _digest(path) != facts.get("sha256"):
             wrong.append(f"{name}: is not what was received")
     return wrong
 
@@ -624,8 +601,8 @@ def _add_to_manifest(folder: Path, rows: Sequence[dict]) -> None:
             sha = row["sha256"] or _digest(folder / row["file"])
             source = row["source"] if row["status"] == "fetched" else "was there"
             files[row["file"]] = {"size": row["size"], "sha256": sha, "when": now, "from": source}
-        told = {"made by": f"calami {calami.__version__}", "files": dict(sorted(files.items()))}
-        write_atomically(folder / MANIFEST, json.dumps(told, indent=1) + "\n")
+        facts = {"made by": f"calami {calami.__version__}", "files": dict(sorted(files.items()))}
+        write_atomically(folder / MANIFEST, json.dumps(facts, indent=1) + "\n")
 
 # %% ../../nbs/archive/03_download.ipynb #12117a22
 def _digest(path: Path) -> str:
@@ -635,7 +612,7 @@ def _digest(path: Path) -> str:
 # %% ../../nbs/archive/03_download.ipynb #8c45ad73
 def plan_download(products: Sequence[Product], folder: str | os.PathLike, *, token: str | Token | None = None):
     """
-    Tell what a download would do, without doing it.
+    Say what a download would do, without doing it.
 
     Parameters
     ----------
@@ -675,7 +652,7 @@ def _jobs(products: Sequence[Product], source: str, client: _Client) -> list[_Jo
 
 # %% ../../nbs/archive/03_download.ipynb #a019a753
 def _s3_paths(products: Sequence[Product], client: _Client) -> dict[str, str]:
-    # MAST tells where in the public copy a product is; what is not there comes from MAST itself.
+    # MAST says where in the public copy a product is; what is not there comes from MAST itself.
     found: dict[str, str] = {}
     public = [p for p in products if p.public]
     for start in range(0, len(public), BATCH):
@@ -683,12 +660,12 @@ def _s3_paths(products: Sequence[Product], client: _Client) -> dict[str, str]:
         asked = "&".join(f"uri={quote(u, safe='')}" for u in uris)
         try:
             with client.get(f"{_server()}/api/v0.1/path_lookup/?{asked}") as answer:
-                told = answer.json() if answer.status_code == 200 else {}
+                found_at = answer.json() if answer.status_code == 200 else {}
         except (_Trouble, ValueError, OSError) as error:
             log.warning("the public copy cannot be looked up (%s); fetching from MAST", error)
             return found
         for uri, name in uris.items():
-            path = str((told.get(uri) or {}).get("path") or "").lstrip("/")
+            path = str((found_at.get(uri) or {}).get("path") or "").lstrip("/")
             if path and ".." not in path and path.rsplit("/", 1)[-1] == name:
                 found[name] = path
     return found
@@ -746,21 +723,25 @@ def download(
     """
     if source not in ("mast", "s3"):
         raise CalamiError(f"source is {source!r}; expected 'mast' or 's3'")
-    folder, unique = Path(folder).expanduser(), list({safe_name(p.name): p for p in products}.values())
-    token = find_token(token)
+    unique = list({safe_name(p.name): p for p in products}.values())
+    token, folder = find_token(token), Path(folder).expanduser()
     states = {p.name: _state(folder, p, token) for p in unique}
     _refuse_proprietary([name for name, state in states.items() if state == "needs a token"])
     if token is not None and any(not p.public and states[p.name] != "there" for p in unique):
         check_token(token, patience=patience)
+    _made(folder)
+    _check_space(folder, [p for p in unique if states[p.name] != "there"])
+    client = _Client(token, _server(), patience)
+    rows = _run(_Fetcher(folder, client), _jobs(unique, source, client), max(int(workers), 1))
+    return _finish(folder, rows)
+
+# %% ../../nbs/archive/03_download.ipynb #d17954a0
+def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CalamiError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
-    _check_space(folder, [p for p in unique if states[p.name] != "there"])
-    client = _Client(token, _server(), patience)
-    fetcher = _Fetcher(folder, client, patience)
-    rows = _run(fetcher, _jobs(unique, source, client), max(int(workers), 1))
-    return _finish(folder, rows)
+    return folder
 
 # %% ../../nbs/archive/03_download.ipynb #4b2bb243
 def _refuse_proprietary(names: list[str]) -> None:
@@ -797,9 +778,7 @@ def _run(fetcher: _Fetcher, jobs: Sequence[_Job], workers: int) -> list[dict]:
         for done in as_completed([pool.submit(fetcher.fetch, job) for job in jobs]):
             rows.append(done.result())
             fresh += [rows[-1]] if rows[-1]["status"] == "fetched" else []
-            if (
-                fresh and time.monotonic() - noted > 5
-            ):  # a process that is killed leaves a manifest that is nearly right
+            if fresh and time.monotonic() - noted > 5:  # a process that is killed leaves a nearly right manifest
                 _add_to_manifest(fetcher.folder, fresh)
                 fresh, noted = [], time.monotonic()
     finally:
@@ -825,20 +804,39 @@ def _finish(folder: Path, rows: list[dict]):
         raise DownloadProblem("\n".join(lines), table)
     return table
 
+# %% ../../nbs/archive/03_download.ipynb #d8548444
+@dataclass(frozen=True)
+class FetchOptions(Conditions):
+    """
+    Options of `fetch`: those of `calami.archive.mast.Conditions`, and how to fetch.
+
+    Attributes
+    ----------
+    token : str or Token, optional
+        For what is not public, see `find_token`.
+    workers : int
+        Files fetched at the same time.
+    source : str
+        ``mast``, or ``s3`` for the public copy.
+    patience : Patience
+        How long to wait.
+    """
+
+    token: str | Token | None = field(default=None, repr=False)
+    workers: int = 4
+    source: str = "mast"
+    patience: Patience = PATIENCE
+
 # %% ../../nbs/archive/03_download.ipynb #ab84ddaf
 def fetch(
     program: int | str,
     filetypes: str | Sequence[str] = "uncal",
     datadir: str | os.PathLike = ".",
     *,
-    token: str | Token | None = None,
     dry_run: bool = False,
     public_only: bool = False,
     guide_stars: bool = False,
-    workers: int = 4,
-    source: str = "mast",
-    patience: Patience = PATIENCE,
-    **conditions: Any,
+    **options: Any,
 ):
     """
     Fetch the files of a program.
@@ -851,22 +849,15 @@ def fetch(
         Such as ``"uncal"``, ``"uncal,rateints"``; see `endings`.
     datadir : path-like
         Folder for the files.
-    token : str or Token, optional
-        For what is not public, see `find_token`.
     dry_run : bool
-        Only tell what would be fetched.
+        Only say what would be fetched.
     public_only : bool
-        Leave out what is not public.
+        Exclude what is not public.
     guide_stars : bool
         Also files of the guide star camera.
-    workers : int
-        Files fetched at the same time.
-    source : str
-        ``mast``, or ``s3`` for the public copy.
-    patience : Patience
-        How long to wait.
-    **conditions
-        As `search` takes them: ``observations``, ``target``, ``filters``, ``after``, ``before``, ``exp_types``.
+    **options
+        Fields of `FetchOptions`: ``token``, ``workers``, ``source`` and ``patience`` as `download` takes them;
+        ``observations``, ``target``, ``filters``, ``after``, ``before`` and ``exp_types`` as `search` does.
 
     Returns
     -------
@@ -878,16 +869,20 @@ def fetch(
     CalamiError
         If there is nothing to fetch, or something could not be fetched.
     """
-    found = search(program, patience=patience, **conditions)
-    products = list_products(found, filetypes, guide_stars=guide_stars, patience=patience)
+    asked = options_from(FetchOptions, options)
+    conditions = {f.name: getattr(asked, f.name) for f in fields(Conditions)}
+    found = search(program, patience=asked.patience, **conditions)
+    listed = {"guide_stars": guide_stars, "patience": asked.patience}
+    products = list_products(found, filetypes, **listed)
     if not products:
-        kinds = sorted({_kind(p.name) for p in list_products(found, (), guide_stars=guide_stars, patience=patience)})
+        kinds = sorted({_kind(p.name) for p in list_products(found, (), **listed)})
         asked = ", ".join(endings(filetypes))
         raise CalamiError(f"program {program} has no {asked} files; there are {', '.join(kinds) or 'none at all'}")
     products = [p for p in products if p.public or not public_only]
     if dry_run:
-        return plan_download(products, datadir, token=token)
-    return download(products, datadir, token=token, workers=workers, source=source, patience=patience)
+        return plan_download(products, datadir, token=asked.token)
+    how = {"token": asked.token, "workers": asked.workers, "source": asked.source, "patience": asked.patience}
+    return download(products, datadir, **how)
 
 # %% ../../nbs/archive/03_download.ipynb #2bfa78f6
 def fetch_apt(program: int | str, folder: str | os.PathLike, *, patience: Patience = PATIENCE) -> Path:
@@ -916,13 +911,9 @@ def fetch_apt(program: int | str, folder: str | os.PathLike, *, patience: Patien
     number = _int_of(str(program))
     if number <= 0:
         raise CalamiError(f"{program!r} is no program number; give one such as 1516")
-    url, folder = APT_URL.format(program=number), Path(folder).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CalamiError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+    url, folder = APT_URL.format(program=number), _made(Path(folder).expanduser())
     job = _Job(Product(f"{number}.aptx", url, -1, True, "", ""), url, url.rsplit("/", 1)[0])
-    row = _Fetcher(folder, _Client(None, url, patience), patience).fetch(job)
+    row = _Fetcher(folder, _Client(None, url, patience)).fetch(job)
     if row["status"] == "failed":
         reason = row["reason"].removeprefix("is in the product list, but ")
         raise CalamiError(f"{number}.aptx: {reason}; asked for at {url}; a file saved from APT will do as well")

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import math
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from .token import safe_name
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, options_from
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'S3_SERVER', 'APT_URL', 'BATCH', 'PATIENCE', 'in_time', 'Patience', 'search', 'Product', 'endings',
-           'list_products']
+__all__ = ['log', 'S3_SERVER', 'APT_URL', 'BATCH', 'PATIENCE', 'in_time', 'Patience', 'Conditions', 'search', 'Product',
+           'endings', 'list_products']
 
 # %% ../../nbs/archive/02_mast.ipynb #2d68cc0c
 #: Hosts of the public copy on Amazon S3 (no account is needed).
@@ -133,7 +135,7 @@ def _missions():
 
 # %% ../../nbs/archive/02_mast.ipynb #b33c26fb
 def _ask(what: str, patience: Patience, function: Callable, *arguments: Any) -> Any:
-    # One question to astroquery, asked again when the archive is busy.
+    # One question to MAST, asked again when the archive is busy.
     import warnings
 
     from astroquery.exceptions import MaxResultsWarning, NoResultsWarning
@@ -147,11 +149,11 @@ def _ask(what: str, patience: Patience, function: Callable, *arguments: Any) -> 
         except (KeyboardInterrupt, SystemExit):
             raise
         except Exception as error:  # astroquery wraps what goes wrong in many kinds of exception
-            told = " ".join(str(error).split())[:300]
-            log.info("%s: attempt %d: %s", what, attempt, told)
+            reason = " ".join(str(error).split())[:300]
+            log.info("%s: attempt %d: %s", what, attempt, reason)
             if attempt == patience.tries:
-                raise CalamiError(f"{what}: MAST did not answer as it should ({told}); try again later") from error
-            time.sleep(patience.pause(attempt))
+                raise CalamiError(f"{what}: MAST did not answer as it should ({reason}); try again later") from error
+            time.sleep(patience.pause(attempt, getattr(error, "after", 0.0)))
     raise AssertionError("unreachable")
 
 # %% ../../nbs/archive/02_mast.ipynb #67cb2dbc
@@ -170,9 +172,8 @@ def _int_of(text: str) -> int:
 
 # %% ../../nbs/archive/02_mast.ipynb #23c7d7af
 def _row_of(row: Any) -> dict:
-    told = {key: _text_of(row, names) for key, names in _SEARCH_COLUMNS.items()}
-    numbers = {key: _int_of(told[key]) for key in ("program", "observation", "visit")}
-    return told | numbers
+    values = {key: _text_of(row, names) for key, names in _SEARCH_COLUMNS.items()}
+    return values | {key: _int_of(values[key]) for key in ("program", "observation", "visit")}
 
 # %% ../../nbs/archive/02_mast.ipynb #148516f5
 def _query(criteria: dict, patience: Patience) -> list[dict]:
@@ -229,39 +230,13 @@ def _moment(date: Any, end: bool = False) -> float:
         raise CalamiError(f"{text!r} is no date; write it like 2022-06-05, 2022-06-05T12:30 or 59735.5 (MJD)") from None
 
 # %% ../../nbs/archive/02_mast.ipynb #52b58963
-def _keep(row: dict, observations: set[int], target: str | None, filters: set[str], span: tuple) -> bool:
-    if observations and row["observation"] not in observations:
-        return False
-    if target and not any(fnmatch.fnmatchcase(_alike(row[k]), _alike(target)) for k in ("target", "catalogue_name")):
-        return False
-    if filters and not filters & set(re.split(r"[;,/ ]+", f"{row['filter']};{row['pupil']}".upper())):
-        return False
-    if span == (None, None):
-        return True
-    if not row["date"]:
-        return False
-    moment = _moment(row["date"][:23])
-    return (span[0] is None or moment >= span[0]) and (span[1] is None or moment < span[1])
-
-# %% ../../nbs/archive/02_mast.ipynb #8ba51489
-def search(
-    program: int | str | None = None,
-    *,
-    observations: Any = None,
-    target: str | None = None,
-    filters: str | Sequence[str] = (),
-    after: Any = None,
-    before: Any = None,
-    exp_types: Sequence[str] | str | None = "NIS_AMI",
-    patience: Patience = PATIENCE,
-):
+@dataclass(frozen=True)
+class Conditions:
     """
-    Search MAST for NIRISS data sets.
+    Which data sets `search` gives.
 
-    Parameters
+    Attributes
     ----------
-    program : int or str, optional
-        Program number; it or `target` is needed.
     observations : int, str or iterable, optional
         Observation numbers: 12, ``"012"``, ``(12, 15)``, ``"3-5"``; all if not given.
     target : str, optional
@@ -272,8 +247,58 @@ def search(
         First and last date of the exposures, ISO (a day is taken whole) or MJD. There is no limit unless it is given.
     exp_types : str, sequence of str or None
         Exposure types; AMI only by default. None for everything that NIRISS took.
+    """
+
+    observations: Any = None
+    target: str | None = None
+    filters: str | Sequence[str] = ()
+    after: Any = None
+    before: Any = None
+    exp_types: Sequence[str] | str | None = "NIS_AMI"
+
+# %% ../../nbs/archive/02_mast.ipynb #e4595b05
+def _filter_of(asked: Conditions) -> Callable[[dict], bool]:
+    # Whether a row meets the conditions; what is asked wrongly is refused here.
+    observations, target, filters = (
+        _numbers(asked.observations),
+        asked.target,
+        {w.upper() for w in _words(asked.filters)},
+    )
+    first = -math.inf if asked.after is None else _moment(asked.after)
+    last = math.inf if asked.before is None else _moment(asked.before, end=True)
+
+    def meets(row: dict) -> bool:
+        if observations and row["observation"] not in observations:
+            return False
+        names = (_alike(row[k]) for k in ("target", "catalogue_name"))
+        if target and not any(fnmatch.fnmatchcase(name, _alike(target)) for name in names):
+            return False
+        if filters and not filters & set(re.split(r"[;,/ ]+", f"{row['filter']};{row['pupil']}".upper())):
+            return False
+        if first == -math.inf and last == math.inf:
+            return True
+        return bool(row["date"]) and first <= _moment(row["date"][:23]) < last
+
+    return meets
+
+# %% ../../nbs/archive/02_mast.ipynb #33d63392
+def _words(given: str | Sequence[str]) -> list[str]:
+    # The words of a text, or of several, between blanks and commas.
+    return [w for g in ([given] if isinstance(given, str) else given) for w in g.replace(",", " ").split()]
+
+# %% ../../nbs/archive/02_mast.ipynb #8ba51489
+def search(program: int | str | None = None, *, patience: Patience = PATIENCE, **conditions: Any):
+    """
+    Search MAST for NIRISS data sets.
+
+    Parameters
+    ----------
+    program : int or str, optional
+        Program number; it or a target is needed.
     patience : Patience
         How long to wait.
+    **conditions
+        Fields of `Conditions`: ``observations``, ``target``, ``filters``, ``after``, ``before``, ``exp_types``.
 
     Returns
     -------
@@ -288,21 +313,18 @@ def search(
     """
     from astropy.table import Table
 
-    types = [exp_types] if isinstance(exp_types, str) else list(exp_types or ())
+    asked = options_from(Conditions, conditions)
+    types = [asked.exp_types] if isinstance(asked.exp_types, str) else list(asked.exp_types or ())
     criteria: dict[str, Any] = {"instrume": "NIRISS"}
     if program is not None:
         if not re.fullmatch(r"0*[1-9]\d{0,4}", str(program)):
             raise CalamiError(f"{program!r} is no program number; give one such as 1516")
         criteria["program"] = str(int(program))
-    elif not target:
+    elif not asked.target:
         raise CalamiError("give a program number or a target to search for")
-    wanted = _numbers(observations)
-    chosen = {
-        f.upper() for f in ([filters] if isinstance(filters, str) else filters) for f in f.replace(",", " ").split()
-    }
-    span = (None if after is None else _moment(after), None if before is None else _moment(before, end=True))
+    meets = _filter_of(asked)
     found = _query(criteria | ({"exp_type": types} if types else {}), patience)
-    rows = [r for r in found if (not types or r["exp_type"] in types) and _keep(r, wanted, target, chosen, span)]
+    rows = [r for r in found if (not types or r["exp_type"] in types) and meets(r)]
     if not rows:
         raise CalamiError(_nothing(program, types, found, criteria, patience))
     rows.sort(key=lambda r: (r["date"], r["dataset"]))
@@ -354,8 +376,7 @@ def endings(filetypes: str | Sequence[str]) -> tuple[str, ...]:
     tuple of str
         Such as ``("_uncal.fits",)``. A word without a dot means a FITS file.
     """
-    words = [w for g in ([filetypes] if isinstance(filetypes, str) else filetypes) for w in g.replace(",", " ").split()]
-    named = ((w if "." in w else f"{w}.fits").lower() for w in words)
+    named = ((w if "." in w else f"{w}.fits").lower() for w in _words(filetypes))
     return tuple(dict.fromkeys(w if w.startswith(("_", ".")) else f"_{w}" for w in named))
 
 # %% ../../nbs/archive/02_mast.ipynb #bd1b4312
