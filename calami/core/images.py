@@ -103,7 +103,7 @@ def fill_from_neighbours(
     Parameters
     ----------
     image : numpy.ndarray
-        Shape (rows, columns).
+        Shape (…, rows, columns); neighbours are those in the same plane.
     bad : numpy.ndarray
         True for bad pixels; those that are not finite are bad anyway.
     method : str
@@ -127,21 +127,22 @@ def fill_from_neighbours(
     weights = np.array([np.exp(-(dy**2 + dx**2) / (2 * width**2)) for dy, dx in offsets])
     filled = np.array(image, dtype=float)
     left = bad | ~np.isfinite(filled)
+    border = [(0, 0)] * (filled.ndim - 2) + [(reach, reach)] * 2
     rounds = 0
     while left.any() and not left.all() and rounds < max_iterations:
-        padded = np.pad(np.where(left, np.nan, filled), reach, constant_values=np.nan)
-        rows, columns = np.nonzero(left)
-        around = np.stack([padded[rows + reach + dy, columns + reach + dx] for dy, dx in offsets])
+        padded = np.pad(np.where(left, np.nan, filled), border, constant_values=np.nan)
+        *plane, rows, columns = np.nonzero(left)
+        around = np.stack([padded[(*plane, rows + reach + dy, columns + reach + dx)] for dy, dx in offsets])
         some = np.isfinite(around).any(axis=0)
         if not some.any():
             break
-        rows, columns, around = rows[some], columns[some], around[:, some]
+        place, around = tuple(k[some] for k in (*plane, rows, columns)), around[:, some]
         if method == "median":
-            filled[rows, columns] = np.nanmedian(around, axis=0)
+            filled[place] = np.nanmedian(around, axis=0)
         else:
             weight = np.isfinite(around) * weights[:, None]
-            filled[rows, columns] = (np.nan_to_num(around) * weight).sum(axis=0) / weight.sum(axis=0)
-        left[rows, columns] = False
+            filled[place] = (np.nan_to_num(around) * weight).sum(axis=0) / weight.sum(axis=0)
+        left[place] = False
         rounds += 1
     return np.where(left, image, filled), left, rounds
 
@@ -162,12 +163,8 @@ def fill_bad(image: np.ndarray, good: np.ndarray) -> np.ndarray:
     numpy.ndarray
         A copy; 0 where no neighbour is good.
     """
-    filled = np.where(good, image, 0.0)
-    for row, col in zip(*np.nonzero(~good), strict=True):
-        box = np.s_[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2]
-        near = image[box][good[box]]
-        filled[row, col] = np.median(near) if near.size else 0.0
-    return filled
+    filled, left, _ = fill_from_neighbours(image, ~good, "median", max_iterations=1)
+    return np.where(left, 0.0, filled)
 
 # %% ../../nbs/core/04_images.ipynb #9af94dc4
 def beside(mask: np.ndarray) -> np.ndarray:

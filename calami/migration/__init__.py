@@ -13,8 +13,8 @@ _NAMES = {
     "SATURATED_FRACTION VERSION covariance_of_means noise_factor ramp_statistics slope_of_sum statistics_of",
     "onset": "Crossing DEFINITIONS FilterOnset LEVELLING LEVELLING_ERROR Onset OnsetOptions POWERS STEEPER UNIT_ADU "
     "WIDENING quantify",
-    "kernel": "DECISIVE HYPOTHESES KERNEL_RADIUS Kernel PATTERNS Verdict kernel_from_dice kernel_from_diced "
-    "kernel_from_ramps kernel_table migration_or_nonlinearity patterns undo_capacitance",
+    "kernel": "DECISIVE HYPOTHESES KERNEL_RADIUS Kernel KernelOptions PATTERNS Verdict kernel_from_dice "
+    "kernel_from_diced kernel_from_ramps kernel_table migration_or_nonlinearity patterns undo_capacitance",
     "pairs": "APERTURES Change Comparison FIT_RADIUS FLUX MIGRATION NOTHING NotComparable "
     "POINTING_TOLERANCE_MAS PROCESSING_KEYWORDS Pair PatternFit RATE_PRODUCTS RULE SAME_KEYWORDS "
     "SIGNIFICANT SUM_APERTURE SUM_FLOOR UNCLEAR annuli common_product compare compare_all "

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.images import RateImage, find_peak
-from ..core.problems import CalamiError, FileProblem
+from ..core.images import RateImage, fill_from_neighbours, find_peak
+from ..core.problems import CalamiError, FileProblem, options_from
 from ..exposures.exposure import Exposure
 from ..instrument import niriss
 from ..instrument.migration import IPC_KERNEL, Migration, interpixel_capacitance, migration_flow
@@ -23,7 +23,8 @@ from ..process.piece import numbers_of
 
 # %% auto #0
 __all__ = ['KERNEL_RADIUS', 'PATTERNS', 'HYPOTHESES', 'DECISIVE', 'undo_capacitance', 'patterns', 'Kernel', 'kernel_table',
-           'Verdict', 'migration_or_nonlinearity', 'kernel_from_ramps', 'kernel_from_diced', 'kernel_from_dice']
+           'Verdict', 'migration_or_nonlinearity', 'KernelOptions', 'kernel_from_ramps', 'kernel_from_diced',
+           'kernel_from_dice']
 
 # %% ../../nbs/migration/03_kernel.ipynb #ac14483b
 #: Radius around the peak, pixels, within which pixels are fitted.
@@ -99,26 +100,15 @@ _SCALE = np.array([1e-6, 1e-6, 1e-10, 1e-10, 1e-7])
 
 # %% ../../nbs/migration/03_kernel.ipynb #955efa77
 def _filled(images: np.ndarray) -> np.ndarray:
-    # What is not known replaced by the mean of the eight neighbours that are; pixels beside it are not fitted anyway.
-    known = np.isfinite(images)
-    if known.all():
-        return images
-    value = np.pad(np.where(known, images, 0.0), [(0, 0)] * (images.ndim - 2) + [(1, 1), (1, 1)])
-    weight = np.pad(known.astype(float), [(0, 0)] * (images.ndim - 2) + [(1, 1), (1, 1)])
-    rows, columns = images.shape[-2:]
-    around = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
-    total = sum(value[..., i : i + rows, j : j + columns] for i, j in around)
-    count = sum(weight[..., i : i + rows, j : j + columns] for i, j in around)
-    return np.where(known, images, total / np.maximum(count, 1))
+    # What is not known replaced by the median of the neighbours that are; pixels next to it are not fitted anyway.
+    return fill_from_neighbours(images, ~np.isfinite(images), "median", max_iterations=1)[0]
 
 # %% ../../nbs/migration/03_kernel.ipynb #5ee4bd87
 def _surrounded(known: np.ndarray) -> np.ndarray:
     # Pixels that are known with all their eight neighbours; those at the border are not.
-    rows, columns = known.shape[-2:]
-    inside = np.zeros(known.shape, bool)
-    parts = [known[..., i : rows - 2 + i, j : columns - 2 + j] for i in range(3) for j in range(3)]
-    inside[..., 1:-1, 1:-1] = np.logical_and.reduce(parts)
-    return inside
+    from scipy.ndimage import binary_erosion
+
+    return binary_erosion(known, np.ones((*(1,) * (known.ndim - 2), 3, 3)))
 
 # %% ../../nbs/migration/03_kernel.ipynb #86ed0a2a
 @dataclass
@@ -154,11 +144,12 @@ class _Equations:
         return self.points - self.pixels
 
 # %% ../../nbs/migration/03_kernel.ipynb #688b99df
-def _series_of(stats: RampStatistics, radius: float, skip: int) -> _Series:
+def _series_of(stats: RampStatistics, options: KernelOptions) -> _Series:
+    skip = options.skip_first
     rate = stats.means() * niriss.GAIN / stats.group_time
     signal = stats.signals() * niriss.GAIN
     rows, columns = np.indices(rate.shape[1:])
-    near = np.hypot(rows - stats.peak[0], columns - stats.peak[1]) <= radius
+    near = np.hypot(rows - stats.peak[0], columns - stats.peak[1]) <= options.radius
     fitted = _surrounded(np.isfinite(rate) & np.isfinite(signal[1:])) & near
     fitted = np.logical_and.accumulate(fitted, axis=0)
     fitted &= fitted.sum(axis=0) >= skip + 2
@@ -172,12 +163,11 @@ def _series_of(stats: RampStatistics, radius: float, skip: int) -> _Series:
         full = covariance_of_means(means, n) * factor * (niriss.GAIN / stats.group_time) ** 2
         return np.linalg.inv(np.linalg.cholesky(full[:, skip:, skip:]))
 
-    series = _Series(_filled(rate), _filled(signal[:-1]), _filled(signal[1:]), fitted, white, blocks)
-    series.rate, series.before, series.after = (np.nan_to_num(a) for a in (series.rate, series.before, series.after))
-    return series
+    filled = (np.nan_to_num(_filled(a)) for a in (rate, signal[:-1], signal[1:]))
+    return _Series(*filled, fitted, white, blocks)
 
 # %% ../../nbs/migration/03_kernel.ipynb #28bc86fb
-def _equations(series: _Series, theta: np.ndarray, ipc, skip: int, rounds: int = 2) -> _Equations:
+def _equations(series: _Series, theta: np.ndarray, options: KernelOptions, rounds: int = 2) -> _Equations:
     # Normal equations; the rates at zero signal, which the patterns need, follow from `theta`.
     lengths = series.fitted.sum(axis=0)
     if not lengths.any():
@@ -185,17 +175,17 @@ def _equations(series: _Series, theta: np.ndarray, ipc, skip: int, rounds: int =
         return _Equations(np.zeros((size, size)), np.zeros(size), 0.0, 0, 0, [np.zeros((len(series.blocks), size))])
     current = series.rate[0]
     for _ in range(rounds):
-        basis = patterns(current, series.before, series.after, ipc) * _SCALE[:, None, None, None]
+        basis = patterns(current, series.before, series.after, options.ipc) * _SCALE[:, None, None, None]
         current = series.rate[0] - np.einsum("m,mrc->rc", theta, basis[:, 0])
         longest = np.maximum(lengths, 1)
         along = np.arange(len(series.rate))[:, None, None] < longest
         rest = series.rate - np.einsum("m,mkrc->krc", theta, basis)
         current = np.where(lengths > 1, (rest * along).sum(axis=0) / longest, current)
-    basis = patterns(current, series.before, series.after, ipc) * _SCALE[:, None, None, None]
+    basis = patterns(current, series.before, series.after, options.ipc) * _SCALE[:, None, None, None]
     total = None
     for k in np.unique(lengths[lengths > 0]):
         place = np.nonzero(lengths == k)
-        part = _part_of_equations(series, basis, place, int(k), skip)
+        part = _part_of_equations(series, basis, place, int(k), options.skip_first)
         total = part if total is None else total + part
     total.blocks = [np.sum(total.blocks, axis=0)]
     return total
@@ -235,11 +225,11 @@ def _solve(eq: _Equations, right: np.ndarray, parts: Sequence[str], growth: floa
     return projected @ inverse, -np.einsum("rm,mn,rn->r", projected, inverse, projected)
 
 # %% ../../nbs/migration/03_kernel.ipynb #e230f8c4
-def _best(eq: _Equations, right: np.ndarray, parts: Sequence[str], grown: bool):
-    # Best coefficients (R, n), growth (R,) and chi2 less yy (R,) for right-hand sides (R, 5).
-    if not grown:
-        values, drop = _solve(eq, right, parts, 0.0)
-        return values, np.zeros(len(right)), drop
+def _best(eq: _Equations, right: np.ndarray, names: Sequence[str]):
+    # Best coefficients (R, n), the growth last where it is free, and chi2 less yy (R,), for right-hand sides (R, 5).
+    parts = _parts(names)
+    if len(parts) == len(names):
+        return _solve(eq, right, parts, 0.0)
     drops = np.array([_solve(eq, right, parts, g)[1] for g in _GROWTHS])
     place = np.clip(np.argmin(drops, axis=0), 1, len(_GROWTHS) - 2)
     rows = np.arange(len(right))
@@ -249,11 +239,14 @@ def _best(eq: _Equations, right: np.ndarray, parts: Sequence[str], grown: bool):
     shift = ((x2 - x1) ** 2 * (y0 - y1) - (x1 - x0) ** 2 * (y2 - y1)) * (x2 - x0)
     growth = np.clip(x1 + shift / np.where(bend > 0, 2 * bend, np.inf), 0.0, _GROWTHS[-1])
     growth = np.where(np.argmin(drops, axis=0) == 0, np.minimum(growth, _GROWTHS[1]), growth)
-    values, drop = np.empty((len(right), len(parts))), np.empty(len(right))
-    for r, g in enumerate(growth):
-        value, low = _solve(eq, right[r : r + 1], parts, float(g))
-        values[r], drop[r] = value[0], low[0]
-    return values, growth, drop
+    solved = [_solve(eq, right[r : r + 1], parts, float(g)) for r, g in enumerate(growth)]
+    values, drop = (np.concatenate(part) for part in zip(*solved, strict=True))
+    return np.column_stack([values, growth]), drop
+
+# %% ../../nbs/migration/03_kernel.ipynb #8d0ab35b
+def _parts(names: Sequence[str]) -> tuple[str, ...]:
+    # The coefficients that enter linearly.
+    return tuple(n for n in names if n != "growth")
 
 # %% ../../nbs/migration/03_kernel.ipynb #d85829b1
 @dataclass(frozen=True, eq=False, repr=False)
@@ -380,41 +373,35 @@ def kernel_table(kernels: Iterable[Kernel]):
     from astropy import units as u
     from astropy.table import QTable
 
-    names, rows = ["filter", "source"], []
-    for name in _UNITS:
-        names += [name, f"{name}_err"]
-    names += ["cov_edge_diagonal", "chi2", "dof", "n_exposures"]
+    both = [name + end for name in _UNITS for end in ("", "_err")]
+    names, rows = ["filter", "source", *both, "cov_edge_diagonal", "chi2", "dof", "n_exposures"], []
     for kernel in kernels:
-        row: list = [kernel.filter, kernel.source]
-        for name in _UNITS:
-            row += kernel.value(name)
-        both = [kernel.names.index(n) for n in ("edge", "diagonal") if n in kernel.names]
-        shared = float(kernel.covariance[both[0], both[1]]) if len(both) == 2 else np.nan
+        row = [kernel.filter, kernel.source, *(v for name in _UNITS for v in kernel.value(name))]
+        pair = [kernel.names.index(n) for n in ("edge", "diagonal") if n in kernel.names]
+        shared = float(kernel.covariance[pair[0], pair[1]]) if len(pair) == 2 else np.nan
         rows.append([*row, shared, float(kernel.chi2), int(kernel.dof), len(kernel.exposures)])
     kinds = [str, str, *[float] * (2 * len(_UNITS) + 2), int, int]
     table = QTable(rows=rows or None, names=names, dtype=kinds)
-    for name in names:
-        if name.removesuffix("_err") in _UNITS:
-            table[name] = table[name] / u.electron
+    for name in both:
+        table[name] = table[name] / u.electron
     table["cov_edge_diagonal"] = table["cov_edge_diagonal"] / u.electron**2
     return table
 
 # %% ../../nbs/migration/03_kernel.ipynb #78c38f96
-def _gathered(
-    series: Sequence[_Series], ipc, skip: int, parts: Sequence[str], grown: bool, rounds: int = 3
-) -> tuple[_Equations, np.ndarray]:
+def _gathered(series: Sequence[_Series], options: KernelOptions, names: Sequence[str], rounds: int = 3) -> _Equations:
     # Equations of all, with the rates at zero signal that belong to their own solution.
-    theta = np.zeros(len(PATTERNS))
+    theta, parts = np.zeros(len(PATTERNS)), _parts(names)
     for _ in range(rounds):
-        eq = sum((_equations(s, theta, ipc, skip) for s in series[1:]), _equations(series[0], theta, ipc, skip))
+        first, *others = (_equations(s, theta, options) for s in series)
+        eq = sum(others, first)
         if eq.freedom < len(parts) + 1:
             raise CalamiError(
                 "no kernel can be fitted: no pixel near the peak has two group differences below saturation with "
                 "all its neighbours good; take exposures with more groups below saturation"
             )
-        values, growth, _ = _best(eq, eq.right[None], parts, grown)
-        theta = _design(float(growth[0]), parts) @ values[0]
-    return eq, theta
+        values = _best(eq, eq.right[None], names)[0][0]
+        theta = _design(values[-1] if "growth" in names else 0.0, parts) @ values[: len(parts)]
+    return eq
 
 # %% ../../nbs/migration/03_kernel.ipynb #dd5d7b52
 def _resampled_right(eq: _Equations, samples: int, seed: int) -> np.ndarray:
@@ -428,37 +415,33 @@ def _resampled_right(eq: _Equations, samples: int, seed: int) -> np.ndarray:
     return right
 
 # %% ../../nbs/migration/03_kernel.ipynb #3ee3f251
-def _errors(eq: _Equations, parts, grown: bool, growth: float, values, scale: float, samples: int, seed: int):
-    # Covariance of the free coefficients (and the growth), in units of _UNITS: from resampled blocks, or where there
-    # are too few of them from the curvature.
-    if all(len(b) >= 4 for b in eq.blocks) and samples:
-        many, growths, _ = _best(eq, _resampled_right(eq, samples, seed), parts, grown)
-        held = np.column_stack([many, growths]) if grown else many
-        return np.atleast_2d(np.cov(held, rowvar=False))
-    design = _design(growth, parts)
-    if grown:
+def _covariance(eq: _Equations, names: Sequence[str], values: np.ndarray, scale: float, options: KernelOptions):
+    # Of the free coefficients, in units of _UNITS: from resampled blocks, or where there are too few of them from the
+    # curvature.
+    if all(len(b) >= 4 for b in eq.blocks) and options.n_bootstrap:
+        many = _best(eq, _resampled_right(eq, options.n_bootstrap, options.seed), names)[0]
+        return np.atleast_2d(np.cov(many, rowvar=False))
+    parts = _parts(names)
+    design = _design(values[-1] if "growth" in names else 0.0, parts)
+    if "growth" in names:
         step = 1e-7
-        slope = (_design(growth + step, parts) - design) @ values / step
+        slope = (_design(values[-1] + step, parts) - design) @ values[:-1] / step
         design = np.column_stack([design, slope])
     return np.linalg.pinv(design.T @ eq.normal @ design, rcond=1e-14) * scale
 
 # %% ../../nbs/migration/03_kernel.ipynb #aa08dfa8
-def _kernel(eq: _Equations, parts, grown: bool, source: str, words, samples: int, seed: int) -> Kernel:
-    values, growth, drop = _best(eq, eq.right[None], parts, grown)
-    chi2, dof = eq.yy + float(drop[0]), max(eq.freedom - len(parts) - grown, 1)
-    covariance = _errors(eq, parts, grown, float(growth[0]), values[0], max(chi2 / dof, 1.0), samples, seed)
-    names = (*parts, "growth") if grown else tuple(parts)
+def _kernel(eq: _Equations, names: Sequence[str], source: str, words, options: KernelOptions) -> Kernel:
+    values, drop = _best(eq, eq.right[None], names)
+    chi2, dof = eq.yy + float(drop[0]), max(eq.freedom - len(names), 1)
+    covariance = _covariance(eq, names, values[0], max(chi2 / dof, 1.0), options)
     units = np.array([_UNITS[n] for n in names])
-    found = np.append(values[0], growth[0])[: len(names)] * units
-    covariance = covariance * np.outer(units, units)
+    found, covariance = values[0] * units, covariance * np.outer(units, units)
     own = dict(zip(names, found.tolist(), strict=True))
     migration = Migration(
         max(own.get("edge", 0.0), 0.0), max(own.get("diagonal", 0.0), 0.0), own.get("growth", 0.0),
         source=f"fitted to {source} of {', '.join(words[1][:3])}" + (", …" if len(words[1]) > 3 else ""),
     )  # fmt: skip
-    return Kernel(
-        migration, names, found, np.sqrt(np.diag(covariance)), covariance, chi2, dof, source, words[0], words[1]
-    )
+    return Kernel(migration, tuple(names), found, np.sqrt(np.diag(covariance)), covariance, chi2, dof, source, *words)
 
 # %% ../../nbs/migration/03_kernel.ipynb #0cb53ee1
 HYPOTHESES = {
@@ -574,32 +557,16 @@ class Verdict:
         return f"<Verdict: {self.answer}. {self.sentence}>"
 
 # %% ../../nbs/migration/03_kernel.ipynb #35df8668
-def migration_or_nonlinearity(
-    statistics: RampStatistics | Iterable[RampStatistics],
-    *,
-    ipc: np.ndarray | None = IPC_KERNEL,
-    radius: float = KERNEL_RADIUS,
-    skip_first: int = 0,
-    n_bootstrap: int = 400,
-    seed: int = 0,
-) -> Verdict:
+def migration_or_nonlinearity(statistics: RampStatistics | Iterable[RampStatistics], **options: Any) -> Verdict:
     """
-    Tell whether rates change by migration, by nonlinearity, by both, or not.
+    Decide whether rates change by migration, by nonlinearity, by both, or not.
 
     Parameters
     ----------
     statistics : RampStatistics or iterable of RampStatistics
         Of exposures of any stars and pointings; `Onset.statistics` has them.
-    ipc : numpy.ndarray or None
-        Kernel of the capacitance between pixels, shape (3, 3); None for none.
-    radius : float
-        Pixels around the peak that are fitted.
-    skip_first : int
-        Group differences at the beginning of each ramp to leave out.
-    n_bootstrap : int
-        Resamples for the errors of the kernel.
-    seed : int
-        For them.
+    **options
+        Fields of `KernelOptions`, all but ``free``.
 
     Returns
     -------
@@ -611,37 +578,27 @@ def migration_or_nonlinearity(
     CalamiError
         If no pixel has two differences that can be used.
     """
-    stats, series, words = _prepared(statistics, radius, skip_first)
-    eq, _ = _gathered(series, ipc, skip_first, HYPOTHESES["both"], True)
+    chosen = options_from(KernelOptions, options)
+    stats, series, words = _prepared(statistics, chosen)
+    eq = _gathered(series, chosen, (*HYPOTHESES["both"], "growth"))
     bic, grows = _bics(eq)
     answer = _choose(bic)
     shown = "both" if answer == "neither" else answer
-    kernel = _kernel(eq, HYPOTHESES[shown], grows[shown], "ramps", words, n_bootstrap, seed)
-    changes = _changes(stats, skip_first)
+    kernel = _kernel(eq, _grown(shown, grows), "ramps", words, chosen)
     odds = (bic["nonlinearity"] - min(bic["migration"], bic["both"])) / 2 / np.log(10)
-    return Verdict(answer, bic, grows[shown], float(odds), kernel, *changes, words[0])
+    return Verdict(answer, bic, grows[shown], float(odds), kernel, *_changes(stats, chosen.skip_first), words[0])
 
 # %% ../../nbs/migration/03_kernel.ipynb #b644b31a
-def kernel_from_ramps(
-    statistics: RampStatistics | Iterable[RampStatistics],
-    *,
-    free: str | Iterable[str] = "auto",
-    ipc: np.ndarray | None = IPC_KERNEL,
-    radius: float = KERNEL_RADIUS,
-    skip_first: int = 0,
-    n_bootstrap: int = 400,
-    seed: int = 0,
-) -> Kernel:
+@dataclass(frozen=True, eq=False)
+class KernelOptions:
     """
-    Fit the kernel of charge migration to ramps.
+    How a kernel is fitted.
 
-    Parameters
+    Attributes
     ----------
-    statistics : RampStatistics or iterable of RampStatistics
-        Of exposures of any stars and pointings.
     free : str or iterable of str
-        Of ``edge``, ``diagonal``, ``growth``, ``nonlinearity``; ``auto`` takes edge and diagonal, and the others where
-        the data ask for them (BIC lower by `DECISIVE`).
+        Of ``edge``, ``diagonal``, ``growth``, ``nonlinearity``; ``auto`` takes edge and diagonal, and, from ramps, the
+        others where the data ask for them (BIC lower by `DECISIVE`).
     ipc : numpy.ndarray or None
         Kernel of the capacitance between pixels, shape (3, 3); None for none.
     radius : float
@@ -652,6 +609,38 @@ def kernel_from_ramps(
         Resamples for the errors.
     seed : int
         For them.
+    """
+
+    free: str | Iterable[str] = "auto"
+    ipc: np.ndarray | None = field(default_factory=lambda: IPC_KERNEL)
+    radius: float = KERNEL_RADIUS
+    skip_first: int = 0
+    n_bootstrap: int = 400
+    seed: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the free coefficients, the growth last; empty for ``auto``."""
+        if isinstance(self.free, str) and self.free == "auto":
+            return ()
+        asked = (self.free,) if isinstance(self.free, str) else tuple(self.free)
+        parts = tuple(n for n in ("edge", "diagonal", "nonlinearity") if n in asked)
+        if set(asked) - set(_UNITS) or not parts or ("growth" in asked and "edge" not in asked):
+            known, given = ", ".join(_UNITS), ", ".join(asked)
+            raise CalamiError(f"free coefficients are of {known}, growth only with edge; not {given}")
+        return (*parts, "growth") if "growth" in asked else parts
+
+# %% ../../nbs/migration/03_kernel.ipynb #27526b92
+def kernel_from_ramps(statistics: RampStatistics | Iterable[RampStatistics], **options: Any) -> Kernel:
+    """
+    Fit the kernel of charge migration to ramps.
+
+    Parameters
+    ----------
+    statistics : RampStatistics or iterable of RampStatistics
+        Of exposures of any stars and pointings.
+    **options
+        Fields of `KernelOptions`: ``free``, ``radius``, ….
 
     Returns
     -------
@@ -663,15 +652,17 @@ def kernel_from_ramps(
     CalamiError
         If no pixel has two differences that can be used, or a coefficient is unknown.
     """
-    _, series, words = _prepared(statistics, radius, skip_first)
-    parts, grown = _asked(free)
-    if parts is None:
-        eq, _ = _gathered(series, ipc, skip_first, HYPOTHESES["both"], True)
-        bic, grows = _bics(eq)
-        name = "both" if bic["both"] < bic["migration"] - DECISIVE else "migration"
-        parts, grown = HYPOTHESES[name], grows[name]
-    eq, _ = _gathered(series, ipc, skip_first, parts, grown)
-    return _kernel(eq, parts, grown, "ramps", words, n_bootstrap, seed)
+    chosen = options_from(KernelOptions, options)
+    _, series, words = _prepared(statistics, chosen)
+    names = chosen.names
+    if not names:
+        bic, grows = _bics(_gathered(series, chosen, (*HYPOTHESES["both"], "growth")))
+        names = _grown("both" if bic["both"] < bic["migration"] - DECISIVE else "migration", grows)
+    return _kernel(_gathered(series, chosen, names), names, "ramps", words, chosen)
+
+# %% ../../nbs/migration/03_kernel.ipynb #4d38537d
+def _grown(hypothesis: str, grows: Mapping[str, bool]) -> tuple[str, ...]:
+    return (*HYPOTHESES[hypothesis], "growth") if grows[hypothesis] else HYPOTHESES[hypothesis]
 
 # %% ../../nbs/migration/03_kernel.ipynb #babea80c
 def _odds(log10: float) -> str:
@@ -683,23 +674,22 @@ def _odds(log10: float) -> str:
 # %% ../../nbs/migration/03_kernel.ipynb #6758abd6
 def _bics(eq: _Equations) -> tuple[dict[str, float], dict[str, bool]]:
     # BIC of each hypothesis, chi2 scaled so that the fullest one fits; and where growth is needed.
-    fits: dict[tuple[str, bool], float] = {}
-    for name, parts in HYPOTHESES.items():
-        for grown in (False, True) if "edge" in parts else (False,):
-            fits[name, grown] = eq.yy + (float(_best(eq, eq.right[None], parts, grown)[2][0]) if parts else 0.0)
-    scale = max(min(fits.values()) / max(eq.freedom - 4, 1), 1.0)
+    def chi2(names: Sequence[str]) -> float:
+        return eq.yy + (float(_best(eq, eq.right[None], names)[1][0]) if names else 0.0)
+
+    plain = {name: chi2(parts) for name, parts in HYPOTHESES.items()}
+    grown = {name: chi2((*parts, "growth")) for name, parts in HYPOTHESES.items() if "edge" in parts}
+    scale = max(min(*plain.values(), *grown.values()) / max(eq.freedom - 4, 1), 1.0)
     count = np.log(max(eq.freedom, 2))
     bic, grows = {}, {}
     for name, parts in HYPOTHESES.items():
-        plain = fits[name, False] / scale + len(parts) * count
-        grown = fits.get((name, True), np.inf) / scale + (len(parts) + 1) * count
-        grows[name] = bool(grown < plain - DECISIVE)
-        bic[name] = min(plain, grown)
-    # A migration that runs uphill is none.
-    for name in ("migration", "both"):
-        parts = HYPOTHESES[name]
-        if _best(eq, eq.right[None], parts, grows[name])[0][0][:2].sum() <= 0:
-            bic[name] = bic["neither" if name == "migration" else "nonlinearity"] + len(parts) * count
+        bic[name] = plain[name] / scale + len(parts) * count
+        more = grown.get(name, np.inf) / scale + (len(parts) + 1) * count
+        grows[name] = bool(more < bic[name] - DECISIVE)
+        bic[name] = min(bic[name], more)
+    for name, without in (("migration", "neither"), ("both", "nonlinearity")):  # a migration that runs uphill is none
+        if _best(eq, eq.right[None], _grown(name, grows))[0][0][:2].sum() <= 0:
+            bic[name] = bic[without] + len(HYPOTHESES[name]) * count
     return {name: value - bic["neither"] for name, value in bic.items()}, grows
 
 # %% ../../nbs/migration/03_kernel.ipynb #579a88ee
@@ -709,33 +699,22 @@ def _choose(bic: Mapping[str, float]) -> str:
     return "both" if bic["both"] < bic[answer] - DECISIVE else answer
 
 # %% ../../nbs/migration/03_kernel.ipynb #0f41d45d
-def _prepared(statistics, radius: float, skip: int):
+def _prepared(statistics, options: KernelOptions):
     stats = [statistics] if isinstance(statistics, RampStatistics) else list(statistics)
-    usable = [s for s in stats if len(s.used_at_peak) >= skip + 2]
+    usable = [s for s in stats if len(s.used_at_peak) >= options.skip_first + 2]
     if not usable:
         raise CalamiError(
-            "neither migration nor nonlinearity can be told: no exposure has two group differences below saturation; "
+            "migration and nonlinearity cannot be measured: no exposure has two group differences below saturation; "
             "take exposures with more groups below saturation"
         )
     words = (" ".join(sorted({s.filter for s in usable if s.filter})), tuple(s.name for s in usable))
-    return usable, [_series_of(s, radius, skip) for s in usable], words
+    return usable, [_series_of(s, options) for s in usable], words
 
 # %% ../../nbs/migration/03_kernel.ipynb #681fe50f
-def _asked(free: str | Iterable[str]) -> tuple[tuple[str, ...] | None, bool]:
-    if free == "auto":
-        return None, False
-    names = (free,) if isinstance(free, str) else tuple(free)
-    parts = tuple(n for n in ("edge", "diagonal", "nonlinearity") if n in names)
-    if set(names) - set(_UNITS) or not parts or ("growth" in names and "edge" not in names):
-        known, given = ", ".join(_UNITS), ", ".join(names)
-        raise CalamiError(f"free coefficients are of {known}, growth only with edge; not {given}")
-    return parts, "growth" in names
-
-# %% ../../nbs/migration/03_kernel.ipynb #e4298345
 def _changes(stats: Sequence[RampStatistics], skip: int):
     # Change per 10 ke- in the peak: of the 9 × 9 sum, the peak and rings, pooled over exposures.
     def pooled(region_of) -> tuple[float, float]:
-        found = [slope_of_sum(s, region_of(s), skip) for s in stats]
+        found = [slope_of_sum(s, region_of(*_offsets(s)), skip) for s in stats]
         found = [(v, e) for v, e in found if np.isfinite(v) and e > 0]
         if not found:
             return np.nan, np.nan
@@ -743,27 +722,22 @@ def _changes(stats: Sequence[RampStatistics], skip: int):
         weight = error**-2.0
         return float((value * weight).sum() / weight.sum() * 1e4), float(weight.sum() ** -0.5 * 1e4)
 
-    def square(s):
-        rows, columns = np.indices(s.count.shape[2:])
-        return np.maximum(abs(rows - s.peak[0]), abs(columns - s.peak[1]))
+    rings = {r: pooled(lambda dy, dx, r=r: np.rint(np.hypot(dy, dx)) == r) for r in range(9)}
+    return pooled(lambda dy, dx: np.maximum(abs(dy), abs(dx)) <= 4), rings[0], rings
 
-    def distance(s):
-        rows, columns = np.indices(s.count.shape[2:])
-        return np.rint(np.hypot(rows - s.peak[0], columns - s.peak[1])).astype(int)
-
-    rings = {r: pooled(lambda s, r=r: distance(s) == r) for r in range(9)}
-    return pooled(lambda s: square(s) <= 4), rings[0], rings
+# %% ../../nbs/migration/03_kernel.ipynb #e4298345
+def _offsets(stats: RampStatistics) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.indices(stats.count.shape[2:])
+    return rows - stats.peak[0], columns - stats.peak[1]
 
 # %% ../../nbs/migration/03_kernel.ipynb #1bac0d84
 def kernel_from_diced(
     parts: Sequence[tuple[RateImage, int, int]],
     *,
     group_time: float = niriss.SUB80.frame_time,
-    free: str | Iterable[str] = ("edge", "diagonal"),
-    ipc: np.ndarray | None = IPC_KERNEL,
-    radius: float = KERNEL_RADIUS,
     filter: str = "",
     exposures: Iterable[str] = (),
+    **options: Any,
 ) -> Kernel:
     """
     Fit the kernel to count-rate images of early and late groups of the same ramps.
@@ -775,16 +749,12 @@ def kernel_from_diced(
         pointing.
     group_time : float
         Seconds from one group to the next.
-    free : str or iterable of str
-        As in `kernel_from_ramps`.
-    ipc : numpy.ndarray or None
-        Kernel of the capacitance between pixels.
-    radius : float
-        Pixels around the peak that are fitted.
     filter : str
         The filter.
     exposures : iterable of str
         Names.
+    **options
+        Fields of `KernelOptions`: ``free`` (edge and diagonal by default), ``ipc``, ``radius``.
 
     Returns
     -------
@@ -796,6 +766,7 @@ def kernel_from_diced(
     CalamiError
         If there are fewer than two chunks, they overlap, or no pixel can be used.
     """
+    chosen = options_from(KernelOptions, options | {"n_bootstrap": 0, "skip_first": 0})
     ordered = sorted(parts, key=lambda part: part[1])
     if len(ordered) < 2 or any(a[2] > b[1] for a, b in pairwise(ordered)):
         raise CalamiError("a kernel needs two chunks or more of one exposure that follow each other; dice it by groups")
@@ -804,7 +775,7 @@ def kernel_from_diced(
     error = np.array([niriss.to_electrons(image.error) for image, *_ in ordered])
     star = find_peak(RateImage(rate[0], error[0], good))
     rows, columns = np.indices(good.shape)
-    near = np.hypot(rows - star.row, columns - star.col) <= radius
+    near = np.hypot(rows - star.row, columns - star.col) <= chosen.radius
     fitted = np.broadcast_to(_surrounded(good) & near, rate.shape)
     rate = np.nan_to_num(_filled(rate))
     before, after = _signals(rate, [(first, last) for _, first, last in ordered], group_time)
@@ -812,19 +783,12 @@ def kernel_from_diced(
     def white(place, k):
         return np.eye(k) / np.maximum(error[:k, place[0], place[1]].T, 1e-9)[:, :, None]
 
-    series = _Series(rate, before, after, fitted, white, rate[None])
-    chosen, grown = _asked(free)
-    eq, _ = _gathered([series], ipc, 0, chosen or ("edge", "diagonal"), grown)
-    words = (filter, tuple(exposures) or ("diced images",))
-    return _kernel(eq, chosen or ("edge", "diagonal"), grown, "diced", words, 0, 0)
+    names = chosen.names or ("edge", "diagonal")
+    eq = _gathered([_Series(rate, before, after, fitted, white, rate[None])], chosen, names)
+    return _kernel(eq, names, "diced", (filter, tuple(exposures) or ("diced images",)), chosen)
 
 # %% ../../nbs/migration/03_kernel.ipynb #0f4e2eae
-def kernel_from_dice(
-    paths: Iterable[Exposure | str | os.PathLike],
-    *,
-    free: str | Iterable[str] = ("edge", "diagonal"),
-    radius: float = KERNEL_RADIUS,
-) -> Kernel:
+def kernel_from_dice(paths: Iterable[Exposure | str | os.PathLike], **options: Any) -> Kernel:
     """
     Fit the kernel to rate products of a diced exposure.
 
@@ -832,10 +796,8 @@ def kernel_from_dice(
     ----------
     paths : iterable of Data or path-like
         The `rate` (or `rateints`, `cal`, …) products of its chunks, made by `Dice` and the pipeline.
-    free : str or iterable of str
-        As in `kernel_from_ramps`.
-    radius : float
-        Pixels around the peak that are fitted.
+    **options
+        As for `kernel_from_diced`.
 
     Returns
     -------
@@ -850,17 +812,16 @@ def kernel_from_dice(
     chunks, names, facts = [], [], {}
     for path in paths:
         data = path if isinstance(path, Exposure) else Exposure(path)
-        told = data.header.get("CLMGRPS")
-        if not told:
+        said = data.header.get("CLMGRPS")
+        if not said:
             reason = "does not say which groups it is made of (CLMGRPS)"
             raise FileProblem(data.paths[0], reason, "dice with calami prep")
-        groups, facts = numbers_of(str(told).split(" of ")[0]), data.facts
+        groups, facts = numbers_of(str(said).split(" of ")[0]), data.facts
         chunks.append((data.rate(), int(groups[0]), int(groups[-1])))
         names.append(data.name)
     step = float(facts.get("TGROUP") or niriss.SUB80.frame_time)
-    return kernel_from_diced(
-        chunks, group_time=step, free=free, radius=radius, filter=str(facts.get("FILTER", "")), exposures=names
-    )
+    named = {"filter": str(facts.get("FILTER", "")), "exposures": names}
+    return kernel_from_diced(chunks, group_time=step, **named, **options)
 
 # %% ../../nbs/migration/03_kernel.ipynb #27b84ed4
 def _signals(rate: np.ndarray, groups: Sequence[tuple[int, int]], group_time: float):
