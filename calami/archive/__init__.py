@@ -13,7 +13,8 @@ from ..core.moved import forward
 _NAMES = {
     "token": "Token find_token safe_name",
     "mast": "APT_URL BATCH Conditions PATIENCE Patience Product S3_SERVER endings in_time list_products search",
-    "download": "DownloadProblem FetchOptions MANIFEST check_token check_whole fetch fetch_apt plan_download read_manifest verify",
+    "download": "DownloadProblem FetchOptions MANIFEST check_token check_whole fetch fetch_apt plan_download "
+    "read_manifest verify",
     "apt": "AptProgram LARGEST_APT PlannedExposure PlannedObservation PlannedTarget apt_tree read_apt",
     "simbad": "StarFacts model_spectrum star_facts",
 }
