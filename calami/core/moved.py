@@ -30,7 +30,7 @@ MOVED = {
     "detector": "instrument.detector instrument.migration",
     "effects": "simulate.effects",
     "fringes": "fringes.fitting instrument.mask fringes.model fringes.frames "
-    "fringes.average fringes.observables fringes.stock",
+    "fringes.average fringes.observables fringes.stock instrument.niriss",
     "headers": "exposures.cards core.problems exposures.names exposures.columns",
     "kernel": "migration.kernel",
     "level1b": "simulate.level1b instrument.niriss",
@@ -38,12 +38,12 @@ MOVED = {
     "mitigation": "migration.mitigation",
     "niriss": "instrument.niriss",
     "oifits": "fringes.oifits fringes.observables fringes.calibration fringes.plots",
-    "onset": "migration.onset migration.ramps",
+    "onset": "migration.onset migration.ramps instrument.niriss",
     "optics": "instrument.optics",
     "pipeline": "process.pipeline process.parameters process.audit",
     "plans": "simulate.plans simulate.stars simulate.plan_files simulate.plan_apt instrument.niriss",
     "prep": "process.piece core.images instrument.fourier process.record process.write process.recipes "
-    "process.clean process.badpixels process.graft process.prep",
+    "process.clean process.badpixels process.graft process.prep instrument.niriss",
     "program": "program.view archive.apt archive.simbad program.signals program.plan "
     "program.stars program.health program.pairing",
     "rearrange": "process.rearrange program.pairing",
@@ -61,6 +61,7 @@ RENAMED = {
 }
 #: Names that are no more, and what to use instead.
 GONE = {
+    ("prep", "clip_sorted"): "calami.process.clean.find_outliers does it for all pixels",
     (
         "fringes",
         "PIPELINE_FIX",

@@ -11,9 +11,10 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['GAIN', 'SUB80', 'SATURATION_E', 'READ_NOISE_E', 'DARK_E_PER_S', 'PIXEL_PITCH_UM', 'PIXEL_SCALE_MAS', 'AIM_PIXEL',
-           'AIM_V2V3', 'V3_IDEAL_ANGLE', 'STAR_PIXEL', 'DO_NOT_USE', 'SATURATED', 'CHARGELOSS', 'REFERENCE_PIXEL',
-           'MIGRATION_LIMIT_E', 'SIGNAL_LEVELS', 'FILTERS', 'HOLE_FLAT_TO_FLAT', 'HOLE_NAMES', 'HOLE_CENTERS',
-           'to_electrons', 'to_adu', 'adu_per_electron', 'Subarray', 'ramp_time', 'SignalLevel', 'Filter', 'baselines']
+           'AIM_V2V3', 'V3_IDEAL_ANGLE', 'STAR_PIXEL', 'DO_NOT_USE', 'SATURATED', 'JUMP_DET', 'CHARGELOSS',
+           'REFERENCE_PIXEL', 'MIGRATION_LIMIT_E', 'SIGNAL_LEVELS', 'FILTERS', 'HOLE_FLAT_TO_FLAT', 'HOLE_NAMES',
+           'HOLE_CENTERS', 'to_electrons', 'to_adu', 'adu_per_electron', 'Subarray', 'ramp_time', 'SignalLevel',
+           'Filter', 'baselines']
 
 # %% ../../nbs/instrument/01_niriss.ipynb #42f0cefb
 #: Electrons per ADU. Source: `constants.py` of mirage (STScI), 1.611902; amigo uses 1.61. (The 1.5 of the
@@ -174,6 +175,8 @@ STAR_PIXEL = {
 DO_NOT_USE = 1
 #: DQ bit "saturated at some point". Source: stdatamodels `dqflags.pixel`.
 SATURATED = 2
+#: DQ bit "jump detected". Source: stdatamodels `dqflags.pixel`.
+JUMP_DET = 4
 #: DQ bit "charge migration was flagged here". Source: stdatamodels `dqflags.pixel`.
 CHARGELOSS = 128
 #: DQ bit "reference pixel". Source: stdatamodels `dqflags.pixel`.

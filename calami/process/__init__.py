@@ -12,8 +12,7 @@ _NAMES = {
     "record": "fingerprint_of input_facts is_current read_sidecar sidecar_path write_sidecar",
     "piece": "KEYWORDS Layer Piece join_pieces numbers_of numbers_text read_piece take_groups take_integrations",
     "recipes": "Bin Dice Recipe Slice Truncate",
-    "clean": "Clean FLUX_ESTIMATED JUMP_DET MAD_FACTORS OUTLIER Outliers POOLED add_ramp_flags clip_sorted "
-    "find_outliers",
+    "clean": "Clean FLUX_ESTIMATED MAD_FACTORS OUTLIER Outliers POOLED add_ramp_flags find_outliers",
     "badpixels": "FIXED_FLAGGED FIXED_FOUND FixBadPixels NOT_FIXED UNTOUCHED",
     "graft": "Graft piece_of",
     "prep": "make_products prep_data prep_many write_pieces",

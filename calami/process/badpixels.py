@@ -96,7 +96,7 @@ class FixBadPixels(Recipe):
         told += f"; {report['converged']} of {report['frames']} frames converged"
         new = piece.copy("fix", f"fix ({self.method}): {told}")
         new.layers["SCI"] = Layer.of(science.reshape(piece.shape), piece.layers["SCI"].header)
-        _mend_errors(new, marks)
+        _fix_errors(new, marks)
         new.layers["FIXED"] = Layer.of(marks.reshape(piece.shape), "FIXED")
         new.report["fix"] = report
         level = logging.WARNING if report["converged"] < report["frames"] else logging.INFO
@@ -184,7 +184,7 @@ def _fixer(piece: Piece, box) -> FourierFix | None:
     return FourierFix(outside)
 
 # %% ../../nbs/process/06_badpixels.ipynb #330c2273
-def _mend_errors(piece: Piece, marks: np.ndarray) -> None:
+def _fix_errors(piece: Piece, marks: np.ndarray) -> None:
     """Take errors of replaced pixels from their neighbours, and change their flags."""
     image = piece.shape[-2:]
     replaced = (marks == FIXED_FLAGGED) | (marks == FIXED_FOUND)

@@ -18,121 +18,44 @@ from .recipes import Recipe, _is_count
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MAD_FACTORS', 'JUMP_DET', 'OUTLIER', 'FLUX_ESTIMATED', 'POOLED', 'clip_sorted', 'Clean', 'Outliers',
-           'find_outliers', 'add_ramp_flags']
+__all__ = ['log', 'MAD_FACTORS', 'OUTLIER', 'FLUX_ESTIMATED', 'POOLED', 'Clean', 'Outliers', 'find_outliers', 'add_ramp_flags']
 
 # %% ../../nbs/process/05_clean.ipynb #19db422d
 #: Factors that make the median absolute deviation of 2 to 9 normal samples right on average. Source: Croux and
 #: Rousseeuw (1992), Computational Statistics 1, 411; for more samples n / (n - 0.8), from the same place.
 MAD_FACTORS = (1.196, 1.495, 1.363, 1.206, 1.200, 1.140, 1.129, 1.107)
 
-# %% ../../nbs/process/05_clean.ipynb #0e3afbd2
-def _spread_mad(samples: np.ndarray, low: np.ndarray, high: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    # The k samples nearest to the median are consecutive; find where they begin.
-    count = high - low
-    k = count // 2 + 1
-    first, last = low.copy(), high - k
-    while (first < last).any():
-        at = (first + last) // 2
-        onwards = (middle - _at(samples, at) > _at(samples, at + k) - middle) & (first < last)
-        first, last = np.where(onwards, at + 1, first), np.where(onwards, last, np.minimum(at, last))
-    left, right = middle - _at(samples, first), _at(samples, first + k - 1) - middle
-    largest = np.maximum(left, right)
-    next_left, next_right = middle - _at(samples, first + 1), _at(samples, first + k - 2) - middle
-    second = np.where(left >= right, np.maximum(next_left, right), np.maximum(left, next_right))
-    deviation = np.where(count % 2 == 1, largest, (largest + second) / 2)
+# %% ../../nbs/process/05_clean.ipynb #3633dee2
+def _quantile(ordered: np.ndarray, count: np.ndarray, q: float) -> np.ndarray:
+    # Of rows in order of size, of which so many values can be used; the others are NaN and last.
+    place, rows = q * np.maximum(count - 1, 0), np.arange(len(ordered))
+    below = place.astype(int)
+    part = place - below
+    lower, upper = (ordered[rows, k].astype(float) for k in (below, np.minimum(below + 1, np.maximum(count - 1, 0))))
+    return (1 - part) * lower + part * upper
+
+# %% ../../nbs/process/05_clean.ipynb #27d52038
+def _spread_mad(ordered: np.ndarray, count: np.ndarray, middle: np.ndarray) -> np.ndarray:
     table = np.array([1.0, 1.0, *MAD_FACTORS])  # of one sample there is no scatter to correct
     factor = np.where(count < len(table), table[np.minimum(count, 9)], count / np.maximum(count - 0.8, 0.1))
-    return 1.482602 * factor * deviation  # 1 / Φ⁻¹(3/4)
+    deviation = np.sort(np.abs(ordered - middle[:, None]), axis=1)
+    return 1.482602 * factor * _quantile(deviation, count, 0.5)  # 1 / Φ⁻¹(3/4)
 
-# %% ../../nbs/process/05_clean.ipynb #df36549c
-def _at(samples: np.ndarray, index: np.ndarray) -> np.ndarray:
-    width = samples.shape[1]
-    return samples[np.arange(len(samples)), np.clip(index, 0, width - 1)].astype(float)
+# %% ../../nbs/process/05_clean.ipynb #1f1382a2
+def _spread_iqr(ordered: np.ndarray, count: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    return 0.741301 * (_quantile(ordered, count, 0.75) - _quantile(ordered, count, 0.25))  # 1 / (2 Φ⁻¹(3/4))
 
-# %% ../../nbs/process/05_clean.ipynb #d9db6fac
-def _spread_iqr(samples: np.ndarray, low: np.ndarray, high: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    quartiles = [_quantile(samples, low, high, q) for q in (0.25, 0.75)]
-    return 0.741301 * (quartiles[1] - quartiles[0])  # 1 / (2 Φ⁻¹(3/4))
-
-# %% ../../nbs/process/05_clean.ipynb #eba58ccf
-def _quantile(samples: np.ndarray, low: np.ndarray, high: np.ndarray, q: float) -> np.ndarray:
-    place = low + q * np.maximum(high - low - 1, 0)
-    below = np.floor(place).astype(int)
-    part = place - below
-    return (1 - part) * _at(samples, below) + part * _at(samples, np.minimum(below + 1, high - 1))
-
-# %% ../../nbs/process/05_clean.ipynb #c62e2c52
-def _spread_std(samples: np.ndarray, low: np.ndarray, high: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    column = np.arange(samples.shape[1])
-    inside = (column >= low[:, None]) & (column < high[:, None])
-    offset = np.where(inside, samples - middle[:, None], 0.0)
-    count = np.maximum(high - low, 2)
+# %% ../../nbs/process/05_clean.ipynb #ec408b53
+def _spread_std(ordered: np.ndarray, count: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    offset, count = np.nan_to_num(ordered - middle[:, None]), np.maximum(count, 2)
     mean = offset.sum(axis=1) / count
     return np.sqrt(np.maximum(np.square(offset).sum(axis=1) - count * mean**2, 0) / (count - 1))
 
-# %% ../../nbs/process/05_clean.ipynb #f0364185
+# %% ../../nbs/process/05_clean.ipynb #e27887aa
 _SPREADS = {"mad": _spread_mad, "iqr": _spread_iqr, "std": _spread_std}
 
-# %% ../../nbs/process/05_clean.ipynb #286ff303
-def clip_sorted(
-    samples: np.ndarray, count: np.ndarray, sigma: float, scale: str = "mad", iterations: int = 5, floor: float = 0.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Find which part of sorted samples is no outlier.
-
-    Parameters
-    ----------
-    samples : numpy.ndarray
-        Each row in order of size, unusable ones (NaN) last; shape (pixels, n).
-    count : numpy.ndarray
-        How many of each row can be used, shape (pixels,).
-    sigma : float
-        Limit, in units of the scatter.
-    scale : str
-        ``mad``, ``iqr`` or ``std``, see `Clean`.
-    iterations : int
-        At most so many rejections.
-    floor : float
-        Least scatter, in the unit of the samples.
-
-    Returns
-    -------
-    low, high : numpy.ndarray
-        First sample that is kept and the one after the last, shape (pixels,).
-    middle, spread : numpy.ndarray
-        Median and scatter of what is kept, shape (pixels,).
-    """
-    low, high = np.zeros(len(samples), int), np.asarray(count, int).copy()
-    for _ in range(iterations):
-        middle = _quantile(samples, low, high, 0.5)
-        spread = np.maximum(_SPREADS[scale](samples, low, high, middle), floor)
-        new_low = _search(samples, middle - sigma * spread, low, high, after=False)
-        new_high = _search(samples, middle + sigma * spread, low, high, after=True)
-        if np.array_equal(new_low, low) and np.array_equal(new_high, high):
-            break
-        low, high = new_low, new_high
-    else:
-        middle = _quantile(samples, low, high, 0.5)
-        spread = np.maximum(_SPREADS[scale](samples, low, high, middle), floor)
-    return low, high, middle, spread
-
-# %% ../../nbs/process/05_clean.ipynb #3d138a41
-def _search(samples: np.ndarray, value: np.ndarray, low: np.ndarray, high: np.ndarray, after: bool) -> np.ndarray:
-    """First place from low to high where a sample is at least (or, with `after`, above) a value; all rows at once."""
-    low, high = low.copy(), high.copy()
-    while (low < high).any():
-        middle = (low + high) // 2
-        there = _at(samples, middle)
-        onwards = ((there <= value) if after else (there < value)) & (low < high)
-        low = np.where(onwards, middle + 1, low)
-        high = np.where(onwards, high, np.minimum(middle, high))
-    return low
-
 # %% ../../nbs/process/05_clean.ipynb #d74e93b4
-#: DQ bit "jump detected". Source: stdatamodels `dqflags.pixel`, as the next two.
-JUMP_DET = 4
-#: DQ bit "flagged by outlier detection".
+#: DQ bit "flagged by outlier detection". Source: stdatamodels `dqflags.pixel`, as the next one.
 OUTLIER = 16
 #: DQ bit "flux estimated since data are missing or bad"; the pipeline's pixel_replace step sets it too.
 FLUX_ESTIMATED = 268435456
@@ -316,46 +239,55 @@ def _samples(piece: Piece, group: int | None, band: slice, of: str) -> np.ndarra
         values[bad] = np.nan
     return values
 
-# %% ../../nbs/process/05_clean.ipynb #e69c742d
+# %% ../../nbs/process/05_clean.ipynb #33e90983
 def _reject(
     samples: np.ndarray, recipe: Clean, whole_numbers: bool, columns: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    ordered = np.sort(samples, axis=1)
-    count = np.full(len(ordered), samples.shape[1])
-    if np.isnan(ordered[:, -1]).any():
-        count -= np.isnan(ordered).sum(axis=1)
-    # Without scatter of its own a pixel still has the rounding of whole numbers, 1/√12.
-    floor = 0.29 if whole_numbers else 1e-6 * np.abs(np.nan_to_num(ordered[:, samples.shape[1] // 2]))
-    if recipe.pool:
-        floor = np.maximum(floor, _pooled(ordered, count, recipe.scale, columns))
-    low, high, middle, _ = clip_sorted(ordered, count, recipe.sigma, recipe.scale, recipe.iterations, floor)
+    # Outliers of each pixel, shape (pixels, n); medians of what is kept; how many samples can be used.
+    ordered, spread_of = np.sort(samples, axis=1), _SPREADS[recipe.scale]
+    usable = count = samples.shape[1] - np.isnan(ordered).sum(axis=1)
+    middle = _quantile(ordered, count, 0.5)
+    spread = spread_of(ordered, count, middle)
+    floor = _least_spread(ordered, spread, whole_numbers, columns if recipe.pool else 0)
+    low, high, rows = np.full(len(samples), -np.inf), np.full(len(samples), np.inf), np.arange(len(samples))
+    for _ in range(recipe.iterations):
+        reach = recipe.sigma * np.maximum(spread, floor[rows])
+        limits = middle[rows] - reach, middle[rows] + reach
+        last = ordered[np.arange(len(rows)), np.maximum(count - 1, 0)]
+        some = (ordered[:, 0] < limits[0]) | (last > limits[1])  # in most pixels nothing is rejected
+        if not some.any():
+            break
+        rows, ordered = rows[some], ordered[some]
+        outside = (ordered < limits[0][some, None]) | (ordered > limits[1][some, None])
+        count = count[some] - outside.sum(axis=1)
+        ordered = np.sort(np.where(outside, np.nan, ordered), axis=1)
+        middle[rows] = _quantile(ordered, count, 0.5)
+        low[rows], high[rows] = ordered[:, 0], ordered[np.arange(len(rows)), count - 1]
+        spread = spread_of(ordered, count, middle[rows])
     out = np.zeros(samples.shape, bool)
-    some = np.flatnonzero(((low > 0) | (high < count)) & (count >= recipe.least))  # in most pixels nothing is rejected
-    limits = [_at(ordered, at)[some, None].astype("float32") for at in (low, high - 1)]
-    out[some] = (samples[some] < limits[0]) | (samples[some] > limits[1])
-    return out, np.where(count > 0, middle, np.nan).astype("float32"), int(count.sum())
+    some = np.isfinite(low) & (usable >= recipe.least)
+    out[some] = (samples[some] < low[some, None]) | (samples[some] > high[some, None])
+    return out, middle.astype("float32"), int(usable.sum())
 
-# %% ../../nbs/process/05_clean.ipynb #9998fcb3
-def _pooled(ordered: np.ndarray, count: np.ndarray, scale: str, columns: int) -> np.ndarray:
-    """Least scatter of each pixel, from those around it."""
+# %% ../../nbs/process/05_clean.ipynb #c32db585
+def _least_spread(ordered: np.ndarray, spread: np.ndarray, whole_numbers: bool, columns: int) -> np.ndarray:
+    # Without scatter a pixel still has the rounding of whole numbers, 1/√12; pooled, most of that of those around it.
     from scipy.ndimage import median_filter
 
-    start = np.zeros(len(ordered), int)
-    spread = _SPREADS[scale](ordered, start, count, _quantile(ordered, start, count, 0.5))
-    return POOLED * median_filter(np.nan_to_num(spread).reshape(-1, columns), size=5, mode="nearest").ravel()
+    floor = 0.29 if whole_numbers else 1e-6 * np.abs(np.nan_to_num(ordered[:, ordered.shape[1] // 2]))
+    if not columns:
+        return np.broadcast_to(floor, spread.shape)
+    around = median_filter(np.nan_to_num(spread).reshape(-1, columns), size=5, mode="nearest").ravel()
+    return np.maximum(floor, POOLED * around)
 
 # %% ../../nbs/process/05_clean.ipynb #b663e881
 def _grown(mask: np.ndarray, neighbours: int) -> np.ndarray:
-    """Extend a mask to the neighbours in the last two axes."""
+    # Extended to the neighbours in the last two axes.
+    from scipy.ndimage import binary_dilation, generate_binary_structure
+
     if not neighbours:
         return mask
-    out = mask.copy()
-    steps = [(0, 1), (0, -1), (1, 0), (-1, 0)] + ([(1, 1), (1, -1), (-1, 1), (-1, -1)] if neighbours == 8 else [])
-    for dy, dx in steps:
-        to = tuple(slice(max(d, 0), min(d, 0) or None) for d in (dy, dx))
-        of = tuple(slice(max(-d, 0), min(-d, 0) or None) for d in (dy, dx))
-        out[(..., *to)] |= mask[(..., *of)]
-    return out
+    return binary_dilation(mask, generate_binary_structure(2, neighbours // 4)[None, None])
 
 # %% ../../nbs/process/05_clean.ipynb #c7c667d8
 def _flag_outliers(piece: Piece, found: Outliers, of: str) -> None:
@@ -367,7 +299,7 @@ def _flag_outliers(piece: Piece, found: Outliers, of: str) -> None:
     add_ramp_flags(piece)
     flags = piece.layers["GROUPDQ"].values()
     target = flags[:, 1:] if of == "differences" else flags
-    target[found.rejected] |= JUMP_DET if of == "differences" else niriss.DO_NOT_USE
+    target[found.rejected] |= niriss.JUMP_DET if of == "differences" else niriss.DO_NOT_USE
     piece.layers["GROUPDQ"] = Layer.of(flags, piece.layers["GROUPDQ"].header)
 
 # %% ../../nbs/process/05_clean.ipynb #a738a386

@@ -37,10 +37,6 @@ def _asdf_bytes(piece: Piece) -> bytes:
     )
     return "\n".join(lines).encode("ascii")
 
-# %% ../../nbs/process/03_write.ipynb #834f169a
-def _blocks(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % 2880)
-
 # %% ../../nbs/process/03_write.ipynb #816bfb14
 def _image_header(layer: Layer, key: str) -> bytes:
     from astropy.io import fits

@@ -69,7 +69,8 @@ def read_and_write(path, copy):
 def memory(path, recipe, out):
     code = f"""
 from pathlib import Path
-from calami.prep import *
+from calami.process.clean import Clean
+from calami.process.prep import prep_data
 import astropy.io.fits, scipy.ndimage, tqdm.auto
 def most():  # ru_maxrss would begin with that of the parent
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
