@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from calami.core.problems import CalamiError, FileProblem, NameProblem
 from calami.exposures import cards
-from calami.exposures import cards as exposures_cards
 from calami.exposures import names as exposures_names
 from calami.exposures.cards import hdu_walk, read_keywords
 from calami.exposures.columns import PRIMARY_KEYWORDS, SCI_KEYWORDS, SUMMARY_COLUMNS
@@ -666,11 +665,7 @@ def test_very_long_headers(exposure, tmp_path):
     assert_like_astropy(path, [*PRIMARY_KEYWORDS, "A2999"], [*SCI_KEYWORDS, "B699"])
 
 
-def test_memos_forget_when_full(path, monkeypatch):
-    monkeypatch.setattr(exposures_cards, "_MANY_VALUES", 10)
-    monkeypatch.setattr(exposures_cards, "_MANY_LAYOUTS", 2)
-    for memo in (exposures_cards._VALUES, exposures_cards._NO_KEYWORDS, exposures_cards._SHORT_HEADERS):
-        memo.clear()
+def test_what_is_remembered_is_bounded(path):
     for keywords in (["FILTER"], ["NGROUPS", "EXPMID"], PRIMARY_KEYWORDS):
         for _ in range(3):
             assert_like_astropy(path, keywords)
@@ -678,14 +673,8 @@ def test_memos_forget_when_full(path, monkeypatch):
         path.write_bytes(block(*["COMMENT x"] * number, "FILTER  = 'F480M'"))
         assert read_keywords(path, ["FILTER"], ()) == {"FILTER": "F480M"}
         hdu_walk(path)
-    assert (
-        len(exposures_cards._VALUES) <= 10
-        and len(exposures_cards._NO_KEYWORDS) <= 2
-        and len(exposures_cards._SHORT_HEADERS) <= 2
-    )
-    for number in range(120):
-        exposures_cards._reader([f"K{number}"], ())
-    assert len(exposures_cards._READERS) <= 100
+    for memo in (cards._plain_value, cards._plain_long_value, cards._layout, cards._odd_card):
+        assert memo.cache_info().maxsize <= 20_000
 
 
 def test_extension_name_on_two_cards(path):
@@ -702,8 +691,7 @@ def test_extension_name_on_two_cards(path):
     assert hdu_walk(path)[2].name == "ERR"
 
 
-def test_structure_of_many_sizes_in_one_layout(tmp_path, monkeypatch):
-    monkeypatch.setattr(exposures_cards, "_MANY_LAYOUTS", 3)
+def test_structure_of_many_sizes_in_one_layout(tmp_path):
     path = tmp_path / "a.fits"
     for size in (1, 2, 3, 4, 5, 1):
         path.write_bytes(block(f"NAXIS1  = {size:20}", naxis=1) + bytes(2880))
