@@ -14,16 +14,17 @@ _NAMES = {
     "model": "Setup band_of bands fringe_model phase_slope rotated sandwich search_rotation solve star_image",
     "frames": "CORE FALLBACK_SCALE_MAS HEADER_KEYWORDS JUMP_DET LEAST_DISTANCE RARE_JUMPS",
     "average": "GROSS OUTLIERS circular_mean find_outliers independent_phases shrunk_covariance",
-    "observables": "OIData OIFITSWarning Observables add_noise closure_covariance closure_matrix from_observables "
-    "from_samples mean_and_covariance photon_errors point_source wrap",
-    "fitting": "LEAST_CHANGE UNLIKE fit plot_closure_phases plot_residual plot_v2",
+    "observables": "BASELINE_FIELDS OIData OIFITSWarning Observables SYNONYMS TRIANGLE_FIELDS add_noise "
+    "closure_covariance closure_matrix from_observables from_samples mean_and_covariance photon_errors point_source "
+    "wrap",
+    "fitting": "FitOptions LEAST_CHANGE UNLIKE fit",
     "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS find_defects read_oifits repair_errors write_oifits write_products",
     "calibration": "BASELINE_TOLERANCE calibrate reference_weights selfcal",
     "companions": "CompanionFit FalseAlarm MAS Options Prepared add_companion companion_fringe disc position "
     "prepare sample_factor search_companion sigma_of spot_response",
     "limits": "ContrastCurve DEFINITIONS DetectionMap chi2_ratio chi2_sigma contrast_curve detection_map "
     "photon_curve remove_companion systematic_curve",
-    "plots": "COLOURS plot_chi2 plot_cp plot_curves plot_map plot_uv",
+    "plots": "COLOURS plot_chi2 plot_closure_phases plot_cp plot_curves plot_map plot_residual plot_uv plot_v2",
     "products": "REMOVED_SIGMA analyse curve_table write_companion write_curves write_map",
 }
 _find, __dir__, __all__ = lazy_loader.attach(

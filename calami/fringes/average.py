@@ -5,14 +5,11 @@
 # %% ../../nbs/fringes/03_average.ipynb #13fb05d1
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .frames import _axis_scales, _Frames, _uv
-from .model import Setup, band_of
-from ..instrument.mask import closure_matrix, pairs_of, piston_matrix, triangles_of, wrap
+from ..instrument.mask import closure_matrix, piston_matrix, wrap
 
 # %% auto #0
 __all__ = ['OUTLIERS', 'GROSS', 'independent_phases', 'shrunk_covariance', 'circular_mean', 'find_outliers']
@@ -185,20 +182,8 @@ def _typical(coefficients: np.ndarray) -> np.ndarray:
     typical[1:-1:2], typical[2:-1:2] = amplitude * np.cos(phase), amplitude * np.sin(phase)
     return typical
 
-# %% ../../nbs/fringes/03_average.ipynb #620e8453
-@dataclass(frozen=True)
-class _Means:
-    v2: np.ndarray
-    v2_covariance: np.ndarray
-    cp: np.ndarray
-    cp_covariance: np.ndarray
-    amplitude: np.ndarray
-    phase: np.ndarray
-    phase_error: np.ndarray
-    shrinkage: float
-
 # %% ../../nbs/fringes/03_average.ipynb #06ac3ec1
-def _average(coefficients: np.ndarray, expected: np.ndarray, n_holes: int, debias: bool, factor: float = 1.0) -> _Means:
+def _average(coefficients: np.ndarray, expected: np.ndarray, n_holes: int, debias: bool) -> dict[str, Any]:
     # Means over integrations (n, terms) and their covariance; `expected` is that of one integration's coefficients.
     n, closure, basis = len(coefficients), closure_matrix(n_holes), independent_phases(n_holes)
     samples = _samples_of(coefficients, n_holes)
@@ -212,48 +197,30 @@ def _average(coefficients: np.ndarray, expected: np.ndarray, n_holes: int, debia
     shape += 1e-12 * np.diag(np.diag(shape)) + 1e-30 * np.eye(len(shape))
     phase, turns = circular_mean(samples["phase"])
     cp, bends = circular_mean(samples["cp"])
-    covariance, shrinkage, phase_error = shape, 1.0, np.sqrt(np.diag(both)[pairs:])
+    factor, shrinkage, covariance, phase_error = 1.0, 1.0, shape, np.sqrt(np.diag(both)[pairs:])
     if n > 1:
         kappa = bends @ closure @ basis.T / n_holes  # the transposed closure matrix inverts itself but for n_holes
         deviations = np.concatenate((samples["v2"] - samples["v2"].mean(axis=0), kappa), axis=1)
         covariance, factor, shrinkage = shrunk_covariance(deviations, shape)
         covariance = covariance / n
         phase_error = np.sqrt((turns**2).sum(axis=0) / (n - 1) / n)
-    v2 = samples["v2"].mean(axis=0)
+    v2, amplitude = samples["v2"].mean(axis=0), samples["amplitude"].mean(axis=0)
     if debias:
         v2 = v2 - factor * _square_bias(middle, expected)
-    spread = closure @ basis.T
-    return _Means(
-        v2,
-        covariance[:pairs, :pairs],
-        cp,
-        spread @ covariance[pairs:, pairs:] @ spread.T,
-        samples["amplitude"].mean(axis=0),
-        phase,
-        phase_error,
-        shrinkage,
-    )
-
-# %% ../../nbs/fringes/03_average.ipynb #1c4e1c97
-def _identity(frames: _Frames, setup: Setup, filter_name: str) -> dict[str, Any]:
-    # What of the result does not depend on the pixels.
-    n_holes = len(setup.mask.names)
-    wavelength, width = band_of(setup.bands)
-    scales = _axis_scales(frames.facts)
-    stretch = setup.scale / scales if np.isclose(scales.mean(), np.mean(setup.scale)) else np.ones(2)
-    target = str(frames.facts.get("TARGNAME") or frames.facts.get("TARGPROP") or "").strip()
+    spread, v2_covariance = closure @ basis.T, covariance[:pairs, :pairs]
+    product, product_error = _triple(amplitude, v2, v2_covariance, n_holes)
     return {
-        "name": frames.name,
-        "filter": filter_name,
-        "target": "" if target == "UNKNOWN" else target,
-        "hole_names": setup.mask.names,
-        "hole_centers": setup.mask.row_col,
-        "baselines": pairs_of(n_holes),
-        "triangles": triangles_of(n_holes),
-        "wavelength": wavelength,
-        "bandwidth": width,
-        "uv": _uv(setup.mask, frames, setup.distortion, stretch),
-        "header": frames.facts,
+        "v2": v2,
+        "v2_covariance": v2_covariance,
+        "cp": cp,
+        "cp_covariance": spread @ covariance[pairs:, pairs:] @ spread.T,
+        "visamp": amplitude,
+        "visamp_err": np.sqrt(np.diag(v2_covariance)) / (2 * np.maximum(amplitude, 1e-12)),
+        "visphi": phase,
+        "visphi_err": phase_error,
+        "t3amp": product,
+        "t3amp_err": product_error,
+        "shrinkage": shrinkage,
     }
 
 # %% ../../nbs/fringes/03_average.ipynb #915283ce

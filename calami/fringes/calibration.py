@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ..core.problems import CalamiError
-from .observables import OIData, from_observables, from_samples, wrap
+from .observables import Observables, from_samples, wrap
 
 # %% auto #0
 __all__ = ['BASELINE_TOLERANCE', 'reference_weights', 'calibrate', 'selfcal']
@@ -22,15 +21,17 @@ __all__ = ['BASELINE_TOLERANCE', 'reference_weights', 'calibrate', 'selfcal']
 BASELINE_TOLERANCE = 0.05
 
 # %% ../../nbs/fringes/08_calibration.ipynb #69c05930
-def reference_weights(target: OIData, references: Sequence[OIData], weights: str | Sequence[float]) -> np.ndarray:
+def reference_weights(
+    target: Observables, references: Sequence[Observables], weights: str | Sequence[float]
+) -> np.ndarray:
     """
     Weights of reference stars.
 
     Parameters
     ----------
-    target : OIData
+    target : Observables
         The target.
-    references : sequence of OIData
+    references : sequence of Observables
         The reference stars.
     weights : str or sequence of float
         ``"equal"``; ``"time"``: 1 over (distance in time + 1 h); ``"brightness"``: 1 over (difference in magnitude +
@@ -62,22 +63,22 @@ def reference_weights(target: OIData, references: Sequence[OIData], weights: str
 
 # %% ../../nbs/fringes/08_calibration.ipynb #c92728ad
 def calibrate(
-    target: OIData,
-    references: OIData | Sequence[OIData],
+    target: Observables,
+    references: Observables | Sequence[Observables],
     *,
     weights: str | Sequence[float] = "equal",
     scatter: bool = True,
     systematics: tuple[float, float] = (0.0, 0.0),
     name: str | None = None,
-) -> OIData:
+) -> Observables:
     """
     Calibrate a target by reference stars.
 
     Parameters
     ----------
-    target : OIData
+    target : Observables
         The target.
-    references : OIData or sequence of OIData
+    references : Observables or sequence of Observables
         One or more reference stars, in the same filter with the same holes.
     weights : str or sequence of float
         As in `reference_weights`.
@@ -90,7 +91,7 @@ def calibrate(
 
     Returns
     -------
-    OIData
+    Observables
         Calibrated V² and closure phases with covariances. Its header has ``SCAT_V2`` and ``SCAT_CP``, the
         scatter between references (relative, rad). Where the target, or every reference, has no usable error, it has
         none either (NaN).
@@ -100,7 +101,7 @@ def calibrate(
     CalamiError
         If filters or baselines do not agree, or weights cannot be had.
     """
-    references = [references] if isinstance(references, OIData) else list(references)
+    references = [references] if isinstance(references, Observables) else list(references)
     if not references:
         raise CalamiError(f"{target.name}: no reference star given")
     aligned = [_align(r, target) for r in references]
@@ -139,7 +140,7 @@ def calibrate(
         cp_err=errors[1],
         cp_covariance=cp_cov,
         cp_flag=target.cp_flag | ~np.isfinite(ref_cp),
-        **dict.fromkeys(("visamp", "visamp_err", "visphi", "visphi_err", "t3amp", "t3amp_err")),
+        **dict.fromkeys("visamp visamp_err visphi visphi_err t3amp t3amp_err pistons image model residual".split()),
         samples={},
         n_samples=min(counts, default=0),
         references=tuple(r.target for r in references),
@@ -175,7 +176,7 @@ def _parity(triangle: Sequence[int]) -> int:
     return 1 if (i < j) + (j < k) + (k < i) == 2 else -1
 
 # %% ../../nbs/fringes/08_calibration.ipynb #4831c02d
-def _align(reference: OIData, target: OIData) -> _Aligned:
+def _align(reference: Observables, target: Observables) -> _Aligned:
     # The values of a reference in the order, and with the signs, of the target
     if abs(reference.wavelength / target.wavelength - 1) > 0.005 or reference.filter != target.filter:
         raise CalamiError(
@@ -207,8 +208,8 @@ def _align(reference: OIData, target: OIData) -> _Aligned:
     )
 
 # %% ../../nbs/fringes/08_calibration.ipynb #67a2daae
-def _brightness(data: OIData) -> float:
-    flux = data.samples.get("flux")
+def _brightness(data: Observables) -> float:
+    flux = data.kept_samples.get("flux")
     value = np.nanmean(flux) if flux is not None and len(flux) else data.header.get("FLUX", np.nan)
     if not (isinstance(value, (int, float, np.floating)) and value > 0):
         raise CalamiError(
@@ -241,26 +242,28 @@ def _excess(values: np.ndarray, bad: np.ndarray, variances: np.ndarray, circular
     return max(0.0, between - within.mean())
 
 # %% ../../nbs/fringes/08_calibration.ipynb #5b2b2784
-def _systematic(target: OIData, cal_v2: np.ndarray, v2: np.ndarray, cp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _systematic(
+    target: Observables, cal_v2: np.ndarray, v2: np.ndarray, cp: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     # Covariances of a relative variance of V2 and a variance of closure phases that is born on the baselines
     matrix = target.triangle_matrix if len(target.cp) else np.zeros((0, 0))
     return np.diag(cal_v2**2 * v2), matrix @ matrix.T * (cp / 3)
 
 # %% ../../nbs/fringes/08_calibration.ipynb #0bb6ddf2
-def selfcal(data: Any, split: str = "even-odd") -> OIData:
+def selfcal(data: Observables, split: str = "even-odd") -> Observables:
     """
     Calibrate one half of an exposure's integrations by the other.
 
     Parameters
     ----------
-    data : OIData or calami.fringes.observables.Observables
+    data : Observables
         Data with the values of single integrations.
     split : str
         ``"even-odd"``, or ``"halves"``: the second half by the first.
 
     Returns
     -------
-    OIData
+    Observables
         What is left: V² near 1 and closure phases near 0.
 
     Raises
@@ -268,9 +271,7 @@ def selfcal(data: Any, split: str = "even-odd") -> OIData:
     CalamiError
         If there are fewer than four integrations, or none are known.
     """
-    if not isinstance(data, OIData):
-        data = from_observables(data)
-    count = len(data.samples.get("v2", ()))
+    count = len(data.kept_samples.get("v2", ()))
     if count < 4:
         raise CalamiError(f"{data.name}: has {count} integrations; to calibrate it by itself takes at least 4")
     if split not in ("even-odd", "halves"):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.problems import CalamiError
 from .model import Setup, fringe_model, star_image
-from .observables import OIData, closure_covariance, wrap
+from .observables import Observables, closure_covariance, wrap
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.niriss import HOLE_FLAT_TO_FLAT, PIXEL_SCALE_MAS
 
@@ -170,7 +170,7 @@ def _whitener(basis: np.ndarray, covariance: np.ndarray, n_samples: int) -> np.n
     return np.linalg.solve(root, basis)
 
 # %% ../../nbs/fringes/09_companions.ipynb #de48656a
-def _whiten_cp(data: OIData, good: np.ndarray, mode: str, floor: float) -> np.ndarray:
+def _whiten_cp(data: Observables, good: np.ndarray, mode: str, floor: float) -> np.ndarray:
     if mode == "diagonal":
         return np.diag(1 / np.sqrt(data.cp_err[good] ** 2 + floor**2))
     matrix = data.triangle_matrix[good]
@@ -194,7 +194,7 @@ def _whiten_cp(data: OIData, good: np.ndarray, mode: str, floor: float) -> np.nd
     return whitener
 
 # %% ../../nbs/fringes/09_companions.ipynb #12642bff
-def _whiten_v2(data: OIData, good: np.ndarray, mode: str, floor: float) -> np.ndarray:
+def _whiten_v2(data: Observables, good: np.ndarray, mode: str, floor: float) -> np.ndarray:
     errors = np.sqrt(data.v2_err[good] ** 2 + floor**2)
     if mode == "diagonal" or data.v2_covariance is None:
         return np.diag(1 / errors)
@@ -248,7 +248,7 @@ class Prepared:
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         The exposure.
     options : Options
         What of it is used.
@@ -259,7 +259,7 @@ class Prepared:
         If nothing of what is asked for can be used.
     """
 
-    def __init__(self, data: OIData, options: Options = Options()) -> None:
+    def __init__(self, data: Observables, options: Options = Options()) -> None:
         """Whiten the data."""
         self.data, self.options = data, options
         v2_good = _usable(data, "v2", options.observables in ("both", "v2"))
@@ -381,13 +381,13 @@ class Prepared:
         return np.concatenate((self.w_v2 @ v2, self.w_phase @ (fringe[1] / star)))
 
 # %% ../../nbs/fringes/09_companions.ipynb #d549b230
-def prepare(data: OIData | Sequence[OIData], **options: Any) -> list[Prepared]:
+def prepare(data: Observables | Sequence[Observables], **options: Any) -> list[Prepared]:
     """
     Make one or more exposures ready for a fit.
 
     Parameters
     ----------
-    data : OIData or sequence of OIData
+    data : Observables or sequence of Observables
         The exposures.
     **options
         Fields of `Options`.
@@ -398,13 +398,13 @@ def prepare(data: OIData | Sequence[OIData], **options: Any) -> list[Prepared]:
         One for each.
     """
     chosen = Options(**options)
-    many = [data] if isinstance(data, OIData) else list(data)
+    many = [data] if isinstance(data, Observables) else list(data)
     if not many:
-        raise CalamiError("no data given; give one or more OIData (calami.fringes.oifits.read_oifits)")
+        raise CalamiError("no data given; give one or more Observables (calami.fringes.oifits.read_oifits)")
     return [Prepared(one, chosen) for one in many]
 
 # %% ../../nbs/fringes/09_companions.ipynb #69d8ddd1
-def _usable(data: OIData, key: str, wanted: bool) -> np.ndarray:
+def _usable(data: Observables, key: str, wanted: bool) -> np.ndarray:
     good = getattr(data, f"{key}_good")
     if not wanted:
         return np.zeros(len(good), bool)
@@ -415,11 +415,11 @@ def _usable(data: OIData, key: str, wanted: bool) -> np.ndarray:
     if not good.any():
         why = "all are flagged" if getattr(data, f"{key}_flag").all() else "none has a finite error above 0"
         text = f"{data.name}: none of its {len(good)} {what} can be used ({why})"
-        raise CalamiError(f"{text}; give errors with OIData.with_errors, or ask for observables='{other}'")
+        raise CalamiError(f"{text}; give errors with Observables.with_errors, or ask for observables='{other}'")
     return good
 
 # %% ../../nbs/fringes/09_companions.ipynb #f4266736
-def _baseline_table(data: OIData, v2_good: np.ndarray, cp_good: np.ndarray):
+def _baseline_table(data: Observables, v2_good: np.ndarray, cp_good: np.ndarray):
     # Baselines that are needed, each once; index of every V2; matrix from phases of baselines to closure phases
     one, two = data.cp_uv1[cp_good], data.cp_uv2[cp_good]
     needed = np.concatenate((data.v2_uv[v2_good], one, two, -(one + two)))
@@ -464,14 +464,14 @@ def position(separation: float | np.ndarray, angle: float | np.ndarray) -> tuple
 
 # %% ../../nbs/fringes/09_companions.ipynb #8974a327
 def add_companion(
-    data: OIData, separation: float, angle: float, contrast: float, *, star: tuple[str, float] | None = None
-) -> OIData:
+    data: Observables, separation: float, angle: float, contrast: float, *, star: tuple[str, float] | None = None
+) -> Observables:
     """
     Put a companion into data, or take one out.
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         Data of a single star, with or without noise.
     separation : float
         mas.
@@ -484,7 +484,7 @@ def add_companion(
 
     Returns
     -------
-    OIData
+    Observables
         A copy. Errors stay as they are.
     """
     x, y = (np.atleast_1d(p) for p in position(separation, angle))
@@ -821,7 +821,7 @@ class CompanionFit:
 
 # %% ../../nbs/fringes/09_companions.ipynb #4b74e2af
 def search_companion(
-    data: OIData | Sequence[OIData],
+    data: Observables | Sequence[Observables],
     *,
     limit: float = 500.0,
     inner: float = 20.0,
@@ -839,7 +839,7 @@ def search_companion(
 
     Parameters
     ----------
-    data : OIData or sequence of OIData
+    data : Observables or sequence of Observables
         Calibrated exposures of one star; they are fitted together with one place.
     limit : float
         Largest separation that is searched, mas. Holes that stand on a lattice repeat themselves: companions as far

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..core.problems import CalamiError
-from .average import OUTLIERS, _average, _identity, _samples_of, _triple, circular_mean, find_outliers
+from ..core.problems import CalamiError, options_from
+from .average import OUTLIERS, _average, _samples_of, circular_mean, find_outliers
 from calami.fringes.frames import (
     FALLBACK_SCALE_MAS,
     _crop,
@@ -40,7 +41,7 @@ from calami.fringes.model import (
     search_rotation,
     solve,
 )
-from .observables import Observables
+from .observables import Observables, _of_fit
 from .stock import _fit_pipeline
 from ..instrument import niriss
 from ..instrument.fourier import FourierFix, forbidden
@@ -50,7 +51,7 @@ from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'LEAST_CHANGE', 'UNLIKE', 'fit', 'plot_v2', 'plot_closure_phases', 'plot_residual']
+__all__ = ['logger', 'LEAST_CHANGE', 'UNLIKE', 'fit', 'FitOptions']
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9a676e90
 #: A pixel among the brightest that no one has flagged is bad if fixing changes it by more than this share. Migration
@@ -69,19 +70,19 @@ def _fix_unless_migrated(fourier: FourierFix, image: np.ndarray, bad: np.ndarray
     found &= ~spared
     return fourier.correct(image, found), found
 
-# %% ../../nbs/fringes/06_fitting.ipynb #7d8f400c
-def _fixer(filter_name: str, size: int, setup: Setup) -> FourierFix:
-    # With the frequencies of the pipeline, so that `exact` leaves out the same pixels and finds the same centre.
-    return FourierFix(forbidden(filter_name, size, float(np.mean(setup.scale)), setup.mask))
+# %% ../../nbs/fringes/06_fitting.ipynb #39020fe1
+def _fixer(size: int, setup: Setup) -> FourierFix:
+    # With the frequencies of the pipeline, so that `exact` excludes the same pixels and finds the same centre.
+    return FourierFix(forbidden(setup.filter, size, float(np.mean(setup.scale)), setup.mask))
 
 # %% ../../nbs/fringes/06_fitting.ipynb #a0d29b19
-def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool, filter_name: str) -> _Fitted:
+def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool) -> _Fitted:
     size = frames.cube.shape[1]
     middle, seen = _mean_image(frames)
     bad = ~seen
     inner = (_even(size),) * 2
     if fix:
-        fourier = _fixer(filter_name, inner[0].stop, setup)
+        fourier = _fixer(inner[0].stop, setup)
         middle[inner], bad[inner] = _fix_unless_migrated(fourier, middle[inner], bad[inner])
     if center is None:
         center = phase_slope(middle)
@@ -129,12 +130,12 @@ def _follow(coefficients, images, good, design, center, setup: Setup):
     return coefficients, moves, models
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9adbda27
-def _fit_exact(frames: _Frames, setup: Setup, center, fix: bool, filter_name: str) -> _Fitted:
+def _fit_exact(frames: _Frames, setup: Setup, center, fix: bool) -> _Fitted:
     count, size = frames.cube.shape[:2]
     images = np.where(np.isfinite(frames.cube), frames.cube, np.zeros((), frames.cube.dtype))
     bad = frames.bad.copy()
     inner = (_even(size),) * 2
-    fourier = _fixer(filter_name, inner[0].stop, setup) if fix else None
+    fourier = _fixer(inner[0].stop, setup) if fix else None
     terms = len(setup.mask.names) * (len(setup.mask.names) - 1) + 2
     coefficients, centers, models = np.zeros((count, terms)), np.zeros((count, 2)), np.zeros((count, size**2))
     for n in range(count):
@@ -145,7 +146,7 @@ def _fit_exact(frames: _Frames, setup: Setup, center, fix: bool, filter_name: st
         except CalamiError:  # an empty frame
             centers[n] = np.nan
         if not np.hypot(*centers[n]) <= 3:
-            frames.notes.append(f"integration {n} could not be centred and was left out")
+            frames.notes.append(f"integration {n} could not be centred and was excluded")
             coefficients[n] = np.nan
             continue
         design = fringe_model(size, tuple(centers[n]), setup).reshape(size**2, -1)
@@ -178,23 +179,10 @@ def fit(
     data,
     mode: str = "fast",
     *,
-    filter: str | None = None,
     dq: np.ndarray | None = None,
     error: np.ndarray | None = None,
     header: Mapping | None = None,
-    oversample: int = 3,
-    holes: Sequence[str] | None = None,
-    mask: Mask | str | Path | None = None,
-    spectrum: Spectrum | None = None,
-    bandpass: np.ndarray | None = None,
-    weighting: str | None = None,
-    distortion: Distortion | str = COMMISSIONING,
-    center: tuple[float, float] | None = None,
-    scale: float | tuple[float, float] | None = None,
-    trim: int | None = None,
-    fix: bool = True,
-    reject: bool = True,
-    debias: bool = True,
+    **options: Any,
 ) -> Observables:
     """
     Fit the fringes of one exposure.
@@ -206,12 +194,47 @@ def fit(
     mode : str
         ``"fast"``: one model for all integrations. ``"exact"``: for each integration what jwst 3.0.0 does.
         ``"jwst"``: the stock code of the pipeline, its means and its errors, for comparison.
-    filter : str, optional
-        For an array; a file tells its own.
     dq, error : numpy.ndarray, optional
         DQ flags and standard errors of an array, in its shape.
     header : mapping, optional
         Facts of an array by FITS keyword, or other values for those of a file.
+    **options
+        Fields of `FitOptions`: ``filter``, ``holes``, ``mask``, ``oversample`` and so on.
+
+    Returns
+    -------
+    Observables
+        Means, covariances, samples.
+
+    Raises
+    ------
+    FileProblem, CalamiError
+        If the data cannot be fitted: wrong dimensions, filter or pupil, no good pixels, star at the edge or saturated.
+    """
+    chosen = options_from(FitOptions, {"mode": mode, **options})
+    frames = _read(data, dq, error, header, jumps=mode != "fast")
+    if str(frames.facts.get("SUBARRAY", "")).strip() == "FULL" and frames.cube.shape[1:] == (2048, 2048):
+        (rows, columns), (x, y) = niriss.SUB80.shape, niriss.SUB80.start
+        frames = frames.cut(slice(y - 1, y - 1 + rows), slice(x - 1, x - 1 + columns))
+    setup = _setup(frames, chosen)
+    result = _fit_pipeline(frames, setup, chosen.fix) if mode == "jwst" else _fit_ours(frames, setup, chosen)
+    for note in result.notes:
+        logger.info("%s: %s", result.name, note)
+    return result.choose(chosen.holes) if chosen.holes is not None else result
+
+# %% ../../nbs/fringes/06_fitting.ipynb #0d2de8d2
+@dataclass(frozen=True)
+class FitOptions:
+    """
+    How fringes are fitted.
+
+    Attributes
+    ----------
+    mode : str
+        ``"fast"``: one model for all integrations. ``"exact"``: for each integration what jwst 3.0.0 does.
+        ``"jwst"``: the stock code of the pipeline, its means and its errors, for comparison.
+    filter : str, optional
+        For an array; a file says its own.
     oversample : int
         Points along a side of a pixel; odd for ``"jwst"``.
     holes : sequence of str, optional
@@ -222,7 +245,7 @@ def fit(
     spectrum : callable, optional
         Of the source (see `calami.instrument.optics`); equal photons at all wavelengths by default.
     bandpass : numpy.ndarray, optional
-        Rows of weight (share of photons) and wavelength (m) instead of filter and spectrum, shape (n, 2).
+        Rows of weight (fraction of the photons) and wavelength (m) instead of filter and spectrum, shape (n, 2).
     weighting : str, optional
         See `bands`: ``"photons"`` by default for ``"fast"``; ``"peaks"``, with the wavelengths and the model of the
         pipeline, for the others.
@@ -238,40 +261,33 @@ def fit(
     fix : bool
         Look for bad pixels that are not flagged (`FourierFix`).
     reject : bool
-        Leave out integrations that do not belong (`find_outliers`).
+        Exclude integrations that do not belong (`find_outliers`).
     debias : bool
         Take the noise's part off V² (not for ``"jwst"``).
-
-    Returns
-    -------
-    Observables
-        Means, covariances, samples.
-
-    Raises
-    ------
-    FileProblem, CalamiError
-        If the data cannot be fitted: wrong dimensions, filter or pupil, no good pixels, star at the edge or saturated.
     """
-    if mode not in ("fast", "exact", "jwst"):
-        raise CalamiError(f"mode is {mode!r}; 'fast', 'exact' and 'jwst' are known")
-    frames = _read(data, dq, error, header, jumps=mode != "fast")
-    if str(frames.facts.get("SUBARRAY", "")).strip() == "FULL" and frames.cube.shape[1:] == (2048, 2048):
-        (rows, columns), (x, y) = niriss.SUB80.shape, niriss.SUB80.start
-        frames = frames.cut(slice(y - 1, y - 1 + rows), slice(x - 1, x - 1 + columns))
-    filter_name = _filter_of(frames, filter)
-    setup = _setup(frames, filter_name, mode, mask, spectrum, bandpass, weighting, scale, oversample)
-    searched = isinstance(distortion, str)
-    distortion = _search(frames, setup, distortion) if searched else distortion
-    setup = replace(setup, distortion=distortion)
-    if mode == "jwst":
-        if center is not None:
+
+    mode: str = "fast"
+    filter: str | None = None
+    oversample: int = 3
+    holes: Sequence[str] | None = None
+    mask: Mask | str | Path | None = None
+    spectrum: Spectrum | None = None
+    bandpass: np.ndarray | None = None
+    weighting: str | None = None
+    distortion: Distortion | str = COMMISSIONING
+    center: tuple[float, float] | None = None
+    scale: float | tuple[float, float] | None = None
+    trim: int | None = None
+    fix: bool = True
+    reject: bool = True
+    debias: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what is not known."""
+        if self.mode not in ("fast", "exact", "jwst"):
+            raise CalamiError(f"mode is {self.mode!r}; 'fast', 'exact' and 'jwst' are known")
+        if self.mode == "jwst" and self.center is not None:
             raise CalamiError("the stock code takes no center; use mode='exact'")
-        result = _fit_pipeline(frames, setup, filter_name, fix)
-    else:
-        result = _fit_ours(frames, setup, filter_name, mode, center, trim, fix, reject, debias)
-    for note in result.notes:
-        logger.info("%s: %s", result.name, note)
-    return result.choose(holes) if holes is not None else result
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9d681f8a
 #: Root mean square of what the model leaves, over that of the image, above which it is another mask or filter:
@@ -279,30 +295,32 @@ def fit(
 UNLIKE = 0.1
 
 # %% ../../nbs/fringes/06_fitting.ipynb #94ecc46e
-def _setup(
-    frames: _Frames, filter_name: str, mode: str, mask, spectrum, bandpass, weighting, scale, oversample
-) -> Setup:
-    exact = mode != "fast"
-    weighting = weighting or ("peaks" if exact else "photons")
-    if bandpass is not None:
-        table = np.asarray(bandpass, float)
-        if table.ndim != 2 or table.shape[1] != 2 or not np.isfinite(table).all() or not (table[:, 1] > 0).all():
-            raise CalamiError("bandpass: rows of weight and wavelength (m) are needed, as jwst.ami takes them")
-        if not 1e-6 < table[:, 1].min() <= table[:, 1].max() < 1e-5:
-            raise CalamiError(f"bandpass: wavelengths in m are needed, not {table[:, 1].min()} to {table[:, 1].max()}")
-        samples = _weighted(table[:, 0], table[:, 1], weighting)
-    elif spectrum is None and weighting == "peaks":
+def _setup(frames: _Frames, options: FitOptions) -> Setup:
+    # What the model is made with, by options and header
+    weighting = options.weighting or ("photons" if options.mode == "fast" else "peaks")
+    filter_name, mask, scale = _filter_of(frames, options.filter), options.mask, options.scale
+    if options.bandpass is not None:
+        samples = _given_band(np.asarray(options.bandpass, float), weighting)
+    elif options.spectrum is None and weighting == "peaks":
         samples = _pipeline_bands(filter_name)
     else:
-        samples = bands(filter_name, spectrum, weighting)
-    if mask is None:
-        mask = Mask()
-    elif not isinstance(mask, Mask):
-        mask = Mask.from_reference(mask)
+        samples = bands(filter_name, options.spectrum, weighting)
+    if not isinstance(mask, Mask):
+        mask = Mask() if mask is None else Mask.from_reference(mask)
     pair = _scale_of(frames) if scale is None else (float(scale), float(scale)) if np.isscalar(scale) else tuple(scale)
     if not all(20 < one < 200 for one in pair):
         raise CalamiError(f"scale is {scale}; give that of a pixel in mas, about {FALLBACK_SCALE_MAS}")
-    return Setup(mask, samples, pair, oversample=oversample, patched=weighting == "peaks")
+    setup = Setup(mask, samples, pair, oversample=options.oversample, patched=weighting == "peaks", filter=filter_name)
+    distortion = options.distortion
+    return replace(setup, distortion=_search(frames, setup, distortion) if isinstance(distortion, str) else distortion)
+
+# %% ../../nbs/fringes/06_fitting.ipynb #0cd4f4ea
+def _given_band(table: np.ndarray, weighting: str) -> np.ndarray:
+    if table.ndim != 2 or table.shape[1] != 2 or not np.isfinite(table).all() or not (table[:, 1] > 0).all():
+        raise CalamiError("bandpass: rows of weight and wavelength (m) are needed, as jwst.ami takes them")
+    if not 1e-6 < table[:, 1].min() <= table[:, 1].max() < 1e-5:
+        raise CalamiError(f"bandpass: wavelengths in m are needed, not {table[:, 1].min()} to {table[:, 1].max()}")
+    return _weighted(*table.T, weighting)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #8e4233ad
 def _search(frames: _Frames, setup: Setup, distortion: str) -> Distortion:
@@ -316,45 +334,45 @@ def _search(frames: _Frames, setup: Setup, distortion: str) -> Distortion:
     return rotated(base, search_rotation(image, replace(setup, distortion=base)))
 
 # %% ../../nbs/fringes/06_fitting.ipynb #2959b18e
-def _fit_ours(frames, setup, filter_name, mode, center, trim, fix, reject, debias, drop=False) -> Observables:
-    given = frames
+def _fit_ours(frames: _Frames, setup: Setup, options: FitOptions, drop: np.ndarray | bool = False) -> Observables:
+    given, exact, trim = frames, options.mode == "exact", options.trim
     if trim is None:
-        trim = niriss.SUB80.reference_rows if frames.cube.shape[1:] == niriss.SUB80.shape or mode == "exact" else 0
+        trim = niriss.SUB80.reference_rows if frames.cube.shape[1:] == niriss.SUB80.shape or exact else 0
     frames = frames.cut(slice(trim, frames.cube.shape[1]), slice(0, frames.cube.shape[2]))
     whole = len(frames.cube)
-    (_flag_like_pipeline if mode == "exact" else _flag_outliers)(frames)
+    (_flag_like_pipeline if exact else _flag_outliers)(frames)
     useful = (frames.bad.mean(axis=(1, 2)) < 0.5) & ~np.broadcast_to(drop, whole)
     if not useful.any():
         raise frames.problem("more than half of the pixels of each integration are flagged or not finite")
     if not useful.all():
         if not np.any(drop):
-            reason = "have no usable pixels and were left out"
+            reason = "have no usable pixels and were excluded"
             frames.notes.append(f"{whole - useful.sum()} of {whole} integrations {reason}")
         variance = None if frames.variance is None else frames.variance[useful]
         frames = replace(frames, cube=frames.cube[useful], bad=frames.bad[useful], variance=variance)
-    frames = _crop(frames, mode == "exact")
+    frames = _crop(frames, exact)
     size = frames.cube.shape[1]
     corner = np.array([frames.row, frames.column]) + (size - 1) / 2
-    offset = None if center is None else tuple(np.asarray(center, float) - corner)
-    fitted = (_fit_exact if mode == "exact" else _fit_fast)(frames, setup, offset, fix, filter_name)
+    offset = None if options.center is None else tuple(np.asarray(options.center, float) - corner)
+    fitted = (_fit_exact if exact else _fit_fast)(frames, setup, offset, options.fix)
     samples = _samples_of(fitted.coefficients, len(setup.mask.names))
     samples["flux"] = fitted.coefficients[:, 0] * fitted.design[:, 0].sum()
     left = np.where(fitted.good, fitted.images - fitted.models, 0)
     samples["residual"] = np.sqrt((left**2).sum(axis=1) / fitted.good.sum(axis=1))
     samples["center"] = fitted.centers + corner
     out = find_outliers(samples["flux"], samples["residual"], samples["v2"], samples["cp"])
-    if not reject:
+    if not options.reject:
         out = ~(np.isfinite(samples["v2"]).all(axis=1) & (samples["flux"] > 0))
     samples["kept"] = ~out
     if out.all():
         raise frames.problem("no integration shows a star: the fitted flux is not positive")
     if out.any():
-        frames.notes.append(f"{out.sum()} of {len(out)} integrations do not belong with the others and were left out")
-        if reject and len(out) < OUTLIERS["fewest"]:  # among so few it has spoiled their mean image, too
+        frames.notes.append(f"{out.sum()} of {len(out)} integrations do not belong with the others and were excluded")
+        if options.reject and len(out) < OUTLIERS["fewest"]:  # among so few it has spoiled their mean image, too
             alone = ~np.isin(np.arange(whole), np.flatnonzero(useful)[~out])
-            return _fit_ours(given, setup, filter_name, mode, center, trim, fix, False, debias, alone)
+            return _fit_ours(given, setup, replace(options, trim=trim, reject=False), alone)
     samples = {key: _spread_out(values, useful) for key, values in samples.items()}
-    return _result(frames, setup, filter_name, mode, fitted, ~out, samples, debias)
+    return _result(frames, setup, options, fitted, ~out, samples)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #5c148823
 def _spread_out(values: np.ndarray, useful: np.ndarray) -> np.ndarray:
@@ -366,146 +384,38 @@ def _spread_out(values: np.ndarray, useful: np.ndarray) -> np.ndarray:
     return whole
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9c0a155e
-def _result(frames, setup, filter_name, mode, fitted, kept, samples, debias) -> Observables:
-    n_holes, size = len(setup.mask.names), frames.cube.shape[1]
+def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted, kept, samples) -> Observables:
+    n_holes, size, good = len(setup.mask.names), frames.cube.shape[1], fitted.good[kept]
     variance, source = _noise(frames, fitted, kept)
-    usual = fitted.good[kept].mean(axis=0) > 0.5
+    usual, times = good.mean(axis=0) > 0.5, np.maximum(good.sum(axis=0), 1)
     expected = sandwich(fitted.design, usual, variance)
-    means = _average(fitted.coefficients[kept], expected, n_holes, debias)
-    count = int(kept.sum())
-    if count == 1:
-        frames.notes.append(
-            f"a single integration: errors from {'the ERR of the file' if source == 'ERR' else 'residuals'}"
-        )
-    times = np.maximum(fitted.good[kept].sum(axis=0), 1)
-    mean = [np.where(fitted.good[kept], a[kept], 0).sum(axis=0) / times for a in (fitted.images, fitted.models)]
-    left = mean[0] - mean[1]
-    chi2 = np.nan
-    if source == "ERR":
-        chi2 = float((left[usual] ** 2 / variance[usual] * times[usual]).sum() / (usual.sum() - len(expected)))
-    known = source == "ERR" or count > 4  # else the variance is that of what is left
-    beyond = (left**2 - known * variance / times)[usual].sum() / (mean[0][usual] ** 2).sum()
+    means = _average(fitted.coefficients[kept], expected, n_holes, options.debias)
+    single = len(good) == 1
+    if single:
+        origin = "the ERR of the file" if source == "ERR" else "residuals"
+        frames.notes.append(f"a single integration: errors from {origin}")
+    image, model = (np.where(good, a[kept], 0).sum(axis=0) / times for a in (fitted.images, fitted.models))
+    left = image - model
+    known = source == "ERR" or len(good) > 4  # else the variance is that of the residual
+    beyond = (left**2 - known * variance / times)[usual].sum() / (image[usual] ** 2).sum()
     if beyond > UNLIKE**2:
         frames.notes.append(
             f"the model leaves {np.sqrt(beyond):.0%} of the image beyond noise, where 3 to 5 % are usual: does the "
-            "mask lie in the image as in flight (no axis turned about), and are filter and scale right?"
+            "mask lie in the image as in flight (no axis flipped), and are filter and scale right?"
         )
-    blank = ~fitted.good[kept].any(axis=0)
-    image, model, left = (np.where(blank, np.nan, a).reshape(size, size) for a in (*mean, left))
-    error = np.sqrt(np.diag(means.v2_covariance)) / (2 * np.maximum(means.amplitude, 1e-12))
-    product, product_error = _triple(means.amplitude, means.v2, means.v2_covariance, n_holes)
-    identity = _identity(frames, setup, filter_name)
-    return Observables(
-        **identity,
-        amplitude=means.amplitude,
-        amplitude_error=error,
-        phase=means.phase,
-        phase_error=means.phase_error,
-        v2=means.v2,
-        v2_covariance=means.v2_covariance,
-        cp=means.cp,
-        cp_covariance=means.cp_covariance,
-        t3_amplitude=product,
-        t3_amplitude_error=product_error,
-        pistons=np.linalg.pinv(piston_matrix(n_holes)) @ means.phase,
+    chi2 = np.nan
+    if source == "ERR":
+        chi2 = float((left[usual] ** 2 / variance[usual] * times[usual]).sum() / (usual.sum() - len(expected)))
+    pictures = (np.where(good.any(axis=0), a, np.nan).reshape(size, size) for a in (image, model, left))
+    return _of_fit(
+        frames,
+        setup,
+        options.mode,
+        None,
         samples=samples,
-        n_integrations=count,
-        image=image,
-        model=model,
-        residual=left,
+        **means,
+        pistons=np.linalg.pinv(piston_matrix(n_holes)) @ means["visphi"],
+        **dict(zip(("image", "model", "residual"), pictures, strict=True)),
         chi2=chi2,
-        mode=mode,
-        error_source="integrations" if count > 1 else source,
-        shrinkage=means.shrinkage,
-        notes=tuple(dict.fromkeys(frames.notes)),
+        error_source=source if single else "integrations",
     )
-
-# %% ../../nbs/fringes/06_fitting.ipynb #d0221a39
-def plot_v2(observables: Observables, ax=None, **style):
-    """
-    Squared visibility against the length of the baseline.
-
-    Parameters
-    ----------
-    observables : Observables
-        Of one exposure.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure if not given.
-    **style
-        For `matplotlib.axes.Axes.errorbar`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The plot.
-    """
-    ax = _axes(ax)
-    style = {"fmt": "o", "ms": 4, "label": f"{observables.name} {observables.filter}"} | style
-    ax.errorbar(observables.baseline_lengths, observables.v2, observables.v2_error, **style)
-    ax.set(xlabel="baseline (m)", ylabel="V²")
-    return ax
-
-# %% ../../nbs/fringes/06_fitting.ipynb #20125253
-def plot_closure_phases(observables: Observables, ax=None, **style):
-    """
-    Closure phases against the longest side of their triangle.
-
-    Parameters
-    ----------
-    observables : Observables
-        Of one exposure.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure if not given.
-    **style
-        For `matplotlib.axes.Axes.errorbar`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The plot.
-    """
-    ax = _axes(ax)
-    first, second = observables.triangle_uv
-    longest = np.max([np.hypot(*side.T) for side in (first, second, first + second)], axis=0)
-    style = {"fmt": "o", "ms": 4, "label": f"{observables.name} {observables.filter}"} | style
-    ax.errorbar(longest, np.degrees(observables.cp), np.degrees(observables.cp_error), **style)
-    ax.axhline(0, color="0.6", lw=0.8, zorder=0)
-    ax.set(xlabel="longest side of the triangle (m)", ylabel="closure phase (deg)")
-    return ax
-
-# %% ../../nbs/fringes/06_fitting.ipynb #6c10baba
-def plot_residual(observables: Observables, axes=None):
-    """
-    Image, model and what is left, in units of the brightest pixel.
-
-    Parameters
-    ----------
-    observables : Observables
-        Of one exposure.
-    axes : sequence of matplotlib.axes.Axes, optional
-        Three of them; a new figure if not given.
-
-    Returns
-    -------
-    sequence of matplotlib.axes.Axes
-        The three plots; what is left is shown a hundred times enlarged.
-    """
-    if axes is None:
-        import matplotlib.pyplot as plt
-
-        _, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
-    peak = np.nanmax(observables.image)
-    pictures = {"image": observables.image, "model": observables.model, "left, times 100": 100 * observables.residual}
-    for ax, (title, picture) in zip(axes, pictures.items(), strict=True):
-        shown = ax.imshow(picture / peak, origin="lower", cmap="RdBu_r", vmin=-1, vmax=1)
-        ax.set(title=title, xticks=[], yticks=[])
-    axes[-1].figure.colorbar(shown, ax=list(axes), label="of the peak")
-    return axes
-
-# %% ../../nbs/fringes/06_fitting.ipynb #af13d1e4
-def _axes(ax):
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(6, 3.2), layout="constrained")[1]

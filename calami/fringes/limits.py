@@ -22,7 +22,7 @@ from calami.fringes.companions import (
     prepare,
     sigma_of,
 )
-from .observables import OIData, photon_errors
+from .observables import Observables, photon_errors
 
 # %% auto #0
 __all__ = ['DEFINITIONS', 'chi2_sigma', 'chi2_ratio', 'remove_companion', 'DetectionMap', 'detection_map', 'ContrastCurve',
@@ -194,20 +194,20 @@ def _limits(ready, x: np.ndarray, y: np.ndarray, kind: str, sigma: float, group:
     return _solve(value, base, sign * slope, power, target, limit)
 
 # %% ../../nbs/fringes/10_limits.ipynb #b9301f14
-def remove_companion(data: OIData, fit: CompanionFit) -> OIData:
+def remove_companion(data: Observables, fit: CompanionFit) -> Observables:
     """
     Take a companion that was found out of the data, as one does before limits on another one are computed.
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         The data.
     fit : CompanionFit
         The companion; it must have a contrast for the filter (or the name) of the data.
 
     Returns
     -------
-    OIData
+    Observables
         A copy.
     """
     key = next((k for k in (data.filter, data.name, "all") if k in fit.contrast), None)
@@ -256,7 +256,7 @@ class DetectionMap:
 
 # %% ../../nbs/fringes/10_limits.ipynb #c9fd147c
 def detection_map(
-    data: OIData | Sequence[OIData],
+    data: Observables | Sequence[Observables],
     kind: str = "absil",
     *,
     sigma: float | None = None,
@@ -270,7 +270,7 @@ def detection_map(
 
     Parameters
     ----------
-    data : OIData or sequence of OIData
+    data : Observables or sequence of Observables
         Calibrated exposures of one star; of several the companion has the same contrast in all.
     kind : str
         ``"absil"``, ``"injection"``, ``"delta_chi2"`` or ``"percentile"``; see `DEFINITIONS`.
@@ -391,7 +391,7 @@ class ContrastCurve:
 
 # %% ../../nbs/fringes/10_limits.ipynb #f2172d9e
 def contrast_curve(
-    data: OIData | Sequence[OIData],
+    data: Observables | Sequence[Observables],
     kind: str = "delta_chi2",
     *,
     sigma: float | None = None,
@@ -407,7 +407,7 @@ def contrast_curve(
 
     Parameters
     ----------
-    data : OIData or sequence of OIData
+    data : Observables or sequence of Observables
         Calibrated exposures of one star; of several the companion has the same contrast in all.
     kind : str
         ``"absil"``, ``"injection"``, ``"delta_chi2"`` or ``"percentile"``; see `DEFINITIONS`.
@@ -453,13 +453,13 @@ def contrast_curve(
     return ContrastCurve(separations, contrast, reached, kind, sigma, told, text, *_about(ready))
 
 # %% ../../nbs/fringes/10_limits.ipynb #4d405b62
-def photon_curve(data: OIData, n_photons: float, *, sigma: float = 5.0, **options: Any) -> ContrastCurve:
+def photon_curve(data: Observables, n_photons: float, *, sigma: float = 5.0, **options: Any) -> ContrastCurve:
     """
     Compute the curve that photon noise alone would allow, for the baselines of the data.
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         An exposure, for its baselines and wavelength.
     n_photons : float
         Detected photons, target and reference stars of equal noise not included: the noise is that of the target.
@@ -480,13 +480,13 @@ def photon_curve(data: OIData, n_photons: float, *, sigma: float = 5.0, **option
     return contrast_curve(_ideal(data, v2, np.sqrt(3) * phase), "delta_chi2", sigma=sigma, **options)
 
 # %% ../../nbs/fringes/10_limits.ipynb #5ad92a9c
-def systematic_curve(data: OIData, v2: float, cp: float, *, sigma: float = 5.0, **options: Any) -> ContrastCurve:
+def systematic_curve(data: Observables, v2: float, cp: float, *, sigma: float = 5.0, **options: Any) -> ContrastCurve:
     """
     Compute the curve that errors of calibration alone would allow, for the baselines of the data.
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         An exposure, for its baselines and wavelength.
     v2 : float
         Error of every V².
@@ -508,7 +508,7 @@ def systematic_curve(data: OIData, v2: float, cp: float, *, sigma: float = 5.0, 
     return contrast_curve(_ideal(data, v2, cp), "delta_chi2", sigma=sigma, **options)
 
 # %% ../../nbs/fringes/10_limits.ipynb #89bec684
-def _ideal(data: OIData, v2: float, cp: float) -> OIData:
+def _ideal(data: Observables, v2: float, cp: float) -> Observables:
     # A single star with the given errors on the baselines of the data
     plain = replace(data, v2=np.ones(len(data.v2)), cp=np.zeros(len(data.cp)))
     plain = replace(plain, v2_flag=np.zeros(len(data.v2), bool), cp_flag=np.zeros(len(data.cp), bool))

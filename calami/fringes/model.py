@@ -116,6 +116,8 @@ class Setup:
         Points along a side of a pixel.
     patched : bool
         Set the spot to its central value at one point, as `jwst.ami` does to avoid a division by zero.
+    filter : str
+        Name of the filter.
     """
 
     mask: Mask
@@ -124,6 +126,7 @@ class Setup:
     distortion: Distortion = COMMISSIONING
     oversample: int = 3
     patched: bool = False
+    filter: str = ""
 
     def __post_init__(self):
         if self.oversample < 1 or int(self.oversample) != self.oversample:

@@ -13,224 +13,18 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError
+from .frames import _axis_scales, _Frames, _uv
+from .model import Setup, band_of
 from ..instrument import niriss
-from ..instrument.mask import _chosen, pairs_of, piston_matrix, triangles_of
+from ..instrument.mask import _chosen, closure_matrix, pairs_of, piston_matrix, triangles_of, wrap
 
 # %% auto #0
-__all__ = ['Observables', 'OIFITSWarning', 'closure_matrix', 'closure_covariance', 'OIData', 'wrap', 'mean_and_covariance',
-           'from_samples', 'from_observables', 'photon_errors', 'point_source', 'add_noise']
-
-# %% ../../nbs/fringes/04_observables.ipynb #310fbe32
-@dataclass(frozen=True)
-class Observables:
-    """
-    What the fringes of one exposure say.
-
-    Attributes
-    ----------
-    name, filter, target : str
-        Of the exposure.
-    hole_names : tuple of str
-        n_holes of them.
-    hole_centers : numpy.ndarray
-        In the image, along rows and columns (`mask.ctrs` of `jwst.ami`), not turned to the sky, m, shape (n_holes, 2).
-    baselines, triangles : numpy.ndarray
-        Indices of their holes, shapes (n_baselines, 2) and (n_triangles, 3); (21, 2) and (35, 3) for seven holes.
-    wavelength, bandwidth : float
-        Effective wavelength and equivalent width, m.
-    uv : numpy.ndarray
-        (u, v) of each baseline, to the east and to the north on the sky, m, shape (n_baselines, 2), with the sign of
-        `jwst.ami`: a source at (east, north) radians adds ``flux exp(-2πi (u east + v north) / λ)`` to the visibility.
-        They are those of the fringes in the image: the distortion of the pupil is in them, which the pipeline leaves
-        out (but for ``"jwst"``, where they are the stock ones). If the header does not say how the image lies on the
-        sky, as for the position angle 0 (see `notes`).
-    amplitude, amplitude_error : numpy.ndarray
-        Of the fringes, shape (n_baselines,).
-    phase, phase_error : numpy.ndarray
-        Of the fringes, radians, shape (n_baselines,).
-    v2, v2_covariance : numpy.ndarray
-        Squared visibility and covariance of its mean, shapes (n_baselines,) and (n_baselines, n_baselines).
-    cp, cp_covariance : numpy.ndarray
-        Closure phase, radians, and covariance of its mean, shapes (n_triangles,) and (n_triangles, n_triangles); the
-        rank is (n_holes - 1) (n_holes - 2) / 2 at most.
-    t3_amplitude, t3_amplitude_error : numpy.ndarray
-        Product of the three amplitudes of a triangle, shape (n_triangles,).
-    pistons : numpy.ndarray
-        Phase over each hole, mean 0, radians, shape (n_holes,).
-    samples : dict
-        By integration: ``amplitude``, ``phase`` (n, n_baselines), ``v2`` (not debiased), ``cp`` (n, n_triangles),
-        ``pistons`` (n, n_holes), ``flux``, ``residual`` (rms; n,), ``center`` (row and column in the file; n, 2) and
-        ``kept`` (n,), False where an integration was left out.
-    n_integrations : int
-        How many were averaged.
-    image, model, residual : numpy.ndarray
-        Means over the integrations, cropped around the star; NaN where a pixel is never used. Shape (size, size).
-    chi2 : float
-        Of the fit of the mean, per degree of freedom, from the file's ERR; NaN where there is none.
-    mode : str
-        How it was fitted.
-    error_source : str
-        ``"integrations"``, ``"ERR"`` (a single image), ``"residual"`` (a single image without ERR) or ``"jwst"``.
-    shrinkage : float
-        See `shrunk_covariance`; 1 for a single image.
-    notes : tuple of str
-        What to know before this is used.
-    header : dict
-        Facts of the exposure, keyword to value.
-    """
-
-    name: str
-    filter: str
-    target: str
-    hole_names: tuple[str, ...]
-    hole_centers: np.ndarray
-    baselines: np.ndarray
-    triangles: np.ndarray
-    wavelength: float
-    bandwidth: float
-    uv: np.ndarray
-    amplitude: np.ndarray
-    amplitude_error: np.ndarray
-    phase: np.ndarray
-    phase_error: np.ndarray
-    v2: np.ndarray
-    v2_covariance: np.ndarray
-    cp: np.ndarray
-    cp_covariance: np.ndarray
-    t3_amplitude: np.ndarray
-    t3_amplitude_error: np.ndarray
-    pistons: np.ndarray
-    samples: dict[str, np.ndarray]
-    n_integrations: int
-    image: np.ndarray
-    model: np.ndarray
-    residual: np.ndarray
-    chi2: float
-    mode: str = "fast"
-    error_source: str = "integrations"
-    shrinkage: float = 1.0
-    notes: tuple[str, ...] = ()
-    header: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def v2_error(self) -> np.ndarray:
-        """Standard errors of `v2`, shape (n_baselines,)."""
-        return np.sqrt(np.diag(self.v2_covariance))
-
-    @property
-    def cp_error(self) -> np.ndarray:
-        """Standard errors of `cp`, radians, shape (n_triangles,)."""
-        return np.sqrt(np.diag(self.cp_covariance))
-
-    @property
-    def baseline_lengths(self) -> np.ndarray:
-        """Lengths of the baselines, m, shape (n_baselines,)."""
-        return np.hypot(*self.uv.T)
-
-    @property
-    def triangle_uv(self) -> tuple[np.ndarray, np.ndarray]:
-        """(u, v) of the first two sides (i, j) and (j, k) of each triangle, m, two arrays of shape (n_triangles, 2)."""
-        place = {tuple(pair): n for n, pair in enumerate(self.baselines.tolist())}
-        first = [place[i, j] for i, j, _ in self.triangles.tolist()]
-        second = [place[j, k] for _, j, k in self.triangles.tolist()]
-        return self.uv[first], self.uv[second]
-
-    def choose(self, names: Sequence[str]) -> Observables:
-        """
-        Give the observables of some of the holes only.
-
-        Parameters
-        ----------
-        names : sequence of str
-            At least three of the holes.
-
-        Returns
-        -------
-        Observables
-            Of their pairs and triangles; the images stay those of the whole fit.
-
-        Raises
-        ------
-        CalamiError
-            If a name is unknown or there are fewer than three.
-        """
-        index = _chosen(self.hole_names, names)
-        b = np.flatnonzero(np.isin(self.baselines, index).all(axis=1))
-        t = np.flatnonzero(np.isin(self.triangles, index).all(axis=1))
-        new = {"hole_names": tuple(self.hole_names[i] for i in index), "hole_centers": self.hole_centers[index]}
-        new |= {"baselines": pairs_of(len(index)), "triangles": triangles_of(len(index))}
-        new |= {k: getattr(self, k)[b] for k in "uv amplitude amplitude_error phase phase_error v2".split()}
-        new |= {k: getattr(self, k)[t] for k in "cp t3_amplitude t3_amplitude_error".split()}
-        new |= {"v2_covariance": self.v2_covariance[np.ix_(b, b)], "cp_covariance": self.cp_covariance[np.ix_(t, t)]}
-        inverse = np.linalg.pinv(piston_matrix(len(index)))
-        samples = dict(self.samples)
-        samples |= {k: samples[k][:, b] for k in "amplitude phase v2".split()} | {"cp": samples["cp"][:, t]}
-        new |= {"pistons": inverse @ new["phase"], "samples": samples | {"pistons": samples["phase"] @ inverse.T}}
-        return replace(self, **new)
-
-    def summary(self) -> dict[str, Any]:
-        """
-        Give the main numbers, for a row of a table.
-
-        Returns
-        -------
-        dict
-            Target, filter, integrations, range of V², rms of closure phases and typical errors (degrees).
-        """
-        return {
-            "target": self.target or "unknown",
-            "filter": self.filter,
-            "nints": self.n_integrations,
-            "v2_min": round(float(self.v2.min()), 4),
-            "v2_max": round(float(self.v2.max()), 4),
-            "v2_err": round(float(np.median(self.v2_error)), 5),
-            "cp_rms_deg": round(float(np.degrees(np.sqrt(np.mean(self.cp**2)))), 3),
-            "cp_err_deg": round(float(np.degrees(np.median(self.cp_error))), 4),
-        }
-
-    def __repr__(self) -> str:
-        return (
-            f"Observables({self.name!r}, {self.filter}, {len(self.hole_names)} holes, {self.n_integrations} "
-            f"integration{'s' * (self.n_integrations != 1)}, {self.mode})"
-        )
+__all__ = ['BASELINE_FIELDS', 'TRIANGLE_FIELDS', 'SYNONYMS', 'OIData', 'OIFITSWarning', 'closure_covariance', 'Observables',
+           'mean_and_covariance', 'from_samples', 'from_observables', 'photon_errors', 'point_source', 'add_noise']
 
 # %% ../../nbs/fringes/04_observables.ipynb #72457802
 class OIFITSWarning(UserWarning):
     """Something in an OIFITS file that the reader should know, such as errors that are known to be wrong."""
-
-# %% ../../nbs/fringes/04_observables.ipynb #20abf657
-def closure_matrix(triangles: np.ndarray, baselines: np.ndarray) -> np.ndarray:
-    """
-    Matrix that turns the phases of baselines into closure phases.
-
-    Parameters
-    ----------
-    triangles : numpy.ndarray
-        Three station indices (i, j, k) a row, shape (n, 3): the closure phase is φ(i, j) + φ(j, k) + φ(k, i).
-    baselines : numpy.ndarray
-        Two station indices a row, shape (m, 2).
-
-    Returns
-    -------
-    numpy.ndarray
-        Values -1, 0 and 1, shape (n, m).
-
-    Raises
-    ------
-    CalamiError
-        If a side of a triangle is not among the baselines.
-    """
-    place = {}
-    for number, (i, j) in enumerate(np.asarray(baselines).tolist()):
-        place[i, j], place[j, i] = (number, 1), (number, -1)
-    matrix = np.zeros((len(triangles), len(baselines)))
-    for row, (i, j, k) in enumerate(np.asarray(triangles).tolist()):
-        for side in ((i, j), (j, k), (k, i)):
-            if side not in place:
-                raise CalamiError(f"triangle {(i, j, k)} needs the baseline {side}, which is not there")
-            column, sign = place[side]
-            matrix[row, column] += sign
-    return matrix
 
 # %% ../../nbs/fringes/04_observables.ipynb #dc62f4e9
 def closure_covariance(errors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -261,63 +55,33 @@ def closure_covariance(errors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     covariance = matrix @ np.diag(np.maximum(solution, 1e-3 * mean)) @ np.transpose(matrix)
     return covariance * (variances.sum() / np.trace(covariance))
 
+# %% ../../nbs/fringes/04_observables.ipynb #f59a1b47
+#: What goes by baselines and what by triangles, with the rest of its shape.
+BASELINE_FIELDS = {"v2": (), "v2_err": (), "v2_uv": (2,), "v2_stations": (2,), "v2_flag": ()}
+BASELINE_FIELDS |= dict.fromkeys(("visamp", "visamp_err", "visphi", "visphi_err"), ())
+TRIANGLE_FIELDS = {"cp": (), "cp_err": (), "cp_uv1": (2,), "cp_uv2": (2,), "cp_stations": (3,), "cp_flag": ()}
+TRIANGLE_FIELDS |= {"t3amp": (), "t3amp_err": ()}
+#: Other names of attributes: those of results of `calami.fringes.fitting.fit` before they were one with what OIFITS
+#: holds.
+SYNONYMS = {
+    "hole_names": "stations",
+    "hole_centers": "station_xy",
+    "uv": "v2_uv",
+    "baseline_lengths": "baseline_length",
+    "amplitude": "visamp",
+    "amplitude_error": "visamp_err",
+    "phase": "visphi",
+    "phase_error": "visphi_err",
+    "v2_error": "v2_err",
+    "cp_error": "cp_err",
+    "t3_amplitude": "t3amp",
+    "t3_amplitude_error": "t3amp_err",
+}
+
 # %% ../../nbs/fringes/04_observables.ipynb #919f076c
-@dataclass(frozen=True, eq=False)
-class OIData:
-    """
-    What was measured in one exposure, in one filter: squared visibilities and closure phases.
-
-    Attributes
-    ----------
-    name, target, filter : str
-        What the data are called, the star, and the filter.
-    wavelength, bandwidth : float
-        Effective wavelength and full width of the band, m.
-    v2, v2_err : numpy.ndarray
-        Squared visibilities and standard errors, shape (n,).
-    v2_uv : numpy.ndarray
-        Baselines, m, shape (n, 2): u east, v north.
-    v2_stations : numpy.ndarray
-        Station indices, shape (n, 2).
-    v2_flag : numpy.ndarray
-        True where the value is not to be used, shape (n,).
-    cp, cp_err : numpy.ndarray
-        Closure phases and standard errors, rad, shape (m,).
-    cp_uv1, cp_uv2 : numpy.ndarray
-        First and second side of the triangles, m, shape (m, 2).
-    cp_stations : numpy.ndarray
-        Station indices, shape (m, 3).
-    cp_flag : numpy.ndarray
-        True where the value is not to be used, shape (m,).
-    v2_covariance, cp_covariance : numpy.ndarray or None
-        Covariances, shapes (n, n) and (m, m) (rad²), if they are known.
-    visamp, visamp_err, visphi, visphi_err : numpy.ndarray or None
-        Fringe amplitudes and phases (rad), shape (n,), on the same baselines.
-    t3amp, t3amp_err : numpy.ndarray or None
-        Triple amplitudes, shape (m,).
-    stations : tuple of str
-        Names of the stations, in the order of their indices.
-    station_xy : numpy.ndarray or None
-        Their places in the pupil, m, shape (stations, 2).
-    mjd, int_time : float
-        Middle of the exposure (MJD, UTC) and exposure time, s; NaN if not known.
-    spot : float
-        Distance of opposite sides of the holes, m, if the fringes were fitted in the image together with the spot of a
-        hole: light away from the star then counts less (see `calami.fringes.companions.spot_response`). 0 if not.
-    samples : dict
-        Values of each integration: ``v2`` (k, n), ``cp`` (k, m) and, if known, ``amplitude``, ``phase``, ``flux``.
-    n_samples : int
-        Number of integrations from which the covariances were estimated; 0 if they were not estimated from a sample.
-    references : tuple of str
-        Stars that the data are calibrated by; empty if they are not.
-    origin : str
-        Who wrote the file: ``calami``, ``jwst``, ``AMICAL``, ``ImPlaneIA`` or ``unknown``.
-    notes : tuple of str
-        What was found or mended when it was read.
-    header : dict
-        Further facts, by FITS keyword.
-    """
-
+@dataclass(frozen=True, eq=False, repr=False)
+class _Measured:
+    # The fields of `Observables`, and what their shapes must be
     name: str
     target: str
     filter: str
@@ -353,14 +117,20 @@ class OIData:
     origin: str = "calami"
     notes: tuple[str, ...] = ()
     header: dict[str, Any] = field(default_factory=dict)
+    pistons: np.ndarray | None = None
+    n_integrations: int = 0
+    image: np.ndarray | None = None
+    model: np.ndarray | None = None
+    residual: np.ndarray | None = None
+    chi2: float = np.nan
+    mode: str = ""
+    error_source: str = ""
+    shrinkage: float = 1.0
 
     def __post_init__(self) -> None:
-        """Hold shapes and wavelength to what they must be."""
         n, m = len(self.v2), len(self.cp)
-        shapes = {"v2_err": (n,), "v2_uv": (n, 2), "v2_stations": (n, 2), "v2_flag": (n,), "v2_covariance": (n, n)}
-        shapes |= {"cp_err": (m,), "cp_uv1": (m, 2), "cp_uv2": (m, 2), "cp_stations": (m, 3), "cp_flag": (m,)}
-        shapes |= {"cp_covariance": (m, m), "t3amp": (m,), "t3amp_err": (m,)}
-        shapes |= dict.fromkeys(("visamp", "visamp_err", "visphi", "visphi_err"), (n,))
+        shapes = {key: (n, *rest) for key, rest in BASELINE_FIELDS.items()} | {"v2_covariance": (n, n)}
+        shapes |= {key: (m, *rest) for key, rest in TRIANGLE_FIELDS.items()} | {"cp_covariance": (m, m)}
         for key, shape in shapes.items():
             value = getattr(self, key)
             if value is not None and np.shape(value) != shape:
@@ -371,17 +141,117 @@ class OIData:
                 "are expected in m"
             )
 
+# %% ../../nbs/fringes/04_observables.ipynb #a04bd158
+class Observables(_Measured):
+    """
+    What was measured in one exposure, in one filter: squared visibilities and closure phases.
+
+    A fit gives them, a file holds them, calibration gives them again. What only a fit knows is empty otherwise.
+    Other names for some of them are in `SYNONYMS`.
+
+    Attributes
+    ----------
+    name, target, filter : str
+        What the data are called, the star, and the filter.
+    wavelength, bandwidth : float
+        Effective wavelength and full width of the band, m.
+    v2, v2_err : numpy.ndarray
+        Squared visibilities and standard errors, shape (n,).
+    v2_uv : numpy.ndarray
+        Baselines, m, shape (n, 2): u east, v north. A source at (east, north) radians adds
+        ``flux exp(-2πi (u east + v north) / λ)`` to the visibility. A fit gives those of the fringes in the image: the
+        distortion of the pupil is in them, which the pipeline leaves out (except ``"jwst"``, where they are the stock
+        ones). If the header does not say how the image lies on the sky, as for the position angle 0 (see `notes`).
+    v2_stations : numpy.ndarray
+        Station indices, from 1, shape (n, 2).
+    v2_flag : numpy.ndarray
+        True where the value is not to be used, shape (n,).
+    cp, cp_err : numpy.ndarray
+        Closure phases and standard errors, rad, shape (m,).
+    cp_uv1, cp_uv2 : numpy.ndarray
+        First and second side of the triangles, m, shape (m, 2).
+    cp_stations : numpy.ndarray
+        Station indices, from 1, shape (m, 3).
+    cp_flag : numpy.ndarray
+        True where the value is not to be used, shape (m,).
+    v2_covariance, cp_covariance : numpy.ndarray or None
+        Covariances, shapes (n, n) and (m, m) (rad²), if they are known. The rank of the second is
+        (holes - 1) (holes - 2) / 2 at most.
+    visamp, visamp_err, visphi, visphi_err : numpy.ndarray or None
+        Fringe amplitudes and phases (rad), shape (n,), on the same baselines.
+    t3amp, t3amp_err : numpy.ndarray or None
+        Triple amplitudes, shape (m,).
+    stations : tuple of str
+        Names of the stations (holes), in the order of their indices.
+    station_xy : numpy.ndarray or None
+        Their places in the pupil, m, shape (stations, 2); of a fit in the image, along rows and columns (`mask.ctrs` of
+        `jwst.ami`).
+    mjd, int_time : float
+        Middle of the exposure (MJD, UTC) and exposure time, s; NaN if not known.
+    spot : float
+        Distance of opposite sides of the holes, m, if the fringes were fitted in the image together with the spot of a
+        hole: light away from the star then counts less (see `calami.fringes.companions.spot_response`). 0 if not.
+    samples : dict
+        Values of each integration: ``v2`` (k, n; not debiased), ``cp`` (k, m) and, if known, ``amplitude``, ``phase``
+        (k, n), ``pistons`` (k, stations), ``flux``, ``residual`` (rms; k), ``center`` (row and column in the file;
+        k, 2) and ``kept`` (k), False where an integration was excluded.
+    n_samples : int
+        Number of integrations from which the covariances were estimated; 0 if they were not estimated from a sample.
+        More than there are if the covariance was shrunk towards a known shape.
+    references : tuple of str
+        Stars that the data are calibrated by; empty if they are not.
+    origin : str
+        Who made them: ``calami``, ``jwst``, ``AMICAL``, ``ImPlaneIA`` or ``unknown``.
+    notes : tuple of str
+        What to know before this is used.
+    header : dict
+        Further facts, by FITS keyword.
+    pistons : numpy.ndarray or None
+        Of a fit: phase over each hole, mean 0, rad, shape (stations,).
+    n_integrations : int
+        How many were averaged; 0 if that is not known.
+    image, model, residual : numpy.ndarray or None
+        Of a fit: means over the integrations, cropped around the star; NaN where a pixel is never used.
+    chi2 : float
+        Of the fit of the mean, per degree of freedom, from the file's ERR; NaN where there is none.
+    mode : str
+        How it was fitted.
+    error_source : str
+        ``"integrations"``, ``"ERR"`` (a single image), ``"residual"`` (a single image without ERR) or ``"jwst"``.
+    shrinkage : float
+        See `shrunk_covariance`; 1 for a single image.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer to `SYNONYMS`."""
+        if name in SYNONYMS:
+            return getattr(self, SYNONYMS[name])
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
     @property
     def v2_good(self) -> np.ndarray:
         """True where a squared visibility can be used: not flagged, finite, with a finite error above 0."""
-        with np.errstate(invalid="ignore"):
-            return ~self.v2_flag & np.isfinite(self.v2) & np.isfinite(self.v2_err) & (self.v2_err > 0)
+        return ~self.v2_flag & np.isfinite(self.v2) & np.isfinite(self.v2_err) & (self.v2_err > 0)
 
     @property
     def cp_good(self) -> np.ndarray:
         """True where a closure phase can be used: not flagged, finite, with a finite error above 0."""
-        with np.errstate(invalid="ignore"):
-            return ~self.cp_flag & np.isfinite(self.cp) & np.isfinite(self.cp_err) & (self.cp_err > 0)
+        return ~self.cp_flag & np.isfinite(self.cp) & np.isfinite(self.cp_err) & (self.cp_err > 0)
+
+    @property
+    def baselines(self) -> np.ndarray:
+        """Indices of the two holes of each baseline, from 0, shape (n, 2)."""
+        return self.v2_stations - 1
+
+    @property
+    def triangles(self) -> np.ndarray:
+        """Indices of the three holes of each triangle, from 0, shape (m, 3)."""
+        return self.cp_stations - 1
+
+    @property
+    def triangle_uv(self) -> tuple[np.ndarray, np.ndarray]:
+        """(u, v) of the first two sides (i, j) and (j, k) of each triangle, m, two arrays of shape (m, 2)."""
+        return self.cp_uv1, self.cp_uv2
 
     @property
     def baseline_length(self) -> np.ndarray:
@@ -392,7 +262,7 @@ class OIData:
     def longest_side(self) -> np.ndarray:
         """Longest side of each triangle, m."""
         sides = (self.cp_uv1, self.cp_uv2, self.cp_uv1 + self.cp_uv2)
-        return np.max([np.hypot(*side.T) for side in sides], axis=0) if len(self.cp) else np.zeros(0)
+        return np.max([np.hypot(*side.T) for side in sides], axis=0)
 
     @property
     def triangle_matrix(self) -> np.ndarray:
@@ -400,7 +270,28 @@ class OIData:
         pairs = sorted({tuple(sorted(p)) for t in self.cp_stations.tolist() for p in itertools.combinations(t, 2)})
         return closure_matrix(self.cp_stations, np.array(pairs, int).reshape(-1, 2))
 
-    def with_errors(self, v2: float | np.ndarray | None = None, cp: float | np.ndarray | None = None) -> OIData:
+    @property
+    def kept_samples(self) -> dict[str, np.ndarray]:
+        """`samples` of the integrations that were not excluded."""
+        kept = np.asarray(self.samples.get("kept", slice(None)))
+        if kept.dtype != bool:
+            return self.samples
+        return {key: np.asarray(values)[kept] for key, values in self.samples.items() if key != "kept"}
+
+    def full_v2_covariance(self) -> np.ndarray:
+        """Covariance of the squared visibilities, shape (n, n): the known one, or else a diagonal of squared errors."""
+        return np.diag(self.v2_err**2) if self.v2_covariance is None else self.v2_covariance
+
+    def full_cp_covariance(self) -> np.ndarray:
+        """Covariance of the closure phases, rad², shape (m, m): the known one, or else that of `closure_covariance`."""
+        if self.cp_covariance is not None:
+            return self.cp_covariance
+        good, covariance = self.cp_good, np.diag(np.nan_to_num(self.cp_err, nan=0.0) ** 2)
+        if good.any():
+            covariance[np.ix_(good, good)] = closure_covariance(self.cp_err[good], self.triangle_matrix[good])
+        return covariance
+
+    def with_errors(self, v2: float | np.ndarray | None = None, cp: float | np.ndarray | None = None) -> Observables:
         """
         Give the data other error bars, for instance where a file has none; covariances are dropped with them.
 
@@ -413,47 +304,89 @@ class OIData:
 
         Returns
         -------
-        OIData
+        Observables
             A copy.
         """
         changes: dict[str, Any] = {}
-        if v2 is not None:
-            changes |= {"v2_err": np.broadcast_to(v2, self.v2.shape).astype(float), "v2_covariance": None}
-        if cp is not None:
-            changes |= {"cp_err": np.broadcast_to(cp, self.cp.shape).astype(float), "cp_covariance": None}
-        if v2 is not None and cp is not None:
+        for key, errors in (("v2", v2), ("cp", cp)):
+            if errors is not None:
+                changes[f"{key}_err"] = np.broadcast_to(errors, getattr(self, key).shape).astype(float)
+                changes[f"{key}_covariance"] = None
+        if len(changes) == 4:
             changes["n_samples"] = 0
         return replace(self, **changes)
 
-    def full_v2_covariance(self) -> np.ndarray:
-        """Covariance of the squared visibilities, shape (n, n): the known one, or else a diagonal of squared errors."""
-        return np.diag(self.v2_err**2) if self.v2_covariance is None else self.v2_covariance
+    def choose(self, names: Sequence[str]) -> Observables:
+        """
+        Give the observables of some of the holes only.
 
-    def full_cp_covariance(self) -> np.ndarray:
-        """Covariance of the closure phases, rad², shape (m, m): the known one, or else that of `closure_covariance`."""
-        if self.cp_covariance is not None or not len(self.cp):
-            return np.zeros((0, 0)) if self.cp_covariance is None else self.cp_covariance
-        good, covariance = self.cp_good, np.diag(np.nan_to_num(self.cp_err, nan=0.0) ** 2)
-        if good.any():
-            covariance[np.ix_(good, good)] = closure_covariance(self.cp_err[good], self.triangle_matrix[good])
-        return covariance
+        Parameters
+        ----------
+        names : sequence of str
+            At least three of the holes.
 
-# %% ../../nbs/fringes/04_observables.ipynb #e6a65215
-def wrap(angle: np.ndarray) -> np.ndarray:
-    """
-    Bring angles into the range from -π to π.
+        Returns
+        -------
+        Observables
+            Of their pairs and triangles; the images stay those of the whole fit.
 
-    Parameters
-    ----------
-    angle : numpy.ndarray
-        Angles, rad.
+        Raises
+        ------
+        CalamiError
+            If a name is unknown or there are fewer than three.
+        """
+        return _choose(self, np.array(_chosen(self.stations, names)))
 
-    Returns
-    -------
-    numpy.ndarray
-        The same directions, rad.
-    """
-    return angle - 2 * np.pi * np.round(np.asarray(angle) / (2 * np.pi))
+    def summary(self) -> dict[str, Any]:
+        """
+        Give the main numbers, for a row of a table.
+
+        Returns
+        -------
+        dict
+            Target, filter, integrations, range of V², rms of closure phases and typical errors (degrees).
+        """
+        return {
+            "target": self.target or "unknown",
+            "filter": self.filter,
+            "nints": self.n_integrations,
+            "v2_min": round(float(self.v2.min()), 4),
+            "v2_max": round(float(self.v2.max()), 4),
+            "v2_err": round(float(np.median(self.v2_err)), 5),
+            "cp_rms_deg": round(float(np.degrees(np.sqrt(np.mean(self.cp**2)))), 3),
+            "cp_err_deg": round(float(np.degrees(np.median(self.cp_err))), 4),
+        }
+
+    def __repr__(self) -> str:
+        plural = "s" * (self.n_integrations != 1)
+        parts = self.filter, f"{len(self.stations)} holes", f"{self.n_integrations} integration{plural}"
+        return f"Observables({', '.join([repr(self.name), *parts, self.mode or self.origin])})"
+
+# %% ../../nbs/fringes/04_observables.ipynb #2d46259d
+def _choose(data: Observables, index: np.ndarray) -> Observables:
+    # The pairs and triangles of some of the stations, which are counted anew
+    masks = [np.isin(s, index + 1).all(axis=1) for s in (data.v2_stations, data.cp_stations)]
+    new: dict[str, Any] = {"stations": tuple(data.stations[i] for i in index)}
+    for chosen, keys in zip(masks, (BASELINE_FIELDS, TRIANGLE_FIELDS), strict=True):
+        new |= {key: getattr(data, key)[chosen] for key in keys if getattr(data, key) is not None}
+    for key, chosen in zip(("v2_covariance", "cp_covariance"), masks, strict=True):
+        if getattr(data, key) is not None:
+            new[key] = getattr(data, key)[np.ix_(chosen, chosen)]
+    new |= {key: np.searchsorted(index + 1, new[key]) + 1 for key in ("v2_stations", "cp_stations")}
+    samples = dict(data.samples)
+    samples |= {
+        key: samples[key][:, masks[key == "cp"]] for key in ("amplitude", "phase", "v2", "cp") if key in samples
+    }
+    if data.station_xy is not None:
+        new["station_xy"] = data.station_xy[index]
+    if data.pistons is not None:
+        inverse = np.linalg.pinv(piston_matrix(len(index)))
+        new["pistons"], samples["pistons"] = inverse @ new["visphi"], samples["phase"] @ inverse.T
+    return replace(data, **new, samples=samples)
+
+# %% ../../nbs/fringes/04_observables.ipynb #4d42f831
+#: Data that were read from OIFITS are the same as what a fit gives.
+OIData = Observables
 
 # %% ../../nbs/fringes/04_observables.ipynb #f6e752c3
 def mean_and_covariance(samples: np.ndarray, circular: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -483,13 +416,13 @@ def mean_and_covariance(samples: np.ndarray, circular: bool = False) -> tuple[np
     return mean, away.T @ away / (count * (count - 1))
 
 # %% ../../nbs/fringes/04_observables.ipynb #4eafda1c
-def from_samples(data: OIData, keep: np.ndarray | slice = slice(None), name: str | None = None) -> OIData:
+def from_samples(data: Observables, keep: np.ndarray | slice = slice(None), name: str | None = None) -> Observables:
     """
     Average some of the integrations of an exposure.
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         Data with `samples`.
     keep : numpy.ndarray or slice
         Which of the integrations; all by default.
@@ -498,7 +431,7 @@ def from_samples(data: OIData, keep: np.ndarray | slice = slice(None), name: str
 
     Returns
     -------
-    OIData
+    Observables
         Means, standard errors and covariances of these integrations, and their samples.
 
     Raises
@@ -506,12 +439,14 @@ def from_samples(data: OIData, keep: np.ndarray | slice = slice(None), name: str
     CalamiError
         If the data have no samples, or none is left.
     """
-    if not {"v2", "cp"} <= set(data.samples):
+    had = data.kept_samples
+    if not {"v2", "cp"} <= set(had):
         raise CalamiError(f"{data.name}: has no values of single integrations; read the per-integration file instead")
-    samples = {key: np.asarray(values)[keep] for key, values in data.samples.items()}
+    samples = {key: np.asarray(values)[keep] for key, values in had.items()}
     if not len(samples["v2"]):
-        raise CalamiError(f"{data.name}: none of its {len(data.samples['v2'])} integrations was chosen")
-    values: dict[str, Any] = {"samples": samples, "n_samples": len(samples["v2"]), "name": name or data.name}
+        raise CalamiError(f"{data.name}: none of its {len(had['v2'])} integrations was chosen")
+    values: dict[str, Any] = {"samples": samples, "name": name or data.name}
+    values["n_samples"] = values["n_integrations"] = len(samples["v2"])
     for key, circular in (("v2", False), ("cp", True)):
         values[key], covariance = mean_and_covariance(samples[key], circular)
         known = len(samples[key]) > 1
@@ -524,67 +459,65 @@ def from_samples(data: OIData, keep: np.ndarray | slice = slice(None), name: str
     return replace(data, **values)
 
 # %% ../../nbs/fringes/04_observables.ipynb #d0b3e3f8
-def from_observables(observables: Any) -> OIData:
+def from_observables(observables: Observables) -> Observables:
     """
-    Take over what the fringe fitter measured.
+    Give the data with samples of those integrations only that were kept, as files hold them.
 
     Parameters
     ----------
-    observables : calami.fringes.observables.Observables
-        The observables of an exposure (any object with its attributes).
+    observables : Observables
+        Such as `calami.fringes.fitting.fit` gives them.
 
     Returns
     -------
-    OIData
-        The same, with the integrations that were kept as samples.
+    Observables
+        A copy.
     """
-    o = observables
-    baselines, triangles = np.asarray(o.baselines, int), np.asarray(o.triangles, int)
-    uv = np.asarray(o.uv, float)
-    place = {}
-    for (i, j), vector in zip(baselines.tolist(), uv, strict=True):
-        place[i, j], place[j, i] = vector, -vector
-    sides = [np.array([place[t[a], t[b]] for t in triangles.tolist()]) for a, b in ((0, 1), (1, 2))]
-    samples = dict(getattr(o, "samples", None) or {})
-    kept = np.asarray(samples.pop("kept", np.ones(len(samples.get("v2", ())), bool)), bool)
-    header = dict(getattr(o, "header", None) or {}) | {"CALMODE": str(getattr(o, "mode", ""))}
-    if kept.any() and len(np.atleast_1d(samples.get("flux", ()))) == len(kept):  # what `reference_weights` compares
-        header["FLUX"] = float(np.mean(np.asarray(samples["flux"])[kept]))
-    return OIData(
-        name=o.name,
-        target=o.target,
-        filter=o.filter,
-        wavelength=float(o.wavelength),
-        bandwidth=float(o.bandwidth),
-        v2=np.asarray(o.v2, float),
-        v2_err=np.sqrt(np.diag(o.v2_covariance)),
-        v2_uv=uv,
-        v2_stations=baselines + 1,
-        v2_flag=~np.isfinite(np.asarray(o.v2, float)),
-        cp=np.asarray(o.cp, float),
-        cp_err=np.sqrt(np.diag(o.cp_covariance)),
-        cp_uv1=sides[0],
-        cp_uv2=sides[1],
+    return replace(observables, samples=observables.kept_samples)
+
+# %% ../../nbs/fringes/04_observables.ipynb #c324b257
+def _of_fit(frames: _Frames, setup: Setup, mode: str, uv: np.ndarray | None, **values: Any) -> Observables:
+    # What a fit found, together with what of the result does not depend on the pixels; `uv` are those of the fringes
+    # if not given.
+    n_holes, facts = len(setup.mask.names), frames.facts
+    pairs, triangles = pairs_of(n_holes), triangles_of(n_holes)
+    wavelength, width = band_of(setup.bands)
+    if uv is None:
+        scales = _axis_scales(facts)
+        stretch = setup.scale / scales if np.isclose(scales.mean(), np.mean(setup.scale)) else np.ones(2)
+        uv = _uv(setup.mask, frames, setup.distortion, stretch)
+    place = {tuple(pair): number for number, pair in enumerate(pairs.tolist())}
+    values |= {f"cp_uv{n + 1}": uv[[place[t[n], t[n + 1]] for t in triangles.tolist()]] for n in (0, 1)}
+    for key in ("v2", "cp"):
+        values[f"{key}_err"] = np.sqrt(np.diag(values[f"{key}_covariance"]))
+        values[f"{key}_flag"] = ~np.isfinite(values[key])
+    target, kept = str(facts.get("TARGNAME") or facts.get("TARGPROP") or "").strip(), values["samples"]["kept"]
+    return Observables(
+        name=frames.name,
+        filter=setup.filter,
+        target="" if target == "UNKNOWN" else target,
+        stations=setup.mask.names,
+        station_xy=setup.mask.row_col,
+        v2_stations=pairs + 1,
         cp_stations=triangles + 1,
-        cp_flag=~np.isfinite(np.asarray(o.cp, float)),
-        v2_covariance=np.asarray(o.v2_covariance, float),
-        cp_covariance=np.asarray(o.cp_covariance, float),
-        visamp=np.asarray(o.amplitude, float),
-        visamp_err=np.asarray(o.amplitude_error, float),
-        visphi=np.asarray(o.phase, float),
-        visphi_err=np.asarray(o.phase_error, float),
-        t3amp=np.asarray(o.t3_amplitude, float),
-        t3amp_err=np.asarray(o.t3_amplitude_error, float),
-        stations=tuple(o.hole_names),
-        station_xy=np.asarray(o.hole_centers, float),
-        mjd=float(header.get("EXPMID", np.nan)),
-        int_time=float(header.get("EFFEXPTM", np.nan)),
+        v2_uv=uv,
+        wavelength=wavelength,
+        bandwidth=width,
+        mjd=_number(facts.get("EXPMID")),
+        int_time=_number(facts.get("EFFEXPTM")),
         spot=niriss.HOLE_FLAT_TO_FLAT,
-        samples={k: np.asarray(v)[kept] for k, v in samples.items() if len(np.atleast_1d(v)) == len(kept)},
-        n_samples=_sample_size(int(kept.sum()), float(getattr(o, "shrinkage", 0.0))),
-        notes=tuple(getattr(o, "notes", ())),
-        header=header,
+        n_integrations=int(kept.sum()),
+        n_samples=_sample_size(int(kept.sum()), values.get("shrinkage", 1.0)),
+        # The flux is what `reference_weights` compares.
+        header=facts | {"CALMODE": mode, "FLUX": float(np.mean(values["samples"]["flux"][kept]))},
+        mode=mode,
+        notes=tuple(dict.fromkeys(frames.notes)),
+        **values,
     )
+
+# %% ../../nbs/fringes/04_observables.ipynb #ecc84c8b
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else np.nan
 
 # %% ../../nbs/fringes/04_observables.ipynb #5284f402
 def _sample_size(count: int, shrinkage: float) -> int:
@@ -615,7 +548,9 @@ def photon_errors(n_photons: float, n_holes: int = 7) -> tuple[float, float]:
     return 2 * phase, phase
 
 # %% ../../nbs/fringes/04_observables.ipynb #fde37950
-def point_source(filter_name: str, n_photons: float = 1e8, position_angle: float = 0.0, name: str = "point") -> OIData:
+def point_source(
+    filter_name: str, n_photons: float = 1e8, position_angle: float = 0.0, name: str = "point"
+) -> Observables:
     """
     Perfect data of an unresolved star through the mask of NIRISS, with the errors of photon noise.
 
@@ -632,7 +567,7 @@ def point_source(filter_name: str, n_photons: float = 1e8, position_angle: float
 
     Returns
     -------
-    OIData
+    Observables
         The data: V² 1, closure phases 0.
     """
     if filter_name not in niriss.FILTERS:
@@ -646,7 +581,7 @@ def point_source(filter_name: str, n_photons: float = 1e8, position_angle: float
     v2_error, phase_error = photon_errors(n_photons)
     matrix = closure_matrix(triples, pairs)
     covariance = phase_error**2 * matrix @ matrix.T
-    return OIData(
+    return Observables(
         name=name,
         target=name,
         filter=filter_name,
@@ -670,20 +605,20 @@ def point_source(filter_name: str, n_photons: float = 1e8, position_angle: float
     )
 
 # %% ../../nbs/fringes/04_observables.ipynb #b38b8e1d
-def add_noise(data: OIData, rng: np.random.Generator) -> OIData:
+def add_noise(data: Observables, rng: np.random.Generator) -> Observables:
     """
     Add noise as the covariances say it is.
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         The data.
     rng : numpy.random.Generator
         Where the noise comes from.
 
     Returns
     -------
-    OIData
+    Observables
         A copy with noise.
     """
 

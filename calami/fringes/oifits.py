@@ -20,7 +20,7 @@ from ..core.files import whole_files
 from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.cards import hdu_walk
-from .observables import OIData, OIFITSWarning, from_observables, from_samples
+from .observables import Observables, OIFITSWarning, from_observables, from_samples
 from ..instrument import niriss
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ KEPT_KEYWORDS = (
 _ARCSEC = 1 / 3600  # degrees
 
 # %% ../../nbs/fringes/07_oifits.ipynb #671c885e
-def write_oifits(data: Any, path: str | os.PathLike, *, per_integration: bool = False) -> Path:
+def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration: bool = False) -> Path:
     """
     Write an OIFITS 2 file.
 
     Parameters
     ----------
-    data : OIData or calami.fringes.observables.Observables
+    data : Observables
         What to write.
     path : path-like
         The file; one of that name is replaced.
@@ -69,8 +69,7 @@ def write_oifits(data: Any, path: str | os.PathLike, *, per_integration: bool = 
     """
     from astropy.io import fits
 
-    if not isinstance(data, OIData):
-        data = from_observables(data)
+    data = from_observables(data)
     if per_integration and not {"v2", "cp"} <= set(data.samples):
         raise CalamiError(f"{data.name}: has no values of single integrations to write")
     path = Path(path)
@@ -124,7 +123,7 @@ def _unit(column: str) -> str | None:
     return {"TIME": "s", "MJD": "day", "INT_TIME": "s", **units}.get(column)
 
 # %% ../../nbs/fringes/07_oifits.ipynb #393d6871
-def _array_hdu(data: OIData):
+def _array_hdu(data: Observables):
     count = len(data.stations) or int(max(data.v2_stations.max(initial=0), data.cp_stations.max(initial=0)))
     names = np.array([_ascii(n)[:16] for n in data.stations] or [f"A{i + 1}" for i in range(count)], "S16")
     xy = np.zeros((count, 2)) if data.station_xy is None else data.station_xy
@@ -142,7 +141,7 @@ def _array_hdu(data: OIData):
     )
 
 # %% ../../nbs/fringes/07_oifits.ipynb #beae5d79
-def _sky_places(data: OIData, count: int) -> np.ndarray:
+def _sky_places(data: Observables, count: int) -> np.ndarray:
     # Hole centres (v, u order as in jwst's files) whose differences, station 1 minus station 2, are the baselines.
     if not len(data.v2):
         return np.zeros((count, 2))
@@ -153,7 +152,7 @@ def _sky_places(data: OIData, count: int) -> np.ndarray:
     return np.linalg.lstsq(equations[known], data.v2_uv[known, ::-1], rcond=None)[0]
 
 # %% ../../nbs/fringes/07_oifits.ipynb #737a444b
-def _target_hdu(data: OIData):
+def _target_hdu(data: Observables):
     h = {key: value for key, value in data.header.items() if value is not None}
     zero = ("D", 0.0)
     return _columns(
@@ -182,7 +181,7 @@ def _or_nan(values: np.ndarray | None, like: np.ndarray) -> np.ndarray:
     return np.full(like.shape, np.nan) if values is None else values
 
 # %% ../../nbs/fringes/07_oifits.ipynb #ff98877e
-def _visibility_hdus(data: OIData, single: bool) -> dict[str, Any]:
+def _visibility_hdus(data: Observables, single: bool) -> dict[str, Any]:
     n, m, s = len(data.v2), len(data.cp), data.samples
     amplitude, phase = _or_nan(data.visamp, data.v2), np.degrees(_or_nan(data.visphi, data.v2))
     v2, cp, triple = data.v2, np.degrees(data.cp), _or_nan(data.t3amp, data.cp)
@@ -221,7 +220,7 @@ def _ascii(value: Any) -> Any:
     return value.encode("ascii", "replace").decode() if isinstance(value, str) else value
 
 # %% ../../nbs/fringes/07_oifits.ipynb #5d84076e
-def _primary(data: OIData):
+def _primary(data: Observables):
     from importlib.metadata import version
 
     from astropy.io import fits
@@ -260,14 +259,14 @@ def _date(mjd: float) -> str:
     return Time(mjd if np.isfinite(mjd) else 51544.0, format="mjd").isot[:10]  # unknown: 2000-01-01
 
 # %% ../../nbs/fringes/07_oifits.ipynb #38fe3912
-def write_products(observables: Any, folder: str | os.PathLike) -> list[Path]:
+def write_products(observables: Observables, folder: str | os.PathLike) -> list[Path]:
     """
     Write the files of one exposure as the pipeline names them.
 
     Parameters
     ----------
-    observables : calami.fringes.observables.Observables
-        Its observables.
+    observables : Observables
+        Of the exposure.
     folder : path-like
         Where to; it is made if it is not there.
 
@@ -281,18 +280,18 @@ def write_products(observables: Any, folder: str | os.PathLike) -> list[Path]:
     FileProblem
         If they cannot be written.
     """
-    data, folder = from_observables(observables), Path(folder)
+    data, folder = observables, Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileProblem(folder, f"cannot be made ({error})", "choose another folder") from error
     paths = [write_oifits(data, folder / f"{data.name}_ami-oi.fits")]
-    if len(data.samples.get("v2", ())) > 1:
+    if len(data.kept_samples.get("v2", ())) > 1:
         paths.append(write_oifits(data, folder / f"{data.name}_amimulti-oi.fits", per_integration=True))
     return paths
 
 # %% ../../nbs/fringes/07_oifits.ipynb #cd287e7d
-def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> OIData:
+def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> Observables:
     """
     Read an OIFITS file of one exposure in one filter, written by calami, jwst, AMICAL or ImPlaneIA.
 
@@ -305,7 +304,7 @@ def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> OIData:
 
     Returns
     -------
-    OIData
+    Observables
         The data. What cannot be used is flagged.
 
     Warns
@@ -336,7 +335,7 @@ def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> OIData:
         part |= {"wavelength": wavelength, "bandwidth": band, "filter": _filter_name(header, wavelength)}
         part |= {"origin": origin, "samples": samples, "n_samples": int(header.get("CALAMI_N", 0))}
         calibrated_q4 = "OI_Q4" in hdus and ("aminorm" in path.name or bool(part["references"]))
-    data = OIData(**part)
+    data = Observables(**part)
     if {"v2", "cp"} <= set(samples):
         data = from_samples(data)
     elif origin == "jwst":
@@ -518,13 +517,13 @@ def _header_facts(path: Path, hdus: Any, origin: str) -> dict[str, Any]:
     }
 
 # %% ../../nbs/fringes/07_oifits.ipynb #305507a3
-def find_defects(data: OIData) -> dict[str, str]:
+def find_defects(data: Observables) -> dict[str, str]:
     """
     Name the known defects of errors in a file of the jwst pipeline.
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         Data as they were read.
 
     Returns
@@ -555,7 +554,7 @@ def find_defects(data: OIData) -> dict[str, str]:
     return found
 
 # %% ../../nbs/fringes/07_oifits.ipynb #1b3b1ef9
-def repair_errors(data: OIData) -> OIData:
+def repair_errors(data: Observables) -> Observables:
     """
     Mend the defects that `find_defects` finds.
 
@@ -566,12 +565,12 @@ def repair_errors(data: OIData) -> OIData:
 
     Parameters
     ----------
-    data : OIData
+    data : Observables
         Data as they were read.
 
     Returns
     -------
-    OIData
+    Observables
         The data with new errors; its notes say what was done. The same object if there is nothing to mend.
     """
     found = find_defects(data)
@@ -594,7 +593,7 @@ def repair_errors(data: OIData) -> OIData:
     return replace(data, **changes, notes=(*data.notes, *(f"mended: {text}" for text in found.values())))
 
 # %% ../../nbs/fringes/07_oifits.ipynb #24a65287
-def _v2_error_ratio(data: OIData) -> float:
+def _v2_error_ratio(data: Observables) -> float:
     # Median of VIS2ERR / (2 |V| VISAMPERR): 1 if both are right
     if data.visamp is None or data.visamp_err is None:
         return np.nan
@@ -603,7 +602,7 @@ def _v2_error_ratio(data: OIData) -> float:
     return float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else np.nan
 
 # %% ../../nbs/fringes/07_oifits.ipynb #a1ea408a
-def _jwst_errors(data: OIData, repair: bool, calibrated_q4: bool) -> OIData:
+def _jwst_errors(data: Observables, repair: bool, calibrated_q4: bool) -> Observables:
     found = find_defects(data)
     if calibrated_q4:
         logger.info(
@@ -618,7 +617,7 @@ def _jwst_errors(data: OIData, repair: bool, calibrated_q4: bool) -> OIData:
     return replace(data, notes=(*data.notes, *found.values()))
 
 # %% ../../nbs/fringes/07_oifits.ipynb #0c47216d
-def _tell(data: OIData) -> None:
+def _tell(data: Observables) -> None:
     said = []
     for key, what in (("v2", "squared visibilities"), ("cp", "closure phases")):
         values, errors = getattr(data, key), getattr(data, f"{key}_err")
@@ -634,7 +633,7 @@ def _tell(data: OIData) -> None:
         if lost.any():
             said.append(f"{lost.sum()} of {len(lost)} {what} are not finite, and are flagged")
     if said:
-        text = f"{data.name}: " + "; ".join(said) + " (OIData.with_errors gives errors where there are none)"
+        text = f"{data.name}: " + "; ".join(said) + " (Observables.with_errors gives errors where there are none)"
         warnings.warn(text, OIFITSWarning, stacklevel=3)
     if data.header.get("CALMODE") == "jwst":
         text = (

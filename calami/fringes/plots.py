@@ -13,26 +13,27 @@ import numpy as np
 from ..core.problems import CalamiError
 from .companions import CompanionFit, position
 from .limits import ContrastCurve, DetectionMap
-from .observables import OIData
+from .observables import Observables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['COLOURS', 'plot_uv', 'plot_v2', 'plot_cp', 'plot_chi2', 'plot_map', 'plot_curves']
+__all__ = ['COLOURS', 'plot_cp', 'plot_uv', 'plot_v2', 'plot_closure_phases', 'plot_residual', 'plot_chi2', 'plot_map',
+           'plot_curves']
 
 # %% ../../nbs/fringes/11_plots.ipynb #0dd9f428
 #: Colours that can be told apart with any colour vision. Source: Okabe & Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 # %% ../../nbs/fringes/11_plots.ipynb #2f9390d9
-def plot_uv(data: OIData | Sequence[OIData], ax: Axes | None = None) -> Axes:
+def plot_uv(data: Observables | Sequence[Observables], ax: Axes | None = None) -> Axes:
     """
     Plot the u-v coverage, in units of a million wavelengths.
 
     Parameters
     ----------
-    data : OIData or sequence of OIData
+    data : Observables or sequence of Observables
         One or more exposures.
     ax : matplotlib.axes.Axes, optional
         Where to draw; new axes if not given.
@@ -46,7 +47,7 @@ def plot_uv(data: OIData | Sequence[OIData], ax: Axes | None = None) -> Axes:
     for number, one in enumerate(_sequence(data)):
         uv = one.v2_uv / one.wavelength / 1e6
         both = np.concatenate((uv, -uv))
-        ax.plot(*both.T, "o^sDvP*"[number % 7], color=COLOURS[number % 7], ms=4, label=f"{one.target} {one.filter}")
+        ax.plot(*both.T, _MARKERS[number % 7], color=COLOURS[number % 7], ms=4, label=f"{one.target} {one.filter}")
     ax.set(xlabel="u, east (Mλ)", ylabel="v, north (Mλ)", aspect="equal")
     if not ax.xaxis_inverted():
         ax.invert_xaxis()
@@ -54,66 +55,113 @@ def plot_uv(data: OIData | Sequence[OIData], ax: Axes | None = None) -> Axes:
     return ax
 
 # %% ../../nbs/fringes/11_plots.ipynb #b73e84a6
-def plot_v2(data: OIData | Sequence[OIData], ax: Axes | None = None) -> Axes:
+def plot_v2(data: Observables | Sequence[Observables], ax: Axes | None = None, **style: Any) -> Axes:
     """
     Plot squared visibilities against the length of the baseline; flagged ones as grey crosses.
 
     Parameters
     ----------
-    data : OIData or sequence of OIData
+    data : Observables or sequence of Observables
         One or more exposures.
     ax : matplotlib.axes.Axes, optional
         Where to draw; new axes if not given.
+    **style
+        For `matplotlib.axes.Axes.errorbar`.
 
     Returns
     -------
     matplotlib.axes.Axes
         The axes.
     """
-    return _plot_against(data, ax, "v2", "baseline_length", 1.0, "V²", 1.0)
+    return _plot_against(data, ax, "v2", style)
 
 # %% ../../nbs/fringes/11_plots.ipynb #b21cae71
-def plot_cp(data: OIData | Sequence[OIData], ax: Axes | None = None) -> Axes:
+def plot_closure_phases(data: Observables | Sequence[Observables], ax: Axes | None = None, **style: Any) -> Axes:
     """
     Plot closure phases against the longest side of the triangle; flagged ones as grey crosses.
 
     Parameters
     ----------
-    data : OIData or sequence of OIData
+    data : Observables or sequence of Observables
         One or more exposures.
     ax : matplotlib.axes.Axes, optional
         Where to draw; new axes if not given.
+    **style
+        For `matplotlib.axes.Axes.errorbar`.
 
     Returns
     -------
     matplotlib.axes.Axes
         The axes.
     """
-    return _plot_against(data, ax, "cp", "longest_side", float(np.degrees(1)), "closure phase (deg)", 0.0)
+    return _plot_against(data, ax, "cp", style)
+
+# %% ../../nbs/fringes/11_plots.ipynb #770faaf7
+#: The same, by its short name.
+plot_cp = plot_closure_phases
+
+# %% ../../nbs/fringes/11_plots.ipynb #66f4e889
+def plot_residual(observables: Observables, axes=None):
+    """
+    Image, model and residual, in units of the brightest pixel.
+
+    Parameters
+    ----------
+    observables : Observables
+        Of one exposure.
+    axes : sequence of matplotlib.axes.Axes, optional
+        Three of them; a new figure if not given.
+
+    Returns
+    -------
+    sequence of matplotlib.axes.Axes
+        The three plots; the residual is shown a hundred times enlarged.
+    """
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        _, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    peak = np.nanmax(observables.image)
+    pictures = {
+        "image": observables.image,
+        "model": observables.model,
+        "residual, times 100": 100 * observables.residual,
+    }
+    for ax, (title, picture) in zip(axes, pictures.items(), strict=True):
+        shown = ax.imshow(picture / peak, origin="lower", cmap="RdBu_r", vmin=-1, vmax=1)
+        ax.set(title=title, xticks=[], yticks=[])
+    axes[-1].figure.colorbar(shown, ax=list(axes), label="of the peak")
+    return axes
 
 # %% ../../nbs/fringes/11_plots.ipynb #d1f41912
-def _axes(ax: Axes | None) -> Axes:
+#: Markers of successive data.
+_MARKERS = "o^sDvP*"
+
+
+def _axes(ax: Axes | None, size: tuple[float, float] = (6, 3.8)) -> Axes:
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=(5, 3.6), layout="constrained")[1] if ax is None else ax
+    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 # %% ../../nbs/fringes/11_plots.ipynb #e1aea408
-def _sequence(data: OIData | Sequence[OIData]) -> list[OIData]:
-    return [data] if isinstance(data, OIData) else list(data)
+def _sequence(data: Observables | Sequence[Observables]) -> list[Observables]:
+    return [data] if isinstance(data, Observables) else list(data)
 
 # %% ../../nbs/fringes/11_plots.ipynb #ac1a79e5
-def _plot_against(data, ax, key: str, length: str, factor: float, ylabel: str, level: float) -> Axes:
-    ax = _axes(ax)
+def _plot_against(data, ax: Axes | None, key: str, style: dict[str, Any]) -> Axes:
+    ax, factor = _axes(ax), 1.0 if key == "v2" else float(np.degrees(1))
     for number, one in enumerate(_sequence(data)):
-        good, x = getattr(one, f"{key}_good"), getattr(one, length)
+        good, x = getattr(one, f"{key}_good"), one.baseline_length if key == "v2" else one.longest_side
         values, errors = factor * getattr(one, key), factor * getattr(one, f"{key}_err")
-        style = {"fmt": "o^sDvP*"[number % 7], "color": COLOURS[number % 7], "ms": 4, "lw": 1}
-        ax.errorbar(x[good], values[good], errors[good], label=f"{one.target} {one.filter}", **style)
+        usual = {"fmt": _MARKERS[number % 7], "color": COLOURS[number % 7], "ms": 4, "lw": 1, "ls": "none"}
+        usual["label"] = f"{one.target or one.name} {one.filter}"
+        ax.errorbar(x[good], values[good], errors[good], **(usual | style))
         flagged = ~good & np.isfinite(values)
         if flagged.any():
             ax.plot(x[flagged], values[flagged], "x", color="0.6", ms=5, label="flagged" if number == 0 else None)
-    ax.axhline(level, color="0.5", lw=0.8, zorder=0)
-    ax.set(xlabel=f"{'baseline' if key == 'v2' else 'longest side'} (m)", ylabel=ylabel)
+    ax.axhline(1.0 if key == "v2" else 0.0, color="0.5", lw=0.8, zorder=0)
+    labels = ("baseline (m)", "V²") if key == "v2" else ("longest side (m)", "closure phase (deg)")
+    ax.set(xlabel=labels[0], ylabel=labels[1])
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small")
     return ax
@@ -135,7 +183,7 @@ def plot_chi2(fit: CompanionFit, ax: Axes | None = None) -> Axes:
     matplotlib.axes.Axes
         The axes, east to the left.
     """
-    ax = _new_axes(ax)
+    ax = _axes(ax)
     # Logarithm of the rise above the minimum: the minima stand out, whatever their depth.
     rise = np.log10(np.maximum(fit.chi2_map - fit.chi2 / fit.scale, 1.0))
     _image(ax, fit.grid, rise, "log₁₀ Δχ² above the best", cmap="cividis")
@@ -165,7 +213,7 @@ def plot_map(detection: DetectionMap, ax: Axes | None = None, unit: str = "mag")
     matplotlib.axes.Axes
         The axes, east to the left; cells without a limit are blank.
     """
-    ax = _new_axes(ax)
+    ax = _axes(ax)
     values = detection.dmag if _is_mag(unit) else np.log10(detection.contrast)
     label = f"{detection.kind} {detection.sigma:g}σ limit ({'mag' if unit == 'mag' else 'log₁₀ flux ratio'})"
     _image(ax, detection.axis, np.where(detection.reached, values, np.nan), label, cmap="cividis")
@@ -201,7 +249,7 @@ def plot_curves(
     matplotlib.axes.Axes
         The axes, fainter companions below.
     """
-    ax, mag = _new_axes(ax), _is_mag(unit)
+    ax, mag = _axes(ax), _is_mag(unit)
     if axis not in ("mas", "lambda/B"):
         raise CalamiError(f"axis {axis!r} unknown; use 'mas' or 'lambda/B'")
     for number, curve in enumerate([curves] if isinstance(curves, ContrastCurve) else curves):
@@ -211,7 +259,7 @@ def plot_curves(
         ax.plot(x, y, style, color=COLOURS[number % len(COLOURS)], label=curve.label)
     if fit is not None and axis == "mas":
         for number, (name, value) in enumerate((fit.dmag if mag else fit.contrast).items()):
-            marker = "o^sDvP*"[number % 7]
+            marker = _MARKERS[number % 7]
             ax.plot(fit.separation, value, marker, color="k", ms=5, mfc="none", label=f"companion, {name}")
     ax.set_xlabel("separation (mas)" if axis == "mas" else "separation (λ/B)")
     ax.set_ylabel("Δ magnitude" if mag else "flux ratio")
@@ -222,12 +270,6 @@ def plot_curves(
     outside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(ax.get_legend_handles_labels()[0]) > 5 else {}
     ax.legend(fontsize="small", **outside)
     return ax
-
-# %% ../../nbs/fringes/11_plots.ipynb #4e11e23e
-def _new_axes(ax: Axes | None) -> Axes:
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(6, 3.8), layout="constrained")[1] if ax is None else ax
 
 # %% ../../nbs/fringes/11_plots.ipynb #13964cc3
 def _image(ax: Axes, axis: np.ndarray, values: np.ndarray, label: str, **style: Any) -> None:

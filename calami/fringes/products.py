@@ -26,7 +26,7 @@ from calami.fringes.limits import (
     detection_map,
     remove_companion,
 )
-from .observables import OIData
+from .observables import Observables
 from .plots import plot_chi2, plot_cp, plot_curves, plot_map, plot_uv, plot_v2
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ REMOVED_SIGMA = 5.0
 
 # %% ../../nbs/fringes/12_products.ipynb #c5fe35e0
 def analyse(
-    data: OIData | Sequence[OIData],
+    data: Observables | Sequence[Observables],
     folder: str | os.PathLike,
     *,
     kind: str = "delta_chi2",
@@ -184,7 +184,7 @@ def analyse(
 
     Parameters
     ----------
-    data : OIData or sequence of OIData
+    data : Observables or sequence of Observables
         Calibrated exposures of one star.
     folder : path-like
         Receives ``companion.json``, ``contrast_curve.ecsv`` (all `DEFINITIONS`, the chosen one first),
@@ -208,7 +208,7 @@ def analyse(
         The best companion. One of at least `REMOVED_SIGMA` is taken out before the limits are computed, unless each
         file has a contrast of its own.
     """
-    many = [data] if isinstance(data, OIData) else list(data)
+    many = [data] if isinstance(data, Observables) else list(data)
     _definition(kind, None)
     search = {"contrast_by": contrast_by, "rescale": rescale, "seed": seed}
     fit = search_companion(many, limit=limit, **search, **options)
@@ -240,7 +240,7 @@ def analyse(
     return fit
 
 # %% ../../nbs/fringes/12_products.ipynb #567dbe02
-def _pictures(data: list[OIData], fit: CompanionFit, limits: DetectionMap, curves: list) -> dict[str, Any]:
+def _pictures(data: list[Observables], fit: CompanionFit, limits: DetectionMap, curves: list) -> dict[str, Any]:
     from matplotlib.figure import Figure
 
     seen = Figure(figsize=(13, 3.8), layout="constrained")

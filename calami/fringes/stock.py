@@ -8,36 +8,32 @@ from __future__ import annotations
 import numpy as np
 
 from ..core.problems import CalamiError
-from .average import _identity, _samples_of
+from .average import _samples_of
 from .frames import _Frames, _uv
 from .model import Setup
-from .observables import Observables
-from ..instrument.mask import _drawn_mask
+from .observables import Observables, _of_fit
+from ..instrument.mask import PUPIL_DIAMETERS, _drawn_mask
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/fringes/05_stock.ipynb #18506399
-def _models_for_pipeline(frames: _Frames, setup: Setup, filter_name: str):
+def _models_for_pipeline(frames: _Frames, setup: Setup):
     from stdatamodels.jwst.datamodels import CubeModel, NRMModel, ThroughputModel
 
     nrm = NRMModel()
     nrm.nrm = _drawn_mask() if setup.mask.picture is None else setup.mask.picture.astype("float32")
-    nrm.flat_to_flat, nrm.diameter, nrm.pupil_circumscribed = setup.mask.flat_to_flat, 6.559348, 6.603464
+    nrm.flat_to_flat = setup.mask.flat_to_flat
+    nrm.diameter, nrm.pupil_circumscribed = PUPIL_DIAMETERS
     for number, (x, y) in enumerate(setup.mask.centers, 1):
         setattr(nrm, f"x_a{number}", float(x))
         setattr(nrm, f"y_a{number}", float(y))
     throughput = ThroughputModel()
-    throughput.meta.instrument.filter = filter_name
+    throughput.meta.instrument.filter = setup.filter
     cube = CubeModel(data=frames.cube.astype("float32"), dq=frames.bad.astype("uint32"))
     meta, facts = cube.meta, frames.facts
-    meta.filename, meta.instrument.name, meta.instrument.filter, meta.instrument.pupil = (
-        "x.fits",
-        "NIRISS",
-        filter_name,
-        "NRM",
-    )
-    meta.subarray.name = "SUB80"
+    meta.filename, meta.instrument.name, meta.subarray.name = "x.fits", "NIRISS", "SUB80"
+    meta.instrument.filter, meta.instrument.pupil = setup.filter, "NRM"
     meta.wcsinfo.roll_ref, meta.wcsinfo.v3yangle = float(facts.get("ROLL_REF", 0)), float(facts.get("V3I_YANG", 0))
     meta.wcsinfo.vparity = int(facts.get("VPARITY", -1))
     meta.wcsinfo.cdelt1, meta.wcsinfo.cdelt2 = (s / 3.6e6 for s in setup.scale)
@@ -48,7 +44,7 @@ def _models_for_pipeline(frames: _Frames, setup: Setup, filter_name: str):
     return cube, nrm, throughput
 
 # %% ../../nbs/fringes/05_stock.ipynb #d36e6af8
-def _run_pipeline(frames: _Frames, setup: Setup, filter_name: str, fix: bool):
+def _run_pipeline(frames: _Frames, setup: Setup, fix: bool):
     from jwst.ami.ami_analyze import apply_lg_plus
     from jwst.ami.utils import Affine2d
 
@@ -56,7 +52,7 @@ def _run_pipeline(frames: _Frames, setup: Setup, filter_name: str, fix: bool):
         raise CalamiError("jwst.ami 3.0.0 fails with other than seven holes; use mode='exact'")
     if setup.oversample % 2 == 0:
         raise CalamiError(f"oversample is {setup.oversample}; jwst.ami takes odd numbers only")
-    cube, nrm, throughput = _models_for_pipeline(frames, setup, filter_name)
+    cube, nrm, throughput = _models_for_pipeline(frames, setup)
     d = setup.distortion
     affine = Affine2d(mx=d.mx, my=d.my, sx=d.sx, sy=d.sy, xo=0.0, yo=0.0)
     band = setup.bands[:, [2, 1]]
@@ -66,45 +62,35 @@ def _run_pipeline(frames: _Frames, setup: Setup, filter_name: str, fix: bool):
     )
 
 # %% ../../nbs/fringes/05_stock.ipynb #bad05797
-def _fit_pipeline(frames: _Frames, setup: Setup, filter_name: str, fix: bool) -> Observables:
-    identity = _identity(frames, setup, filter_name) | {"uv": _uv(setup.mask, frames)}  # the stock ones
-    mean, _, pictures = _run_pipeline(frames, setup, filter_name, fix)
+def _fit_pipeline(frames: _Frames, setup: Setup, fix: bool) -> Observables:
+    mean, _, pictures = _run_pipeline(frames, setup, fix)
     coefficients = np.asarray(pictures.solns_table["coeffs"], float).reshape(len(frames.cube), -1)
+    cubes = {key: np.asarray(getattr(pictures, key), float) for key in ("centered_image", "fit_image", "resid_image")}
     samples = _samples_of(coefficients, 7) | {"kept": np.ones(len(coefficients), bool)}
-    samples["flux"] = np.asarray(pictures.fit_image, float).sum(axis=(1, 2))
-    samples["residual"] = np.sqrt(np.nanmean(np.asarray(pictures.resid_image, float) ** 2, axis=(1, 2)))
+    samples["flux"] = cubes["fit_image"].sum(axis=(1, 2))
+    samples["residual"] = np.sqrt(np.nanmean(cubes["resid_image"] ** 2, axis=(1, 2)))
     samples["center"] = np.full((len(coefficients), 2), np.nan)
-    notes = [*frames.notes, "errors of jwst.ami: VIS2ERR is too small by the root of the number of integrations"]
+    frames.notes.append("errors of jwst.ami: VIS2ERR is too small by the root of the number of integrations")
     if len(coefficients) == 1:
-        notes.append("jwst.ami gives no errors for a single image: they are NaN")
+        frames.notes.append("jwst.ami gives no errors for a single image: they are NaN")
 
     def column(table: str, name: str) -> np.ndarray:
-        return np.array(getattr(mean, table)[name], float)
+        values = np.array(getattr(mean, table)[name], float)
+        return np.radians(values) if name.startswith(("VISPHI", "T3PHI", "PISTONS")) else values
 
-    radians = np.pi / 180
-    image, model, left = (
-        np.mean(np.asarray(getattr(pictures, k), float), axis=0) for k in ("centered_image", "fit_image", "resid_image")
-    )
-    return Observables(
-        **identity,
-        amplitude=column("vis", "VISAMP"),
-        amplitude_error=column("vis", "VISAMPERR"),
-        phase=column("vis", "VISPHI") * radians,
-        phase_error=column("vis", "VISPHIERR") * radians,
-        v2=column("vis2", "VIS2DATA"),
-        v2_covariance=np.diag(column("vis2", "VIS2ERR") ** 2),
-        cp=column("t3", "T3PHI") * radians,
-        cp_covariance=np.diag((column("t3", "T3PHIERR") * radians) ** 2),
-        t3_amplitude=column("t3", "T3AMP"),
-        t3_amplitude_error=column("t3", "T3AMPERR"),
-        pistons=column("array", "PISTONS") * radians,
+    measured = {"v2": ("vis2", "VIS2DATA"), "cp": ("t3", "T3PHI"), "pistons": ("array", "PISTONS")}
+    measured |= {"visamp": ("vis", "VISAMP"), "visamp_err": ("vis", "VISAMPERR")}
+    measured |= {"visphi": ("vis", "VISPHI"), "visphi_err": ("vis", "VISPHIERR")}
+    measured |= {"t3amp": ("t3", "T3AMP"), "t3amp_err": ("t3", "T3AMPERR")}
+    return _of_fit(
+        frames,
+        setup,
+        "jwst",
+        _uv(setup.mask, frames),  # the stock ones
         samples=samples,
-        n_integrations=len(coefficients),
-        image=image,
-        model=model,
-        residual=left,
-        chi2=np.nan,
-        mode="jwst",
+        v2_covariance=np.diag(column("vis2", "VIS2ERR") ** 2),
+        cp_covariance=np.diag(column("t3", "T3PHIERR") ** 2),
+        **{key: column(*place) for key, place in measured.items()},
+        **dict(zip(("image", "model", "residual"), (cube.mean(axis=0) for cube in cubes.values()), strict=True)),
         error_source="jwst",
-        notes=tuple(notes),
     )

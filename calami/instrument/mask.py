@@ -122,25 +122,47 @@ def triangles_of(n_holes: int) -> np.ndarray:
     return np.array(list(combinations(range(n_holes), 3)), dtype=int).reshape(-1, 3)
 
 # %% ../../nbs/instrument/03_mask.ipynb #514b809b
-@lru_cache
-def closure_matrix(n_holes: int) -> np.ndarray:
+def closure_matrix(triangles: int | np.ndarray, baselines: np.ndarray | None = None) -> np.ndarray:
     """
-    Matrix that turns the phases of the pairs into closure phases.
+    Matrix that turns the phases of baselines into closure phases.
 
     Parameters
     ----------
-    n_holes : int
-        How many holes there are.
+    triangles : int or numpy.ndarray
+        Three stations (i, j, k) a row, shape (n, 3): the closure phase is φ(i, j) + φ(j, k) + φ(k, i). A number of
+        holes stands for all their triangles.
+    baselines : numpy.ndarray, optional
+        Two stations a row, shape (m, 2); all pairs of the holes if a number of holes is given.
 
     Returns
     -------
     numpy.ndarray
-        +1, +1 and -1 for the pairs (i, j), (j, k) and (i, k) of each triangle, shape (triangles, pairs). Read-only.
+        Values -1, 0 and 1, shape (n, m).
+
+    Raises
+    ------
+    CalamiError
+        If a side of a triangle is not among the baselines.
     """
-    place = {tuple(pair): n for n, pair in enumerate(pairs_of(n_holes).tolist())}
-    matrix = np.zeros((len(triangles_of(n_holes)), len(place)))
-    for row, (i, j, k) in enumerate(triangles_of(n_holes).tolist()):
-        matrix[row, [place[i, j], place[j, k], place[i, k]]] = 1, 1, -1
+    if baselines is None:
+        return _all_closures(int(triangles))
+    place = {}
+    for number, (i, j) in enumerate(np.asarray(baselines).tolist()):
+        place[i, j], place[j, i] = (number, 1), (number, -1)
+    matrix = np.zeros((len(triangles), len(baselines)))
+    for row, (i, j, k) in enumerate(np.asarray(triangles).tolist()):
+        for side in ((i, j), (j, k), (k, i)):
+            if side not in place:
+                raise CalamiError(f"triangle {(i, j, k)} needs the baseline {side}, which is not there")
+            column, sign = place[side]
+            matrix[row, column] += sign
+    return matrix
+
+# %% ../../nbs/instrument/03_mask.ipynb #724db310
+@lru_cache
+def _all_closures(n_holes: int) -> np.ndarray:
+    # Kept, since a fit asks for it often; hence read-only
+    matrix = closure_matrix(triangles_of(n_holes), pairs_of(n_holes))
     matrix.flags.writeable = False
     return matrix
 
@@ -182,7 +204,7 @@ def wrap(phase: np.ndarray) -> np.ndarray:
     numpy.ndarray
         The same phases, radians.
     """
-    return (np.asarray(phase) + np.pi) % (2 * np.pi) - np.pi
+    return phase - 2 * np.pi * np.round(np.asarray(phase) / (2 * np.pi))
 
 # %% ../../nbs/instrument/03_mask.ipynb #d1614c85
 @dataclass(frozen=True)

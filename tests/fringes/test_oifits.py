@@ -15,6 +15,7 @@ from calami.fringes.calibration import calibrate, reference_weights, selfcal
 from calami.fringes.observables import (
     OIData,
     OIFITSWarning,
+    _sample_size,
     add_noise,
     closure_covariance,
     closure_matrix,
@@ -749,56 +750,41 @@ def test_halves_see_a_drift_that_even_and_odd_do_not():
     assert abs(selfcal(data, "even-odd").v2.mean() - 1) < 0.01 < abs(selfcal(data, "halves").v2.mean() - 1)
 
 
-def observables(count=30, **changes):
+def fitted(count=30):
+    """What a fit of so many integrations gives, the fourth of them excluded."""
     rng = np.random.default_rng(14)
-    uv = niriss.HOLE_CENTERS[PAIRS[:, 0]] - niriss.HOLE_CENTERS[PAIRS[:, 1]]
-    kept = np.ones(count, bool)
-    kept[3] = False
+    kept = np.arange(count) != 3
     samples = {"amplitude": 0.9 + 0.01 * rng.normal(size=(count, 21)), "phase": 0.01 * rng.normal(size=(count, 21))}
     samples |= {"v2": samples["amplitude"] ** 2, "cp": samples["phase"] @ MATRIX.T, "kept": kept}
-    values = {
-        "name": "abdor",
-        "filter": "F480M",
-        "target": "AB-DOR",
-        "hole_names": niriss.HOLE_NAMES,
-        "hole_centers": niriss.HOLE_CENTERS,
-        "baselines": PAIRS,
-        "triangles": TRIPLES,
-        "wavelength": 4.8e-6,
-        "bandwidth": 3e-7,
-        "uv": uv,
-        "amplitude": np.full(21, 0.9),
-        "amplitude_error": np.full(21, 0.01),
-        "phase": np.zeros(21),
-        "phase_error": np.full(21, 0.01),
-        "v2": np.full(21, 0.81),
-        "v2_covariance": 1e-6 * np.eye(21),
-        "cp": np.zeros(35),
-        "cp_covariance": 1e-6 * MATRIX @ MATRIX.T,
-        "t3_amplitude": np.full(35, 0.7),
-        "t3_amplitude_error": np.full(35, 0.01),
-        "samples": samples,
-        "header": {"EXPMID": 59735.5, "EFFEXPTM": 26.0, "TARG_RA": 82.0},
-    }
-    return SimpleNamespace(**(values | changes))
-
-
-def test_observables_of_the_fringe_fitter(tmp_path):
-    o = observables()
-    data = from_observables(o)
-    assert isinstance(data, OIData) and data.n_samples == 29 and len(data.samples["v2"]) == 29
-    assert np.allclose(
-        data.cp_uv1 + data.cp_uv2, niriss.HOLE_CENTERS[TRIPLES[:, 0]] - niriss.HOLE_CENTERS[TRIPLES[:, 2]]
+    return replace(
+        point_source("F480M"),
+        target="AB-DOR",
+        v2_covariance=1e-6 * np.eye(21),
+        cp_covariance=1e-6 * MATRIX @ MATRIX.T,
+        samples=samples,
     )
-    assert np.allclose(data.triangle_matrix, MATRIX) and data.mjd == 59735.5
-    back = read_oifits(write_oifits(o, tmp_path / "x.fits"))
-    assert np.array_equal(back.cp_covariance, o.cp_covariance) and back.target == "AB-DOR"
-    assert selfcal(o).v2_good.all()
 
 
-def test_a_single_image_has_no_sample():
-    assert from_observables(observables(samples={"kept": np.ones(1, bool)})).n_samples == 0
-    assert from_observables(observables(shrinkage=0.5)).n_samples == 116
+def test_excluded_integrations_go_neither_into_files_nor_into_averages(tmp_path):
+    data = fitted()
+    assert isinstance(data, OIData) and len(from_observables(data).samples["v2"]) == 29
+    assert from_samples(data).n_samples == from_samples(data).n_integrations == 29
+    back = read_oifits(write_oifits(data, tmp_path / "x.fits"))
+    assert np.array_equal(back.cp_covariance, data.cp_covariance) and back.target == "AB-DOR"
+    assert len(read_oifits(write_oifits(data, tmp_path / "y.fits", per_integration=True)).samples["v2"]) == 29
+    assert selfcal(data).v2_good.all()
+
+
+def test_a_shrunk_covariance_stands_for_more_integrations():
+    assert _sample_size(1, 0.0) == _sample_size(20, 1.0) == 0 and _sample_size(29, 0.5) == 116
+
+
+def test_names_of_fits_and_of_files_mean_the_same():
+    data = point_source("F480M")
+    assert data.hole_names is data.stations and data.uv is data.v2_uv and data.v2_error is data.v2_err
+    assert np.array_equal(data.baselines, PAIRS) and np.array_equal(data.triangles, TRIPLES)
+    with pytest.raises(AttributeError, match="no attribute 'amplitudes'"):
+        _ = data.amplitudes
 
 
 def test_plots_take_and_give_axes():
