@@ -20,10 +20,10 @@ _NAMES = {
     "fitting": "FitOptions LEAST_CHANGE UNLIKE fit",
     "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS find_defects read_oifits repair_errors write_oifits write_products",
     "calibration": "BASELINE_TOLERANCE calibrate reference_weights selfcal",
-    "companions": "CompanionFit FalseAlarm MAS Options Prepared add_companion companion_fringe disc position "
+    "companions": "CompanionFit FalseAlarm Options Prepared SearchOptions add_companion companion_fringe disc position "
     "prepare sample_factor search_companion sigma_of spot_response",
-    "limits": "ContrastCurve DEFINITIONS DetectionMap chi2_ratio chi2_sigma contrast_curve detection_map "
-    "photon_curve remove_companion systematic_curve",
+    "limits": "ContrastCurve CurveOptions DEFINITIONS DetectionMap LimitOptions chi2_ratio chi2_sigma "
+    "contrast_curve detection_map photon_curve remove_companion systematic_curve",
     "plots": "COLOURS plot_chi2 plot_closure_phases plot_cp plot_curves plot_map plot_residual plot_uv plot_v2",
     "products": "REMOVED_SIGMA analyse curve_table write_companion write_curves write_map",
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..core.problems import CalamiError
-from .observables import Observables, from_samples, wrap
+from .observables import Observables, _several, from_samples, wrap
 
 # %% auto #0
 __all__ = ['BASELINE_TOLERANCE', 'reference_weights', 'calibrate', 'selfcal']
@@ -101,7 +101,7 @@ def calibrate(
     CalamiError
         If filters or baselines do not agree, or weights cannot be had.
     """
-    references = [references] if isinstance(references, Observables) else list(references)
+    references = _several(references)
     if not references:
         raise CalamiError(f"{target.name}: no reference star given")
     aligned = [_align(r, target) for r in references]
@@ -119,8 +119,8 @@ def calibrate(
     v2_cov, cp_cov = _systematic(
         target, cal_v2, excess[0] * share + systematics[0] ** 2, excess[1] * share + systematics[1] ** 2
     )
-    v2_cov = v2_cov + _honest(target.full_v2_covariance(), target.v2_good) / np.outer(ref_v2, ref_v2)
-    cp_cov = cp_cov + _honest(target.full_cp_covariance(), target.cp_good)
+    v2_cov = v2_cov + _mask_unusable(target.full_v2_covariance(), target.v2_good) / np.outer(ref_v2, ref_v2)
+    cp_cov = cp_cov + _mask_unusable(target.full_cp_covariance(), target.cp_good)
     for a, one, two in zip(aligned, w_v2, w_cp, strict=True):
         gain = one * cal_v2 / ref_v2
         v2_cov = v2_cov + np.outer(gain, gain) * np.where(np.outer(one, one) > 0, a.v2_covariance, 0.0)
@@ -166,7 +166,7 @@ def _left_out(aligned: Sequence[_Aligned], key: str) -> np.ndarray:
     return bad | (~known & known.any(axis=0))
 
 # %% ../../nbs/fringes/08_calibration.ipynb #dd50a3c2
-def _honest(covariance: np.ndarray, good: np.ndarray) -> np.ndarray:
+def _mask_unusable(covariance: np.ndarray, good: np.ndarray) -> np.ndarray:
     # What has no usable error gives none to what is calibrated with it: not a number, not 0
     return np.where(np.outer(good, good), covariance, np.nan)
 
@@ -200,10 +200,10 @@ def _align(reference: Observables, target: Observables) -> _Aligned:
     signs = np.array([_parity(a) * _parity(b) for a, b in pairs], float).reshape(-1)
     return _Aligned(
         reference.v2[v2],
-        _honest(reference.full_v2_covariance(), reference.v2_good)[np.ix_(v2, v2)],
+        _mask_unusable(reference.full_v2_covariance(), reference.v2_good)[np.ix_(v2, v2)],
         (reference.v2_flag | ~np.isfinite(reference.v2))[v2],
         signs * reference.cp[cp],
-        _honest(reference.full_cp_covariance(), reference.cp_good)[np.ix_(cp, cp)] * np.outer(signs, signs),
+        _mask_unusable(reference.full_cp_covariance(), reference.cp_good)[np.ix_(cp, cp)] * np.outer(signs, signs),
         (reference.cp_flag | ~np.isfinite(reference.cp))[cp],
     )
 

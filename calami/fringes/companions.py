@@ -6,28 +6,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, options_from
 from .model import Setup, fringe_model, star_image
-from .observables import Observables, closure_covariance, wrap
+from .observables import Observables, _several, closure_covariance, wrap
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.niriss import HOLE_FLAT_TO_FLAT, PIXEL_SCALE_MAS
+from ..instrument.optics import MAS
 
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'MAS', 'disc', 'companion_fringe', 'spot_response', 'sample_factor', 'Options', 'Prepared', 'prepare',
-           'position', 'add_companion', 'FalseAlarm', 'sigma_of', 'CompanionFit', 'search_companion']
-
-# %% ../../nbs/fringes/09_companions.ipynb #1961e766
-#: One milliarcsecond in rad.
-MAS = np.pi / 180 / 3600e3
+__all__ = ['logger', 'disc', 'companion_fringe', 'spot_response', 'sample_factor', 'Options', 'Prepared', 'prepare', 'position',
+           'add_companion', 'FalseAlarm', 'sigma_of', 'SearchOptions', 'CompanionFit', 'search_companion']
 
 # %% ../../nbs/fringes/09_companions.ipynb #fcd71e61
 def disc(x: np.ndarray, kind: str, size: float) -> np.ndarray:
@@ -170,39 +167,31 @@ def _whitener(basis: np.ndarray, covariance: np.ndarray, n_samples: int) -> np.n
     return np.linalg.solve(root, basis)
 
 # %% ../../nbs/fringes/09_companions.ipynb #de48656a
-def _whiten_cp(data: Observables, good: np.ndarray, mode: str, floor: float) -> np.ndarray:
-    if mode == "diagonal":
-        return np.diag(1 / np.sqrt(data.cp_err[good] ** 2 + floor**2))
-    matrix = data.triangle_matrix[good]
-    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
-    basis = left[:, values > 1e-9 * values.max()].T
-    extra = matrix @ matrix.T * (floor**2 / 3)
-    if data.cp_covariance is not None:
-        whitener = _whitener(basis, data.cp_covariance[np.ix_(good, good)] + extra, data.n_samples)
+def _whiten(data: Observables, key: str, good: np.ndarray, options: Options) -> np.ndarray:
+    floor, errors = options.systematics[key == "cp"], getattr(data, f"{key}_err")[good]
+    known, single = getattr(data, f"{key}_covariance"), np.diag(1 / np.sqrt(errors**2 + floor**2))
+    if options.covariance == "diagonal" or (key == "v2" and known is None):
+        return single
+    if key == "v2":
+        basis, extra = np.eye(len(errors)), floor**2 * np.eye(len(errors))
+    else:
+        matrix = data.triangle_matrix[good]
+        left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+        basis, extra = left[:, values > 1e-9 * values.max()].T, matrix @ matrix.T * (floor**2 / 3)
+    if known is not None:
+        whitener = _whitener(basis, known[np.ix_(good, good)] + extra, data.n_samples)
         if whitener is not None:
             return whitener
         logger.warning(
-            "%s: the covariance of its closure phases has no inverse (%d integrations for %d numbers); the error bars "
-            "and the geometry of the triangles are used instead",
+            "%s: the covariance of its %s has no inverse (%d integrations for %d numbers); error bars are used instead",
             data.name,
+            {"v2": "V2", "cp": "closure phases"}[key],
             data.n_samples,
             len(basis),
         )
-    whitener = _whitener(basis, closure_covariance(data.cp_err[good], matrix) + extra, 0)
+    whitener = single if key == "v2" else _whitener(basis, closure_covariance(errors, matrix) + extra, 0)
     if whitener is None:
         raise CalamiError(f"{data.name}: the errors of its closure phases cannot be used; give others (with_errors)")
-    return whitener
-
-# %% ../../nbs/fringes/09_companions.ipynb #12642bff
-def _whiten_v2(data: Observables, good: np.ndarray, mode: str, floor: float) -> np.ndarray:
-    errors = np.sqrt(data.v2_err[good] ** 2 + floor**2)
-    if mode == "diagonal" or data.v2_covariance is None:
-        return np.diag(1 / errors)
-    covariance = data.v2_covariance[np.ix_(good, good)] + floor**2 * np.eye(good.sum())
-    whitener = _whitener(np.eye(good.sum()), covariance, data.n_samples)
-    if whitener is None:
-        logger.warning("%s: the covariance of its V2 has no inverse; their error bars are used instead", data.name)
-        return np.diag(1 / errors)
     return whitener
 
 # %% ../../nbs/fringes/09_companions.ipynb #ba07c410
@@ -266,9 +255,8 @@ class Prepared:
         cp_good = _usable(data, "cp", options.observables in ("both", "cp"))
         self.uv, self.v2_index, self.matrix = _baseline_table(data, v2_good, cp_good)
         none = np.zeros((0, 0))
-        floors = options.systematics
-        self.w_v2 = _whiten_v2(data, v2_good, options.covariance, floors[0]) if v2_good.any() else none
-        self.w_cp = _whiten_cp(data, cp_good, options.covariance, floors[1]) if cp_good.any() else none
+        self.w_v2 = _whiten(data, "v2", v2_good, options) if v2_good.any() else none
+        self.w_cp = _whiten(data, "cp", cp_good, options) if cp_good.any() else none
         self.spot = data.spot if options.spot else 0.0
         spatial = np.hypot(*self.uv.T) / data.wavelength
         self.star = np.ones(len(spatial)) if options.star is None else disc(spatial, *options.star)
@@ -397,11 +385,13 @@ def prepare(data: Observables | Sequence[Observables], **options: Any) -> list[P
     list of Prepared
         One for each.
     """
-    chosen = Options(**options)
-    many = [data] if isinstance(data, Observables) else list(data)
-    if not many:
+    return _prepared(data, options_from(Options, options))
+
+# %% ../../nbs/fringes/09_companions.ipynb #147dc58f
+def _prepared(data: Observables | Sequence[Observables], options: Options) -> list[Prepared]:
+    if not (many := _several(data)):
         raise CalamiError("no data given; give one or more Observables (calami.fringes.oifits.read_oifits)")
-    return [Prepared(one, chosen) for one in many]
+    return [Prepared(one, options) for one in many]
 
 # %% ../../nbs/fringes/09_companions.ipynb #69d8ddd1
 def _usable(data: Observables, key: str, wanted: bool) -> np.ndarray:
@@ -441,6 +431,13 @@ def _baseline_table(data: Observables, v2_good: np.ndarray, cp_good: np.ndarray)
 # %% ../../nbs/fringes/09_companions.ipynb #c8a1131c
 def _sum_squares(values: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->j", values, values)
+
+# %% ../../nbs/fringes/09_companions.ipynb #f6b741d9
+def _templates(ready: Sequence[Prepared], fringes: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
+    # Slope r.g and power g.g of the linear model, in each cell
+    templates = [one.template(fringe) for one, fringe in zip(ready, fringes, strict=True)]
+    slope = sum(one.null_residual() @ template for one, template in zip(ready, templates, strict=True))
+    return slope, sum(_sum_squares(template) for template in templates)
 
 # %% ../../nbs/fringes/09_companions.ipynb #c778f6dd
 def position(separation: float | np.ndarray, angle: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -487,17 +484,15 @@ def add_companion(
     Observables
         A copy. Errors stay as they are.
     """
-    x, y = (np.atleast_1d(p) for p in position(separation, angle))
-    one = replace(data, v2_err=np.ones(len(data.v2)), cp_err=np.ones(len(data.cp)), v2=np.nan_to_num(data.v2))
-    one = replace(one, cp=np.nan_to_num(data.cp), v2_flag=np.zeros(len(data.v2), bool))
-    one = replace(one, cp_flag=np.zeros(len(data.cp), bool))
+    flat = {f"{k}_err": np.ones(len(getattr(data, k))) for k in ("v2", "cp")}
+    flat |= {f"{k}_flag": np.zeros(len(getattr(data, k)), bool) for k in ("v2", "cp")}
+    flat |= {k: np.nan_to_num(getattr(data, k)) for k in ("v2", "cp")}
     kinds = "both" if len(data.v2) and len(data.cp) else ("v2" if len(data.v2) else "cp")
-    ready = Prepared(one, Options(observables=kinds, covariance="diagonal", star=star))
+    ready = Prepared(replace(data, **flat), Options(observables=kinds, covariance="diagonal", star=star))
+    x, y = (np.atleast_1d(p) for p in position(separation, angle))
     v2, phase = ready.change(ready.fringe(x, y), np.array([abs(contrast)]))
     sign = 1 if contrast > 0 else -1
-    changed: dict[str, np.ndarray] = {}
-    if len(data.v2):
-        changed["v2"] = data.v2 + sign * v2[:, 0]
+    changed = {"v2": data.v2 + sign * v2[:, 0]} if len(data.v2) else {}
     if len(data.cp):
         changed["cp"] = wrap(data.cp + sign * (ready.matrix @ phase)[:, 0])
     return replace(data, **changed)
@@ -591,8 +586,6 @@ def sigma_of(log_probability: float | np.ndarray) -> np.ndarray:
 # %% ../../nbs/fringes/09_companions.ipynb #c5e5c08b
 def _groups(ready: Sequence[Prepared], contrast_by: str) -> dict[str, list[int]]:
     # Contrast name -> the exposures that share it
-    if contrast_by not in ("filter", "file", "all"):
-        raise CalamiError(f"contrast_by {contrast_by!r} unknown; use 'filter', 'file' or 'all'")
     names: dict[str, list[int]] = {}
     for number, one in enumerate(ready):
         name = {"filter": one.data.filter, "file": one.data.name, "all": "all"}[contrast_by]
@@ -604,9 +597,7 @@ def _groups(ready: Sequence[Prepared], contrast_by: str) -> dict[str, list[int]]
 # %% ../../nbs/fringes/09_companions.ipynb #1f40cb85
 def _best_contrast(ready: Sequence[Prepared], fringes: Sequence[tuple], limit: float) -> tuple[np.ndarray, np.ndarray]:
     # Contrast and chi2 of the best companion in each cell, for exposures that share one contrast
-    templates = [one.template(f) for one, f in zip(ready, fringes, strict=True)]
-    push = sum(one.null_residual() @ t for one, t in zip(ready, templates, strict=True))
-    power = sum(_sum_squares(t) for t in templates)
+    push, power = _templates(ready, fringes)
     linear = np.clip(push / np.maximum(power, 1e-30), 1e-7, limit)  # at the star itself nothing changes
     starts = [linear]
     if linear.max() > 0.05:  # bright companions: the linear guess may be far off
@@ -636,20 +627,72 @@ def _newton(ready, fringes, f: np.ndarray, limit: float, steps: int = 4) -> tupl
     return best, chi2
 
 # %% ../../nbs/fringes/09_companions.ipynb #962d6fcd
-def _false_alarm(ready, groups: dict[str, list[int]], fringes, cells, trials: int, seed: int) -> FalseAlarm:
-    rng = np.random.default_rng(seed)
+def _false_alarm(ready, groups: dict[str, list[int]], fringes, cells, options: SearchOptions) -> FalseAlarm:
+    rng = np.random.default_rng(options.seed)
     templates = []
     for members in groups.values():
         stacked = np.concatenate([ready[i].template(fringes[i])[:, cells] for i in members]).astype("float32")
         templates.append(stacked / np.maximum(np.sqrt(_sum_squares(stacked)), 1e-30))
     peaks = []
-    for _ in range(0, trials, 250):
+    for _ in range(0, options.trials, 250):
         field_ = 0.0
         for unit in templates:
             noise = rng.standard_normal((250, len(unit)), dtype="float32")
             field_ = field_ + np.maximum(noise @ unit, 0) ** 2
         peaks.append(field_.max(axis=1))
     return FalseAlarm(np.sort(np.concatenate(peaks).astype(float)), len(groups))
+
+# %% ../../nbs/fringes/09_companions.ipynb #a9024169
+@dataclass(frozen=True)
+class SearchOptions(Options):
+    """
+    Where and how a companion is searched, with the fields of `Options`.
+
+    Attributes
+    ----------
+    limit : float
+        Largest separation that is searched, mas. Holes that stand on a lattice repeat themselves: companions as far
+        apart as 690 mas in F380M and 870 mas in F480M look nearly the same, so that beyond half of that a companion
+        in a single filter has doubles.
+    inner : float
+        Closer to the star than this nothing is looked for, mas.
+    step : float, optional
+        Step of the grid, mas; an eighth of λ/B if not given.
+    max_contrast : float
+        Largest flux ratio.
+    contrast_by : str
+        What has a contrast of its own: ``"filter"``, ``"file"``, or ``"all"`` for one contrast.
+    rescale : bool
+        Multiply all variances, up or down, so that χ² is as large as the degrees of freedom: for errors that are known
+        up to a factor only. The significance is then approximate.
+    n_alternatives : int
+        How many other minima are reported at most.
+    trials : int
+        Trials of the false-alarm probability.
+    seed : int
+        Of these trials.
+    """
+
+    limit: float = 500.0
+    inner: float = 20.0
+    step: float | None = None
+    max_contrast: float = 1.0
+    contrast_by: str = "filter"
+    rescale: bool = False
+    n_alternatives: int = 8
+    trials: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        super().__post_init__()
+        if self.contrast_by not in ("filter", "file", "all"):
+            raise CalamiError(f"contrast_by {self.contrast_by!r} unknown; use 'filter', 'file' or 'all'")
+        if not self.limit > self.inner >= 0:
+            raise CalamiError(f"nothing lies between {self.inner} and {self.limit} mas; give limit > inner >= 0")
+        if not (self.max_contrast > 1e-6 and self.trials > 0):
+            found = f"{self.max_contrast} and {self.trials}"
+            raise CalamiError(f"max_contrast and trials must be above 0, not {found}")
 
 # %% ../../nbs/fringes/09_companions.ipynb #417d36a2
 @dataclass(frozen=True, eq=False)
@@ -681,10 +724,8 @@ class CompanionFit:
         χ² with the best contrasts, shape (north, east), in units of `scale`.
     names : tuple of str
         The exposures.
-    options : Options
-        What was used of them.
-    max_contrast : float
-        The largest contrast that was allowed.
+    options : SearchOptions
+        What was used of them, and where was searched.
     """
 
     separation: float
@@ -700,8 +741,7 @@ class CompanionFit:
     grid: np.ndarray
     chi2_map: np.ndarray
     names: tuple[str, ...]
-    options: Options
-    max_contrast: float = 1.0
+    options: SearchOptions
 
     @property
     def errors(self) -> np.ndarray:
@@ -752,7 +792,7 @@ class CompanionFit:
         polar += [(a["sep_mas"], a["pa_deg"]) for a in self.alternatives if a["delta_chi2"] <= delta_chi2]
         return [tuple(float(c) for c in position(*p)) for p in polar]
 
-    def told(self) -> str:
+    def report(self) -> str:
         """
         Say what was found.
 
@@ -761,21 +801,7 @@ class CompanionFit:
         str
             Lines of text: place, brightness, significance, fit, and the other places that fit nearly as well.
         """
-        sep, pa, *_ = self.errors
-        lines = [f"{self.separation:.1f} ± {sep:.1f} mas, position angle {self.position_angle:.2f} ± {pa:.2f} deg"]
-        lines += [f"  {k}: {m:.2f} ± {self.dmag_error[k]:.2f} mag" for k, m in self.dmag.items()]
-        lines.append(f"  {self.significance:.1f} sigma; reduced chi2 {self.reduced_chi2:.2f}")
-        if self.scale != 1:
-            lines[-1] += f", errors multiplied by {np.sqrt(self.scale):.2f}"
-        elif self.reduced_chi2 > 2:
-            lines.append("  the errors are too small for this fit: rescale them, or add systematic ones")
-        if max(self.contrast.values()) > 0.99 * self.max_contrast:
-            lines.append(f"  the contrast is at its bound, {self.max_contrast:g}: this is no faint companion")
-        for one in self.alternatives:
-            if one["delta_chi2"] < 25:
-                place = f"{one['sep_mas']:.1f} mas, {one['pa_deg']:.1f} deg"
-                lines.append(f"  instead: {place}, chi2 higher by {one['delta_chi2']:.1f}")
-        return "\n".join(lines)
+        return "\n".join(_report(self))
 
     def to_dict(self) -> dict[str, Any]:
         """
@@ -786,54 +812,65 @@ class CompanionFit:
         dict
             Plain numbers, lists and texts.
         """
-        sep, pa, *rest = (float(e) for e in self.errors)
-        return {
-            "sep_mas": self.separation,
-            "sep_err_mas": sep,
-            "pa_deg": self.position_angle,
-            "pa_err_deg": pa,
-            "dmag": self.dmag,
-            "dmag_err": self.dmag_error,
-            "contrast": dict(self.contrast),
-            "contrast_err": dict(zip(self.contrast, rest, strict=True)),
-            "significance": self.significance,
-            "log10_false_alarm": self.log_false_alarm / np.log(10),
-            "delta_chi2": self.delta_chi2,
-            "chi2": self.chi2,
-            "chi2_null": self.chi2_null,
-            "reduced_chi2": self.reduced_chi2,
-            "n_data": self.n_data,
-            "variance_scale": self.scale,
-            "covariance": self.covariance.tolist(),
-            "covariance_of": ["sep_mas", "pa_deg", *(f"contrast {k}" for k in self.contrast)],
-            "alternatives": list(self.alternatives),
-            "files": list(self.names),
-            "observables": self.options.observables,
-            "errors": self.options.covariance,
-            "definitions": {
-                "pa_deg": "from north through east",
-                "significance": "Gaussian sigmas, two-sided, of the probability that noise alone lowers chi2 as much "
-                "anywhere on the grid",
-                "delta_chi2": "chi2 of a single star minus chi2 with the companion, over variance_scale",
-                "alternatives": "other minima; delta_chi2 is their chi2 minus that of the best, over variance_scale",
-            },
-        }
+        return _as_dict(self)
+
+    told = report  #: Its old name.
+
+# %% ../../nbs/fringes/09_companions.ipynb #6329012c
+def _report(fit: CompanionFit) -> list[str]:
+    sep, pa, *_ = fit.errors
+    lines = [f"{fit.separation:.1f} ± {sep:.1f} mas, position angle {fit.position_angle:.2f} ± {pa:.2f} deg"]
+    lines += [f"  {k}: {m:.2f} ± {fit.dmag_error[k]:.2f} mag" for k, m in fit.dmag.items()]
+    lines.append(f"  {fit.significance:.1f} sigma; reduced chi2 {fit.reduced_chi2:.2f}")
+    if fit.scale != 1:
+        lines[-1] += f", errors multiplied by {np.sqrt(fit.scale):.2f}"
+    elif fit.reduced_chi2 > 2:
+        lines.append("  the errors are too small for this fit: rescale them, or add systematic ones")
+    if max(fit.contrast.values()) > 0.99 * fit.options.max_contrast:
+        lines.append(f"  the contrast is at its bound, {fit.options.max_contrast:g}: this is no faint companion")
+    for one in fit.alternatives:
+        if one["delta_chi2"] < 25:
+            place = f"{one['sep_mas']:.1f} mas, {one['pa_deg']:.1f} deg"
+            lines.append(f"  instead: {place}, chi2 higher by {one['delta_chi2']:.1f}")
+    return lines
+
+# %% ../../nbs/fringes/09_companions.ipynb #b20e5583
+def _as_dict(fit: CompanionFit) -> dict[str, Any]:
+    sep, pa, *rest = (float(e) for e in fit.errors)
+    return {
+        "sep_mas": fit.separation,
+        "sep_err_mas": sep,
+        "pa_deg": fit.position_angle,
+        "pa_err_deg": pa,
+        "dmag": fit.dmag,
+        "dmag_err": fit.dmag_error,
+        "contrast": dict(fit.contrast),
+        "contrast_err": dict(zip(fit.contrast, rest, strict=True)),
+        "significance": fit.significance,
+        "log10_false_alarm": fit.log_false_alarm / np.log(10),
+        "delta_chi2": fit.delta_chi2,
+        "chi2": fit.chi2,
+        "chi2_null": fit.chi2_null,
+        "reduced_chi2": fit.reduced_chi2,
+        "n_data": fit.n_data,
+        "variance_scale": fit.scale,
+        "covariance": fit.covariance.tolist(),
+        "covariance_of": ["sep_mas", "pa_deg", *(f"contrast {k}" for k in fit.contrast)],
+        "alternatives": list(fit.alternatives),
+        "files": list(fit.names),
+        "observables": fit.options.observables,
+        "errors": fit.options.covariance,
+        "definitions": {
+            "pa_deg": "from north through east",
+            "significance": "Gaussian sigmas, two-sided, of the probability that noise alone lowers chi2 as much "
+            "anywhere on the grid",
+            "delta_chi2": "chi2 of a single star minus chi2 with the companion, over variance_scale",
+            "alternatives": "other minima; delta_chi2 is their chi2 minus that of the best, over variance_scale",
+        },
+    }
 
 # %% ../../nbs/fringes/09_companions.ipynb #4b74e2af
-def search_companion(
-    data: Observables | Sequence[Observables],
-    *,
-    limit: float = 500.0,
-    inner: float = 20.0,
-    step: float | None = None,
-    max_contrast: float = 1.0,
-    contrast_by: str = "filter",
-    rescale: bool = False,
-    n_alternatives: int = 8,
-    trials: int = 2000,
-    seed: int = 0,
-    **options: Any,
-) -> CompanionFit:
+def search_companion(data: Observables | Sequence[Observables], **options: Any) -> CompanionFit:
     """
     Find the companion that fits the data best, with errors, significance and other minima.
 
@@ -841,29 +878,8 @@ def search_companion(
     ----------
     data : Observables or sequence of Observables
         Calibrated exposures of one star; they are fitted together with one place.
-    limit : float
-        Largest separation that is searched, mas. Holes that stand on a lattice repeat themselves: companions as far
-        apart as 690 mas in F380M and 870 mas in F480M look nearly the same, so that beyond half of that a companion
-        in a single filter has doubles.
-    inner : float
-        Closer to the star than this nothing is looked for, mas.
-    step : float, optional
-        Step of the grid, mas; an eighth of λ/B if not given.
-    max_contrast : float
-        Largest flux ratio.
-    contrast_by : str
-        What has a contrast of its own: ``"filter"``, ``"file"``, or ``"all"`` for one contrast.
-    rescale : bool
-        Multiply all variances, up or down, so that χ² is as large as the degrees of freedom: for errors that are known
-        up to a factor only. The significance is then approximate.
-    n_alternatives : int
-        How many other minima are reported at most.
-    trials : int
-        Trials of the false-alarm probability.
-    seed : int
-        Of these trials.
     **options
-        Fields of `Options`: ``observables``, ``covariance``, ``systematics``, ``star``, ``companion``.
+        Fields of `SearchOptions`, such as ``limit``, ``contrast_by``, ``rescale``, and those of `Options`.
 
     Returns
     -------
@@ -875,64 +891,59 @@ def search_companion(
     CalamiError
         If the data cannot be used, or an option is wrong.
     """
-    ready = prepare(data, **options)
-    groups = _groups(ready, contrast_by)
-    n_data = _check_search(ready, groups, inner, limit, max_contrast, trials)
-    axis = _grid_axis(ready, limit, step)
-    chi2_map, contrasts, fringes, (x, y) = _grid_search(ready, groups, axis, max_contrast)
-    distance = np.hypot(x, y).reshape(chi2_map.shape)
-    outside = (distance < inner) | (distance > limit)
-    allowed = np.where(outside, np.inf, chi2_map)
+    chosen = options_from(SearchOptions, options)
+    ready = _prepared(data, chosen)
+    groups = _groups(ready, chosen.contrast_by)
+    n_data = sum(one.size for one in ready)
+    if n_data < 2 + len(groups):
+        text = f"the data are {n_data} independent numbers, a companion in {len(groups)} bands has {2 + len(groups)}"
+        raise CalamiError(f"{text}; use more holes, more files, or observables='both'")
+    axis = _grid_axis(ready, chosen.limit, chosen.step)
+    chi2_map, contrasts, fringes, (x, y) = _grid_search(ready, groups, axis, chosen.max_contrast)
+    distance, step = np.hypot(x, y).reshape(chi2_map.shape), axis[1] - axis[0]
+    inside = (distance >= chosen.inner) & (distance <= chosen.limit)
     found = []
-    for row, col in _minima(allowed, n_alternatives + 4):
+    for row, col in _minima(np.where(inside, chi2_map, np.inf), chosen.n_alternatives + 4):
         cell = row * len(axis) + col
-        start = np.concatenate(([x[cell], y[cell]], contrasts[:, cell]))
-        found.append(_refine(ready, groups, start, max_contrast, axis[1] - axis[0], (inner, limit)))
-    minima = _distinct(found, resolution=1.5 * (axis[1] - axis[0]))
-    best, chi2 = minima[0], 2 * minima[0].cost
-    scale = chi2 / max(n_data - len(best.x), 1) if rescale else 1.0
-    null = float(sum((one.null_residual() ** 2).sum() for one in ready))
-    alarm = _false_alarm(ready, groups, fringes, ~outside.ravel(), trials, seed)
+        found.append(_refine(ready, groups, np.concatenate(([x[cell], y[cell]], contrasts[:, cell])), step, chosen))
+    best, *others = _distinct(found, resolution=1.5 * step)
+    chi2, null = 2 * best.cost, float(sum((one.null_residual() ** 2).sum() for one in ready))
+    scale = chi2 / max(n_data - len(best.x), 1) if chosen.rescale else 1.0
+    alarm = _false_alarm(ready, groups, fringes, inside.ravel(), chosen)
     separation, angle, covariance = _to_polar(best.x, scale * np.linalg.pinv(best.jac.T @ best.jac))
-    others = []
-    for one in minima[1 : n_alternatives + 1]:
-        sep, pa, _ = _to_polar(one.x, np.eye(len(one.x)))
-        magnitudes = {k: float(-2.5 * np.log10(f)) for k, f in zip(groups, one.x[2:], strict=True)}
-        others.append(
-            {"sep_mas": sep, "pa_deg": pa, "dmag": magnitudes, "delta_chi2": float((2 * one.cost - chi2) / scale)}
-        )
     return CompanionFit(
         separation,
         angle,
-        {k: float(f) for k, f in zip(groups, best.x[2:], strict=True)},
+        dict(zip(groups, best.x[2:].tolist(), strict=True)),
         covariance,
         chi2,
         null,
         n_data,
         scale,
         alarm.log_probability((null - chi2) / scale),
-        tuple(others),
+        tuple(_alternative(o, groups, (2 * o.cost - chi2) / scale) for o in others[: chosen.n_alternatives]),
         axis,
         chi2_map / scale,
         tuple(one.data.name for one in ready),
-        ready[0].options,
-        max_contrast,
+        chosen,
     )
 
+# %% ../../nbs/fringes/09_companions.ipynb #6a4850f8
+def _alternative(found, groups: Iterable[str], delta_chi2: float) -> dict[str, Any]:
+    separation, angle, _ = _to_polar(found.x, np.eye(len(found.x)))
+    magnitudes = dict(zip(groups, (-2.5 * np.log10(found.x[2:])).tolist(), strict=True))
+    return {"sep_mas": separation, "pa_deg": angle, "dmag": magnitudes, "delta_chi2": float(delta_chi2)}
+
 # %% ../../nbs/fringes/09_companions.ipynb #e3f426ba
-def _refine(ready, groups: dict[str, list[int]], start: np.ndarray, limit: float, step: float, reach: tuple):
+def _refine(ready, groups: dict[str, list[int]], start: np.ndarray, step: float, options: SearchOptions):
     # Least squares from a grid point; if that leads out of the field or to a contrast that cannot be, within bounds
     from scipy.optimize import least_squares
 
-    members = list(groups.values())
+    members, limit, reach = list(groups.values()), options.max_contrast, (options.inner, options.limit)
 
     def residual(p: np.ndarray) -> np.ndarray:
-        parts = []
-        for number, indices in enumerate(members):
-            for i in indices:
-                fringe = ready[i].fringe(p[:1], p[1:2])
-                parts.append(ready[i].residual(fringe, p[2 + number : 3 + number])[:, 0])
-        return np.concatenate(parts)
+        pairs = [(ready[i], p[n : n + 1]) for n, indices in enumerate(members, 2) for i in indices]
+        return np.concatenate([one.residual(one.fringe(p[:1], p[1:2]), f)[:, 0] for one, f in pairs])
 
     scale = np.concatenate(([10.0, 10.0], np.maximum(start[2:], 1e-5)))
     found = least_squares(residual, start, method="lm", x_scale=scale, max_nfev=400)
@@ -1000,16 +1011,3 @@ def _distinct(found: list, resolution: float) -> list:
         if all(np.hypot(*(one.x[:2] - other.x[:2])) > resolution for other in kept):
             kept.append(one)
     return kept
-
-# %% ../../nbs/fringes/09_companions.ipynb #d43e7592
-def _check_search(ready, groups, inner: float, limit: float, max_contrast: float, trials: int) -> int:
-    # How many numbers the data are, if a search can be made.
-    if not limit > inner >= 0:
-        raise CalamiError(f"nothing lies between {inner} and {limit} mas; give limit > inner >= 0")
-    if not (max_contrast > 1e-6 and trials > 0):
-        raise CalamiError(f"max_contrast and trials must be above 0, not {max_contrast} and {trials}")
-    n_data = sum(one.size for one in ready)
-    if n_data < 2 + len(groups):
-        text = f"the data are {n_data} independent numbers, a companion in {len(groups)} bands has {2 + len(groups)}"
-        raise CalamiError(f"{text}; use more holes, more files, or observables='both'")
-    return n_data

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,12 @@ HEADER_KEYWORDS = tuple(
 # %% ../../nbs/fringes/02_frames.ipynb #86120fc0
 @dataclass
 class _Frames:
-    cube: np.ndarray  # n, rows, columns
-    bad: np.ndarray
-    variance: np.ndarray | None
     facts: dict[str, Any]
     name: str
     path: Path | None = None
+    cube: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))  # n, rows, columns
+    bad: np.ndarray | None = None
+    variance: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     row: int = 0  # of the first row and column in the file
     column: int = 0
@@ -56,49 +56,43 @@ class _Frames:
         return FileProblem(self.path, reason) if self.path else CalamiError(f"{self.name}: {reason}")
 
     def cut(self, rows: slice, columns: slice) -> _Frames:
-        parts = [None if a is None else a[:, rows, columns] for a in (self.cube, self.bad, self.variance)]
-        row, column = self.row + (rows.start or 0), self.column + (columns.start or 0)
-        return _Frames(*parts, self.facts, self.name, self.path, self.notes, row, column)
+        parts = {key: getattr(self, key) for key in ("cube", "bad", "variance")}
+        parts = {key: None if array is None else array[:, rows, columns] for key, array in parts.items()}
+        return replace(self, **parts, row=self.row + (rows.start or 0), column=self.column + (columns.start or 0))
 
 # %% ../../nbs/fringes/02_frames.ipynb #11059eed
-def _from_arrays(
-    science, dq, error, facts: Mapping, name: str, path: Path | None = None, jumps: bool = True
-) -> _Frames:
-    frames = _Frames(np.asarray(science), np.zeros(0), None, dict(facts), name, path)
-    if frames.cube.ndim not in (2, 3) or frames.cube.size == 0:
+def _from_arrays(science, dq, error, frames: _Frames, jumps: bool = True) -> _Frames:
+    # The arrays of an exposure, for frames that have none yet
+    cube, notes = np.asarray(science), frames.notes
+    if cube.ndim not in (2, 3) or cube.size == 0:
         raise frames.problem(
-            f"has shape {frames.cube.shape}; fringes are fitted to an image (rows, columns) or a cube (integrations, "
+            f"has shape {cube.shape}; fringes are fitted to an image (rows, columns) or a cube (integrations, "
             "rows, columns): give a rate, rateints, cal or calints product"
         )
-    if not np.issubdtype(frames.cube.dtype, np.floating):
-        frames.cube = frames.cube.astype(float)
+    if not np.issubdtype(cube.dtype, np.floating):
+        cube = cube.astype(float)
     for label, other in (("dq", dq), ("error", error)):
-        if other is not None and np.shape(other) != frames.cube.shape:
-            raise frames.problem(
-                f"its {label} has shape {np.shape(other)}, its image {frames.cube.shape}; they must agree"
-            )
-    shape = (-1, *frames.cube.shape[-2:])
-    frames.cube = frames.cube.reshape(shape)
-    frames.bad = ~np.isfinite(frames.cube)
+        if other is not None and np.shape(other) != cube.shape:
+            raise frames.problem(f"its {label} has shape {np.shape(other)}, its image {cube.shape}; they must agree")
+    cube = cube.reshape(-1, *cube.shape[-2:])
+    bad, variance = ~np.isfinite(cube), None
     if dq is not None:
-        flags = np.asarray(dq).reshape(shape)
+        flags = np.asarray(dq).reshape(cube.shape)
         hit = (flags & JUMP_DET) != 0
         if not jumps:
             often = (hit.sum(axis=0) > 1) & (hit.mean(axis=0) > RARE_JUMPS)
             hit &= ~often & (np.ndim(science) == 3)
             if often.any():
-                frames.notes.append(
-                    f"{often.sum()} pixels have jumps in more than {RARE_JUMPS:.0%} of the integrations"
-                )
-        frames.bad |= hit | ((flags & niriss.DO_NOT_USE) != 0)
+                notes.append(f"{often.sum()} pixels have jumps in more than {RARE_JUMPS:.0%} of the integrations")
+        bad |= hit | ((flags & niriss.DO_NOT_USE) != 0)
     if error is not None:
         with np.errstate(over="ignore", invalid="ignore"):
-            variance = np.square(np.asarray(error, float)).reshape(shape)
-        frames.variance = np.where(np.isfinite(variance) & (variance > 0), variance, np.nan)
-        if np.isnan(frames.variance[~frames.bad]).all():
-            frames.variance = None
-            frames.notes.append("no usable ERR")
-    return frames
+            variance = np.square(np.asarray(error, float)).reshape(cube.shape)
+        variance = np.where(np.isfinite(variance) & (variance > 0), variance, np.nan)
+        if np.isnan(variance[~bad]).all():
+            variance = None
+            notes.append("no usable ERR")
+    return replace(frames, cube=cube, bad=bad, variance=variance)
 
 # %% ../../nbs/fringes/02_frames.ipynb #43a0d8c9
 def _from_file(data: Exposure, jumps: bool) -> _Frames:
@@ -118,12 +112,12 @@ def _from_file(data: Exposure, jumps: bool) -> _Frames:
             variance = np.where(variance > flat, variance - flat, np.nan)
         error = np.sqrt(variance)
     dq = data.dq if data.has("DQ") else None
-    return _from_arrays(data.science, dq, error, header, data.name, data.paths[0], jumps)
+    return _from_arrays(data.science, dq, error, _Frames(header, data.name, data.paths[0]), jumps)
 
 # %% ../../nbs/fringes/02_frames.ipynb #eef062e4
 def _read(data, dq, error, header: Mapping | None, jumps: bool = True) -> _Frames:
     if isinstance(data, (np.ndarray, np.ma.MaskedArray)):
-        return _from_arrays(data, dq, error, header or {}, "array", jumps=jumps)
+        return _from_arrays(data, dq, error, _Frames(dict(header or {}), "array"), jumps)
     if dq is not None or error is not None:
         raise CalamiError("dq and error belong to an array; a file brings its own")
     frames = _from_file(data if isinstance(data, Exposure) else Exposure(data), jumps)

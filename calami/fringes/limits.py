@@ -11,22 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, options_from
 from calami.fringes.companions import (
-    MAS,
     CompanionFit,
+    Options,
     Prepared,
+    _prepared,
     _sum_squares,
+    _templates,
     add_companion,
     position,
-    prepare,
     sigma_of,
 )
 from .observables import Observables, photon_errors
+from ..instrument.optics import MAS
 
 # %% auto #0
-__all__ = ['DEFINITIONS', 'chi2_sigma', 'chi2_ratio', 'remove_companion', 'DetectionMap', 'detection_map', 'ContrastCurve',
-           'contrast_curve', 'photon_curve', 'systematic_curve']
+__all__ = ['DEFINITIONS', 'chi2_sigma', 'chi2_ratio', 'remove_companion', 'DetectionMap', 'LimitOptions', 'detection_map',
+           'ContrastCurve', 'CurveOptions', 'contrast_curve', 'photon_curve', 'systematic_curve']
 
 # %% ../../nbs/fringes/10_limits.ipynb #29a14cee
 def chi2_sigma(chi2_test: float | np.ndarray, chi2_true: float | np.ndarray, n: int) -> np.ndarray:
@@ -109,13 +111,14 @@ def _raised(ready: Sequence[Prepared], fringes: Sequence[tuple], f: np.ndarray, 
     return sum(_sum_squares(one.residual(fringe, f, sign)) for one, fringe in zip(ready, fringes, strict=True))
 
 # %% ../../nbs/fringes/10_limits.ipynb #9c8aa806
-def _solve(value: Callable, base: float, slope: np.ndarray, curvature: np.ndarray, target: float, limit: float):
+def _solve(value: Callable, base: float, slope: np.ndarray, curvature: np.ndarray, target: float):
     # Smallest f at which value(f, cells) reaches the target, and whether it does; value is about
     # base - 2 slope f + curvature f^2
     def root(curve: np.ndarray, b: np.ndarray) -> np.ndarray:
         curve = np.maximum(curve, 1e-30)
         return (b + np.sqrt(np.maximum(b**2 + curve * (target - base), 0))) / curve
 
+    limit = 1.0  # as bright as the star
     f = np.clip(root(curvature, slope), 1e-9, limit)
     low, high = np.zeros_like(f), np.full_like(f, np.inf)
     active = np.arange(len(f))
@@ -140,15 +143,6 @@ def _solve(value: Callable, base: float, slope: np.ndarray, curvature: np.ndarra
     reached[~np.isfinite(high) & (f >= limit * (1 - 1e-9))] = False
     return f, reached
 
-# %% ../../nbs/fringes/10_limits.ipynb #958271ac
-def _templates(ready: Sequence[Prepared], fringes: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
-    # Slope r.g and power g.g of the linear model, in each cell
-    slope = power = 0.0
-    for one, fringe in zip(ready, fringes, strict=True):
-        template = one.template(fringe)
-        slope, power = slope + one.null_residual() @ template, power + _sum_squares(template)
-    return slope, power
-
 # %% ../../nbs/fringes/10_limits.ipynb #c78f7298
 def _target(ready: Sequence[Prepared], kind: str, sigma: float) -> tuple[float, float]:
     # chi2 at f = 0, and the one to reach
@@ -162,7 +156,7 @@ def _target(ready: Sequence[Prepared], kind: str, sigma: float) -> tuple[float, 
     return null, null * chi2_ratio(sigma, sum(one.size for one in ready))
 
 # %% ../../nbs/fringes/10_limits.ipynb #46cd6e0a
-def _upper_limit(ready: Sequence[Prepared], fringes, sigma: float, limit: float) -> tuple[np.ndarray, np.ndarray]:
+def _upper_limit(ready: Sequence[Prepared], fringes, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     from scipy.special import log_ndtr, ndtri_exp
     from scipy.stats import norm
 
@@ -171,14 +165,15 @@ def _upper_limit(ready: Sequence[Prepared], fringes, sigma: float, limit: float)
     power = np.maximum(power, 1e-30)
     best, error = slope / power, 1 / np.sqrt(power)
     found = best - error * ndtri_exp(norm.logsf(sigma) + log_ndtr(best / error))
-    return np.minimum(found, limit), found < limit
+    return np.minimum(found, 1.0), found < 1
 
 # %% ../../nbs/fringes/10_limits.ipynb #19e71596
-def _limits(ready, x: np.ndarray, y: np.ndarray, kind: str, sigma: float, group: int = 1, limit: float = 1.0):
-    # Limits at places; with group > 1 chi2 is averaged over as many successive places, which share one f
+def _limits(ready: Sequence[Prepared], places, kind: str, sigma: float, group: int = 1):
+    # Limits at places (x, y); with group > 1 chi2 is averaged over as many successive places, which share one f
+    x, y = (np.ravel(p) for p in places)
     fringes = [one.fringe(x, y) for one in ready]
     if kind == "percentile":
-        return _upper_limit(ready, fringes, sigma, limit)
+        return _upper_limit(ready, fringes, sigma)
     sign = DEFINITIONS[kind][0]
     base, target = _target(ready, kind, sigma)
     slope, power = (v.reshape(-1, group).mean(axis=1) for v in _templates(ready, fringes))
@@ -187,11 +182,11 @@ def _limits(ready, x: np.ndarray, y: np.ndarray, kind: str, sigma: float, group:
         if len(cells) * group == len(x):
             some = fringes
         else:
-            places = (cells[:, None] * group + np.arange(group)).ravel()
-            some = [(real[:, places], imaginary[:, places], light[places]) for real, imaginary, light in fringes]
+            here = (cells[:, None] * group + np.arange(group)).ravel()
+            some = [(real[:, here], imaginary[:, here], light[here]) for real, imaginary, light in fringes]
         return _raised(ready, some, np.repeat(f, group), sign).reshape(-1, group).mean(axis=1)
 
-    return _solve(value, base, sign * slope, power, target, limit)
+    return _solve(value, base, sign * slope, power, target)
 
 # %% ../../nbs/fringes/10_limits.ipynb #b9301f14
 def remove_companion(data: Observables, fit: CompanionFit) -> Observables:
@@ -216,9 +211,26 @@ def remove_companion(data: Observables, fit: CompanionFit) -> Observables:
         raise CalamiError(f"{data.name}: the fit has no contrast for {data.filter} (it has {have})")
     return add_companion(data, fit.separation, fit.position_angle, -fit.contrast[key], star=fit.options.star)
 
+# %% ../../nbs/fringes/10_limits.ipynb #5f908980
+@dataclass(frozen=True, eq=False)
+class _Limit:
+    # What maps and curves have in common
+    contrast: np.ndarray
+    reached: np.ndarray
+    kind: str
+    sigma: float
+    names: tuple[str, ...]
+    wavelength: float
+    baseline: float
+
+    @property
+    def dmag(self) -> np.ndarray:
+        """The limits in magnitudes."""
+        return -2.5 * np.log10(self.contrast)
+
 # %% ../../nbs/fringes/10_limits.ipynb #19345564
 @dataclass(frozen=True, eq=False)
-class DetectionMap:
+class DetectionMap(_Limit):
     """
     Faintest companion in each cell.
 
@@ -241,18 +253,26 @@ class DetectionMap:
     """
 
     axis: np.ndarray
-    contrast: np.ndarray
-    reached: np.ndarray
-    kind: str
-    sigma: float
-    names: tuple[str, ...]
-    wavelength: float
-    baseline: float
 
-    @property
-    def dmag(self) -> np.ndarray:
-        """The limits in magnitudes."""
-        return -2.5 * np.log10(self.contrast)
+# %% ../../nbs/fringes/10_limits.ipynb #f0365d7a
+@dataclass(frozen=True)
+class LimitOptions(Options):
+    """
+    What of the data is used for limits: the fields of `Options`, and a scale of errors.
+
+    Attributes
+    ----------
+    rescale : float
+        Factor for the variances, such as `CompanionFit.scale`.
+    """
+
+    rescale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        super().__post_init__()
+        if not (np.isfinite(self.rescale) and self.rescale > 0):
+            raise CalamiError(f"rescale is a factor for variances, above 0, not {self.rescale}")
 
 # %% ../../nbs/fringes/10_limits.ipynb #c9fd147c
 def detection_map(
@@ -262,7 +282,6 @@ def detection_map(
     sigma: float | None = None,
     extent: float = 400.0,
     size: int = 80,
-    rescale: float = 1.0,
     **options: Any,
 ) -> DetectionMap:
     """
@@ -280,10 +299,8 @@ def detection_map(
         Half the side of the map, mas.
     size : int
         Cells along a side.
-    rescale : float
-        Factor for the variances, such as `CompanionFit.scale`.
     **options
-        Fields of `Options`.
+        Fields of `LimitOptions`: ``rescale``, and those of `Options`.
 
     Returns
     -------
@@ -293,12 +310,11 @@ def detection_map(
     sigma = _definition(kind, sigma)
     if not (extent > 0 and size > 0):
         raise CalamiError(f"a map of {size} cells to {extent} mas cannot be; give numbers above 0")
-    ready = _scaled(prepare(data, **options), rescale)
+    ready = _scaled(data, options_from(LimitOptions, options))
     axis = np.linspace(-extent, extent, size)
-    x, y = (p.ravel() for p in np.meshgrid(axis, axis))
-    contrast, reached = _limits(ready, x, y, kind, sigma)
-    shape = (size, size)
-    return DetectionMap(axis, contrast.reshape(shape), reached.reshape(shape), kind, sigma, *_about(ready))
+    contrast, reached = _limits(ready, np.meshgrid(axis, axis), kind, sigma)
+    shape, about = (size, size), {"kind": kind, "sigma": sigma, **_about(ready)}
+    return DetectionMap(contrast.reshape(shape), reached.reshape(shape), axis=axis, **about)
 
 # %% ../../nbs/fringes/10_limits.ipynb #3abd7f5f
 def _definition(kind: str, sigma: float | None) -> float:
@@ -310,24 +326,25 @@ def _definition(kind: str, sigma: float | None) -> float:
     return sigma
 
 # %% ../../nbs/fringes/10_limits.ipynb #c9b5be15
-def _scaled(ready: list[Prepared], rescale: float) -> list[Prepared]:
+def _scaled(data: Observables | Sequence[Observables], options: LimitOptions) -> list[Prepared]:
     # Variances multiplied by a factor, as the fit of a companion found it
-    if not (np.isfinite(rescale) and rescale > 0):
-        raise CalamiError(f"rescale is a factor for variances, above 0, not {rescale}")
+    ready = _prepared(data, options)
     for one in ready:
-        one.w_v2, one.w_cp = one.w_v2 / np.sqrt(rescale), one.w_cp / np.sqrt(rescale)
-        one.w_phase = one.w_phase / np.sqrt(rescale)
+        for key in ("w_v2", "w_cp", "w_phase"):
+            setattr(one, key, getattr(one, key) / np.sqrt(options.rescale))
     return ready
 
 # %% ../../nbs/fringes/10_limits.ipynb #1731597c
-def _about(ready: Sequence[Prepared]) -> tuple[tuple[str, ...], float, float]:
-    names = tuple(one.data.name for one in ready)
-    longest = max(float(np.hypot(*one.uv.T).max()) for one in ready)
-    return names, float(np.mean([one.data.wavelength for one in ready])), longest
+def _about(ready: Sequence[Prepared]) -> dict[str, Any]:
+    return {
+        "names": tuple(one.data.name for one in ready),
+        "wavelength": float(np.mean([one.data.wavelength for one in ready])),
+        "baseline": max(float(np.hypot(*one.uv.T).max()) for one in ready),
+    }
 
 # %% ../../nbs/fringes/10_limits.ipynb #bb56b020
 @dataclass(frozen=True, eq=False)
-class ContrastCurve:
+class ContrastCurve(_Limit):
     """
     Faintest companion against separation.
 
@@ -350,20 +367,8 @@ class ContrastCurve:
     """
 
     separation: np.ndarray
-    contrast: np.ndarray
-    reached: np.ndarray
-    kind: str
-    sigma: float
     over: str
     label: str
-    names: tuple[str, ...]
-    wavelength: float
-    baseline: float
-
-    @property
-    def dmag(self) -> np.ndarray:
-        """The limits in magnitudes."""
-        return -2.5 * np.log10(self.contrast)
 
     @property
     def separation_lambda_b(self) -> np.ndarray:
@@ -389,6 +394,23 @@ class ContrastCurve:
             raise CalamiError(f"the curve goes from {low} to {high} mas and says nothing about {separation} mas")
         return float(np.exp(np.interp(separation, self.separation, np.log(self.contrast))))
 
+# %% ../../nbs/fringes/10_limits.ipynb #3f354785
+@dataclass(frozen=True)
+class CurveOptions(LimitOptions):
+    """
+    How a curve is made, with the fields of `LimitOptions`.
+
+    Attributes
+    ----------
+    n_angles : int
+        Position angles at each separation.
+    label : str, optional
+        What to call the curve; made from the definition if not given.
+    """
+
+    n_angles: int = 72
+    label: str | None = None
+
 # %% ../../nbs/fringes/10_limits.ipynb #f2172d9e
 def contrast_curve(
     data: Observables | Sequence[Observables],
@@ -397,9 +419,6 @@ def contrast_curve(
     sigma: float | None = None,
     over: str | float = 95.0,
     separations: np.ndarray | None = None,
-    n_angles: int = 72,
-    rescale: float = 1.0,
-    label: str | None = None,
     **options: Any,
 ) -> ContrastCurve:
     """
@@ -418,39 +437,32 @@ def contrast_curve(
         of the limits, 50 to 100 being the worse half.
     separations : numpy.ndarray, optional
         mas; 20 to 500 in steps of 10 if not given.
-    n_angles : int
-        Position angles at each separation.
-    rescale : float
-        Factor for the variances, such as `CompanionFit.scale`.
-    label : str, optional
-        What to call the curve; made from the definition if not given.
     **options
-        Fields of `Options`.
+        Fields of `CurveOptions`: ``n_angles``, ``label``, ``rescale``, and those of `Options`.
 
     Returns
     -------
     ContrastCurve
         The limits.
     """
-    sigma = _definition(kind, sigma)
+    chosen, sigma = options_from(CurveOptions, options), _definition(kind, sigma)
     separations = np.arange(20.0, 501.0, 10.0) if separations is None else np.atleast_1d(np.asarray(separations, float))
-    if not (len(separations) and (separations > 0).all() and n_angles > 0):
+    if not (len(separations) and (separations > 0).all() and chosen.n_angles > 0):
         raise CalamiError("separations must be above 0 mas, and there must be at least one position angle")
     mean = over == "mean"
     if not mean and not (isinstance(over, (int, float)) and 0 <= over <= 100):
         raise CalamiError(f"over is 'mean' or a percentile from 0 to 100, not {over!r}")
     if mean and kind == "percentile":
         raise CalamiError("limits of kind 'percentile' have no mean over position angle; give a percentile")
-    ready = _scaled(prepare(data, **options), rescale)
-    angles = np.arange(n_angles) * (360 / n_angles)
-    x, y = (p.ravel() for p in position(separations[:, None], angles[None, :]))
-    contrast, reached = _limits(ready, x, y, kind, sigma, n_angles if mean else 1)
+    ready, angles = _scaled(data, chosen), np.arange(chosen.n_angles) * (360 / chosen.n_angles)
+    places = position(separations[:, None], angles[None, :])
+    contrast, reached = _limits(ready, places, kind, sigma, chosen.n_angles if mean else 1)
     if not mean:
         contrast = np.percentile(contrast.reshape(len(separations), -1), over, axis=1)
         reached = contrast < 1
-    told = "mean" if mean else f"{over:g} %"
-    text = label or f"{kind} {sigma:g}σ, {told}"
-    return ContrastCurve(separations, contrast, reached, kind, sigma, told, text, *_about(ready))
+    about = {"kind": kind, "sigma": sigma, "over": "mean" if mean else f"{over:g} %", **_about(ready)}
+    label = chosen.label or f"{kind} {sigma:g}σ, {about['over']}"
+    return ContrastCurve(contrast, reached, separation=separations, label=label, **about)
 
 # %% ../../nbs/fringes/10_limits.ipynb #4d405b62
 def photon_curve(data: Observables, n_photons: float, *, sigma: float = 5.0, **options: Any) -> ContrastCurve:
@@ -510,6 +522,6 @@ def systematic_curve(data: Observables, v2: float, cp: float, *, sigma: float = 
 # %% ../../nbs/fringes/10_limits.ipynb #89bec684
 def _ideal(data: Observables, v2: float, cp: float) -> Observables:
     # A single star with the given errors on the baselines of the data
-    plain = replace(data, v2=np.ones(len(data.v2)), cp=np.zeros(len(data.cp)))
-    plain = replace(plain, v2_flag=np.zeros(len(data.v2), bool), cp_flag=np.zeros(len(data.cp), bool))
+    n, m = len(data.v2), len(data.cp)
+    plain = replace(data, v2=np.ones(n), cp=np.zeros(m), v2_flag=np.zeros(n, bool), cp_flag=np.zeros(m, bool))
     return plain.with_errors(v2=v2, cp=cp)

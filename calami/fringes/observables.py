@@ -384,6 +384,10 @@ def _choose(data: Observables, index: np.ndarray) -> Observables:
         new["pistons"], samples["pistons"] = inverse @ new["visphi"], samples["phase"] @ inverse.T
     return replace(data, **new, samples=samples)
 
+# %% ../../nbs/fringes/04_observables.ipynb #2fa7e17e
+def _several(data: Observables | Sequence[Observables]) -> list[Observables]:
+    return [data] if isinstance(data, Observables) else list(data)
+
 # %% ../../nbs/fringes/04_observables.ipynb #4d42f831
 #: Data that were read from OIFITS are the same as what a fit gives.
 OIData = Observables

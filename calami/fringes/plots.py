@@ -13,7 +13,7 @@ import numpy as np
 from ..core.problems import CalamiError
 from .companions import CompanionFit, position
 from .limits import ContrastCurve, DetectionMap
-from .observables import Observables
+from .observables import Observables, _several
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def plot_uv(data: Observables | Sequence[Observables], ax: Axes | None = None) -
         The axes, east to the left.
     """
     ax = _axes(ax)
-    for number, one in enumerate(_sequence(data)):
+    for number, one in enumerate(_several(data)):
         uv = one.v2_uv / one.wavelength / 1e6
         both = np.concatenate((uv, -uv))
         ax.plot(*both.T, _MARKERS[number % 7], color=COLOURS[number % 7], ms=4, label=f"{one.target} {one.filter}")
@@ -143,14 +143,10 @@ def _axes(ax: Axes | None, size: tuple[float, float] = (6, 3.8)) -> Axes:
 
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
-# %% ../../nbs/fringes/11_plots.ipynb #e1aea408
-def _sequence(data: Observables | Sequence[Observables]) -> list[Observables]:
-    return [data] if isinstance(data, Observables) else list(data)
-
 # %% ../../nbs/fringes/11_plots.ipynb #ac1a79e5
 def _plot_against(data, ax: Axes | None, key: str, style: dict[str, Any]) -> Axes:
     ax, factor = _axes(ax), 1.0 if key == "v2" else float(np.degrees(1))
-    for number, one in enumerate(_sequence(data)):
+    for number, one in enumerate(_several(data)):
         good, x = getattr(one, f"{key}_good"), one.baseline_length if key == "v2" else one.longest_side
         values, errors = factor * getattr(one, key), factor * getattr(one, f"{key}_err")
         usual = {"fmt": _MARKERS[number % 7], "color": COLOURS[number % 7], "ms": 4, "lw": 1, "ls": "none"}

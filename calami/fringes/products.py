@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..core.files import whole_files, write_atomically
 from ..core.problems import CalamiError, FileProblem
-from .companions import CompanionFit, search_companion
+from .companions import CompanionFit, Options, search_companion
 from calami.fringes.limits import (
     DEFINITIONS,
     ContrastCurve,
@@ -26,7 +27,7 @@ from calami.fringes.limits import (
     detection_map,
     remove_companion,
 )
-from .observables import Observables
+from .observables import Observables, _several
 from .plots import plot_chi2, plot_cp, plot_curves, plot_map, plot_uv, plot_v2
 
 if TYPE_CHECKING:
@@ -175,8 +176,6 @@ def analyse(
     kind: str = "delta_chi2",
     limit: float = 500.0,
     contrast_by: str = "filter",
-    rescale: bool = False,
-    seed: int = 0,
     **options: Any,
 ) -> CompanionFit:
     """
@@ -195,12 +194,8 @@ def analyse(
         Largest separation, mas.
     contrast_by : str
         See `search_companion`.
-    rescale : bool
-        Multiply all variances so that χ² is as large as the degrees of freedom, also for the limits.
-    seed : int
-        For the false-alarm probability.
     **options
-        Fields of `Options`.
+        Fields of `SearchOptions`, such as ``rescale`` (also for the limits), ``seed``, and those of `Options`.
 
     Returns
     -------
@@ -208,25 +203,23 @@ def analyse(
         The best companion. One of at least `REMOVED_SIGMA` is taken out before the limits are computed, unless each
         file has a contrast of its own.
     """
-    many = [data] if isinstance(data, Observables) else list(data)
+    many = _several(data)
     _definition(kind, None)
-    search = {"contrast_by": contrast_by, "rescale": rescale, "seed": seed}
-    fit = search_companion(many, limit=limit, **search, **options)
+    fit = search_companion(many, limit=limit, contrast_by=contrast_by, **options)
     left = many
     if fit.significance >= REMOVED_SIGMA and contrast_by != "file":
         left = [remove_companion(one, fit) for one in many]
-    told = {"rescale": fit.scale, **options}
+    same = {"rescale": fit.scale} | {f.name: getattr(fit.options, f.name) for f in fields(Options)}
     separations = np.arange(20.0, limit + 1, 10.0)
-    kinds = [kind, *(k for k in DEFINITIONS if k != kind)]
     curves = []
-    for one in kinds:
+    for one in [kind, *(k for k in DEFINITIONS if k != kind)]:
         try:
-            curves.append(contrast_curve(left, one, separations=separations, **told))
+            curves.append(contrast_curve(left, one, separations=separations, **same))
         except CalamiError as problem:
             if one == kind:
                 raise
             logger.warning("no curve by the definition %s: %s", one, problem)
-    limits = detection_map(left, kind, extent=limit, **told)
+    limits = detection_map(left, kind, extent=limit, **same)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

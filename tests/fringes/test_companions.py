@@ -568,7 +568,7 @@ def test_upper_limits_hold_as_often_as_they_say():
         # The true contrast is taken from the flat prior that the definition assumes, up to far beyond the error.
         truth = rng.uniform(0, 2e-3)
         data = add_noise(add_companion(STAR, 150, 40, truth), rng)
-        above += _limits(prepare(data), x, y, "percentile", 1.2816)[0][0] < truth
+        above += _limits(prepare(data), (x, y), "percentile", 1.2816)[0][0] < truth
     assert abs(above / count - norm.sf(1.2816)) < 0.055
 
 
