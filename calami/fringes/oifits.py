@@ -39,6 +39,24 @@ KEPT_KEYWORDS = (
     "DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX CALMODE"
 ).split()
 _ARCSEC = 1 / 3600  # degrees
+# Table: column, attribute and sample of what is measured; errors are in columns of that name and ERR.
+_MEASURED = {
+    "OI_VIS": (("VISAMP", "visamp", "amplitude"), ("VISPHI", "visphi", "phase")),
+    "OI_VIS2": (("VIS2DATA", "v2", "v2"),),
+    "OI_T3": (("T3AMP", "t3amp", ""), ("T3PHI", "cp", "cp")),
+}
+_UNITS = {
+    "m": "UCOORD VCOORD U1COORD V1COORD U2COORD V2COORD EFF_WAVE EFF_BAND STAXYZ CTRS_EQT DIAMETER",
+    "deg": "VISPHI VISPHIERR T3PHI T3PHIERR RAEP0 DECEP0 RA_ERR DEC_ERR PARALLAX PARA_ERR",
+    "deg/yr": "PMRA PMDEC PMRA_ERR PMDEC_ERR",
+    "s": "TIME INT_TIME",
+    "day": "MJD",
+    "yr": "EQUINOX",
+    "m/s": "SYSVEL",
+    "arcsec": "FOV",
+}
+_UNIT_OF = {column: unit for unit, columns in _UNITS.items() for column in columns.split()}
+_SINGLE_PRECISION = "EFF_WAVE EFF_BAND DIAMETER EQUINOX PARALLAX PARA_ERR".split()
 
 # %% ../../nbs/fringes/07_oifits.ipynb #671c885e
 def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration: bool = False) -> Path:
@@ -73,23 +91,16 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
     if per_integration and not {"v2", "cp"} <= set(data.samples):
         raise CalamiError(f"{data.name}: has no values of single integrations to write")
     path = Path(path)
-    wave = {"EFF_WAVE": ("E", data.wavelength), "EFF_BAND": ("E", data.bandwidth)}
+    hdus, wave = [_primary(data)], {"EFF_WAVE": data.wavelength, "EFF_BAND": data.bandwidth}
     tables = {"OI_ARRAY": _array_hdu(data), "OI_TARGET": _target_hdu(data), "OI_WAVELENGTH": _columns(1, **wave)}
     tables |= _visibility_hdus(data, per_integration)
-    hdus = [_primary(data)]
+    known = {"OI_REVN": 2, "INSNAME": "NIRISS", "ARRNAME": "jwst_ami", "DATE-OBS": str(hdus[0].header["DATE-OBS"])}
+    fewer = {"OI_ARRAY": ("OI_REVN", "ARRNAME"), "OI_TARGET": ("OI_REVN",), "OI_WAVELENGTH": ("OI_REVN", "INSNAME")}
     for name, hdu in tables.items():
         hdu.name = name
-        hdu.header["OI_REVN"] = 2
-        if name not in ("OI_ARRAY", "OI_TARGET"):
-            hdu.header["INSNAME"] = "NIRISS"
-        if name not in ("OI_WAVELENGTH", "OI_TARGET"):
-            hdu.header["ARRNAME"] = "jwst_ami"
-        if name in ("OI_VIS", "OI_VIS2", "OI_T3"):
-            hdu.header["DATE-OBS"] = str(hdus[0].header["DATE-OBS"])
+        hdu.header.update({key: known[key] for key in fewer.get(name, known)})
         hdus.append(hdu)
-    place = {"FRAME": "SKY", "ARRAYX": 0.0, "ARRAYY": 0.0, "ARRAYZ": 0.0}
-    for key, value in place.items():
-        hdus[1].header[key] = value
+    hdus[1].header.update({"FRAME": "SKY", "ARRAYX": 0.0, "ARRAYY": 0.0, "ARRAYZ": 0.0})
     for key, name in COVARIANCE_EXTENSIONS.items():
         if getattr(data, key) is not None and not per_integration:
             hdus.append(fits.ImageHDU(getattr(data, key), name=name))
@@ -99,28 +110,18 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
     return path
 
 # %% ../../nbs/fringes/07_oifits.ipynb #754bb904
-def _columns(rows: int, **columns: tuple) -> Any:
-    # name=(format, values) -> a table; a scalar is repeated in every row, a sample has one column per integration
+def _columns(rows: int, **columns: Any) -> Any:
+    # name=values -> a table; a scalar is repeated in every row, a sample has one column per integration
     from astropy.io import fits
 
     made = []
-    for name, (code, values) in columns.items():
+    for name, values in columns.items():
         values = np.asarray(values)
-        if values.ndim == 0:
-            values = np.repeat(values, rows)
-        width = values.shape[1] if values.ndim == 2 and not code[0].isdigit() else ""
-        made.append(fits.Column(name, f"{width}{code}", array=values, unit=_unit(name)))
+        values = np.repeat(values, rows) if values.ndim == 0 else values
+        code = {"i": "I", "b": "L", "S": "A"}.get(values.dtype.kind, "E" if name in _SINGLE_PRECISION else "D")
+        width = values.dtype.itemsize if code == "A" else values.shape[1] if values.ndim == 2 else ""
+        made.append(fits.Column(name, f"{width}{code}", array=values, unit=_UNIT_OF.get(name)))
     return fits.BinTableHDU.from_columns(made)
-
-# %% ../../nbs/fringes/07_oifits.ipynb #27fce130
-def _unit(column: str) -> str | None:
-    if column.endswith("COORD") or column in ("EFF_WAVE", "EFF_BAND", "STAXYZ", "CTRS_EQT", "DIAMETER"):
-        return "m"
-    if column in ("VISPHI", "VISPHIERR", "T3PHI", "T3PHIERR", "RAEP0", "DECEP0", "RA_ERR", "DEC_ERR"):
-        return "deg"
-    units = {"EQUINOX": "yr", "SYSVEL": "m/s", "PARALLAX": "deg", "PARA_ERR": "deg", "FOV": "arcsec"}
-    units |= dict.fromkeys(("PMRA", "PMDEC", "PMRA_ERR", "PMDEC_ERR"), "deg/yr")
-    return {"TIME": "s", "MJD": "day", "INT_TIME": "s", **units}.get(column)
 
 # %% ../../nbs/fringes/07_oifits.ipynb #393d6871
 def _array_hdu(data: Observables):
@@ -129,15 +130,15 @@ def _array_hdu(data: Observables):
     xy = np.zeros((count, 2)) if data.station_xy is None else data.station_xy
     return _columns(
         count,
-        TEL_NAME=("16A", names),
-        STA_NAME=("16A", names),
-        STA_INDEX=("I", np.arange(1, count + 1)),
-        DIAMETER=("E", niriss.HOLE_FLAT_TO_FLAT),
-        STAXYZ=("3D", np.column_stack((xy, np.zeros(count)))),
-        FOV=("D", 80 * niriss.PIXEL_SCALE_MAS[0] / 2000),
-        FOVTYPE=("6A", np.array("RADIUS", "S6")),
+        TEL_NAME=names,
+        STA_NAME=names,
+        STA_INDEX=np.arange(1, count + 1),
+        DIAMETER=niriss.HOLE_FLAT_TO_FLAT,
+        STAXYZ=np.column_stack((xy, np.zeros(count))),
+        FOV=80 * niriss.PIXEL_SCALE_MAS[0] / 2000,
+        FOVTYPE=b"RADIUS",
         # Places on the sky, up to a shift: what the baselines of the file say.
-        CTRS_EQT=("2D", _sky_places(data, count)),
+        CTRS_EQT=_sky_places(data, count),
     )
 
 # %% ../../nbs/fringes/07_oifits.ipynb #beae5d79
@@ -153,66 +154,51 @@ def _sky_places(data: Observables, count: int) -> np.ndarray:
 
 # %% ../../nbs/fringes/07_oifits.ipynb #737a444b
 def _target_hdu(data: Observables):
-    h = {key: value for key, value in data.header.items() if value is not None}
-    zero = ("D", 0.0)
-    return _columns(
-        1,
-        TARGET_ID=("I", 1),
-        TARGET=("16A", np.array(data.target[:16].encode("ascii", "replace"), "S16")),
-        RAEP0=("D", float(h.get("TARG_RA", 0))),
-        DECEP0=("D", float(h.get("TARG_DEC", 0))),
-        EQUINOX=("E", 2000.0),
-        RA_ERR=("D", float(h.get("TARGURA", 0)) * _ARCSEC),
-        DEC_ERR=("D", float(h.get("TARGUDEC", 0)) * _ARCSEC),
-        SYSVEL=zero,
-        VELTYP=("8A", np.array("UNKNOWN", "S8")),
-        VELDEF=("8A", np.array("OPTICAL", "S8")),
-        PMRA=("D", float(h.get("MU_RA", 0)) * _ARCSEC),
-        PMDEC=("D", float(h.get("MU_DEC", 0)) * _ARCSEC),
-        PMRA_ERR=zero,
-        PMDEC_ERR=zero,
-        PARALLAX=("E", 0.0),
-        PARA_ERR=("E", 0.0),
-        SPECTYP=("16A", np.array("UNKNOWN", "S16")),
-    )
+    def number(key: str) -> float:
+        return float(data.header.get(key) or 0)
 
-# %% ../../nbs/fringes/07_oifits.ipynb #8a52013f
-def _or_nan(values: np.ndarray | None, like: np.ndarray) -> np.ndarray:
-    return np.full(like.shape, np.nan) if values is None else values
+    names = {"TARGET_ID": 1, "TARGET": np.array(data.target[:16].encode("ascii", "replace"), "S16")}
+    place = {"RAEP0": number("TARG_RA"), "DECEP0": number("TARG_DEC"), "EQUINOX": 2000.0}
+    place |= {"RA_ERR": number("TARGURA") * _ARCSEC, "DEC_ERR": number("TARGUDEC") * _ARCSEC, "SYSVEL": 0.0}
+    kinds = {"VELTYP": np.array(b"UNKNOWN", "S8"), "VELDEF": np.array(b"OPTICAL", "S8")}
+    motion = {"PMRA": number("MU_RA") * _ARCSEC, "PMDEC": number("MU_DEC") * _ARCSEC}
+    unknown = dict.fromkeys(("PMRA_ERR", "PMDEC_ERR", "PARALLAX", "PARA_ERR"), 0.0)
+    return _columns(1, **names, **place, **kinds, **motion, **unknown, SPECTYP=np.array(b"UNKNOWN", "S16"))
 
 # %% ../../nbs/fringes/07_oifits.ipynb #ff98877e
 def _visibility_hdus(data: Observables, single: bool) -> dict[str, Any]:
-    n, m, s = len(data.v2), len(data.cp), data.samples
-    amplitude, phase = _or_nan(data.visamp, data.v2), np.degrees(_or_nan(data.visphi, data.v2))
-    v2, cp, triple = data.v2, np.degrees(data.cp), _or_nan(data.t3amp, data.cp)
-    flags = ~data.v2_good, ~data.cp_good
-    errors = [data.visamp_err, data.visphi_err, data.v2_err, data.cp_err, data.t3amp_err]
-    errors = [_or_nan(e, like) for e, like in zip(errors, (data.v2,) * 3 + (data.cp,) * 2, strict=True)]
-    errors[1], errors[3] = np.degrees(errors[1]), np.degrees(errors[3])
-    if single:
-        v2, cp, flags = s["v2"].T, np.degrees(s["cp"]).T, (data.v2_flag, data.cp_flag)
-        amplitude, phase = (np.asarray(s.get(k, np.full(v2.T.shape, np.nan))).T for k in ("amplitude", "phase"))
-        phase, triple = np.degrees(phase), np.full(cp.shape, np.nan)
-        errors = [np.zeros(x.shape) for x in (amplitude, phase, v2, cp, triple)]
     mjd, seconds = (np.nan_to_num(x) for x in (data.mjd, data.int_time))
-    start = {"TARGET_ID": ("I", 1), "TIME": ("D", 0.0), "MJD": ("D", mjd), "INT_TIME": ("D", seconds)}
-    uv = {"UCOORD": ("D", data.v2_uv[:, 0]), "VCOORD": ("D", data.v2_uv[:, 1])}
-    uv |= {"STA_INDEX": ("2I", data.v2_stations), "FLAG": ("L", flags[0])}
-    vis = {"VISAMP": ("D", amplitude), "VISAMPERR": ("D", errors[0])}
-    vis |= {"VISPHI": ("D", phase), "VISPHIERR": ("D", errors[1])}
-    t3 = {"T3AMP": ("D", triple), "T3AMPERR": ("D", errors[4]), "T3PHI": ("D", cp), "T3PHIERR": ("D", errors[3])}
-    for number, side in ((1, data.cp_uv1), (2, data.cp_uv2)):
-        t3 |= {f"U{number}COORD": ("D", side[:, 0]), f"V{number}COORD": ("D", side[:, 1])}
-    t3 |= {"STA_INDEX": ("3I", data.cp_stations), "FLAG": ("L", flags[1])}
-    v2_columns = {"VIS2DATA": ("D", v2), "VIS2ERR": ("D", errors[2])}
+    start = {"TARGET_ID": 1, "TIME": 0.0, "MJD": mjd, "INT_TIME": seconds}
+    uv = {"UCOORD": data.v2_uv[:, 0], "VCOORD": data.v2_uv[:, 1], "STA_INDEX": data.v2_stations}
+    uv["FLAG"] = data.v2_flag if single else ~data.v2_good
+    sides = {"U1COORD": data.cp_uv1[:, 0], "V1COORD": data.cp_uv1[:, 1]}
+    sides |= {"U2COORD": data.cp_uv2[:, 0], "V2COORD": data.cp_uv2[:, 1]}
+    sides |= {"STA_INDEX": data.cp_stations, "FLAG": data.cp_flag if single else ~data.cp_good}
     made = {}
-    if n and (single or data.visamp is not None):
-        made["OI_VIS"] = _columns(n, **start, **vis, **uv)
-    if n:
-        made["OI_VIS2"] = _columns(n, **start, **v2_columns, **uv)
-    if m:
-        made["OI_T3"] = _columns(m, **start, **t3)
+    for table, rest in (("OI_VIS", uv), ("OI_VIS2", uv), ("OI_T3", sides)):
+        rows = len(rest["FLAG"])
+        if rows and (table != "OI_VIS" or single or data.visamp is not None):
+            made[table] = _columns(rows, **start, **_measured_columns(data, table, single), **rest)
     return made
+
+# %% ../../nbs/fringes/07_oifits.ipynb #7dc3a2ca
+def _measured_columns(data: Observables, table: str, single: bool) -> dict[str, np.ndarray]:
+    # Values and errors, in degrees if they are angles; NaN where there are none, and errors 0 of single integrations
+    columns = {}
+    for name, key, sample in _MEASURED[table]:
+        like = getattr(data, "cp" if table == "OI_T3" else "v2")
+        values, errors = getattr(data, key), getattr(data, f"{key}_err")
+        if single:
+            like = errors = np.zeros((len(like), len(data.samples["v2"])))
+            values = np.transpose(data.samples[sample]) if sample in data.samples else None
+        for column, found in ((name, values), (_error_of(name), errors)):
+            found = np.full(like.shape, np.nan) if found is None else np.asarray(found)
+            columns[column] = np.degrees(found) if "PHI" in name else found
+    return columns
+
+# %% ../../nbs/fringes/07_oifits.ipynb #e0650f52
+def _error_of(column: str) -> str:
+    return f"{column.removesuffix('DATA')}ERR"
 
 # %% ../../nbs/fringes/07_oifits.ipynb #4c96c8cb
 def _ascii(value: Any) -> Any:
@@ -340,7 +326,7 @@ def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> Observables
         data = from_samples(data)
     elif origin == "jwst":
         data = _jwst_errors(data, repair, calibrated_q4)
-    _tell(data)
+    _warn(data)
     return data
 
 # %% ../../nbs/fringes/07_oifits.ipynb #2770cde0
@@ -366,8 +352,8 @@ def _table(path: Path, hdus: Any, name: str):
     return found[0]
 
 # %% ../../nbs/fringes/07_oifits.ipynb #0e057ac9
-def _demand(path: Path, hdu: Any, columns: str) -> None:
-    missing = sorted(set(columns.split()) - {name.upper() for name in hdu.columns.names})
+def _demand(path: Path, hdu: Any, columns: list[str]) -> None:
+    missing = sorted(set(columns) - {name.upper() for name in hdu.columns.names})
     if missing:
         reason = f"its table {hdu.name} lacks {', '.join(missing)}, which OIFITS demands"
         raise FileProblem(path, reason, "write the file again")
@@ -393,7 +379,7 @@ def _channel(path: Path, hdus: Any) -> tuple[float, float, int]:
     hdu = next((h for h in hdus if h.name == "OI_WAVELENGTH"), None)
     if hdu is None or not len(hdu.data):
         raise FileProblem(path, "has no OI_WAVELENGTH table, so its wavelength is not known", "write it again")
-    _demand(path, hdu, "EFF_WAVE EFF_BAND")
+    _demand(path, hdu, ["EFF_WAVE", "EFF_BAND"])
     wavelength, band = (np.atleast_1d(np.asarray(hdu.data[c], float)).ravel() for c in ("EFF_WAVE", "EFF_BAND"))
     if np.ptp(wavelength) > 1e-6 * wavelength[0]:
         reason = f"has {len(wavelength)} wavelength channels; AMI data have one"
@@ -432,38 +418,39 @@ def _read_parts(path: Path, hdus: Any) -> dict[str, Any]:
     if v2 is None and t3 is None:
         have = ", ".join(h.name for h in hdus[1:]) or "no extension"
         raise FileProblem(path, f"has neither OI_VIS2 nor OI_T3 (it has {have})", "is it an OIFITS file?")
-    part: dict[str, Any] = {"v2": np.zeros(0), "v2_err": np.zeros(0), "v2_uv": np.zeros((0, 2))}
-    part |= {"v2_stations": np.zeros((0, 2), int), "v2_flag": np.zeros(0, bool)}
-    part |= {"cp": np.zeros(0), "cp_err": np.zeros(0), "cp_uv1": np.zeros((0, 2)), "cp_uv2": np.zeros((0, 2))}
-    part |= {"cp_stations": np.zeros((0, 3), int), "cp_flag": np.zeros(0, bool)}
-    if v2 is not None:
-        _demand(path, v2, "VIS2DATA VIS2ERR UCOORD VCOORD STA_INDEX")
-        part |= {"v2": _values(v2, "VIS2DATA"), "v2_err": _values(v2, "VIS2ERR"), "v2_flag": _flags(v2)}
-        part["v2_uv"] = np.column_stack([_values(v2, "UCOORD"), _values(v2, "VCOORD")])
-        part["v2_stations"] = np.asarray(v2.data["STA_INDEX"]).astype(int)
-    if t3 is not None:
-        _demand(path, t3, "T3PHI T3PHIERR U1COORD V1COORD U2COORD V2COORD STA_INDEX")
-        part["cp"], part["cp_err"] = (np.radians(_values(t3, c)) for c in ("T3PHI", "T3PHIERR"))
-        part["t3amp"], part["t3amp_err"] = (_values(t3, c, part["cp"]) for c in ("T3AMP", "T3AMPERR"))
-        part["cp_flag"], part["cp_stations"] = _flags(t3), np.asarray(t3.data["STA_INDEX"]).astype(int)
-        for number in (1, 2):
-            sides = [_values(t3, f"{axis}{number}COORD") for axis in "UV"]
-            part[f"cp_uv{number}"] = np.column_stack(sides)
-    part["v2_flag"] |= ~np.isfinite(part["v2_uv"]).all(axis=1)
-    part["cp_flag"] |= ~np.isfinite(part["cp_uv1"] + part["cp_uv2"]).all(axis=1)
-    if vis is not None and v2 is not None and "STA_INDEX" in vis.columns.names and len(vis.data) == len(v2.data):
-        same = np.array_equal(np.asarray(vis.data["STA_INDEX"]), np.asarray(v2.data["STA_INDEX"]))
-        for key, column in (("visamp", "VISAMP"), ("visamp_err", "VISAMPERR")) if same else ():
-            part[key] = _values(vis, column, part["v2"])
-        for key, column in (("visphi", "VISPHI"), ("visphi_err", "VISPHIERR")) if same else ():
-            part[key] = np.radians(_values(vis, column, part["v2"]))
+    part: dict[str, Any] = {}
+    for key, hdu, uv in (("v2", v2, {"v2_uv": ""}), ("cp", t3, {"cp_uv1": "1", "cp_uv2": "2"})):
+        if hdu is None:
+            part |= {key: np.zeros(0), f"{key}_err": np.zeros(0), f"{key}_stations": np.zeros((0, 1 + len(uv)), int)}
+            part |= {f"{key}_flag": np.zeros(0, bool)} | {side: np.zeros((0, 2)) for side in uv}
+            continue
+        columns = {side: [f"{axis}{number}COORD" for axis in "UV"] for side, number in uv.items()}
+        data = "VIS2DATA" if key == "v2" else "T3PHI"
+        _demand(path, hdu, [data, _error_of(data), *itertools.chain(*columns.values()), "STA_INDEX"])
+        part |= _read_measured(hdu, _values(hdu, data))
+        part |= {side: np.column_stack([_values(hdu, c) for c in pair]) for side, pair in columns.items()}
+        part[f"{key}_stations"] = np.asarray(hdu.data["STA_INDEX"]).astype(int)
+        part[f"{key}_flag"] = _flags(hdu) | ~np.isfinite(sum(part[side] for side in uv)).all(axis=1)
+    stations = [h.data["STA_INDEX"] for h in (v2, vis) if h is not None and "STA_INDEX" in h.columns.names]
+    if len(stations) == 2 and np.array_equal(*stations):
+        part |= _read_measured(vis, part["v2"])
+    return part
+
+# %% ../../nbs/fringes/07_oifits.ipynb #9bfcc2d5
+def _read_measured(hdu: Any, like: np.ndarray) -> dict[str, np.ndarray]:
+    # Values and errors of a table, angles in rad; NaN where a column is missing
+    part = {}
+    for name, key, _ in _MEASURED[hdu.name]:
+        for column, own in ((name, key), (_error_of(name), f"{key}_err")):
+            values = _values(hdu, column, like)
+            part[own] = np.radians(values) if "PHI" in name else values
     return part
 
 # %% ../../nbs/fringes/07_oifits.ipynb #656f28d8
 def _split_samples(part: dict[str, Any]) -> dict[str, np.ndarray]:
     # Columns of a per-integration file become samples; NaN stands in their place until they are averaged.
     samples = {}
-    names = {"v2": "v2", "cp": "cp", "visamp": "amplitude", "visphi": "phase"}
+    names = {key: sample for rows in _MEASURED.values() for _, key, sample in rows if sample}
     for key in [k for k, v in part.items() if isinstance(v, np.ndarray) and v.dtype == float and v.ndim == 2]:
         if key in ("v2_uv", "cp_uv1", "cp_uv2"):
             continue
@@ -617,26 +604,19 @@ def _jwst_errors(data: Observables, repair: bool, calibrated_q4: bool) -> Observ
     return replace(data, notes=(*data.notes, *found.values()))
 
 # %% ../../nbs/fringes/07_oifits.ipynb #0c47216d
-def _tell(data: Observables) -> None:
+def _warn(data: Observables) -> None:
     said = []
     for key, what in (("v2", "squared visibilities"), ("cp", "closure phases")):
-        values, errors = getattr(data, key), getattr(data, f"{key}_err")
+        values, errors, free = getattr(data, key), getattr(data, f"{key}_err"), ~getattr(data, f"{key}_flag")
         if not len(values):
             said.append(f"there are no {what}")
-            continue
-        unflagged = ~getattr(data, f"{key}_flag")
-        with np.errstate(invalid="ignore"):
-            bad = unflagged & ~(np.isfinite(errors) & (errors > 0))
-        if bad.any():
-            said.append(f"{bad.sum()} of {len(bad)} {what} have no error that is finite and above 0, and are flagged")
-        lost = unflagged & ~np.isfinite(values)
-        if lost.any():
-            said.append(f"{lost.sum()} of {len(lost)} {what} are not finite, and are flagged")
+        bad, lost = free & ~(np.isfinite(errors) & (errors > 0)), free & ~np.isfinite(values)
+        for which, why in ((bad, "have no error that is finite and above 0"), (lost, "are not finite")):
+            if which.any():
+                said.append(f"{which.sum()} of {len(which)} {what} {why}, and are flagged")
     if said:
         text = f"{data.name}: " + "; ".join(said) + " (Observables.with_errors gives errors where there are none)"
         warnings.warn(text, OIFITSWarning, stacklevel=3)
     if data.header.get("CALMODE") == "jwst":
-        text = (
-            f"{data.name}: was fitted in mode jwst, with the errors of jwst.ami, which are too small; use another mode"
-        )
-        warnings.warn(text, OIFITSWarning, stacklevel=3)
+        text = "was fitted in mode jwst, with the errors of jwst.ami, which are too small; use another mode"
+        warnings.warn(f"{data.name}: {text}", OIFITSWarning, stacklevel=3)
