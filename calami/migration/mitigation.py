@@ -28,7 +28,8 @@ from ..fringes.limits import contrast_curve, photon_curve
 from ..fringes.observables import OIData
 from ..fringes.oifits import read_oifits, write_products
 from ..instrument import niriss, optics
-from ..process.pipeline import Run, pipe_data, reprocess, worker_pool
+from ..process.engine import worker_pool
+from ..process.pipeline import Run, pipe_data, reprocess
 from ..process.recipes import Truncate
 from ..process.record import fingerprint_of, input_facts, is_current, write_sidecar
 from ..process.references import OfflineCache

@@ -23,7 +23,8 @@ _NAMES = {
     "Reference SATURATION_MARGIN SERVERLESS SIGNAL_THRESHOLDS USE_AFTER V3_IDEAL_ANGLE default_cache "
     "detector_to_v2v3 linearity_coefficients offline_cache",
     "offline": "call_by_name certify offline_environment offline_executor run_offline use_offline_cache",
-    "pipeline": "Outcome Run main_product pipe_data reprocess worker_pool",
+    "engine": "Engine worker_pool",
+    "pipeline": "Outcome Run main_product pipe_data reprocess",
     "audit": "NOT_RECORDED count_flags flags_table nondefault step_table",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -10,7 +10,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +45,7 @@ def offline_environment(cache: OfflineCache | str | os.PathLike) -> dict[str, st
     dict
         The present environment with all CRDS settings replaced, for the `env` argument of `subprocess.run`.
     """
-    present = {key: value for key, value in os.environ.items() if not key.startswith("CRDS_")}
-    return present | _settings(_opened(cache))
+    return {k: v for k, v in os.environ.items() if not k.startswith("CRDS_")} | _settings(_opened(cache))
 
 # %% ../../nbs/process/12_offline.ipynb #1cdb1429
 @contextmanager
@@ -70,26 +72,21 @@ def use_offline_cache(cache: OfflineCache | str | os.PathLike) -> Iterator[Offli
     FileProblem
         If there is no such cache.
     """
-    cache = _opened(cache)
-    _refuse_other(cache)
-    before, wanted = _present_settings(), _settings(cache)
-    if _is_set(wanted, before):  # inside another one, or in a process that was started for it
+    cache, before = _opened(cache), {k: v for k, v in os.environ.items() if k.startswith("CRDS_")}
+    _refuse_other(cache.context)
+    if _settings(cache).items() <= before.items():  # inside another one, or in a process that was started for it
         yield cache
         return
-    # What an import in the meantime would find, unless there was one.
-    server, mode = before.get("CRDS_SERVER_URL", SERVERLESS), "None"
+    server = before.get("CRDS_SERVER_URL", SERVERLESS)  # what an import in the meantime would find
     if "crds" in sys.modules:
         from crds.client import api
-        from crds.core import config
 
-        server, mode = api.get_crds_server(), config.CRDS_REF_SUBDIR_MODE
-    _replace_settings(wanted)
+        server = api.get_crds_server()
+    _set_crds(_settings(cache))
     try:
-        _reset_crds(SERVERLESS, "None")
         yield cache
     finally:
-        _replace_settings(before)
-        _reset_crds(server, mode)
+        _set_crds(before, server)
 
 # %% ../../nbs/process/12_offline.ipynb #add0870a
 def _opened(cache: OfflineCache | str | os.PathLike) -> OfflineCache:
@@ -105,64 +102,39 @@ def _settings(cache: OfflineCache) -> dict[str, str]:
     }
 
 # %% ../../nbs/process/12_offline.ipynb #dee49705
-def _present_settings() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key.startswith("CRDS_")}
-
-# %% ../../nbs/process/12_offline.ipynb #05a4a600
-def _replace_settings(wanted: Mapping[str, str]) -> None:
-    for key in _present_settings():
-        del os.environ[key]
-    os.environ.update(wanted)
-
-# %% ../../nbs/process/12_offline.ipynb #bbb4a940
-def _contexts_in_use() -> set[str]:
-    # Contexts that CRDS has chosen in this process and will keep.
-    client = sys.modules.get("crds.core.heavy_client")
-    if client is None:
-        return set()
-    chosen = {context for _, context in client.get_processing_mode.cache.values()}
-    return chosen | {str(info["operational_context"]) for info in client.get_config_info.cache.values()}
-
-# %% ../../nbs/process/12_offline.ipynb #68350e8e
-def _refuse_other(cache: OfflineCache) -> None:
+def _refuse_other(context: str) -> None:
+    # CRDS keeps the context that it has chosen until the process ends.
+    others = set()
     try:
-        others = _contexts_in_use() - {cache.context}
+        if client := sys.modules.get("crds.core.heavy_client"):
+            others = {chosen for _, chosen in client.get_processing_mode.cache.values()}
+            others |= {str(info["operational_context"]) for info in client.get_config_info.cache.values()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a crds that is built differently
         others = {f"unknown ({error})"}
-    if others:
+    if others - {context}:
         raise CalamiError(
             f"CRDS has been used in this process with another configuration ({', '.join(sorted(others))}), which it "
             "keeps until the process ends; use run_offline of calami.process.offline, which has a separate process, or "
             "restart Python and enter use_offline_cache first"
         )
 
-# %% ../../nbs/process/12_offline.ipynb #73484a47
-def _reset_crds(server: str, mode: str) -> None:
-    # CRDS as it is after its import: nothing remembered, the given server, how references are sorted into folders.
+# %% ../../nbs/process/12_offline.ipynb #05a4a600
+def _set_crds(settings: Mapping[str, str], server: str = SERVERLESS) -> None:
+    # These and no other settings; a CRDS that is imported forgets what it knew, and adds its defaults.
+    for key in [k for k in os.environ if k.startswith("CRDS_")]:
+        del os.environ[key]
+    os.environ.update(settings)
     if "crds" not in sys.modules:
         return
     from crds.client import api
     from crds.core import config, utils
 
     utils.clear_function_caches()
-    config.CRDS_REF_SUBDIR_MODE = mode
+    config.CRDS_REF_SUBDIR_MODE = "None"  # it looks into the cache again
     api.set_crds_server(server)
-    for option in _options():
-        if option.env_var not in os.environ:
-            option.get()  # writes its default into the environment, where CRDS looks for it later
-
-# %% ../../nbs/process/12_offline.ipynb #9ad511e3
-def _options() -> list:
-    # The options of an imported CRDS. Each is an environment variable, with a default that the import writes there.
-    config = sys.modules.get("crds.core.config")
-    return [] if config is None else [o for o in vars(config).values() if isinstance(o, config.ConfigItem)]
-
-# %% ../../nbs/process/12_offline.ipynb #ad84fd49
-def _is_set(wanted: Mapping[str, str], present: Mapping[str, str]) -> bool:
-    # Whether CRDS has these settings already, and beside them only its defaults.
-    defaults = {option.env_var: str(option.default).lower() for option in _options()}
-    others = set(present) - set(wanted)
-    return wanted.items() <= present.items() and all(present[k].lower() == defaults.get(k) for k in others)
+    for option in vars(config).values():
+        if isinstance(option, config.ConfigItem) and option.env_var not in os.environ:
+            option.get()
 
 # %% ../../nbs/process/12_offline.ipynb #c20c39e5
 def offline_executor(
@@ -192,12 +164,7 @@ def offline_executor(
     FileProblem
         If there is no such cache.
     """
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    told = (str(_opened(cache).path), None if log is None else str(Path(log).absolute()))
-    fresh = multiprocessing.get_context("spawn")  # a forked process would inherit an imported CRDS
-    return ProcessPoolExecutor(workers, mp_context=fresh, initializer=_start_offline, initargs=told)
+    return _pool(workers, str(_opened(cache).path), None, None if log is None else str(Path(log).absolute()))
 
 # %% ../../nbs/process/12_offline.ipynb #b8329a35
 def call_by_name(target: str, *args, **kwargs):
@@ -221,9 +188,6 @@ def call_by_name(target: str, *args, **kwargs):
     CalamiError
         If there is no such function.
     """
-    from functools import reduce
-    from importlib import import_module
-
     module, _, name = target.partition(":")
     try:
         function = reduce(getattr, name.split("."), import_module(module))
@@ -258,48 +222,71 @@ def run_offline(cache: OfflineCache | str | os.PathLike, target: str, /, *args, 
     Exception
         Whatever the function raises; the last lines of its log are added as a note.
     """
-    import pickle
-    import subprocess
-
-    told = {"PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path)}
-    command = [
-        sys.executable,
-        "-P",
-        "-c",
-        "import sys; from calami.process.offline import _answer; _answer(sys.argv[1])",
-    ]
     with tempfile.TemporaryDirectory(prefix="calami-") as folder:
-        log, answer = Path(folder) / "log", Path(folder) / "answer"
-        (Path(folder) / "task").write_bytes(pickle.dumps((target, args, kwargs)))
-        with log.open("wb") as stream:
-            environment = offline_environment(cache) | told
-            done = subprocess.run(
-                [*command, folder], env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
-            )
+        log = Path(folder) / "log"
+        log.touch()
+        with offline_executor(cache, log=log) as pool:
+            future = pool.submit(_imported("call_by_name"), target, *args, **kwargs)
+            error = future.exception()
         said = log.read_text(errors="replace").splitlines()
-        last = "the process last said:\n" + "\n".join(said[-12:])
-        if not answer.is_file():
-            raise CalamiError(f"{target}: its process ended without an answer (status {done.returncode}); {last}")
-        error, result = pickle.loads(answer.read_bytes())
-    if error is not None:
-        error.add_note(last)
-        raise error
-    for line in said:
-        logger.info("%s", line)
-    return result
+    if error is None:
+        for line in said:
+            logger.info("%s", line)
+        return future.result()
+    last = "the process last said:\n" + "\n".join(said[-12:])
+    if isinstance(error, BrokenExecutor) or not isinstance(error, Exception):
+        raise CalamiError(f"{target}: its process ended without an answer ({error}); {last}") from error
+    error.add_note(last)
+    raise error
 
 # %% ../../nbs/process/12_offline.ipynb #976c614c
-def _start_offline(path: str, log: str | None) -> None:
+def _pool(workers: int, cache: str | None, context: str | None, log: str | None) -> ProcessPoolExecutor:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # A forked process would inherit an imported CRDS.
+    settings = (cache, context, log)
+    return ProcessPoolExecutor(workers, get_context("spawn"), _imported("_begin_worker"), settings)
+
+# %% ../../nbs/process/12_offline.ipynb #8f4ca165
+def _imported(name: str):
+    # A function of this module as a new interpreter finds it, also where the module runs as a notebook.
+    return getattr(import_module("calami.process.offline"), name)
+
+# %% ../../nbs/process/12_offline.ipynb #1d5313e1
+def _begin_worker(cache: str | None, context: str | None, log: str | None) -> None:
     # Runs first in a new process, and is not undone: it ends with the process.
     if log is not None:
         with Path(log).open("ab") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-    cache = _opened(path)
-    _refuse_other(cache)
-    if not _is_set(_settings(cache), _present_settings()):
-        _replace_settings(_settings(cache))
-        _reset_crds(SERVERLESS, "None")
+    _settle_crds(cache, context)
+    _end_with_parent()
+
+# %% ../../nbs/process/12_offline.ipynb #cbe5a679
+def _settle_crds(cache: str | None, context: str | None) -> None:
+    # Settings for the rest of this process; where they are in force already, nothing is done.
+    if cache is not None:
+        wanted = _settings(_opened(cache))
+        _refuse_other(wanted["CRDS_CONTEXT"])
+        if not wanted.items() <= os.environ.items():
+            _set_crds(wanted)
+    elif context is not None and os.environ.get("CRDS_CONTEXT") != context:
+        _refuse_other(context)
+        os.environ["CRDS_CONTEXT"] = context
+
+# %% ../../nbs/process/12_offline.ipynb #8fbd9ebb
+def _end_with_parent() -> None:
+    # If the program that started this process is killed, nobody would stop it.
+    import threading
+    from multiprocessing import connection, parent_process
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    if parent := parent_process():
+        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 # %% ../../nbs/process/12_offline.ipynb #9478a4af
 def _portable(result):
@@ -311,27 +298,6 @@ def _portable(result):
         result.close()
         return name
     return result
-
-# %% ../../nbs/process/12_offline.ipynb #9c1f02d4
-def _answer(folder: str) -> None:
-    # The other end of `run_offline`: reads the task, leaves the answer (error, result) in a file.
-    import pickle
-
-    error = result = None
-    try:
-        target, args, kwargs = pickle.loads((Path(folder) / "task").read_bytes())
-        result = call_by_name(target, *args, **kwargs)
-        pickle.dumps(result)
-    except Exception as raised:
-        logger.debug("the function failed", exc_info=True)
-        error, result = raised, None
-        try:  # some errors cannot be put together again
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            error = CalamiError(f"{type(raised).__name__}: {raised}")
-    part = Path(folder) / "answer.part"
-    part.write_bytes(pickle.dumps((error, result)))
-    part.rename(Path(folder) / "answer")
 
 # %% ../../nbs/process/12_offline.ipynb #7d6ba79b
 def certify(cache: OfflineCache | str | os.PathLike) -> Table:

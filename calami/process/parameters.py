@@ -5,15 +5,15 @@
 # %% ../../nbs/process/10_parameters.ipynb #5ee538b1
 from __future__ import annotations
 
-import difflib
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.options import near
 from ..core.problems import CalamiError
 
 # %% auto #0
@@ -64,8 +64,8 @@ def chain_of(pipeline_or_steps: str | Sequence[str]) -> tuple[str, ...]:
         raise CalamiError("nothing to run: give the name of a pipeline, such as detector1, or names of steps")
     unknown = [n for n in asked if not isinstance(n, str) or n.lower() not in _names()]
     if unknown:
-        near = _near(str(unknown[0]).lower(), _names())
-        raise CalamiError(f"{unknown[0]!r} is neither a pipeline nor a step of the installed jwst{near}")
+        hint = near(str(unknown[0]).lower(), _names())
+        raise CalamiError(f"{unknown[0]!r} is neither a pipeline nor a step of the installed jwst{hint}")
     chain = tuple(_names()[n.lower()] for n in asked)
     if len({_is_pipeline(a) for a in chain}) > 1:
         raise CalamiError(f"{', '.join(asked)}: pipelines and steps cannot be mixed; run the one, then the other")
@@ -83,11 +83,6 @@ def _names() -> dict[str, str]:
     for alias, (path, _) in _step_classes().items():
         names |= dict.fromkeys((alias, _short_name(alias), path.rsplit(".", 1)[-1].lower()), alias)
     return names
-
-# %% ../../nbs/process/10_parameters.ipynb #bc9ae23a
-def _near(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=4, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 # %% ../../nbs/process/10_parameters.ipynb #43673e92
 def _is_pipeline(alias: str) -> bool:
@@ -172,12 +167,12 @@ def _full_key(key: str, chain: Sequence[str], known: Mapping[str, str]) -> str:
     steps = {k.rpartition(".")[0] for k in known}
     run = ", ".join(chain)
     if head and head not in steps:
-        raise CalamiError(f"parameter {key}: {run} has no step {head}{_near(head, steps)}")
+        raise CalamiError(f"parameter {key}: {run} has no step {head}{near(head, steps)}")
     if head:
-        near = _near(name, [k.rpartition(".")[2] for k in known if k.startswith(f"{head}.")])
-        raise CalamiError(f"parameter {key}: {head} has no parameter {name}{near}")
+        hint = near(name, [k.rpartition(".")[2] for k in known if k.startswith(f"{head}.")])
+        raise CalamiError(f"parameter {key}: {head} has no parameter {name}{hint}")
     homes = [k for k in known if k.endswith(f".{name}")][:4]
-    hint = f"; did you mean {' or '.join(homes)}?" if homes else _near(name, [k.rpartition(".")[2] for k in known])
+    hint = f"; did you mean {' or '.join(homes)}?" if homes else near(name, [k.rpartition(".")[2] for k in known])
     raise CalamiError(f"parameter {key}: {run} has no parameter of that name{hint}")
 
 # %% ../../nbs/process/10_parameters.ipynb #6d5fdb3a

@@ -31,6 +31,7 @@ from calami.instrument import niriss
 from calami.process import audit, offline, pipeline, references
 from calami.process import parameters as process_parameters
 from calami.process.audit import count_flags, flags_table, nondefault, step_table
+from calami.process.engine import worker_pool
 from calami.process.parameters import chain_of, check_parameters
 from calami.process.pipeline import main_product, pipe_data, reprocess
 from calami.process.record import sidecar_path
@@ -59,8 +60,8 @@ def uncal(tmp_path_factory, detector):
 @pytest.fixture(scope="module")
 def executor(cache):
     """Processes in which jwst is imported once for all tests."""
-    with pipeline._pool(1, str(cache.path), None) as pool:
-        pool.submit(pipeline._lighten)
+    with worker_pool(1, cache) as pool:
+        pool.submit(pipeline._freeze_gc)
         yield pool
 
 
