@@ -9,13 +9,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .core.files import write_atomically
 from .core.images import RateImage
+from .core.options import take_options
 from .core.tables import render
 from .dataset import Dataset
 from .exposures.names import parse_name
@@ -24,7 +26,8 @@ from .instrument.migration import Migration
 from .migration.pair_kernel import observed_slope
 from .migration.pairs import Comparison, compare_all, region_change
 from .migration.report import write_cm_report
-from .process import offline, references
+from .process import references
+from .process.engine import Engine
 from .process.pipeline import Run, pipe_data
 from .simulate.exposures import Instrument, read_truth, simulate_plan
 from .simulate.plans import Plan, ready_plan
@@ -153,9 +156,7 @@ def _rootname(path: Path) -> str:
 def reduce_all(
     raw: Dataset,
     outdirs: dict[bool, Path],
-    cache: references.OfflineCache,
-    workers: int,
-    progress: bool | None = None,
+    engine: Engine,
 ) -> dict[bool, Run]:
     """
     Reduce exposures with and without the `charge_migration` step, to `rate`, `rateints` and `cal`.
@@ -166,12 +167,8 @@ def reduce_all(
         The `uncal` files.
     outdirs : dict of bool to pathlib.Path
         Folders for the products, made if needed: with the step (True) and without it (False).
-    cache : calami.process.references.OfflineCache
-        References.
-    workers : int
-        Processes, shared by all runs.
-    progress : bool, optional
-        Show a bar; by default where somebody is looking.
+    engine : calami.process.engine.Engine
+        References, processes for all runs, and bar.
 
     Returns
     -------
@@ -184,11 +181,9 @@ def reduce_all(
         If an exposure fails; it names the exposure and its log. The others are finished first.
     """
     changes = {True: {}, False: {"charge_migration.skip": True}}
-    with offline.offline_executor(cache, workers) as pool:
+    with engine.running() as ready:
         runs = {
-            step: pipe_data(
-                raw, ["detector1", "image2"], changes[step], folder, cache=cache, executor=pool, progress=progress
-            )
+            step: pipe_data(raw, ["detector1", "image2"], changes[step], folder, engine=ready)
             for step, folder in outdirs.items()
         }
     for run in runs.values():
@@ -228,8 +223,8 @@ class Demo:
 
 # %% ../nbs/05_demo.ipynb #89b04c81
 def run_demo(
-    out: str | os.PathLike, scale: str = "demo", *, plan: Plan | None = None, migration: Migration | str = "flight",
-    seed: int = 1, workers: int | None = None, tell: Callable[[str], None] = log.info, progress: bool | None = None,
+    out: str | os.PathLike, plan: Plan | str = "demo", *, migration: Migration | str = "flight", seed: int = 1,
+    tell: Callable[[str], None] = log.info, engine: Engine | None = None, **options: Any,
 ) -> Demo:  # fmt: skip
     """
     Simulate a program, reduce it with the jwst pipeline, compare its pairs and compare the answer with the truth.
@@ -239,20 +234,19 @@ def run_demo(
     out : path-like
         Folder for everything: ``raw``, ``without_step``, ``with_step``, ``info``, ``report``.
         Outside it only calami's cache is written.
-    scale : str
-        Of the ready plan for 1516: ``demo``, ``small`` or ``full``.
-    plan : calami.simulate.plans.Plan, optional
-        Another plan instead.
+    plan : calami.simulate.plans.Plan or str
+        What to simulate; or the scale of the ready plan for 1516, ``demo``, ``small`` or ``full``.
     migration : Migration or str
         Coefficients, or the name of a preset.
     seed : int
         For the instrument and the noise.
-    workers : int, optional
-        Processes; as many as there are processors, at most 8, by default.
     tell : callable
         Gets a line for each stage.
-    progress : bool, optional
-        Show bars; by default where somebody is looking.
+    engine : calami.process.engine.Engine, optional
+        Processes and bar.
+    **options
+        Fields of the engine: ``workers``, ``executor``, ``progress``; ``scale`` is another name for
+        `plan`.
 
     Returns
     -------
@@ -265,19 +259,20 @@ def run_demo(
         If the folder holds another demonstration, or the pipeline fails.
     """
     started, out = time.time(), Path(out)
-    workers = workers or min(os.cpu_count() or 1, 8)
-    plan = plan or ready_plan("1516", scale)
+    plan = options.pop("scale", plan)
+    (engine,) = take_options(options, engine or Engine())
+    plan = ready_plan("1516", plan) if isinstance(plan, str) else plan
     instrument = Instrument.default(seed, migration)
     tell(f"simulating {len(plan)} exposures of {', '.join(s.name for s in plan.stars)}")
-    simulate_plan(plan, out / "raw", instrument, seed=seed, workers=workers, progress=progress)
+    simulate_plan(plan, out / "raw", instrument, seed=seed, engine=engine)
     raw = Dataset(out / "raw", infodir=out / "info")
     names = raw.create_mapping()
     write_atomically(out / "info" / "summary.ecsv", render(raw.summary, "ecsv"))
     tell(f"named them {', '.join(list(names)[:2])}, …")
-    cache = references.default_cache(instrument.detector)
+    engine = replace(engine, cache=references.default_cache(instrument.detector))
     tell("reducing each without and with the charge_migration step")
     folders = {False: out / "without_step", True: out / "with_step"}
-    reduce_all(raw, folders, cache, workers, progress)
+    reduce_all(raw, folders, engine)
     tell("comparing shallow and deep exposures")
     sets = {step: Dataset(folder) for step, folder in folders.items()}
     found = {step: compare_all(dataset) for step, dataset in sets.items()}

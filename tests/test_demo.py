@@ -16,6 +16,7 @@ from calami.dataset import Dataset
 from calami.instrument.migration import interpixel_capacitance
 from calami.instrument.niriss import GAIN
 from calami.process import references
+from calami.process.engine import Engine
 from calami.simulate import exposures, plans
 
 
@@ -92,7 +93,7 @@ def test_a_failure_names_the_exposure_and_the_reason(tmp_path):
     broken.write_bytes(b"SIMPLE  =                    T".ljust(2880))
     cache = references.default_cache(exposures.Instrument.default().detector)
     with pytest.raises(CalamiError, match="jw01516001001_03102_00001_nis") as failure:
-        demo.reduce_all([broken], {False: tmp_path / "out"}, cache, 1, progress=False)
+        demo.reduce_all([broken], {False: tmp_path / "out"}, Engine(cache, workers=1, progress=False))
     assert "ends inside a header" in str(failure.value)
     assert not list((tmp_path / "out").glob("*.fits"))
 
@@ -103,7 +104,7 @@ def test_the_pipeline_finds_the_rates_that_were_put_in(tmp_path):
     (path,) = exposures.simulate_exposure(exposure, tmp_path, instrument)
     detector = instrument.detector
     cache = references.default_cache(detector)
-    demo.reduce_all(Dataset(path.parent), {False: tmp_path}, cache, 1, progress=False)
+    demo.reduce_all(Dataset(path.parent), {False: tmp_path}, Engine(cache, workers=1, progress=False))
     truth = exposures.read_truth(tmp_path, exposure.rootname)
     true = interpixel_capacitance(truth["rate"] + np.where(detector.reference, 0, detector.dark)) / GAIN
     found = Data(tmp_path / f"{exposure.rootname}_rate.fits").rate()

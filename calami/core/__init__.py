@@ -16,6 +16,7 @@ _NAMES = {
     "record": "PACKAGES file_record versions",
     "page": "Figure Heading Html Note figure_png html_page",
     "fits": "open_fits",
+    "options": "near split_options take_options",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

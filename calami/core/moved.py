@@ -40,7 +40,7 @@ MOVED = {
     "oifits": "fringes.oifits fringes.observables fringes.calibration fringes.plots",
     "onset": "migration.onset migration.ramps instrument.niriss",
     "optics": "instrument.optics",
-    "pipeline": "process.pipeline process.parameters process.audit",
+    "pipeline": "process.pipeline process.engine process.parameters process.audit",
     "plans": "simulate.plans simulate.stars simulate.plan_files simulate.plan_apt instrument.niriss",
     "prep": "process.piece core.images instrument.fourier process.record process.write process.recipes "
     "process.clean process.badpixels process.graft process.prep instrument.niriss",

@@ -21,13 +21,14 @@ _NAMES = {
     "comparison_table find_common_peak find_pairs fit_patterns judge migration_pattern plot_change "
     "plot_contrast plot_profile pointing_difference region_change undersampled why_not_comparable",
     "pair_kernel": "KERNEL_PARAMETERS KernelFit current_behind fit_kernel observed_slope slope_weights",
-    "mitigation": "Departure Entry Mitigation RULES ScanExposure THRESHOLDS Version best_versions choose_reference "
-    "departure equivalent_contrast fit_versions magnitudes mitigation_scan plot_bias process_versions "
+    "mitigation": "Departure Entry Mitigation RULES ScanExposure ScanOptions THRESHOLDS Version best_versions "
+    "choose_reference departure equivalent_contrast fit_versions magnitudes mitigation_scan plot_bias process_versions "
     "standard_versions whole_frames with_step without_step",
     "saturation": "Advice DOCUMENTED_LIMIT_E Level advise effective_saturation meeting_level plot_saturation "
     "recommendation_table rising saturation_table write_parameter_files",
     "report": "ReportOptions levels_table numbers_table run_record write_cm_report",
-    "answers": "ASSUMPTIONS Answers METHOD PHOTONS QUESTIONS answer_questions onset_words true_onset write_answers",
+    "answers": "ASSUMPTIONS AnswerOptions Answers METHOD PHOTONS QUESTIONS answer_questions onset_words true_onset "
+    "write_answers",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import write_atomically
+from ..core.options import take_options
 from ..core.page import Figure, Heading, figure_png, html_page
 from ..core.problems import CalamiError
 from ..core.record import file_record, versions
@@ -46,7 +47,7 @@ from calami.migration.saturation import (
     saturation_table,
     write_parameter_files,
 )
-from ..process.references import OfflineCache
+from ..process.engine import Engine
 from ..simulate.exposures import read_truth
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'QUESTIONS', 'ASSUMPTIONS', 'METHOD', 'PHOTONS', 'Answers', 'true_onset', 'answer_questions', 'onset_words',
-           'write_answers']
+__all__ = ['log', 'QUESTIONS', 'ASSUMPTIONS', 'METHOD', 'PHOTONS', 'Answers', 'true_onset', 'AnswerOptions', 'answer_questions',
+           'onset_words', 'write_answers']
 
 # %% ../../nbs/migration/09_answers.ipynb #9bf5b436
 #: The questions, as the program states them.
@@ -286,18 +287,33 @@ def true_onset(data: ExposureSet) -> dict[str, Any]:
     return {"crossings": ranges, "migration": migration} if migration else {}
 
 # %% ../../nbs/migration/09_answers.ipynb #e72c7cd9
+@dataclass(frozen=True)
+class AnswerOptions:
+    """
+    What `answer_questions` is asked for.
+
+    Attributes
+    ----------
+    thresholds : sequence of float
+        Drops of the rate whose signal is asked for.
+    photons : float
+        Number of photons that the sentences and the recommendation are about.
+    tell : callable
+        Gets a line for each stage.
+    """
+
+    thresholds: Sequence[float] = (0.005, 0.01, 0.02, 0.03)
+    photons: float = 1e8
+    tell: Callable[[str], None] = log.info
+
+# %% ../../nbs/migration/09_answers.ipynb #3a7edfc2
 def answer_questions(
     data: ExposureSet,
     outdir: str | os.PathLike,
     scan_versions: Sequence[Version] | None = None,
     *,
-    thresholds: Sequence[float] = (0.005, 0.01, 0.02, 0.03),
-    photons: float = 1e8,
-    cache: OfflineCache | None = None,
-    context: str | None = None,
-    workers: int | None = None,
-    progress: bool | None = None,
-    tell: Callable[[str], None] = log.info,
+    engine: Engine | None = None,
+    **options: Any,
 ) -> Answers:
     """
     Answer the three questions as far as a folder allows.
@@ -310,47 +326,38 @@ def answer_questions(
         Folder for products; started again into the same folder, nothing is done twice.
     scan_versions : sequence of Version, optional
         Versions of mitigation; `calami.migration.mitigation.standard_versions` if not given.
-    thresholds : sequence of float
-        Drops of the rate whose signal is asked for.
-    photons : float
-        Number of photons that the sentences and the recommendation are about.
-    cache : calami.process.references.OfflineCache, optional
-        References of a simulated detector; otherwise the user's CRDS settings hold.
-    context : str, optional
-        CRDS context.
-    workers : int, optional
-        Local processes.
-    progress : bool, optional
-        Show bars; by default where somebody is looking.
-    tell : callable
-        Gets a line for each stage.
+    engine : calami.process.engine.Engine, optional
+        References, processes and bar.
+    **options
+        Fields of `AnswerOptions` (``thresholds``, ``photons``, ``tell``) and of the engine (``cache``, ``context``,
+        ``workers``, ``progress``).
 
     Returns
     -------
     Answers
         What was found; `Answers.missing` says what was not, and why.
     """
+    wish, engine = take_options(options, AnswerOptions(), engine or Engine())
     notes: list[str] = []
     missing: dict[str, str] = {}
     scan = onset = best = None
     levels: tuple[Level, ...] = ()
-    counts = sorted({*PHOTONS, float(photons)})
+    counts = sorted({*PHOTONS, float(wish.photons)})
     raw = any("uncal" in data.types(root) for root in data.rootlist)
-    options = {"cache": cache, "context": context, "workers": workers, "progress": progress}
     try:
         if not raw:
             raise CalamiError("there are no raw exposures (uncal), so that no version can be made of them")
-        tell("processing the versions of mitigation")
-        scan = mitigation_scan(data, outdir, scan_versions, **options)
+        wish.tell("processing the versions of mitigation")
+        scan = mitigation_scan(data, outdir, scan_versions, engine=engine)
         best = best_versions(scan, counts)
         levels = tuple(effective_saturation(scan, counts))
         notes += scan.failures
     except CalamiError as error:
         missing |= {"b": str(error), "c": str(error)}
     try:
-        tell("measuring the onset")
-        ramps = _plain_ramps(data, outdir, options) if raw and scan is None else _ramps_of(data, scan)
-        onset = quantify(ramps, thresholds=thresholds)
+        wish.tell("measuring the onset")
+        ramps = _plain_ramps(data, outdir, engine) if raw and scan is None else _ramps_of(data, scan)
+        onset = quantify(ramps, thresholds=wish.thresholds)
         notes += onset.notes
         if not onset.filters:
             raise CalamiError("; ".join(onset.notes) or "no exposure has two groups below saturation")
@@ -358,7 +365,7 @@ def answer_questions(
         onset, missing["a"] = None, str(error)
     verdicts = _verdicts(onset, notes) if onset else {}
     truth = true_onset(data)
-    return Answers(onset, verdicts, scan, best, levels, missing, float(photons), truth, bool(truth), tuple(notes))
+    return Answers(onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
 
 # %% ../../nbs/migration/09_answers.ipynb #57c0f6c3
 def _ramps_of(data: ExposureSet, scan: Mitigation | None) -> ExposureSet | list[Path]:
@@ -380,9 +387,9 @@ def _verdicts(onset: Onset, notes: list[str]) -> dict[str, Verdict]:
     return found
 
 # %% ../../nbs/migration/09_answers.ipynb #895540c9
-def _plain_ramps(data: ExposureSet, outdir, options: Mapping[str, Any]) -> list[Path]:
+def _plain_ramps(data: ExposureSet, outdir, engine: Engine) -> list[Path]:
     # Where no pair of depths is there for a scan, the ramps are still worth looking at.
-    run = process_versions(data, [without_step()], outdir, **options)["none"]
+    run = process_versions(data, [without_step()], outdir, engine=engine)["none"]
     return [p for p in run.paths if p.name.endswith("_ramp.fits")]
 
 # %% ../../nbs/migration/09_answers.ipynb #6b82e34c

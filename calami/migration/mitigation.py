@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 import calami
 from .. import fringes
+from ..core.options import split_options, take_options
 from ..core.problems import CalamiError
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
@@ -28,15 +29,12 @@ from ..fringes.limits import contrast_curve, photon_curve
 from ..fringes.observables import OIData
 from ..fringes.oifits import read_oifits, write_products
 from ..instrument import niriss, optics
-from ..process.engine import worker_pool
+from ..process.engine import Engine
 from ..process.pipeline import Run, pipe_data, reprocess
 from ..process.recipes import Truncate
 from ..process.record import fingerprint_of, input_facts, is_current, write_sidecar
-from ..process.references import OfflineCache
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from astropy.table import QTable
 
 log = logging.getLogger(__name__)
@@ -44,7 +42,8 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'THRESHOLDS', 'RULES', 'Version', 'without_step', 'with_step', 'whole_frames', 'standard_versions', 'Departure',
            'equivalent_contrast', 'departure', 'process_versions', 'fit_versions', 'ScanExposure', 'choose_reference',
-           'Entry', 'magnitudes', 'Mitigation', 'mitigation_scan', 'best_versions', 'plot_contrast', 'plot_bias']
+           'Entry', 'magnitudes', 'Mitigation', 'ScanOptions', 'mitigation_scan', 'best_versions', 'plot_contrast',
+           'plot_bias']
 
 # %% ../../nbs/migration/06_mitigation.ipynb #5c743334
 @dataclass(frozen=True)
@@ -272,11 +271,8 @@ def process_versions(
     versions: Sequence[Version],
     outdir: str | os.PathLike,
     *,
-    cache: OfflineCache | None = None,
-    context: str | None = None,
-    workers: int | None = None,
-    executor: Executor | None = None,
-    progress: bool | None = None,
+    engine: Engine | None = None,
+    **options: Any,
 ) -> dict[str, Run]:
     """
     Run the pipeline on exposures in several versions.
@@ -289,16 +285,10 @@ def process_versions(
         The first one is that without mitigation.
     outdir : path-like
         Folder; each version has its own in it.
-    cache : calami.process.references.OfflineCache, optional
-        References of a simulated detector; otherwise the user's CRDS settings hold.
-    context : str, optional
-        CRDS context.
-    workers : int, optional
-        Local processes; as many as there are processors, at most 8, by default.
-    executor : concurrent.futures.Executor, optional
-        Where to run the pipeline instead.
-    progress : bool, optional
-        Show bars; by default where somebody is looking.
+    engine : calami.process.engine.Engine, optional
+        References, processes and bar.
+    **options
+        Fields of the engine: ``cache``, ``context``, ``workers``, ``executor``, ``progress``.
 
     Returns
     -------
@@ -310,27 +300,24 @@ def process_versions(
     CalamiError
         If two versions have the same name.
     """
+    (engine,) = take_options(options, engine or Engine())
     slugs = [v.slug for v in versions]
     if len(set(slugs)) < len(slugs):
         raise CalamiError(f"versions must have different names, not {', '.join(v.name for v in versions)}")
-    if executor is None:
-        own = {"cache": cache, "context": context, "progress": progress}
-        with worker_pool(workers or min(os.cpu_count() or 1, 8), cache, context) as pool:
-            return process_versions(raw, versions, outdir, executor=pool, **own)
-    options = {"executor": executor, "progress": progress, "products": _PRODUCTS, "cache": cache}
-    out, steps, base = Path(outdir), ["detector1", "image2"], versions[0]
-    kept = options | {"products": (*_PRODUCTS, "ramp"), "keep": ("ramp", "charge_migration")}
-    first = pipe_data(raw, steps, base.parameters, out / base.slug, context=context, **kept)
-    runs = {base.name: first}
-    for version in versions[1:]:
-        log.info("version %s", version.name)
-        if _later_than_migration(version) and first.paths:
-            runs[version.name] = reprocess(first, version.parameters, out / version.slug, **options)
-            continue
-        prepared = _prepared(raw, version, first, out / version.slug / "raw")
-        runs[version.name] = pipe_data(
-            prepared, steps, version.parameters, out / version.slug, context=context, **options
-        )
+    out, base = Path(outdir), versions[0]
+    run = partial(pipe_data, pipeline_or_steps=["detector1", "image2"])
+    with engine.running() as ready:
+        kept = {"products": (*_PRODUCTS, "ramp"), "keep": ("ramp", "charge_migration")}
+        first = run(raw, parameters=base.parameters, outdir=out / base.slug, engine=ready, **kept)
+        runs = {base.name: first}
+        for version in versions[1:]:
+            log.info("version %s", version.name)
+            how = {"outdir": out / version.slug, "engine": ready, "products": _PRODUCTS}
+            if _later_than_migration(version) and first.paths:
+                runs[version.name] = reprocess(first, version.parameters, **how)
+            else:
+                prepared = _prepared(raw, version, first, out / version.slug / "raw")
+                runs[version.name] = run(prepared, parameters=version.parameters, **how)
     return runs
 
 # %% ../../nbs/migration/06_mitigation.ipynb #22e127ff
@@ -388,8 +375,7 @@ def fit_versions(
     runs: Mapping[str, Run],
     outdir: str | os.PathLike,
     *,
-    workers: int | None = None,
-    progress: bool | None = None,
+    engine: Engine | None = None,
     **options: Any,
 ) -> dict[tuple[str, str], OIData]:
     """
@@ -401,23 +387,17 @@ def fit_versions(
         As `process_versions` gives them.
     outdir : path-like
         Folder for the OIFITS files.
-    workers : int, optional
-        Processes; as many as there are processors, at most 8, by default.
-    progress : bool, optional
-        Show a bar; by default where somebody is looking.
+    engine : calami.process.engine.Engine, optional
+        Processes and bar.
     **options
-        For `calami.fringes.fitting.fit`.
+        Fields of the engine (``workers``, ``executor``, ``progress``); others are for `calami.fringes.fitting.fit`.
 
     Returns
     -------
     dict of (str, str) to OIData
         By version and rootname. An exposure whose fringes cannot be fitted is left out, with a warning of the log.
     """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    from tqdm.auto import tqdm
-
+    engine, options = split_options(options, engine or Engine())
     jobs = {}
     for name, run in runs.items():
         folder = Path(outdir) / "fringes"
@@ -426,10 +406,9 @@ def fit_versions(
             root, slug = _exposure_of(product), Version(name).slug
             jobs[name, root] = (str(product), str(folder / f"{root}_{slug}_ami-oi.fits"))
     found = {}
-    with ProcessPoolExecutor(workers or min(os.cpu_count() or 1, 8), get_context("spawn")) as pool:
-        running = {key: pool.submit(_fringe_job, *job, options) for key, job in jobs.items()}
-        hide = None if progress is None else not progress
-        for key, future in tqdm(running.items(), desc="fringes", unit="file", disable=hide):
+    with engine.running() as ready:
+        running = {key: ready.executor.submit(_fringe_job, *job, options) for key, job in jobs.items()}
+        for key, future in engine.bar(running.items(), desc="fringes"):
             try:
                 found[key] = _read_products(Path(future.result()), f"{key[1]}, {key[0]}")
             except CalamiError as error:
@@ -643,20 +622,33 @@ _UNITS = {"level_adu": "adu", "level_e": "electron", "reference_adu": "adu", "th
 _UNITS |= dict.fromkeys(("cp_bias", "cp_bias_error", "cp_noise"), "deg")
 
 # %% ../../nbs/migration/06_mitigation.ipynb #ee6ad3bf
+@dataclass(frozen=True)
+class ScanOptions:
+    """
+    What `mitigation_scan` compares.
+
+    Attributes
+    ----------
+    rules : sequence of str
+        How references are chosen; see `RULES`.
+    separations : sequence of float
+        Where contrast is reported, mas.
+    n_bootstrap : int
+        Resamples for the errors.
+    """
+
+    rules: Sequence[str] = ("shallowest", "matched")
+    separations: Sequence[float] = (70.0, 150.0, 300.0)
+    n_bootstrap: int = 400
+
+# %% ../../nbs/migration/06_mitigation.ipynb #65d41343
 def mitigation_scan(
     raw: ExposureSet,
     outdir: str | os.PathLike,
     versions: Sequence[Version] | None = None,
     *,
-    rules: Sequence[str] = ("shallowest", "matched"),
-    separations: Sequence[float] = (70.0, 150.0, 300.0),
-    n_bootstrap: int = 400,
-    cache: OfflineCache | None = None,
-    context: str | None = None,
-    workers: int | None = None,
-    executor: Executor | None = None,
-    progress: bool | None = None,
-    **fit_options: Any,
+    engine: Engine | None = None,
+    **options: Any,
 ) -> Mitigation:
     """
     Process exposures of single stars in several versions and tell what bias and what contrast each leaves.
@@ -669,24 +661,11 @@ def mitigation_scan(
         Folder for all products; a scan into the same folder goes on where the last one ended.
     versions : sequence of Version, optional
         Without mitigation first; `standard_versions` if not given.
-    rules : sequence of str
-        How references are chosen; see `RULES`.
-    separations : sequence of float
-        Where contrast is told, mas.
-    n_bootstrap : int
-        Resamples for the errors.
-    cache : calami.process.references.OfflineCache, optional
-        References of a simulated detector; otherwise the user's CRDS settings hold.
-    context : str, optional
-        CRDS context.
-    workers : int, optional
-        Local processes; as many as there are processors, at most 8, by default.
-    executor : concurrent.futures.Executor, optional
-        Where to run the pipeline instead.
-    progress : bool, optional
-        Show bars; by default where somebody is looking.
-    **fit_options
-        For `calami.fringes.fitting.fit`.
+    engine : calami.process.engine.Engine, optional
+        References, processes and bar; fringes are always fitted in local processes.
+    **options
+        Fields of `ScanOptions` (``rules``, ``separations``, ``n_bootstrap``) and of the engine (``cache``, ``context``,
+        ``workers``, ``executor``, ``progress``); others are for `calami.fringes.fitting.fit`.
 
     Returns
     -------
@@ -699,14 +678,15 @@ def mitigation_scan(
         If nothing can be compared: it says why for each exposure.
     """
     versions = tuple(standard_versions() if versions is None else versions)
-    options = {"workers": workers, "executor": executor, "progress": progress}
-    runs = process_versions(raw, versions, outdir, cache=cache, context=context, **options)
-    fringes = fit_versions(runs, outdir, workers=workers, progress=progress, **fit_options)
+    wish, engine, fit_options = split_options(options, ScanOptions(), engine or Engine())
+    runs = process_versions(raw, versions, outdir, engine=engine)
+    local = Engine(workers=engine.workers, progress=engine.progress)
+    fringes = fit_versions(runs, outdir, engine=local, **fit_options)
     exposures = _exposures(raw, runs[versions[0].name])
     failures = [f"{name}, {v}: {why}" for v, run in runs.items() for name, why in run.failures.items()]
-    entries = []
+    entries, separations = [], np.asarray(wish.separations, float)
     for target in exposures:
-        for rule in rules:
+        for rule in wish.rules:
             reference = choose_reference(target, exposures, rule)
             if reference is None:
                 continue
@@ -716,16 +696,14 @@ def mitigation_scan(
                     failures.append(f"{target.name} by {reference.name}, {version.name}: one of them has no fringes")
                     continue
                 try:
-                    entries.append(
-                        _entry(version, target, reference, rule, *pair, np.asarray(separations, float), n_bootstrap)
-                    )
+                    entries.append(_entry(version, target, reference, rule, *pair, separations, wish.n_bootstrap))
                 except CalamiError as error:
                     failures.append(f"{target.name} by {reference.name}, {version.name}: {error}")
     if not entries:
         told = "\n  ".join(failures) or "no star has exposures of two depths in one filter, and none has a second star"
         raise CalamiError(f"nothing can be compared:\n  {told}")
     ramps = tuple(p for p in runs[versions[0].name].paths if p.name.endswith("_ramp.fits"))
-    return Mitigation(tuple(entries), np.asarray(separations, float), versions, tuple(failures), ramps)
+    return Mitigation(tuple(entries), separations, versions, tuple(failures), ramps)
 
 # %% ../../nbs/migration/06_mitigation.ipynb #1520069b
 def _floor(square: float, draws: np.ndarray) -> float:

@@ -24,7 +24,7 @@ _NAMES = {
     "detector_to_v2v3 linearity_coefficients offline_cache",
     "offline": "call_by_name certify offline_environment offline_executor run_offline use_offline_cache",
     "engine": "Engine worker_pool",
-    "pipeline": "Outcome Run main_product pipe_data reprocess",
+    "pipeline": "PipeOptions Outcome Run main_product pipe_data reprocess",
     "audit": "NOT_RECORDED count_flags flags_table nondefault step_table",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

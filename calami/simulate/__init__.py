@@ -23,8 +23,8 @@ _NAMES = {
     "V2_REF V3I_YANG V3_REF check_exposure compare_keywords ephemeris flight_pixel group_times "
     "integration_times is_added_later level1b_keywords pointing segments sky_to_detector timing "
     "write_level1b",
-    "exposures": "Instrument THRESHOLDS expected_files exposure_seed photo_current read_truth simulate_exposure "
-    "simulate_plan truth truth_path",
+    "exposures": "Instrument SimulateOptions THRESHOLDS expected_files exposure_seed photo_current read_truth "
+    "simulate_exposure simulate_plan truth truth_path",
     "effects": "PLACES RATE STAR closure_phases departure_from_straight draw_pair expose late_minus_early "
     "mean_rate only show_effect visibilities",
 }

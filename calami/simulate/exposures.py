@@ -9,23 +9,22 @@ import hashlib
 import json
 import logging
 import os
-import sys
-import threading
-import warnings
-from collections.abc import Iterable
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..core.files import write_atomically
+from ..core.options import take_options
 from ..core.problems import CalamiError, FileProblem
 from ..instrument import niriss
 from ..instrument.detector import Detector, simulate_ramps
 from ..instrument.migration import Migration, crossings, departure
 from ..instrument.optics import DIFFUSION_MAS, JITTER_MAS, Pupil, Source, psf, star_spectrum
+from ..process.engine import Engine
+from ..process.offline import call_by_name
 from calami.simulate.level1b import (
     MAX_BYTES,
     _written_before,
@@ -42,7 +41,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'THRESHOLDS', 'Instrument', 'photo_current', 'truth', 'truth_path', 'read_truth', 'expected_files',
-           'exposure_seed', 'simulate_exposure', 'simulate_plan']
+           'exposure_seed', 'simulate_exposure', 'SimulateOptions', 'simulate_plan']
 
 # %% ../../nbs/simulate/06_exposures.ipynb #a8b7ea61
 @dataclass(frozen=True, eq=False)
@@ -402,17 +401,33 @@ def _is_there(
     return len(there) == len(expected)
 
 # %% ../../nbs/simulate/06_exposures.ipynb #017630cf
+@dataclass(frozen=True)
+class SimulateOptions:
+    """
+    How a plan is carried out.
+
+    Attributes
+    ----------
+    seed : int
+        For the random numbers.
+    max_bytes : int
+        Size above which an exposure is cut into segments.
+    overwrite : bool
+        Replace other simulations of the same names.
+    """
+
+    seed: int = 1
+    max_bytes: int = MAX_BYTES
+    overwrite: bool = False
+
+# %% ../../nbs/simulate/06_exposures.ipynb #032e91bf
 def simulate_plan(
     plan: Plan,
     outdir: str | os.PathLike,
     instrument: Instrument | None = None,
     *,
-    seed: int = 1,
-    workers: int = 1,
-    executor: Executor | None = None,
-    max_bytes: int = MAX_BYTES,
-    overwrite: bool = False,
-    progress: bool | None = None,
+    engine: Engine | None = None,
+    **options: Any,
 ) -> list[Path]:
     """
     Simulate all exposures of a plan.
@@ -425,18 +440,11 @@ def simulate_plan(
         Folder for the files; made if needed.
     instrument : Instrument, optional
         What it is taken with; `Instrument.default()` by default.
-    seed : int
-        For the random numbers.
-    workers : int
-        Processes to share the work; 1 does it here.
-    executor : concurrent.futures.Executor, optional
-        Does the work instead, such as Dask's.
-    max_bytes : int
-        Size above which an exposure is cut into segments.
-    overwrite : bool
-        Replace other simulations of the same names.
-    progress : bool, optional
-        Show a bar; by default where somebody is looking.
+    engine : calami.process.engine.Engine, optional
+        Processes and bar; everything is done in this process by default.
+    **options
+        Fields of `SimulateOptions` (``seed``, ``max_bytes``, ``overwrite``) and of the engine (``workers``,
+        ``executor``, ``progress``).
 
     Returns
     -------
@@ -448,66 +456,33 @@ def simulate_plan(
     CalamiError
         If the plan cannot be carried out, or files stand there that were made otherwise; nothing is written then.
     """
+    how, engine = take_options(options, SimulateOptions(), engine or Engine(workers=1))
     full = float(np.median((instrument or Instrument.default()).detector.saturation))
     for remark in check_plan(plan, full):
         log.log(logging.INFO if remark in plan.remarks else logging.WARNING, "%s", remark)
-    _refuse_before(plan, outdir, instrument or Instrument.default(), seed, max_bytes, overwrite)
+    _refuse_before(plan, outdir, instrument or Instrument.default(), how)
     try:
         Path(outdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileProblem(outdir, f"cannot be made ({error.strerror or error})", "choose another folder") from error
-    jobs = [(e, Path(outdir), instrument, seed, max_bytes, overwrite) for e in plan]
-    if executor is not None:
-        return _collect(executor.map(_simulate_job, jobs), len(jobs), progress)
-    if workers <= 1 or len(jobs) == 1:
-        return _collect(map(_simulate_job, jobs), len(jobs), progress)
-    pool, results = _in_workers(jobs, min(workers, len(jobs)))
-    with pool:
-        return _collect(results, len(jobs), progress)
-
-# %% ../../nbs/simulate/06_exposures.ipynb #032e91bf
-def _simulate_job(job: tuple) -> list[Path]:
-    exposure, outdir, instrument, seed, max_bytes, overwrite = job
-    return simulate_exposure(exposure, outdir, instrument, seed=seed, max_bytes=max_bytes, overwrite=overwrite)
+    # By name: a function of a notebook would not be found in a new interpreter.
+    make = partial(call_by_name, "calami.simulate.exposures:simulate_exposure")
+    make = partial(make, outdir=Path(outdir), instrument=instrument, **vars(how))
+    bar = partial(engine.bar, total=len(plan), desc="simulating", unit="exposure")
+    if engine.executor is None and 1 in (engine.workers, len(plan)):
+        return [path for paths in bar(map(make, plan)) for path in paths]
+    with engine.running(len(plan)) as ready:
+        return [path for paths in bar(ready.executor.map(make, plan)) for path in paths]
 
 # %% ../../nbs/simulate/06_exposures.ipynb #696d08df
-def _in_workers(jobs: list[tuple], workers: int) -> tuple[Executor, Iterable[list[Path]]]:
-    # A forked worker has imported all that its parent has, which saves more than a second; a process with several
-    # threads (a notebook's) must not be forked, so it starts new interpreters.
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    idle = (threading.main_thread(), *(t for t in threading.enumerate() if type(t).__name__ == "TMonitor"))  # tqdm's
-    alone = sys.platform == "linux" and not set(threading.enumerate()) - set(idle)
-    if alone:
-        import astropy.coordinates
-        import astropy.io.fits  # noqa: F401
-        import scipy.fft  # noqa: F401
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("fork" if alone else "spawn"))
-    with warnings.catch_warnings():  # the threads that Python 3.12 sees are those of the linear algebra, which are idle
-        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-        return pool, pool.map(_simulate_job, jobs)
-
-# %% ../../nbs/simulate/06_exposures.ipynb #8eb29c47
-def _collect(results: Iterable[list[Path]], total: int, progress: bool | None) -> list[Path]:
-    from tqdm.auto import tqdm
-
-    shown = tqdm(
-        results, total=total, unit="exposure", desc="simulating", disable=None if progress is None else not progress
-    )
-    return [path for paths in shown for path in paths]
-
-# %% ../../nbs/simulate/06_exposures.ipynb #4916fde9
-def _refuse_before(
-    plan: Plan, outdir: str | os.PathLike, instrument: Instrument, seed: int, max_bytes: int, overwrite: bool
-) -> None:
+def _refuse_before(plan: Plan, outdir: str | os.PathLike, instrument: Instrument, how: SimulateOptions) -> None:
     # Whatever would stop an exposure is said before the first of them is made.
     for k, exposure in enumerate(plan):
-        exposure_seed(exposure, seed)
+        exposure_seed(exposure, how.seed)
         try:
             star_spectrum(exposure.star.spectral_type)
-            expected_files(exposure, outdir, max_bytes)
+            expected_files(exposure, outdir, how.max_bytes)
         except CalamiError as error:
             raise PlanProblem(f"{plan.place(k)}: {error}") from None
-        if not overwrite:
-            _is_there(exposure, outdir, instrument, seed, max_bytes)
+        if not how.overwrite:
+            _is_there(exposure, outdir, instrument, how.seed, how.max_bytes)
