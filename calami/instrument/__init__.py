@@ -10,12 +10,12 @@ import lazy_loader
 
 _NAMES = {
     "niriss": "AIM_PIXEL AIM_V2V3 CHARGELOSS DARK_E_PER_S DO_NOT_USE FILTERS Filter GAIN HOLE_CENTERS "
-    "HOLE_FLAT_TO_FLAT HOLE_NAMES JUMP_DET MIGRATION_LIMIT_E PIXEL_PITCH_UM PIXEL_SCALE_MAS READ_NOISE_E "
-    "REFERENCE_PIXEL SATURATED SATURATION_E SIGNAL_LEVELS STAR_PIXEL SUB80 SignalLevel Subarray V3_IDEAL_ANGLE "
-    "adu_per_electron baselines ramp_time to_adu to_electrons",
-    "optics": "COMMISSIONING DIFFUSION_MAS DWARF_TEMPERATURES Distortion JITTER_MAS MAS Pupil Source Spectrum "
-    "blackbody detector_centers hexagon_transform monochromatic passband pixel_response psf "
-    "sample_passband star_spectrum star_temperature tabulated",
+    "HOLE_FLAT_TO_FLAT HOLE_NAMES JUMP_DET MIGRATION_LIMIT_E PIXEL_PITCH_UM PIXEL_SCALE_MAS "
+    "READ_NOISE_E REFERENCE_PIXEL SATURATED SATURATION_E SIGNAL_LEVELS STAR_PIXEL SUB80 SignalLevel "
+    "Subarray V3_IDEAL_ANGLE adu_per_electron baselines ramp_time to_adu to_electrons",
+    "optics": "COMMISSIONING DIFFUSION_MAS DWARF_TEMPERATURES Distortion JITTER_MAS MAS PsfOptions Pupil "
+    "Source Spectrum blackbody detector_centers hexagon_transform monochromatic passband "
+    "pixel_response psf sample_passband star_spectrum star_temperature tabulated",
     "mask": "Mask PUPIL_DIAMETERS PUPIL_PIXELS closure_matrix hexagon pairs_of piston_matrix pupil_image "
     "triangles_of wrap",
     "fourier": "BP_FIX_NOISE FourierFix SUPPORT_LIMIT SUPPORT_WIDENING forbidden",

@@ -242,10 +242,9 @@ class Detector:
         Give a plausible detector.
 
         Sources: gain, read noise, full well as in `calami.instrument.niriss`; flat 2.1 % rms, dark 0.02 to 0.04 e-/s,
-        bad pixels
-        1 %, quadratic loss 6e-7 to 1.4e-6 from `science.md`; cosmic rays 6e-5 per pixel and second from mirage (solar
-        minimum). Bias, reset noise and 1/f noise are assumed: 12,000 ADU, 30 e-, 4 e-. No bad pixel is closer than 7
-        pixels to the place where stars are put, column 45, row 40.
+        bad pixels 1 %, quadratic loss 6e-7 to 1.4e-6 from `science.md`; cosmic rays 6e-5 per pixel and second from
+        mirage (solar minimum). Bias, reset noise and 1/f noise are assumed: 12,000 ADU, 30 e-, 4 e-. No
+        bad pixel is closer than 7 pixels to `calami.instrument.niriss.AIM_PIXEL`, where stars are put.
 
         Parameters
         ----------
@@ -264,7 +263,7 @@ class Detector:
         reference = np.zeros(shape, bool)
         reference[: niriss.SUB80.reference_rows] = True
         rows, columns = np.indices(shape)
-        near = np.hypot(rows - 40, columns - 45) < 7
+        near = np.hypot(rows - niriss.AIM_PIXEL[1], columns - niriss.AIM_PIXEL[0]) < 7
         kind = np.where(near | reference, 1.0, rng.random(shape))
         dead, hot = kind < 0.005, (kind >= 0.005) & (kind < 0.01)
         flags = np.zeros(shape, np.uint32)

@@ -9,16 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, options_from
 from . import niriss
 
 # %% auto #0
 __all__ = ['Spectrum', 'DWARF_TEMPERATURES', 'COMMISSIONING', 'MAS', 'DIFFUSION_MAS', 'JITTER_MAS', 'hexagon_transform',
            'passband', 'blackbody', 'tabulated', 'star_temperature', 'star_spectrum', 'sample_passband', 'Distortion',
-           'detector_centers', 'Pupil', 'monochromatic', 'pixel_response', 'Source', 'psf']
+           'detector_centers', 'Pupil', 'monochromatic', 'pixel_response', 'Source', 'PsfOptions', 'psf']
 
 # %% ../../nbs/instrument/02_optics.ipynb #6458edc4
 def hexagon_transform(u: np.ndarray, v: np.ndarray, flat_to_flat: float, distortion: np.ndarray | None = None):
@@ -347,9 +348,8 @@ class Pupil:
         n = len(self.centers)
         if np.shape(self.pistons) != (n,) or np.shape(self.tilts) != (n, 2):
             raise CalamiError(f"a pupil of {n} holes needs {n} pistons and {n} tilts (x, y)")
-        finite = all(
-            np.isfinite(v).all() for v in (self.centers, self.pistons, self.tilts, self.distortion.determinant)
-        )
+        values = (self.centers, self.pistons, self.tilts, self.distortion.determinant)
+        finite = all(np.isfinite(v).all() for v in values)
         if not finite or not self.flat_to_flat > 0 or self.distortion.determinant == 0:
             raise CalamiError("the numbers of a pupil must be finite, its holes and its magnification above 0")
 
@@ -532,33 +532,14 @@ class Source:
         weights = np.concatenate((self.weights, image[rows, columns]))
         return Source(np.vstack((self.offsets, offsets)), weights / weights.sum())
 
-# %% ../../nbs/instrument/02_optics.ipynb #c11dd572
-def psf(
-    filter_name: str,
-    position: tuple[float, float] | None = None,
-    shape: tuple[int, int] = niriss.SUB80.shape,
-    *,
-    pupil: Pupil | None = None,
-    spectrum: Spectrum | None = None,
-    source: Source | None = None,
-    diffusion: float = DIFFUSION_MAS,
-    jitter: float = JITTER_MAS,
-    response: np.ndarray | None = None,
-    scale: tuple[float, float] = niriss.PIXEL_SCALE_MAS,
-    oversample: int = 5,
-    count: int | None = None,
-) -> np.ndarray:
+# %% ../../nbs/instrument/02_optics.ipynb #5d51ddc3
+@dataclass(frozen=True, eq=False)
+class PsfOptions:
     """
-    Image of a source through the mask and a filter, on the detector's pixels.
+    Options of `psf`: optics, star and sampling.
 
-    Parameters
+    Attributes
     ----------
-    filter_name : str
-        An AMI filter.
-    position : tuple of float, optional
-        Column and row of the star, counted from 0 at pixel centres; the middle of the array by default.
-    shape : tuple of int
-        Rows and columns of the array.
     pupil : Pupil, optional
         Holes and wavefront errors; perfect, with the commissioning distortion, by default.
     spectrum : callable, optional
@@ -576,6 +557,52 @@ def psf(
     count : int, optional
         Number of wavelengths, see `sample_passband`.
 
+    Raises
+    ------
+    CalamiError
+        If a number is impossible.
+    """
+
+    pupil: Pupil | None = None
+    spectrum: Spectrum | None = None
+    source: Source | None = None
+    diffusion: float = DIFFUSION_MAS
+    jitter: float = JITTER_MAS
+    response: np.ndarray | None = None
+    scale: tuple[float, float] = niriss.PIXEL_SCALE_MAS
+    oversample: int = 5
+    count: int | None = None
+
+    def __post_init__(self):
+        n, response = self.oversample, self.response
+        if response is not None and np.shape(response) != (n, n):
+            raise CalamiError(f"the pixel response has shape {np.shape(response)}, not that of oversample {n}")
+        if n < 1 or not (self.diffusion >= 0 and self.jitter >= 0) or not min(self.scale) > 0:
+            reason = "oversample is at least 1, diffusion and jitter are not negative, the pixel scale is above 0"
+            raise CalamiError(reason)
+
+# %% ../../nbs/instrument/02_optics.ipynb #c11dd572
+def psf(
+    filter_name: str,
+    position: tuple[float, float] | None = None,
+    shape: tuple[int, int] = niriss.SUB80.shape,
+    **options: Any,
+) -> np.ndarray:
+    """
+    Image of a source through the mask and a filter, on the detector's pixels.
+
+    Parameters
+    ----------
+    filter_name : str
+        An AMI filter.
+    position : tuple of float, optional
+        Column and row of the star, counted from 0 at pixel centres; the middle of the array by default.
+    shape : tuple of int
+        Rows and columns of the array.
+    **options
+        Fields of `PsfOptions`: ``pupil``, ``spectrum``, ``source``, ``diffusion``, ``jitter``, ``response``,
+        ``scale``, ``oversample``, ``count``.
+
     Returns
     -------
     numpy.ndarray
@@ -588,32 +615,28 @@ def psf(
     """
     from scipy.fft import irfft2, rfft2
 
-    rows, columns = shape
+    chosen, (rows, columns) = options_from(PsfOptions, options), shape
     position = ((columns - 1) / 2, (rows - 1) / 2) if position is None else position
     if not (-0.5 <= position[0] <= columns - 0.5 and -0.5 <= position[1] <= rows - 0.5):
         raise CalamiError(f"the star at column {position[0]:.2f}, row {position[1]:.2f} is outside {columns} × {rows}")
-    if response is not None and np.shape(response) != (oversample, oversample):
-        raise CalamiError(f"the pixel response has shape {np.shape(response)}, not that of oversample {oversample}")
-    if oversample < 1 or not (diffusion >= 0 and jitter >= 0) or not min(scale) > 0:
-        raise CalamiError("oversample is at least 1, diffusion and jitter are not negative, the pixel scale is above 0")
-    pupil, source = pupil or Pupil(), source or Source()
-    blur = float(np.hypot(diffusion, jitter)) / float(np.mean(scale))
+    scale, oversample, source = chosen.scale, chosen.oversample, chosen.source or Source()
+    blur = float(np.hypot(chosen.diffusion, chosen.jitter)) / float(np.mean(scale))
     # Three pixels more than the light moves: what rings at the border of the grid stays there.
     margin = int(np.ceil(np.abs(source.offsets).max() + 4 * blur)) + 3
     fine_x, fine_y = (
         (np.arange((n + 2 * margin) * oversample) + 0.5) / oversample - 0.5 - margin - at
         for n, at in zip((columns, rows), position, strict=True)
     )
-    wavelengths, weights = sample_passband(filter_name, spectrum, count)
+    wavelengths, weights = sample_passband(filter_name, chosen.spectrum, chosen.count)
     image = sum(
-        weight * monochromatic(wavelength, fine_x * scale[0], fine_y * scale[1], pupil)
+        weight * monochromatic(wavelength, fine_x * scale[0], fine_y * scale[1], chosen.pupil or Pupil())
         for wavelength, weight in zip(wavelengths, weights, strict=True)
     ) * (scale[0] * scale[1] / oversample**2)
     image = irfft2(rfft2(image) * _visibility(source, blur, image.shape, 1 / oversample), image.shape)
     cut = slice(margin * oversample, -margin * oversample)
     blocks = image[cut, cut].reshape(rows, oversample, columns, oversample)
-    if response is not None:
-        blocks = blocks * np.asarray(response)[None, :, None, :]
+    if chosen.response is not None:
+        blocks = blocks * np.asarray(chosen.response)[None, :, None, :]
     return np.maximum(blocks.sum(axis=(1, 3)), 0.0)
 
 # %% ../../nbs/instrument/02_optics.ipynb #19002b4b

@@ -19,14 +19,13 @@ _NAMES = {
     "plan_files": "PLAN_COLUMNS PlanColumn plan_from_table write_plan",
     "plan_apt": "plan_from_apt",
     "level1b": "ACQUISITION_EXPOSURES ADDED_LATER COMMENTS Ephemeris FILTER_WHEEL GROUP INT_TIMES Keywords "
-    "L2_DISTANCE MAX_BYTES OPTIONAL Pointing RESET_EXTRA Segment Timing "
-    "V2_REF V3I_YANG V3_REF check_exposure compare_keywords ephemeris flight_pixel group_times "
-    "integration_times is_added_later level1b_keywords pointing segments sky_to_detector timing "
-    "write_level1b",
+    "L2_DISTANCE MAX_BYTES OPTIONAL Pointing RESET_EXTRA Segment Timing V2_REF V3I_YANG V3_REF "
+    "check_exposure compare_keywords ephemeris flight_pixel group_times integration_times "
+    "is_added_later level1b_keywords pointing segments sky_to_detector timing write_level1b",
     "exposures": "Instrument SimulateOptions THRESHOLDS expected_files exposure_seed photo_current read_truth "
     "simulate_exposure simulate_plan truth truth_path",
-    "effects": "PLACES RATE STAR closure_phases departure_from_straight draw_pair expose late_minus_early "
-    "mean_rate only show_effect visibilities",
+    "effects": "EffectOptions PLACES RATE STAR closure_phases departure_from_straight draw_pair expose "
+    "late_minus_early mean_rate only show_effect visibilities",
 }
 _find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -5,12 +5,12 @@
 # %% ../../nbs/simulate/07_effects.ipynb #114eda35
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, options_from
 from ..instrument import niriss
 from ..instrument.detector import DEAD, EFFECTS, HOT, Detector, simulate_ramps
 from ..instrument.migration import Migration
@@ -18,7 +18,7 @@ from ..instrument.optics import MAS, Pupil, psf, sample_passband
 
 # %% auto #0
 __all__ = ['STAR', 'RATE', 'PLACES', 'departure_from_straight', 'late_minus_early', 'mean_rate', 'only', 'expose', 'draw_pair',
-           'show_effect', 'visibilities', 'closure_phases']
+           'EffectOptions', 'show_effect', 'visibilities', 'closure_phases']
 
 # %% ../../nbs/simulate/07_effects.ipynb #5c350ed1
 def departure_from_straight(ramps: np.ndarray, first: int | None = None) -> np.ndarray:
@@ -117,7 +117,7 @@ def mean_rate(ramps: np.ndarray, frame_time: float = niriss.SUB80.frame_time) ->
 
 # %% ../../nbs/simulate/07_effects.ipynb #466c7ec4
 #: Column and row, counted from 0, at which stars are put: the place kept free of bad pixels.
-STAR = (45, 40)
+STAR = tuple(map(int, niriss.AIM_PIXEL))
 #: Photo-current of the star, e-/s. Source: AB Dor in F480M (1093, observation 012) comes to 6e4 e-/s in its peak pixel,
 #: which holds 1.5 % of the light; 10 groups then fill it to 45,000 e-.
 RATE = 4.2e6
@@ -287,6 +287,32 @@ def _symmetric(*images: np.ndarray) -> dict:
     limit = max(0.05, *(float(np.nanpercentile(np.abs(i), 98)) for i in images))
     return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
 
+# %% ../../nbs/simulate/07_effects.ipynb #527687e1
+@dataclass(frozen=True)
+class EffectOptions:
+    """
+    Options of `show_effect`.
+
+    Attributes
+    ----------
+    migration : Migration or str
+        Coefficients, or their name, that ``"migration"`` stands for.
+    position : tuple of float
+        Column and row of the star.
+    label : str
+        What the effects are called in the titles; their names by default.
+    center : tuple of int
+        Column and row of the middle of the images.
+    half : int
+        Pixels shown on each side of it.
+    """
+
+    migration: Migration | str = "flight"
+    position: tuple[float, float] = STAR
+    label: str = ""
+    center: tuple[int, int] = STAR
+    half: int = 8
+
 # %% ../../nbs/simulate/07_effects.ipynb #62fd3b09
 def show_effect(
     *effects: str,
@@ -294,8 +320,6 @@ def show_effect(
     ngroups: int = 10,
     nints: int = 1,
     rate: float = RATE,
-    migration: Migration | str = "flight",
-    position: tuple[float, float] = STAR,
     seed: int = 1,
     **options,
 ):
@@ -313,14 +337,10 @@ def show_effect(
         integration is as good as many.
     rate : float
         Photo-current of the star, all pixels together, e-/s.
-    migration : Migration or str
-        Coefficients, or their name, that ``"migration"`` stands for.
-    position : tuple of float
-        Column and row of the star.
     seed : int
         For the random numbers.
     **options
-        For `draw_pair`: ``label``, ``center``, ``half``.
+        Fields of `EffectOptions`: ``migration``, ``position``, ``label``, ``center``, ``half``.
 
     Returns
     -------
@@ -334,9 +354,12 @@ def show_effect(
     """
     if not effects:
         raise CalamiError(f"name at least one effect to show; there are {', '.join(EFFECTS)}")
-    image = psf(filter_name, position)
-    pair = [expose(image, only(*e, migration=migration), ngroups, nints, rate, seed) for e in ((), effects)]
-    return draw_pair(*pair, **{"label": " and ".join(effects).replace("_", " ")} | options)
+    chosen = options_from(EffectOptions, options)
+    image = psf(filter_name, chosen.position)
+    detectors = (only(*e, migration=chosen.migration) for e in ((), effects))
+    pair = [expose(image, detector, ngroups, nints, rate, seed) for detector in detectors]
+    label = chosen.label or " and ".join(effects).replace("_", " ")
+    return draw_pair(*pair, label, center=chosen.center, half=chosen.half)
 
 # %% ../../nbs/simulate/07_effects.ipynb #0a8c970f
 def visibilities(
