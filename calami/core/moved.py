@@ -57,6 +57,9 @@ RENAMED = {
     ("mitigation", "Exposure"): "ScanExposure",
     ("onset", "SATURATED_SHARE"): "SATURATED_FRACTION",
     ("level1b", "REFERENCE_PIXEL"): "AIM_PIXEL",
+    ("headers", "Stage3Name"): "OtherName",
+    ("headers", "AssociationName"): "OtherName",
+    ("headers", "GuideStarName"): "OtherName",
     ("plans", "TARGET_PIXEL"): "AIM_PIXEL",
 }
 #: Names that are no more, and what to use instead.

@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "names": "AssociationName DETECTORS ExposureName GuideStarName Stage3Name parse_name",
+    "names": "DETECTORS ExposureName OtherName parse_name",
     "columns": "ACQUISITION_TYPES Column PRIMARY_KEYWORDS SCI_KEYWORDS SUMMARY_COLUMNS role_of",
     "cards": "BLOCK_SIZE CARD_SIZE CardProblem HDU Keywords hdu_walk read_keywords",
     "index": "Facts Found Index Row columns_of",
