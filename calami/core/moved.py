@@ -60,6 +60,7 @@ RENAMED = {
     ("headers", "Stage3Name"): "OtherName",
     ("headers", "AssociationName"): "OtherName",
     ("headers", "GuideStarName"): "OtherName",
+    ("level1b", "Keywords"): "Level1bKeywords",
     ("plans", "TARGET_PIXEL"): "AIM_PIXEL",
 }
 #: Names that are no more, and what to use instead.

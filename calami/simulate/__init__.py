@@ -18,8 +18,8 @@ _NAMES = {
     "SUBPIXEL_DITHERS Setup check_plan dither_pattern lay_out plan_table ready_plan",
     "plan_files": "PLAN_COLUMNS PlanColumn plan_from_table write_plan",
     "plan_apt": "plan_from_apt",
-    "level1b": "ACQUISITION_EXPOSURES ADDED_LATER COMMENTS Ephemeris FILTER_WHEEL GROUP INT_TIMES Keywords "
-    "L2_DISTANCE MAX_BYTES OPTIONAL Pointing RESET_EXTRA Segment Timing V2_REF V3I_YANG V3_REF "
+    "level1b": "ACQUISITION_EXPOSURES ADDED_LATER COMMENTS Ephemeris FILTER_WHEEL GROUP INT_TIMES L2_DISTANCE "
+    "Level1bKeywords MAX_BYTES OPTIONAL Pointing RESET_EXTRA Segment Timing V2_REF V3I_YANG V3_REF "
     "check_exposure compare_keywords ephemeris flight_pixel group_times integration_times "
     "is_added_later level1b_keywords pointing segments sky_to_detector timing write_level1b",
     "exposures": "Instrument SimulateOptions THRESHOLDS expected_files exposure_seed photo_current read_truth "

@@ -29,7 +29,7 @@ from .plans import ExposurePlan
 # %% auto #0
 __all__ = ['RESET_EXTRA', 'L2_DISTANCE', 'V2_REF', 'V3_REF', 'V3I_YANG', 'COMMENTS', 'OPTIONAL', 'FILTER_WHEEL',
            'ACQUISITION_EXPOSURES', 'ADDED_LATER', 'INT_TIMES', 'GROUP', 'MAX_BYTES', 'flight_pixel', 'sky_to_detector',
-           'Timing', 'timing', 'Ephemeris', 'ephemeris', 'Pointing', 'pointing', 'Keywords', 'Segment',
+           'Timing', 'timing', 'Ephemeris', 'ephemeris', 'Pointing', 'pointing', 'Level1bKeywords', 'Segment',
            'level1b_keywords', 'check_exposure', 'is_added_later', 'integration_times', 'group_times', 'segments',
            'write_level1b', 'compare_keywords']
 
@@ -526,7 +526,7 @@ def _sci_values(exposure: ExposurePlan, span: _Span, at: Pointing) -> dict:
     }
 
 # %% ../../nbs/simulate/05_level1b.ipynb #d6c07ea4
-class Keywords(NamedTuple):
+class Level1bKeywords(NamedTuple):
     """
     The keywords of a Level-1b file, keyword to value, in order.
 
@@ -558,7 +558,7 @@ class Segment(NamedTuple):
     last: int
 
 # %% ../../nbs/simulate/05_level1b.ipynb #3f752241
-def level1b_keywords(exposure: ExposurePlan, *, segment: Segment | None = None, **changes) -> Keywords:
+def level1b_keywords(exposure: ExposurePlan, *, segment: Segment | None = None, **changes) -> Level1bKeywords:
     """
     Put together the keywords of a simulated exposure.
 
@@ -573,7 +573,7 @@ def level1b_keywords(exposure: ExposurePlan, *, segment: Segment | None = None, 
 
     Returns
     -------
-    Keywords
+    Level1bKeywords
         Every keyword that a real SUB80 exposure has before it is calibrated, with a value.
 
     Raises
@@ -592,7 +592,7 @@ def level1b_keywords(exposure: ExposurePlan, *, segment: Segment | None = None, 
     if unknown:
         raise CalamiError(f"{exposure.rootname}: no keyword {', '.join(sorted(unknown))} in a Level-1b PRIMARY header")
     sci = _FIXED["SCI"] | _sci_values(exposure, span, at)
-    return Keywords(_in_order(primary | changes, "PRIMARY"), _in_order(sci, "SCI"))
+    return Level1bKeywords(_in_order(primary | changes, "PRIMARY"), _in_order(sci, "SCI"))
 
 # %% ../../nbs/simulate/05_level1b.ipynb #daedc4b5
 def check_exposure(exposure: ExposurePlan) -> None:
@@ -881,7 +881,7 @@ def _checked(ramps: np.ndarray, exposure: ExposurePlan) -> np.ndarray:
     return ramps
 
 # %% ../../nbs/simulate/05_level1b.ipynb #8ef3a773
-def _hdus(ramps: np.ndarray, exposure: ExposurePlan, part: Segment, words: Keywords, history: tuple[str, ...]):
+def _hdus(ramps: np.ndarray, exposure: ExposurePlan, part: Segment, words: Level1bKeywords, history: tuple[str, ...]):
     """Build the HDUs of one file."""
     from astropy.io import fits
 
@@ -962,9 +962,16 @@ def compare_keywords(simulated: str | os.PathLike, real: str | os.PathLike, rtol
     for hdu in ("PRIMARY", "SCI"):
         ours, theirs = (_read_header(path, hdu) for path in (simulated, real))
         for key in [*theirs, *(k for k in ours if k not in theirs)]:
-            why = _difference(key, ours, theirs, rtol)
-            if why:
-                rows.append((hdu, key, *(_shown(have.get(key)) for have in (ours, theirs)), why))
+            a, b = ours.get(key), theirs.get(key)
+            if key not in ours:
+                why = "added later" if is_added_later(key) else "only real"
+            elif key not in theirs:
+                why = "only simulated"
+            elif _alike(a, b, rtol):
+                continue
+            else:
+                why = "differs"
+            rows.append((hdu, key, *("" if value is None else str(value)[:36] for value in (a, b)), why))
     return Table(rows=rows or None, names=("hdu", "keyword", "simulated", "real", "why"), dtype=["U80"] * 5)
 
 # %% ../../nbs/simulate/05_level1b.ipynb #19b46171
@@ -979,16 +986,6 @@ def _read_header(path: str | os.PathLike, hdu: str) -> dict:
     return {k: v for k, v in header.items() if k and k not in _STRUCTURE and not k.startswith("NAXIS")}
 
 # %% ../../nbs/simulate/05_level1b.ipynb #8508ead7
-def _difference(key: str, ours: dict, theirs: dict, rtol: float) -> str:
-    if key not in ours:
-        return "added later" if is_added_later(key) else "only real"
-    if key not in theirs:
-        return "only simulated"
-    a, b = ours[key], theirs[key]
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and not isinstance(a, bool):
-        return "" if math.isclose(a, b, rel_tol=rtol) else "differs"
-    return "" if a == b else "differs"
-
-# %% ../../nbs/simulate/05_level1b.ipynb #74a51059
-def _shown(value) -> str:
-    return "" if value is None else str(value)[:36]
+def _alike(a: object, b: object, rtol: float) -> bool:
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
+    return math.isclose(a, b, rel_tol=rtol) if numbers else a == b

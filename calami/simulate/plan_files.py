@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,51 +55,23 @@ class PlanColumn(NamedTuple):
     unit: str
     meaning: str
 
-# %% ../../nbs/simulate/03_plan_files.ipynb #db33737c
-#: The columns of a plan in a file.
-PLAN_COLUMNS = {
-    "program": PlanColumn(int, "", "number of the program; 99999"),
-    "observation": PlanColumn(int, "", "number of the observation; one for each target"),
-    "visit": PlanColumn(int, "", "number of the visit; 1"),
-    "visit_group": PlanColumn(int, "", "number of the visit group; 3"),
-    "activity": PlanColumn(int, "", "number of the activity; counted from 2 within an observation"),
-    "exposure": PlanColumn(int, "", "number of the exposure within the activity; the dither"),
-    "target": PlanColumn(str, "", "name of the star; needed"),
-    "filter": PlanColumn(str, "", "filter; needed"),
-    "ngroups": PlanColumn(int, "", "groups of an integration; needed"),
-    "nints": PlanColumn(int, "", "integrations; needed"),
-    "magnitude": PlanColumn(float, "mag", "Vega magnitude of the star in this filter; this or peak_rate is needed"),
-    "peak_rate": PlanColumn(float, "electron / s", "rate of the brightest pixel, star centred, in this filter"),
-    "magnitudes": PlanColumn(str, "", "magnitudes in other filters, such as 'F430M=5.1 F480M=5.3'"),
-    "spectral_type": PlanColumn(str, "", "such as K0V; that of a known star, else G2V"),
-    "ra": PlanColumn(float, "deg", "position, ICRS at J2000; that of a known star, else near the south ecliptic pole"),
-    "dec": PlanColumn(float, "deg", "see ra"),
-    "pm_ra": PlanColumn(float, "mas / yr", "proper motion, cosine of dec included; that of a known star or 0"),
-    "pm_dec": PlanColumn(float, "mas / yr", "see pm_ra"),
-    "companions": PlanColumn(
-        str, "", "separation (mas), position angle (deg), contrast: '326 281 0.0166'; joined by ;"
-    ),
-    "is_psf": PlanColumn(bool, "", "true for a reference star; false"),
-    "label": PlanColumn(str, "", "label of the observation; the target"),
-    "title": PlanColumn(str, "", "title of the program; that of the plan"),
-    "dither": PlanColumn(int, "", "number of the dither position; 1"),
-    "n_dithers": PlanColumn(int, "", "dither positions; the largest dither of the activity"),
-    "n_primary": PlanColumn(int, "", "primary positions; all that are not sub-pixel"),
-    "n_subpixel": PlanColumn(int, "", "sub-pixel positions; 1"),
-    "x_offset": PlanColumn(float, "arcsec", "offset along x; 0"),
-    "y_offset": PlanColumn(float, "arcsec", "offset along y; 0"),
-    "x_error": PlanColumn(float, "arcsec", "how far the star falls from where the headers say, along x; 0"),
-    "y_error": PlanColumn(float, "arcsec", "the same along y; 0"),
-    "start": PlanColumn(str, "", "start in UTC; after the exposure before, with overheads"),
-    "v3_pa": PlanColumn(float, "deg", "position angle of V3; 171.9"),
-}
-_NEEDED = ("target", "filter", "ngroups", "nints")
-_OF_THE_STAR = ("ra", "dec", "pm_ra", "pm_dec", "spectral_type", "companions", "magnitudes", "magnitude", "peak_rate")
-
 # %% ../../nbs/simulate/03_plan_files.ipynb #d27f15a8
 _PLAIN = {int: re.compile(r"[+-]?\d{1,18}"), float: re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")}
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #db33737c
+def _plan_columns() -> dict[str, PlanColumn]:
+    text = files("calami.simulate").joinpath("plan_columns.csv").read_text(encoding="utf-8")
+    rows = csv.reader(line for line in text.splitlines() if not line.startswith("#"))
+    kinds = {kind.__name__: kind for kind in _EXPECTED}
+    return {name: PlanColumn(kinds[kind], unit, meaning) for name, kind, unit, meaning in rows}
+
+# %% ../../nbs/simulate/03_plan_files.ipynb #a32fa146
+#: The columns of a plan in a file; they stand in `plan_columns.csv` of the package.
+PLAN_COLUMNS = _plan_columns()
+_NEEDED = ("target", "filter", "ngroups", "nints")
+_OF_THE_STAR = ("ra", "dec", "pm_ra", "pm_dec", "spectral_type", "companions", "magnitudes", "magnitude", "peak_rate")
 
 # %% ../../nbs/simulate/03_plan_files.ipynb #d45b7862
 class _Row(NamedTuple):
