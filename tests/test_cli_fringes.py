@@ -110,7 +110,7 @@ def test_what_makes_no_sense_as_a_reference_is_refused(calibrated, tmp_path):
         assert answer.exit_code == 1 and "is calibrated already, by ref" in answer.stderr
 
 
-def test_one_exposure_counts_once_and_other_stars_are_told(calibrated, tmp_path):
+def test_one_exposure_counts_once_and_other_stars_are_reported(calibrated, tmp_path):
     answer = run("contrast", calibrated[1], calibrated[1], "-o", tmp_path / "out")
     assert answer.exit_code == 1 and "is the same exposure as" in answer.stderr
     answer = run("contrast", *calibrated[1:], "-o", tmp_path / "out", "--limit", 100)
@@ -130,11 +130,13 @@ def test_calibrate_that_cannot_be_done(calibrated, tmp_path):
 def test_contrast(calibrated, tmp_path):
     answer = run("contrast", *calibrated[:2], "-o", tmp_path / "out", "--limit", 300)
     assert answer.exit_code == 0 and "position angle" in answer.stdout and "not calibrated" in answer.stderr
-    told = json.loads((tmp_path / "out" / "companion.json").read_text(encoding="utf-8"))
-    assert abs(told["sep_mas"] - 150) < 4 * told["sep_err_mas"] and abs(told["pa_deg"] - 70) < 4 * told["pa_err_deg"]
+    saved = json.loads((tmp_path / "out" / "companion.json").read_text(encoding="utf-8"))
+    assert (
+        abs(saved["sep_mas"] - 150) < 4 * saved["sep_err_mas"] and abs(saved["pa_deg"] - 70) < 4 * saved["pa_err_deg"]
+    )
     for name, contrast in (("F380M", 0.01), ("F480M", 0.02)):
-        assert abs(told["dmag"][name] + 2.5 * np.log10(contrast)) < 4 * told["dmag_err"][name]
-    assert told["significance"] > 10 and "alternatives" in told
+        assert abs(saved["dmag"][name] + 2.5 * np.log10(contrast)) < 4 * saved["dmag_err"][name]
+    assert saved["significance"] > 10 and "alternatives" in saved
     curve = QTable.read(tmp_path / "out" / "contrast_curve.ecsv")
     assert curve.meta["curve"]["definition"] == "delta_chi2" and curve.meta["curve_1"]["definition"] == "absil"
     names = {p.name for p in (tmp_path / "out").iterdir()}
@@ -156,7 +158,7 @@ def test_contrast_that_cannot_be_done(calibrated, tmp_path):
     assert answer.exit_code == 0 and (tmp_path / "out" / "companion.json").exists()
 
 
-def test_notes_of_a_fit_are_told(tmp_path):
+def test_notes_of_a_fit_are_reported(tmp_path):
     image = 1e6 * fringe_images("F480M", seed=3, size=80, slopes=False)[0].astype("float32")
     path = tmp_path / f"{rootname(1)}_cal.fits"
     write_exposure(

@@ -62,6 +62,7 @@ RENAMED = {
     ("headers", "GuideStarName"): "OtherName",
     ("level1b", "Keywords"): "Level1bKeywords",
     ("plans", "TARGET_PIXEL"): "AIM_PIXEL",
+    ("fringes", "find_outliers"): "outlying_integrations",
 }
 #: Names that are no more, and what to use instead.
 GONE = {

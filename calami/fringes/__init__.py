@@ -12,8 +12,8 @@ from ..core.moved import forward
 
 _NAMES = {
     "model": "Setup band_of bands fringe_model phase_slope rotated sandwich search_rotation solve star_image",
-    "frames": "CORE FALLBACK_SCALE_MAS HEADER_KEYWORDS JUMP_DET LEAST_DISTANCE RARE_JUMPS",
-    "average": "GROSS OUTLIERS circular_mean find_outliers independent_phases shrunk_covariance",
+    "frames": "CORE FALLBACK_SCALE_MAS HEADER_KEYWORDS LEAST_DISTANCE RARE_JUMPS",
+    "average": "GROSS OUTLIERS circular_mean independent_phases outlying_integrations shrunk_covariance",
     "observables": "BASELINE_FIELDS OIData OIFITSWarning Observables SYNONYMS TRIANGLE_FIELDS add_noise "
     "closure_covariance closure_matrix from_observables from_samples mean_and_covariance photon_errors point_source "
     "wrap",

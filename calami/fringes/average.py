@@ -12,7 +12,7 @@ import numpy as np
 from ..instrument.mask import closure_matrix, piston_matrix, wrap
 
 # %% auto #0
-__all__ = ['OUTLIERS', 'GROSS', 'independent_phases', 'shrunk_covariance', 'circular_mean', 'find_outliers']
+__all__ = ['OUTLIERS', 'GROSS', 'independent_phases', 'shrunk_covariance', 'circular_mean', 'outlying_integrations']
 
 # %% ../../nbs/fringes/03_average.ipynb #00e5a113
 def independent_phases(n_holes: int) -> np.ndarray:
@@ -110,14 +110,14 @@ def _square_bias(coefficients: np.ndarray, covariance: np.ndarray) -> np.ndarray
 #: Robust standard deviations and, by measure, the least departure of a logarithm that excludes an integration; the
 #: fewest integrations for which that is done, and the largest part that may be excluded.
 OUTLIERS = {"sigma": 5.0, "floor": (0.02, 0.2, np.log(3)), "fewest": 10, "part": 1 / 3}
-#: Among three to nine integrations one is left out if the fit leaves so many times the median of it: noise never makes
+#: Among three to nine integrations one is excluded if the fit leaves so many times the median of it: noise never makes
 #: that, a star that has moved or trailed does.
 GROSS = 3.0
 
 # %% ../../nbs/fringes/03_average.ipynb #74c08921
-def find_outliers(flux: np.ndarray, residual: np.ndarray, v2: np.ndarray, cp: np.ndarray) -> np.ndarray:
+def outlying_integrations(flux: np.ndarray, residual: np.ndarray, v2: np.ndarray, cp: np.ndarray) -> np.ndarray:
     """
-    Tell which integrations do not belong with the others, by the rules of `OUTLIERS`, or of `GROSS` if they are few.
+    Find the integrations that do not belong with the others, by the rules of `OUTLIERS`, or of `GROSS` if they are few.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def find_outliers(flux: np.ndarray, residual: np.ndarray, v2: np.ndarray, cp: np
 def _samples_of(coefficients: np.ndarray, n_holes: int) -> dict[str, np.ndarray]:
     # Coefficients (n, terms) as amplitudes, phases and what follows from them.
     cosine, sine = coefficients[:, 1:-1:2], coefficients[:, 2:-1:2]
-    with np.errstate(invalid="ignore"):  # an empty frame; `find_outliers` leaves it out
+    with np.errstate(invalid="ignore"):  # an empty frame; `outlying_integrations` leaves it out
         amplitude = np.hypot(cosine, sine) / coefficients[:, :1]
     phase = np.arctan2(sine, cosine)
     samples = {"amplitude": amplitude, "phase": phase, "v2": amplitude**2}

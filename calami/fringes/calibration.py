@@ -115,9 +115,9 @@ def calibrate(
         variances = [np.array([np.diag(getattr(a, f"{k}_covariance")) for a in aligned]) for k in ("v2", "cp")]
         excess = [_excess(v2s, v2_bad, variances[0], False), _excess(cps, cp_bad, variances[1], True)]
     cal_v2, cal_cp = target.v2 / ref_v2, wrap(target.cp - ref_cp)
-    share = 1 + (w**2).sum()
+    fraction = 1 + (w**2).sum()
     v2_cov, cp_cov = _systematic(
-        target, cal_v2, excess[0] * share + systematics[0] ** 2, excess[1] * share + systematics[1] ** 2
+        target, cal_v2, excess[0] * fraction + systematics[0] ** 2, excess[1] * fraction + systematics[1] ** 2
     )
     v2_cov = v2_cov + _mask_unusable(target.full_v2_covariance(), target.v2_good) / np.outer(ref_v2, ref_v2)
     cp_cov = cp_cov + _mask_unusable(target.full_cp_covariance(), target.cp_good)
@@ -264,7 +264,7 @@ def selfcal(data: Observables, split: str = "even-odd") -> Observables:
     Returns
     -------
     Observables
-        What is left: V² near 1 and closure phases near 0.
+        The residual: V² near 1 and closure phases near 0.
 
     Raises
     ------

@@ -61,7 +61,7 @@ def disc(x: np.ndarray, kind: str, size: float) -> np.ndarray:
 # %% ../../nbs/fringes/09_companions.ipynb #1b84dc88
 def companion_fringe(uv: np.ndarray, x: np.ndarray, y: np.ndarray, wavelength: float, bandwidth: float) -> np.ndarray:
     """
-    Fringe of a point beside the star, smeared by a box-shaped band.
+    Fringe of a point next to the star, smeared by a box-shaped band.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def spot_response(
     distance: np.ndarray, wavelength: float, spot: float = HOLE_FLAT_TO_FLAT
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Tell what a fit in the image takes a companion for.
+    Give what a fit in the image finds of a companion.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ class Prepared:
 
     def fringe(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
-        Real and imaginary part of a companion's fringe on all baselines, and the share of its light that counts.
+        Real and imaginary part of a companion's fringe on all baselines, and the fraction of its light that counts.
 
         Parameters
         ----------
@@ -661,7 +661,7 @@ class SearchOptions(Options):
     max_contrast : float
         Largest flux ratio.
     contrast_by : str
-        What has a contrast of its own: ``"filter"``, ``"file"``, or ``"all"`` for one contrast.
+        What has a separate contrast: ``"filter"``, ``"file"``, or ``"all"`` for one contrast.
     rescale : bool
         Multiply all variances, up or down, so that χ² is as large as the degrees of freedom: for errors that are known
         up to a factor only. The significance is then approximate.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError, options_from
-from .average import OUTLIERS, _average, _samples_of, circular_mean, find_outliers
+from .average import OUTLIERS, _average, _samples_of, circular_mean, outlying_integrations
 from calami.fringes.frames import (
     FALLBACK_SCALE_MAS,
     _crop,
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 __all__ = ['logger', 'LEAST_CHANGE', 'UNLIKE', 'fit', 'FitOptions']
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9a676e90
-#: A pixel among the brightest that no one has flagged is bad if fixing changes it by more than this share. Migration
+#: A pixel among the brightest that no one has flagged is bad if fixing changes it by more than this fraction. Migration
 #: changes the peak by up to a tenth (science.md: by 4 % in 13 groups of AB Dor).
 LEAST_CHANGE = 0.2
 
@@ -102,10 +102,10 @@ def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool) -> _Fitted:
 
 # %% ../../nbs/fringes/06_fitting.ipynb #2b8e6116
 def _follow(coefficients, images, good, design, center, setup: Setup):
-    # The star moves by a few mas between integrations: how far is told by the tilt of the phases. Moving the fringes
+    # The star moves by a few mas between integrations: how far is given by the tilt of the phases. Moving the fringes
     # only turns their coefficients. What moving the spot does to them follows to first order from the change of a
     # model that is moved by a small step and whose fringes are turned back. Two rounds: where the first moved the model
-    # the phases tell the rest (in F277W a hundredth), and the normal matrix of the model at rest serves for both.
+    # the phases give the rest (in F277W a hundredth), and the normal matrix of the model at rest serves for both.
     size, step = int(np.sqrt(len(design))), 0.002
     pairs, (wavelength, _) = pairs_of(len(setup.mask.names)), band_of(setup.bands)
     along = (setup.mask.row_col[pairs[:, 0]] - setup.mask.row_col[pairs[:, 1]])[:, ::-1] @ setup.distortion.matrix.T
@@ -261,7 +261,7 @@ class FitOptions:
     fix : bool
         Look for bad pixels that are not flagged (`FourierFix`).
     reject : bool
-        Exclude integrations that do not belong (`find_outliers`).
+        Exclude integrations that do not belong (`outlying_integrations`).
     debias : bool
         Take the noise's part off V² (not for ``"jwst"``).
     """
@@ -291,7 +291,7 @@ class FitOptions:
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9d681f8a
 #: Root mean square of what the model leaves, over that of the image, above which it is another mask or filter:
-#: 0.03 to 0.05 in images from flight and from STScI's PSF software, 0.16 or more if these are turned about.
+#: 0.03 to 0.05 in images from flight and from STScI's PSF software, 0.16 or more if these are flipped.
 UNLIKE = 0.1
 
 # %% ../../nbs/fringes/06_fitting.ipynb #94ecc46e
@@ -360,7 +360,7 @@ def _fit_ours(frames: _Frames, setup: Setup, options: FitOptions, drop: np.ndarr
     left = np.where(fitted.good, fitted.images - fitted.models, 0)
     samples["residual"] = np.sqrt((left**2).sum(axis=1) / fitted.good.sum(axis=1))
     samples["center"] = fitted.centers + corner
-    out = find_outliers(samples["flux"], samples["residual"], samples["v2"], samples["cp"])
+    out = outlying_integrations(samples["flux"], samples["residual"], samples["v2"], samples["cp"])
     if not options.reject:
         out = ~(np.isfinite(samples["v2"]).all(axis=1) & (samples["flux"] > 0))
     samples["kept"] = ~out

@@ -20,15 +20,13 @@ from ..instrument.mask import Mask, pairs_of
 from ..instrument.optics import Distortion
 
 # %% auto #0
-__all__ = ['JUMP_DET', 'RARE_JUMPS', 'FALLBACK_SCALE_MAS', 'HEADER_KEYWORDS', 'LEAST_DISTANCE', 'CORE']
+__all__ = ['RARE_JUMPS', 'FALLBACK_SCALE_MAS', 'HEADER_KEYWORDS', 'LEAST_DISTANCE', 'CORE']
 
 # %% ../../nbs/fringes/02_frames.ipynb #c428f288
-#: DQ bit "jump detected during the exposure". Source: stdatamodels `dqflags.pixel`.
-JUMP_DET = 4
-#: A pixel with jumps in more than this share of the integrations was not hit so often, 6e-5 times a second
+#: A pixel with jumps in more than this fraction of the integrations was not hit so often, 6e-5 times a second
 #: (`calami.instrument.detector`): its ramp bends, since charge migrates. It is used.
 RARE_JUMPS = 0.1
-#: Pixel scale when a header tells none, mas. Source: jwst 3.0.0, `ami/utils.py`.
+#: Pixel scale when a header has none, mas. Source: jwst 3.0.0, `ami/utils.py`.
 FALLBACK_SCALE_MAS = 65.6
 #: Keywords that are kept with the observables.
 HEADER_KEYWORDS = tuple(
@@ -78,7 +76,7 @@ def _from_arrays(science, dq, error, frames: _Frames, jumps: bool = True) -> _Fr
     bad, variance = ~np.isfinite(cube), None
     if dq is not None:
         flags = np.asarray(dq).reshape(cube.shape)
-        hit = (flags & JUMP_DET) != 0
+        hit = (flags & niriss.JUMP_DET) != 0
         if not jumps:
             often = (hit.sum(axis=0) > 1) & (hit.mean(axis=0) > RARE_JUMPS)
             hit &= ~often & (np.ndim(science) == 3)
@@ -126,19 +124,19 @@ def _read(data, dq, error, header: Mapping | None, jumps: bool = True) -> _Frame
 
 # %% ../../nbs/fringes/02_frames.ipynb #9a252533
 def _filter_of(frames: _Frames, given: str | None) -> str:
-    told = str(frames.facts.get("FILTER") or "").strip().upper()
-    name = (given or told).strip().upper()
+    known = str(frames.facts.get("FILTER") or "").strip().upper()
+    name = (given or known).strip().upper()
     if not name:
-        raise frames.problem("no filter is told; give filter='F480M' or another")
-    if told and name != told:
-        raise frames.problem(f"its header says filter {told}, and {name} was asked for; leave out the filter")
+        raise frames.problem("no filter is given; give filter='F480M' or another")
+    if known and name != known:
+        raise frames.problem(f"its header says filter {known}, and {name} was asked for; leave out the filter")
     if name not in niriss.FILTERS:
         raise frames.problem(f"was taken with {name}; the AMI filters are {', '.join(niriss.FILTERS)}")
     return name
 
 # %% ../../nbs/fringes/02_frames.ipynb #dc6d6714
 def _axis_scales(facts: Mapping) -> np.ndarray:
-    # Along x and y, mas; NaN if the header does not tell.
+    # Along x and y, mas; NaN if it is not in the header.
     try:
         if all(key in facts for key in ("CD1_1", "CD1_2", "CD2_1", "CD2_2")):
             both = np.hypot(facts["CD1_1"], facts["CD2_1"]), np.hypot(facts["CD1_2"], facts["CD2_2"])

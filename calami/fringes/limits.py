@@ -41,7 +41,7 @@ def chi2_sigma(chi2_test: float | np.ndarray, chi2_true: float | np.ndarray, n: 
     Parameters
     ----------
     chi2_test, chi2_true : float or numpy.ndarray
-        χ² (or reduced χ²) of the model that is tested and of the one that is taken for true.
+        χ² (or reduced χ²) of the model that is tested and of the one that is taken as true.
     n : int
         Number of data.
 

@@ -34,23 +34,23 @@ def bands(
     spectrum : callable, optional
         Of the source (see `calami.instrument.optics`); equal photons at all wavelengths by default.
     weighting : str
-        ``"photons"``: images that hold the right share of the photons. ``"peaks"``: images whose peaks are in the ratio
-        of the photons, as in jwst 3.0.0.
+        ``"photons"``: images that hold the right fraction of the photons. ``"peaks"``: images whose peaks are in the
+        ratio of the photons, as in jwst 3.0.0.
     count : int, optional
         How many wavelengths; 12 by default, 36 for F277W.
 
     Returns
     -------
     numpy.ndarray
-        Share of the photons, wavelength (m) and weight of the model (sum 1), shape (count, 3).
+        Fraction of the photons, wavelength (m) and weight of the model (sum 1), shape (count, 3).
 
     Raises
     ------
     CalamiError
         If the filter or the weighting is unknown.
     """
-    wavelength, share = sample_passband(filter_name, spectrum, count)
-    return _weighted(share, wavelength * 1e-6, weighting)
+    wavelength, fraction = sample_passband(filter_name, spectrum, count)
+    return _weighted(fraction, wavelength * 1e-6, weighting)
 
 # %% ../../nbs/fringes/01_model.ipynb #faf9b5f7
 def band_of(samples: np.ndarray) -> tuple[float, float]:
@@ -69,20 +69,20 @@ def band_of(samples: np.ndarray) -> tuple[float, float]:
     width : float
         Equivalent width: the integral of the photons' distribution over its maximum, m.
     """
-    share, wavelength = samples[:, 0], samples[:, 1]
-    mean = float((share * wavelength).sum() / share.sum())
-    if len(share) == 1:
+    fraction, wavelength = samples[:, 0], samples[:, 1]
+    mean = float((fraction * wavelength).sum() / fraction.sum())
+    if len(fraction) == 1:
         return mean, 0.0
     from scipy.integrate import simpson
 
-    return mean, float(simpson(share, x=wavelength) / share.max())
+    return mean, float(simpson(fraction, x=wavelength) / fraction.max())
 
 # %% ../../nbs/fringes/01_model.ipynb #2d37cf3f
-def _weighted(share, wavelength, weighting: str) -> np.ndarray:
+def _weighted(fraction, wavelength, weighting: str) -> np.ndarray:
     if weighting not in ("photons", "peaks"):
         raise CalamiError(f"weighting is {weighting!r}; 'photons' and 'peaks' are known")
-    weight = share / wavelength**2 if weighting == "photons" else share
-    return np.column_stack((share / np.sum(share), wavelength, weight / np.sum(weight)))
+    weight = fraction / wavelength**2 if weighting == "photons" else fraction
+    return np.column_stack((fraction / np.sum(fraction), wavelength, weight / np.sum(weight)))
 
 # %% ../../nbs/fringes/01_model.ipynb #985f064b
 @lru_cache
@@ -93,8 +93,8 @@ def _pipeline_bands(filter_name: str) -> np.ndarray:
     wavelength, throughput = passband(filter_name)
     table = list(zip((wavelength * 1e4).astype("float32"), throughput.astype("float32"), strict=True))
     meta = SimpleNamespace(instrument=SimpleNamespace(filter=filter_name))
-    share, wavelength = handle_bandpass(None, SimpleNamespace(filter_table=table, meta=meta)).T
-    return _weighted(share, wavelength, "peaks")
+    fraction, wavelength = handle_bandpass(None, SimpleNamespace(filter_table=table, meta=meta)).T
+    return _weighted(fraction, wavelength, "peaks")
 
 # %% ../../nbs/fringes/01_model.ipynb #3253cb91
 @dataclass(frozen=True)

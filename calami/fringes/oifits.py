@@ -286,7 +286,7 @@ def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> Observables
     path : path-like
         The file. One with values of single integrations is averaged, with covariances.
     repair : bool
-        Mend the known errors of jwst's files as far as the file allows; otherwise they are only told.
+        Fix the known errors of jwst's files as far as the file allows; otherwise they are only reported.
 
     Returns
     -------
@@ -543,7 +543,7 @@ def find_defects(data: Observables) -> dict[str, str]:
 # %% ../../nbs/fringes/07_oifits.ipynb #1b3b1ef9
 def repair_errors(data: Observables) -> Observables:
     """
-    Mend the defects that `find_defects` finds.
+    Fix the defects that `find_defects` finds.
 
     ``vis2err`` and ``swap``: V² errors become ``2 |V| VISAMPERR``, which is exact. ``phase``: phase errors are divided
     by the amplitudes, exact for a raw file; in a calibrated file the amplitudes are ratios, and the result is
@@ -558,7 +558,7 @@ def repair_errors(data: Observables) -> Observables:
     Returns
     -------
     Observables
-        The data with new errors; its notes say what was done. The same object if there is nothing to mend.
+        The data with new errors; its notes say what was done. The same object if there is nothing to fix.
     """
     found = find_defects(data)
     changes: dict[str, Any] = {}
@@ -577,7 +577,7 @@ def repair_errors(data: Observables) -> Observables:
             changes |= {"cp_err": data.cp_err / triple, "visphi_err": data.visphi_err / np.abs(data.visamp)}
     if not changes:
         return data
-    return replace(data, **changes, notes=(*data.notes, *(f"mended: {text}" for text in found.values())))
+    return replace(data, **changes, notes=(*data.notes, *(f"fixed: {text}" for text in found.values())))
 
 # %% ../../nbs/fringes/07_oifits.ipynb #24a65287
 def _v2_error_ratio(data: Observables) -> float:
@@ -599,7 +599,7 @@ def _jwst_errors(data: Observables, repair: bool, calibrated_q4: bool) -> Observ
         return data
     if repair:
         return repair_errors(data)
-    text = f"{data.name}: " + "; ".join(found.values()) + "; read it with repair=True to have this mended"
+    text = f"{data.name}: " + "; ".join(found.values()) + "; read it with repair=True to have this fixed"
     warnings.warn(text, OIFITSWarning, stacklevel=3)
     return replace(data, notes=(*data.notes, *found.values()))
 

@@ -23,7 +23,7 @@ __all__ = ['COLOURS', 'plot_cp', 'plot_uv', 'plot_v2', 'plot_closure_phases', 'p
            'plot_curves']
 
 # %% ../../nbs/fringes/11_plots.ipynb #0dd9f428
-#: Colours that can be told apart with any colour vision. Source: Okabe & Ito 2008.
+#: Colours that can be distinguished with any colour vision. Source: Okabe & Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 # %% ../../nbs/fringes/11_plots.ipynb #2f9390d9

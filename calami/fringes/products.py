@@ -179,7 +179,7 @@ def analyse(
     **options: Any,
 ) -> CompanionFit:
     """
-    Search a companion, compute limits for what is left without it, and write everything into a folder.
+    Search a companion, compute limits for the rest without it, and write everything into a folder.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def analyse(
     -------
     CompanionFit
         The best companion. One of at least `REMOVED_SIGMA` is taken out before the limits are computed, unless each
-        file has a contrast of its own.
+        file has a separate contrast.
     """
     many = _several(data)
     _definition(kind, None)

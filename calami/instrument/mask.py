@@ -32,7 +32,7 @@ PUPIL_PIXELS = 1024
 # %% ../../nbs/instrument/03_mask.ipynb #fbf5eb35
 def hexagon(x: np.ndarray, y: np.ndarray, flat_to_flat: float) -> np.ndarray:
     """
-    Tell which points lie in a hexagon with horizontal top and bottom, centred on the origin.
+    Say which points lie in a hexagon with horizontal top and bottom, centred on the origin.
 
     Parameters
     ----------
@@ -263,12 +263,12 @@ class Mask:
         """
         try:
             with open_fits(path) as hdus:
-                told: dict = {}
+                facts: dict = {}
                 for hdu in hdus:
-                    told |= dict(hdu.header)
+                    facts |= dict(hdu.header)
                 pictures = [hdu.data for hdu in hdus if hdu.data is not None and np.ndim(hdu.data) == 2]
-            centers = [(told[f"NRM_X_A{n}"], told[f"NRM_Y_A{n}"]) for n in range(1, 8)]
-            return cls(niriss.HOLE_NAMES, np.array(centers, float), float(told["F2F"]), pictures[0].astype(float))
+            centers = [(facts[f"NRM_X_A{n}"], facts[f"NRM_Y_A{n}"]) for n in range(1, 8)]
+            return cls(niriss.HOLE_NAMES, np.array(centers, float), float(facts["F2F"]), pictures[0].astype(float))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             reason = f"is not an nrm reference file ({type(error).__name__}: {error}); take one from CRDS"
             raise FileProblem(Path(path), reason) from error

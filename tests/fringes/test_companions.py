@@ -187,8 +187,8 @@ def bench():
 
 def within(away):
     # Three standard deviations of the binomial distribution
-    share, allowed = (away < 1).mean(), 3 * np.sqrt(0.683 * 0.317 / away.size)
-    return abs(share - 0.683) < allowed and (away < 1.96).mean() > 0.95 - 3 * np.sqrt(0.0475 / away.size)
+    fraction, allowed = (away < 1).mean(), 3 * np.sqrt(0.683 * 0.317 / away.size)
+    return abs(fraction - 0.683) < allowed and (away < 1.96).mean() > 0.95 - 3 * np.sqrt(0.0475 / away.size)
 
 
 @pytest.mark.parametrize("errors", ["known", "bars"])
@@ -305,10 +305,10 @@ def test_false_alarms_and_completeness_are_as_stated(bench, filters):
 def imaged():
     """A binary of 1 % at 280 mas, 100 deg, without noise: fitted in the image, calibrated by the star alone."""
     east, north = (p / 65.6 for p in position(280, 100))
-    told = {"pupil": optics.Pupil(), "scale": (65.6, 65.6), "shape": (69, 69), "diffusion": 0, "jitter": 0}
+    given = {"pupil": optics.Pupil(), "scale": (65.6, 65.6), "shape": (69, 69), "diffusion": 0, "jitter": 0}
     seen = []
     for source in (optics.Source().with_companion(-east, north, 0.01), optics.Source()):
-        image = 3e7 * optics.psf("F380M", (34.0, 34.0), source=source, **told)
+        image = 3e7 * optics.psf("F380M", (34.0, 34.0), source=source, **given)
         header = {"ROLL_REF": 0.0, "V3I_YANG": 0.0}
         got = fitting.fit(image, error=np.sqrt(image + 1), filter="F380M", scale=65.6, debias=False, header=header)
         seen.append(from_observables(got))
@@ -346,14 +346,14 @@ def test_it_is_kept_in_files(tmp_path, imaged, shared_data):
 
 def test_the_simulated_binary_of_implaneia(shared_data):
     # Its position angle is measured in the image as stored, from the direction in which columns are counted towards
-    # that of the rows. The mask lies the other way round than in flight, so that the rows are turned about; there is
+    # that of the rows. The mask lies the other way round than in flight, so that the rows are flipped; there is
     # no distortion, and a pixel is 65 mas wide.
     from astropy.io import fits
 
-    told, seen = {"filter": "F480M", "scale": 65.0, "distortion": optics.Distortion()}, []
+    given, seen = {"filter": "F480M", "scale": 65.0, "distortion": optics.Distortion()}, []
     for kind in ("t", "c"):
         cube = fits.getdata(next((shared_data / "simulated").glob(f"{kind}_binary*")))
-        seen.append(from_observables(fitting.fit(cube[:, ::-1], **told)))
+        seen.append(from_observables(fitting.fit(cube[:, ::-1], **given)))
     fit = search_companion(calibrate(*seen), limit=330, trials=250)
     angle = (270 - fit.position_angle) % 360
     assert abs(fit.separation - 198.3) < 2 * fit.errors[0] < 3
@@ -392,7 +392,7 @@ def test_nothing_is_looked_for_outside_the_field(seed):
         assert np.isfinite(found.covariance).all()
 
 
-def test_too_few_data_for_a_companion_are_told():
+def test_too_few_data_for_a_companion_are_reported():
     few = replace(STAR, cp_flag=np.arange(35) > 1)
     with pytest.raises(CalamiError, match="2 independent numbers, a companion in 1 bands has 3"):
         search_companion(few, observables="cp")
@@ -432,7 +432,7 @@ def test_the_fake_binary_of_amical(shared_data):
     data = read_oifits(shared_data / "oifits" / "amical_fake_binary_F430M.oifits")
     for observables in ("both", "cp", "v2"):
         fit = search_companion(data, trials=250, observables=observables)
-        mirrored = away_of(fit, 147.1, 227) if observables == "v2" else np.inf  # V² cannot tell the side
+        mirrored = away_of(fit, 147.1, 227) if observables == "v2" else np.inf  # V² cannot distinguish the sides
         assert min(away_of(fit, 147.7, 46.6), mirrored) < 4 and abs(fit.dmag["F430M"] - 6) < 0.1
 
 
@@ -575,7 +575,7 @@ def test_upper_limits_hold_as_often_as_they_say():
 @pytest.mark.parametrize("count", [40, 60])
 def test_errors_from_few_integrations_are_right(count):
     # 300 draws of exposures whose covariance is estimated from few integrations. At the known place of a companion the
-    # whitened data tell its contrast by a straight line. Without a factor for the sample a half would be inside.
+    # whitened data give its contrast by a straight line. Without a factor for the sample a half would be inside.
     rng, place = np.random.default_rng(23), [np.atleast_1d(p) for p in position(150, 40)]
     matrix, away = STAR.triangle_matrix, []
     for _ in range(300):
@@ -763,10 +763,10 @@ def fit():
 
 
 def test_companion_json(tmp_path, fit):
-    told = json.loads(write_companion(fit, tmp_path / "companion.json").read_text(encoding="utf-8"))
-    assert abs(told["sep_mas"] - 150) < 3 and abs(told["pa_deg"] - 70) < 1 and told["sep_err_mas"] > 0
-    assert set(told["dmag"]) == set(told["dmag_err"]) == {"F380M", "F480M"} and told["significance"] > 5
-    assert {"sep_mas", "pa_deg", "dmag", "delta_chi2"} == set(told["alternatives"][0])
+    given = json.loads(write_companion(fit, tmp_path / "companion.json").read_text(encoding="utf-8"))
+    assert abs(given["sep_mas"] - 150) < 3 and abs(given["pa_deg"] - 70) < 1 and given["sep_err_mas"] > 0
+    assert set(given["dmag"]) == set(given["dmag_err"]) == {"F380M", "F480M"} and given["significance"] > 5
+    assert {"sep_mas", "pa_deg", "dmag", "delta_chi2"} == set(given["alternatives"][0])
     assert [p.name for p in tmp_path.iterdir()] == ["companion.json"]
     with pytest.raises(FileProblem, match="cannot be written"):
         write_companion(fit, tmp_path / "companion.json" / "companion.json")
@@ -840,9 +840,9 @@ def test_systematics_are_no_negative_numbers():
         search_companion(STAR, systematics=(-0.01, 0.0))
 
 
-def test_a_companion_as_bright_as_allowed_is_told():
+def test_a_companion_as_bright_as_allowed_is_reported():
     found = search_companion(add_companion(STAR, 150, 200, 0.5), limit=330, trials=250)
-    assert "at its bound" not in found.told()
-    assert "at its bound, 1:" in replace(found, contrast={"F430M": 0.9999}).told()
+    assert "at its bound" not in found.report()
+    assert "at its bound, 1:" in replace(found, contrast={"F430M": 0.9999}).report()
     short = search_companion(add_companion(STAR, 150, 200, 0.5), limit=330, trials=250, max_contrast=0.2)
-    assert "at its bound, 0.2:" in short.told()
+    assert "at its bound, 0.2:" in short.report()

@@ -52,9 +52,9 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-def both(data, **told):
+def both(data, **given):
     """The samples of `exact` and of the stock code."""
-    return [fit(data, mode, **told) for mode in ("exact", "jwst")]
+    return [fit(data, mode, **given) for mode in ("exact", "jwst")]
 
 
 def assert_same(exact, stock, within=1e-6):
@@ -73,8 +73,8 @@ def test_exact_is_jwst_on_cubes(name, oversample, quiet):
     cube, _, dq = fringe_cube(fringe_images(name, seed=oversample, size=49), 2, seed=oversample)
     dq[1, 20:22, 10] = 1  # bad in one integration only
     dq[0, 30, 40] = 4
-    told = {"filter": name, "dq": dq, "oversample": oversample, "header": POINTING, "scale": 65.6}
-    assert_same(*both(cube.astype("float32"), **told))
+    given = {"filter": name, "dq": dq, "oversample": oversample, "header": POINTING, "scale": 65.6}
+    assert_same(*both(cube.astype("float32"), **given))
 
 
 def test_exact_is_jwst_on_a_real_image(shared_data, quiet):
@@ -97,8 +97,8 @@ def test_uv_are_those_of_jwst(parity, quiet):
     stock = SimpleNamespace(mask=mask, vparity=parity, roll_ref=171.765, v3iyang=0.561)
     sky = NIRISS.mast2sky(stock)
     centers = np.column_stack((-sky[:, 1], -sky[:, 0]))
-    told = SimpleNamespace(nslices=1, ctrs_eqt=centers, ctrs_inst=mask.ctrs)
-    theirs = RawOifits(told).bls[:, ::-1]
+    given = SimpleNamespace(nslices=1, ctrs_eqt=centers, ctrs_inst=mask.ctrs)
+    theirs = RawOifits(given).bls[:, ::-1]
     facts = {"ROLL_REF": 171.765, "V3I_YANG": 0.561, "VPARITY": parity}
     frames = fringes_frames._read(np.ones((80, 80)), None, None, facts)
     assert np.allclose(fringes_frames._uv(Mask(), frames), theirs)
@@ -126,8 +126,8 @@ def test_fast_is_nearly_exact(name):
     images = fringe_images(name, seed=5, size=49)
     moves = np.random.default_rng(1).standard_normal((6, 2, 1, 1)) / 65.6
     cube = 1e6 * (images[0] + moves[:, 0] * images[1] + moves[:, 1] * images[2])
-    told = {"filter": name, "error": np.ones_like(cube), "trim": 0, "weighting": "photons", "debias": False}
-    fast, exact = (fit(cube, mode, scale=65.6, **told) for mode in ("fast", "exact"))
+    given = {"filter": name, "error": np.ones_like(cube), "trim": 0, "weighting": "photons", "debias": False}
+    fast, exact = (fit(cube, mode, scale=65.6, **given) for mode in ("fast", "exact"))
     assert np.sqrt(np.mean((fast.samples["v2"] - exact.samples["v2"]) ** 2)) < 1e-5
     assert np.degrees(np.sqrt(np.mean((fast.samples["cp"] - exact.samples["cp"]) ** 2))) < 0.003
     assert np.allclose(np.ptp(fast.samples["center"], axis=0), np.ptp(exact.samples["center"], axis=0), rtol=0.05)
@@ -142,7 +142,7 @@ def test_errors_cover_the_truth(bench, quiet):
         assert 60 < one < 76 and 91 < two < 98.5
         assert abs(pulls.mean()) < 0.3
         stock = np.concatenate([f["jwst.ami", what] for f in found if ("jwst.ami", what) in f])
-        assert bench.fractions(stock)[0] < 55  # what is told about the stock errors
+        assert bench.fractions(stock)[0] < 55  # what is said about the stock errors
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +171,12 @@ def squared_distance(away, covariance):
 def test_the_covariance_of_a_single_image_is_that_of_its_pixels(small, mode):
     # 200 draws of pixel noise. By the whole covariance they lie as far from the truth as 21 V² and 15 independent
     # combinations of closure phases should: the square of the distance is that number on average.
-    image, told = small
+    image, given = small
     error, rng = np.sqrt(image + 25**2), np.random.default_rng(20)
-    truth = fit(image, mode, error=error, debias=False, **told)
+    truth = fit(image, mode, error=error, debias=False, **given)
     distance, away = [], []
     for _ in range(200):
-        got = fit(image + error * rng.standard_normal(image.shape), mode, error=error, debias=False, **told)
+        got = fit(image + error * rng.standard_normal(image.shape), mode, error=error, debias=False, **given)
         cp = instrument_mask.wrap(got.cp - truth.cp)
         distance.append(
             [squared_distance(got.v2 - truth.v2, got.v2_covariance), squared_distance(cp, got.cp_covariance)]
@@ -191,14 +191,14 @@ def test_all_errors_of_integrations_contain_the_truth(small):
     # 200 exposures of 6 integrations; the triple product of amplitudes has an error, too. The centre is given: phases
     # are counted from it, and one that is found anew in each exposure would tilt them. Errors of phases come from the
     # six values alone, without the expected covariance, so that their departures have the wings of Student's law.
-    image, told = small
+    image, given = small
     error, rng = np.broadcast_to(np.sqrt(image + 25**2), (6, *image.shape)), np.random.default_rng(21)
-    told = told | {"center": tuple(fit(image, error=error[0], **told).samples["center"][0])}
-    truth = fit(image, error=error[0], debias=False, **told)
+    given = given | {"center": tuple(fit(image, error=error[0], **given).samples["center"][0])}
+    truth = fit(image, error=error[0], debias=False, **given)
     away = []
     for _ in range(200):
         cube = image + error * rng.standard_normal(error.shape)
-        away.append(departures(fit(cube, error=error, **told), truth))
+        away.append(departures(fit(cube, error=error, **given), truth))
     for key in away[0]:
         pulls = np.array([a[key] for a in away])
         assert abs((np.abs(pulls) < 1).mean() - 0.683) < 0.08, key
@@ -207,9 +207,9 @@ def test_all_errors_of_integrations_contain_the_truth(small):
 
 def test_errors_of_means_are_the_scatter_of_integrations(small):
     # One exposure of 300 integrations: standard deviation over √300, to the 4 % that so many give, in the median.
-    image, told = small
+    image, given = small
     error, rng = np.broadcast_to(np.sqrt(image + 25**2), (300, *image.shape)), np.random.default_rng(22)
-    got = fit(image + error * rng.standard_normal(error.shape), error=error, **told)
+    got = fit(image + error * rng.standard_normal(error.shape), error=error, **given)
     kept, sides = got.samples["kept"], np.abs(instrument_mask.closure_matrix(7)).astype(bool)
     samples = {key: got.samples[key][kept] for key in ("v2", "cp", "amplitude", "phase")}
     samples["t3_amplitude"] = np.array([[a[s].prod() for s in sides] for a in samples["amplitude"]])
@@ -223,9 +223,9 @@ def test_errors_of_means_are_the_scatter_of_integrations(small):
 def test_noise_does_not_raise_v2(star):
     star = [part[10:51, 10:51] for part in star]
     cube, error, dq = fringe_cube(star, 600, electrons=1e4, jitter_mas=0, read_noise=2, bad=0, seed=2)
-    told = {"filter": "F480M", "scale": 65.6, "fix": False, "reject": False}
-    truth = fit(1e4 * star[0], error=error[0], debias=False, **told).v2
-    raw, clean = (fit(cube, error=error, dq=dq, debias=d, **told) for d in (False, True))
+    given = {"filter": "F480M", "scale": 65.6, "fix": False, "reject": False}
+    truth = fit(1e4 * star[0], error=error[0], debias=False, **given).v2
+    raw, clean = (fit(cube, error=error, dq=dq, debias=d, **given) for d in (False, True))
     excess = raw.v2 - clean.v2
     assert (excess > 0).all() and excess.mean() > 0.001
     assert abs((clean.v2 - truth).mean()) < 0.4 * (raw.v2 - truth).mean()
@@ -273,7 +273,7 @@ def test_any_choice_of_holes(exposure):
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
-def test_an_image_turned_about_is_told(mode):
+def test_an_image_turned_about_is_reported(mode):
     image, _, _ = fringe_images("F480M", seed=3, size=80, slopes=False)
     assert not any("does the mask lie" in note for note in fit(image, mode, filter="F480M").notes)
     assert any("does the mask lie" in note for note in fit(image[::-1], mode, filter="F480M", trim=0).notes)
@@ -296,14 +296,14 @@ def test_scales_and_centers_that_cannot_be(wrong):
 
 def test_outlying_integrations_are_left_out(star):
     cube, error, dq = fringe_cube(star, 20, seed=6)
-    told = {"filter": "F480M", "error": error, "dq": dq, "scale": 65.6}
-    assert fit(cube, **told).samples["kept"].all()
+    given = {"filter": "F480M", "error": error, "dq": dq, "scale": 65.6}
+    assert fit(cube, **given).samples["kept"].all()
     cube[3] *= 0.7
     cube[8, 28:33, 25:30] += 0.3 * cube[8].max() * np.random.default_rng(0).random((5, 5))
-    got = fit(cube, **told)
+    got = fit(cube, **given)
     assert set(np.flatnonzero(~got.samples["kept"])) == {3, 8} or set(np.flatnonzero(~got.samples["kept"])) == {3}
     assert got.n_integrations == got.samples["kept"].sum() and any("excluded" in n for n in got.notes)
-    assert fit(cube, reject=False, **told).n_integrations == 20
+    assert fit(cube, reject=False, **given).n_integrations == 20
 
 
 def test_dead_frames_are_flagged(exposure):
@@ -319,11 +319,11 @@ def test_dead_frames_are_flagged(exposure):
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
 def test_a_single_image(exposure, mode):
-    told = {"filter": "F480M", "scale": 65.6}
+    given = {"filter": "F480M", "scale": 65.6}
     image, error, dq = (exposure[k][0] for k in ("data", "error", "dq"))
-    got = fit(image, mode, error=error, dq=dq, **told)
+    got = fit(image, mode, error=error, dq=dq, **given)
     assert got.error_source == "ERR" and got.n_integrations == 1 and any("single" in n for n in got.notes)
-    bare = fit(image, mode, dq=dq, **told)
+    bare = fit(image, mode, dq=dq, **given)
     assert bare.error_source == "residual" and np.isnan(bare.chi2)
     for result in (got, bare):
         for value in (result.v2_error, result.cp_error, result.phase_error, result.t3_amplitude_error):
@@ -336,9 +336,9 @@ def test_two_integrations(exposure):
     assert (got.v2_error > 0).all() and np.linalg.cond(got.v2_covariance) < 1e8
 
 
-def test_bad_input_is_told(star):
+def test_bad_input_is_reported(star):
     image = 1e6 * star[0]
-    error, told = np.sqrt(image + 400), {"filter": "F480M", "scale": 65.6}
+    error, given = np.sqrt(image + 400), {"filter": "F480M", "scale": 65.6}
     dead, core = np.ones(image.shape, "uint32"), np.zeros(image.shape, "uint32")
     core[28:33, 28:33] = 1
     wrong = [
@@ -361,7 +361,7 @@ def test_bad_input_is_told(star):
     ]
     for change, words in wrong:
         with pytest.raises(CalamiError, match=words):
-            fit(**{"data": image, "error": error} | told | change)
+            fit(**{"data": image, "error": error} | given | change)
 
 
 def test_files(tmp_path, star):
@@ -426,13 +426,13 @@ def test_a_jump_in_a_whole_exposure_leaves_its_pixel_usable(exposure):
 def test_jumps_in_many_integrations_are_a_bent_ramp(exposure):
     cube = np.where(exposure["dq"] & niriss.DO_NOT_USE, 0, exposure["data"])
     peak = np.unravel_index(np.argmax(np.median(cube, axis=0)), cube.shape[1:])
-    told = {key: exposure[key] for key in ("error", "filter", "scale", "header")}
-    plain = fit(cube, dq=exposure["dq"], **told)
+    given = {key: exposure[key] for key in ("error", "filter", "scale", "header")}
+    plain = fit(cube, dq=exposure["dq"], **given)
     for count, used in ((1, False), (3, True), (len(cube), True)):
         dq = exposure["dq"].copy()
         dq[:count, peak[0], peak[1]] |= fringes_frames.JUMP_DET
-        assert np.allclose(fit(cube, dq=dq, **told).v2, plain.v2, rtol=0, atol=1e-12) == used
-        assert not np.allclose(fit(cube, dq=dq, mode="exact", **told).v2, plain.v2, rtol=0, atol=1e-12)
+        assert np.allclose(fit(cube, dq=dq, **given).v2, plain.v2, rtol=0, atol=1e-12) == used
+        assert not np.allclose(fit(cube, dq=dq, mode="exact", **given).v2, plain.v2, rtol=0, atol=1e-12)
 
 
 def test_a_peak_that_lost_charge_is_not_a_bad_pixel():
@@ -453,11 +453,11 @@ def test_a_peak_that_lost_charge_is_not_a_bad_pixel():
 @pytest.mark.parametrize("mode", ["fast", "exact"])
 def test_a_star_that_moved_is_left_out_even_of_five(star, mode):
     cube, error, dq = fringe_cube(star, 5, seed=8)
-    told = {"filter": "F480M", "error": error, "dq": dq, "scale": 65.6}
-    assert fit(cube, mode, **told).samples["kept"].all()
+    given = {"filter": "F480M", "error": error, "dq": dq, "scale": 65.6}
+    assert fit(cube, mode, **given).samples["kept"].all()
     cube[3] = np.roll(cube[3], 9, axis=0)
-    moved = fit(cube, mode, **told)
+    moved = fit(cube, mode, **given)
     assert moved.samples["kept"].tolist() == [True, True, True, False, True]
     assert any("1 of 5 integrations do not belong" in note for note in moved.notes)
-    four = {**told, "error": np.delete(error, 3, axis=0), "dq": np.delete(dq, 3, axis=0)}
+    four = {**given, "error": np.delete(error, 3, axis=0), "dq": np.delete(dq, 3, axis=0)}
     assert np.allclose(moved.v2, fit(np.delete(cube, 3, axis=0), mode, **four).v2, rtol=0, atol=1e-12)

@@ -251,14 +251,14 @@ def test_the_errors_of_jwst_files_are_found_and_mended(tmp_path):
     with pytest.warns(OIFITSWarning, match="VIS2ERR is too small by a factor of 10"):
         plain = read_oifits(path)
     assert set(find_defects(plain)) == {"vis2err", "phase"} and plain.origin == "jwst" and plain.filter == "F480M"
-    mended = read_oifits(path, repair=True)
+    fixed = read_oifits(path, repair=True)
     v2_error = 2 * 0.6 * 0.02 / 10
     cp_error = np.sqrt(3) * 0.05 / 10
-    assert np.isclose(np.median(mended.v2_err), v2_error, rtol=0.05)
-    assert np.isclose(np.median(mended.cp_err), cp_error, rtol=0.1)
-    assert np.isclose(np.median(mended.visphi_err), 0.005, rtol=0.1)
+    assert np.isclose(np.median(fixed.v2_err), v2_error, rtol=0.05)
+    assert np.isclose(np.median(fixed.cp_err), cp_error, rtol=0.1)
+    assert np.isclose(np.median(fixed.visphi_err), 0.005, rtol=0.1)
     assert np.median(plain.v2_err) < 0.15 * v2_error and np.median(plain.cp_err) < 0.3 * cp_error
-    assert all("mended" in note for note in mended.notes)
+    assert all("fixed" in note for note in fixed.notes)
 
 
 def test_calibrated_jwst_files_have_swapped_errors(tmp_path):
@@ -272,18 +272,18 @@ def test_calibrated_jwst_files_have_swapped_errors(tmp_path):
     calibrated.save(str(path))
     with pytest.warns(OIFITSWarning, match="changed places"):
         read_oifits(path)
-    mended = read_oifits(path, repair=True)
+    fixed = read_oifits(path, repair=True)
     ratio = 0.5 / 0.9
     truth = 2 * ratio**2 * np.hypot(np.hypot(0.1, 0.02) / 0.5, 0.02 / 0.9) / 10
-    assert np.isclose(np.median(mended.v2_err), truth, rtol=0.1) and mended.references
+    assert np.isclose(np.median(fixed.v2_err), truth, rtol=0.1) and fixed.references
 
 
 def test_old_jwst_files_give_the_scatter(shared_data):
     path = next((shared_data / "oifits").glob("jw01349006001_03102*"))
     with pytest.warns(OIFITSWarning, match="scatter of single integrations"):
         plain = read_oifits(path)
-    mended = read_oifits(path, repair=True)
-    assert np.allclose(mended.v2_err * 40, plain.v2_err) and np.allclose(mended.cp_err * 40, plain.cp_err)
+    fixed = read_oifits(path, repair=True)
+    assert np.allclose(fixed.v2_err * 40, plain.v2_err) and np.allclose(fixed.cp_err * 40, plain.cp_err)
     assert np.isclose(plain.mjd, 59775.5269, atol=1e-4) and plain.target == "WR137" and plain.references
 
 
@@ -349,7 +349,7 @@ def test_errors_that_are_none_flag_the_value(tmp_path, value):
     with pytest.warns(OIFITSWarning, match="2 of 21 squared visibilities have no error"):
         data = read_oifits(damaged(tmp_path, change))
     assert data.v2_good.sum() == 19 and data.cp_good.sum() == 34
-    again = read_oifits(write_oifits(data, tmp_path / "again.fits"))  # written with the flag: nothing to be told
+    again = read_oifits(write_oifits(data, tmp_path / "again.fits"))  # written with the flag: nothing to report
     assert again.v2_flag.sum() == 2 and again.cp_flag.sum() == 1
 
 
