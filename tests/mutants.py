@@ -62,7 +62,7 @@ MUTANTS = [
         ("onset steeper", "STEEPER = 6.0", "STEEPER = 60.0"),
         ("onset slope error", "np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks)",
          "np.std(fits[:, 1], ddof=1) / stats.blocks"),
-        ("onset jump", "jump = flags[:, 1:] & JUMP_DET", "jump = flags[:, :-1] & JUMP_DET"),
+        ("onset jump", "jump = flags[:, 1:] & niriss.JUMP_DET", "jump = flags[:, :-1] & niriss.JUMP_DET"),
         ("onset charge loss", "(niriss.CHARGELOSS | niriss.SATURATED) == 0", "niriss.SATURATED == 0"),
     ),
     *_of(

@@ -48,7 +48,7 @@ MOVED = {
     "program.stars program.health program.pairing",
     "rearrange": "process.rearrange program.pairing",
     "report": "migration.report core.record core.page",
-    "saturation": "migration.saturation",
+    "saturation": "migration.saturation instrument.niriss",
     "simulate": "simulate.exposures",
 }
 #: Names that became others.
@@ -56,6 +56,12 @@ RENAMED = {
     ("dataset", "Exposure"): "Products",
     ("mitigation", "Exposure"): "ScanExposure",
     ("onset", "SATURATED_SHARE"): "SATURATED_FRACTION",
+    ("onset", "DEFINITIONS"): "DEPARTURES",
+    ("cm_analysis", "plot_contrast"): "plot_pixels",
+    ("mitigation", "plot_contrast"): "plot_reached",
+    ("mitigation", "departure"): "fringe_departure",
+    ("mitigation", "THRESHOLDS"): "STEP_THRESHOLDS",
+    ("saturation", "DOCUMENTED_LIMIT_E"): "MIGRATION_LIMIT_E",
     ("level1b", "REFERENCE_PIXEL"): "AIM_PIXEL",
     ("headers", "Stage3Name"): "OtherName",
     ("headers", "AssociationName"): "OtherName",

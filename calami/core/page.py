@@ -14,7 +14,7 @@ from typing import Any
 from .tables import render
 
 # %% auto #0
-__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'figure_png']
+__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'figure_png', 'axes_or_new']
 
 # %% ../../nbs/core/06_page.ipynb #1c0b10c3
 def html_page(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence]], answer: Sequence = ()) -> str:
@@ -151,3 +151,26 @@ def figure_png(draw: Sequence, width: float, height: float) -> bytes:
     out = BytesIO()
     figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
     return out.getvalue()
+
+# %% ../../nbs/core/06_page.ipynb #d1067af8
+def axes_or_new(ax, width: float, height: float):
+    """
+    Give axes to draw on.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes or None
+        Given back as they are; None for new ones.
+    width, height : float
+        Size of the new figure, inches.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+    """
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]

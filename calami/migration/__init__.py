@@ -9,23 +9,23 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "ramps": "HALF_BOX JUMP_DET MAX_BLOCKS MOST_SATURATED NEEDS_RAMPS REJECTION RampOptions RampStatistics "
-    "SATURATED_FRACTION VERSION covariance_of_means noise_factor ramp_statistics slope_of_sum statistics_of",
-    "onset": "Crossing DEFINITIONS FilterOnset LEVELLING LEVELLING_ERROR Onset OnsetOptions POWERS STEEPER UNIT_ADU "
+    "ramps": "HALF_BOX MAX_BLOCKS MOST_SATURATED NEEDS_RAMPS REJECTION RampOptions RampStatistics SATURATED_FRACTION "
+    "VERSION covariance_of_means noise_factor ramp_statistics slope_of_sum statistics_of",
+    "onset": "Crossing DEPARTURES FilterOnset LEVELLING LEVELLING_ERROR Onset OnsetOptions POWERS STEEPER UNIT_ADU "
     "WIDENING quantify",
     "kernel": "DECISIVE HYPOTHESES KERNEL_RADIUS Kernel KernelOptions PATTERNS Verdict kernel_from_dice "
     "kernel_from_diced kernel_from_ramps kernel_table migration_or_nonlinearity patterns undo_capacitance",
-    "pairs": "APERTURES Change Comparison FIT_RADIUS FLUX MIGRATION NOTHING NotComparable "
-    "POINTING_TOLERANCE_MAS PROCESSING_KEYWORDS Pair PatternFit RATE_PRODUCTS RULE SAME_KEYWORDS "
-    "SIGNIFICANT SUM_APERTURE SUM_FLOOR UNCLEAR annuli common_product compare compare_all "
-    "comparison_table find_common_peak find_pairs fit_patterns judge migration_pattern plot_change "
-    "plot_contrast plot_profile pointing_difference region_change undersampled why_not_comparable",
+    "pairs": "APERTURES Change Comparison FIT_RADIUS FLUX MIGRATION NOTHING NotComparable POINTING_TOLERANCE_MAS "
+    "PROCESSING_KEYWORDS Pair PatternFit RATE_PRODUCTS RULE SAME_KEYWORDS SIGNIFICANT SUM_APERTURE SUM_FLOOR UNCLEAR "
+    "annuli common_product compare compare_all comparison_table find_common_peak find_pairs fit_patterns judge "
+    "migration_pattern plot_change plot_pixels plot_profile pointing_difference region_change undersampled "
+    "why_not_comparable",
     "pair_kernel": "KERNEL_PARAMETERS KernelFit current_behind fit_kernel observed_slope slope_weights",
-    "mitigation": "Departure Entry Mitigation RULES ScanExposure ScanOptions THRESHOLDS Version best_versions "
-    "choose_reference departure equivalent_contrast fit_versions magnitudes mitigation_scan plot_bias process_versions "
-    "standard_versions whole_frames with_step without_step",
-    "saturation": "Advice DOCUMENTED_LIMIT_E Level advise effective_saturation meeting_level plot_saturation "
-    "recommendation_table rising saturation_table write_parameter_files",
+    "mitigation": "Departure Entry Mitigation RULES STEP_THRESHOLDS ScanExposure ScanOptions Version best_versions "
+    "choose_reference equivalent_contrast fit_versions fringe_departure magnitudes mitigation_scan plot_bias "
+    "plot_reached process_versions standard_versions whole_frames with_step without_step",
+    "saturation": "Advice Level advise effective_saturation meeting_level plot_saturation recommendation_table rising "
+    "saturation_table write_parameter_files",
     "report": "ReportOptions levels_table numbers_table run_record write_cm_report",
     "answers": "ASSUMPTIONS AnswerOptions Answers METHOD PHOTONS QUESTIONS answer_questions onset_words true_onset "
     "write_answers",

@@ -33,7 +33,7 @@ from calami.migration.mitigation import (
     magnitudes,
     mitigation_scan,
     plot_bias,
-    plot_contrast,
+    plot_reached,
     process_versions,
     without_step,
 )
@@ -496,7 +496,7 @@ def _figures(answers: Answers) -> dict[str, Figure]:
             found[f"onset_{name.lower()}"] = _figure(panels, caption + "Right: change with distance from the peak.")
     for name in answers.scan.filters if answers.scan else ():
         panels = [lambda ax, n=name: plot_bias(answers.scan, n, ax=ax)]
-        panels.append(lambda ax, n=name: plot_contrast(answers.scan, n, ax=ax))
+        panels.append(lambda ax, n=name: plot_reached(answers.scan, n, ax=ax))
         panels.append(lambda ax, n=name: plot_saturation(answers.levels, n, ax=ax))
         caption = f"{name}. Left: bias of V² on long baselines. Middle: contrast reached, bias as an error (up is "
         caption += "better). Right: charge at which bias equals noise; triangles are lower limits."

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.images import RateImage, fill_from_neighbours, find_peak
+from ..core.page import axes_or_new
 from ..core.problems import CalamiError, FileProblem, options_from
 from ..exposures.exposure import Exposure
 from ..instrument import niriss
@@ -542,10 +543,7 @@ class Verdict:
         matplotlib.axes.Axes
             The axes.
         """
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots(figsize=(5, 4), layout="constrained")[1]
+        ax = axes_or_new(ax, 5, 4)
         radius = list(self.rings)
         value, error = (100 * np.array([self.rings[r][k] for r in radius]) for k in (0, 1))
         ax.errorbar(radius, value, error, fmt="o-", ms=4, capsize=2)

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'THRESHOLDS', 'RULES', 'Version', 'without_step', 'with_step', 'whole_frames', 'standard_versions', 'Departure',
-           'equivalent_contrast', 'departure', 'process_versions', 'fit_versions', 'ScanExposure', 'choose_reference',
-           'Entry', 'magnitudes', 'Mitigation', 'ScanOptions', 'mitigation_scan', 'best_versions', 'plot_contrast',
-           'plot_bias']
+__all__ = ['log', 'STEP_THRESHOLDS', 'RULES', 'Version', 'without_step', 'with_step', 'whole_frames', 'standard_versions',
+           'Departure', 'equivalent_contrast', 'fringe_departure', 'process_versions', 'fit_versions', 'ScanExposure',
+           'choose_reference', 'Entry', 'magnitudes', 'Mitigation', 'ScanOptions', 'mitigation_scan', 'best_versions',
+           'plot_reached', 'plot_bias']
 
 # %% ../../nbs/migration/06_mitigation.ipynb #5c743334
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ def whole_frames(threshold: float) -> Version:
 # %% ../../nbs/migration/06_mitigation.ipynb #c1ef9864
 #: Thresholds tried if none are given, ADU. From half of the operational value of F480M (16,227, 14,465) to the default
 #: of jwst 3.0.0 (25,000): `science.md`.
-THRESHOLDS = (8000.0, 12000.0, 16000.0, 20000.0, 25000.0)
+STEP_THRESHOLDS = (8000.0, 12000.0, 16000.0, 20000.0, 25000.0)
 
 # %% ../../nbs/migration/06_mitigation.ipynb #869adb5f
 def standard_versions(
-    thresholds: Sequence[float] = THRESHOLDS, frames: Sequence[float] = (16000.0,)
+    thresholds: Sequence[float] = STEP_THRESHOLDS, frames: Sequence[float] = (16000.0,)
 ) -> tuple[Version, ...]:
     """
     List the usual versions.
@@ -210,7 +210,7 @@ def equivalent_contrast(v2: np.ndarray, cp: np.ndarray, v2_noise: np.ndarray, cp
     return np.sqrt(share**2 * v2_error + (1 - share) ** 2 * cp_error)
 
 # %% ../../nbs/migration/06_mitigation.ipynb #e4309ad3
-def departure(target: OIData, reference: OIData, n_bootstrap: int = 400, seed: Any = 0) -> Departure:
+def fringe_departure(target: OIData, reference: OIData, n_bootstrap: int = 400, seed: Any = 0) -> Departure:
     """
     Tell how far a single star, calibrated by another exposure, is from a point.
 
@@ -713,7 +713,7 @@ def _floor(square: float, draws: np.ndarray) -> float:
 # %% ../../nbs/migration/06_mitigation.ipynb #8e0e21c9
 def _entry(version, target, reference, rule, data: OIData, ref: OIData, separations, draws: int) -> Entry:
     seed = [int.from_bytes(target.rootname.encode()[-12:], "big"), 11]  # the same integrations in every version
-    found = departure(data, ref, draws, seed)
+    found = fringe_departure(data, ref, draws, seed)
     both = calibrate(data, ref)
     single = replace(both, v2=np.ones(len(both.v2)), cp=np.zeros(len(both.cp)))  # limits, not what this star shows
     floors = (_floor(found.v2, found.v2_draws), _floor(found.cp, found.cp_draws))
@@ -820,7 +820,7 @@ _COLOURS = ("#000000", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#
 _MARKS = "osD^vP*X"
 
 # %% ../../nbs/migration/06_mitigation.ipynb #f48d14c9
-def plot_contrast(scan: Mitigation, filter: str, separation: float | None = None, rule: str = "shallowest", ax=None):
+def plot_reached(scan: Mitigation, filter: str, separation: float | None = None, rule: str = "shallowest", ax=None):
     """
     Draw the contrast reached against the charge of the peak, for all versions.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.page import axes_or_new
 from ..core.problems import CalamiError, options_from
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
@@ -34,7 +35,7 @@ from calami.migration.ramps import (
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'WIDENING', 'DEFINITIONS', 'STEEPER', 'Crossing',
+__all__ = ['log', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'WIDENING', 'DEPARTURES', 'STEEPER', 'Crossing',
            'FilterOnset', 'Onset', 'quantify', 'OnsetOptions']
 
 # %% ../../nbs/migration/02_onset.ipynb #e9a531dc
@@ -205,7 +206,7 @@ def _compare_laws(groups: Sequence[_Group], reach: float, levelling: np.ndarray)
 
 # %% ../../nbs/migration/02_onset.ipynb #50538d80
 #: The definitions of a departure; see `calami.instrument.migration.departure`.
-DEFINITIONS = ("instantaneous", "cumulative", "half")
+DEPARTURES = ("instantaneous", "cumulative", "half")
 _POINTS = 300
 
 # %% ../../nbs/migration/02_onset.ipynb #a824cfc9
@@ -246,7 +247,7 @@ class Crossing:
     Attributes
     ----------
     filter, definition : str
-        Which filter; one of `DEFINITIONS`.
+        Which filter; one of `DEPARTURES`.
     threshold : float
         A fraction, positive for a drop.
     level_adu : float
@@ -357,7 +358,7 @@ class FilterOnset:
         _, many = _departures(self.resampled, reach, self.law, self.held, self.levelling[1:])
         return grid * UNIT_ADU, {k: v[0] for k, v in best.items()}, many
 
-    def crossings(self, thresholds: Iterable[float], definitions: Iterable[str] = DEFINITIONS) -> list[Crossing]:
+    def crossings(self, thresholds: Iterable[float], definitions: Iterable[str] = DEPARTURES) -> list[Crossing]:
         """
         Give the crossings of thresholds; nothing is read or fitted again.
 
@@ -366,7 +367,7 @@ class FilterOnset:
         thresholds : iterable of float
             Fractions, positive for a drop.
         definitions : iterable of str
-            Of `DEFINITIONS`.
+            Of `DEPARTURES`.
 
         Returns
         -------
@@ -678,7 +679,7 @@ class Onset:
         threshold : float
             A fraction.
         definition : str
-            Of `DEFINITIONS`.
+            Of `DEPARTURES`.
 
         Returns
         -------
@@ -857,7 +858,7 @@ class OnsetOptions:
     Attributes
     ----------
     definitions : sequence of str
-        Of `DEFINITIONS`.
+        Of `DEPARTURES`.
     n_bootstrap : int
         Resamples, at least 100.
     seed : int
@@ -879,7 +880,7 @@ class OnsetOptions:
         Reads from here up are not used, nor any after them, beside those flagged as saturated.
     """
 
-    definitions: Sequence[str] = DEFINITIONS
+    definitions: Sequence[str] = DEPARTURES
     n_bootstrap: int = 1000
     seed: int = 0
     radius: int = HALF_BOX
@@ -891,9 +892,9 @@ class OnsetOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked for."""
-        if set(self.definitions) - set(DEFINITIONS) or self.n_bootstrap < 100 or self.skip_first < 0:
+        if set(self.definitions) - set(DEPARTURES) or self.n_bootstrap < 100 or self.skip_first < 0:
             raise CalamiError(
-                f"definitions are {', '.join(DEFINITIONS)}; at least 100 resamples; skip_first from 0 up; not "
+                f"definitions are {', '.join(DEPARTURES)}; at least 100 resamples; skip_first from 0 up; not "
                 f"{', '.join(self.definitions)}; {self.n_bootstrap}; {self.skip_first}"
             )
 
@@ -948,10 +949,7 @@ def _statistics_of_any(name, thing, number: int, filters: Sequence[str], options
 
 # %% ../../nbs/migration/02_onset.ipynb #067d4e4b
 def _plot(result: FilterOnset, thresholds: Sequence[float], ax):
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(6.5, 4.5), layout="constrained")[1]
+    ax = axes_or_new(ax, 6.5, 4.5)
     signal, ratio, error = (result.points[k] for k in ("signal_adu", "ratio", "error"))
     ax.errorbar(signal, 100 * ratio, 100 * error, fmt=".", ms=3, color="0.75", elinewidth=0.5, zorder=1)
     middle, value, spread = _binned(signal, ratio, error)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.images import Peak, RateImage, _is_number, _squares, beside, derivatives, fill_bad, find_peak
+from ..core.page import axes_or_new
 from ..core.problems import CalamiError
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
@@ -29,7 +30,7 @@ __all__ = ['log', 'FIT_RADIUS', 'POINTING_TOLERANCE_MAS', 'SAME_KEYWORDS', 'RATE
            'Change', 'region_change', 'PatternFit', 'migration_pattern', 'fit_patterns', 'NotComparable',
            'pointing_difference', 'why_not_comparable', 'judge', 'Comparison', 'compare', 'find_common_peak',
            'undersampled', 'Pair', 'find_pairs', 'common_product', 'compare_all', 'comparison_table', 'plot_change',
-           'plot_profile', 'plot_contrast', 'annuli']
+           'plot_profile', 'plot_pixels', 'annuli']
 
 # %% ../../nbs/migration/04_pairs.ipynb #82ca8a0a
 @dataclass(frozen=True)
@@ -211,18 +212,11 @@ def fit_patterns(
         return Change(float(parts @ best[1:3]), float(np.sqrt(parts @ covariance[1:3, 1:3] @ parts)))
 
     scale = np.array(niriss.PIXEL_SCALE_MAS)
+    edge = (float(best[3]), float(errors[3])) if measurable else (0.0, float("inf"))
     return PatternFit(
-        flux=Change(float(best[0]), float(errors[0])),
-        shift_mas=best[1:3] * scale,
-        shift_error_mas=errors[1:3] * scale,
-        edge=float(best[3]) if measurable else 0.0,
-        edge_error=float(errors[3]) if measurable else float("inf"),
-        chi2=chi2,
-        chi2_without=chi2_without,
-        n_pixels=int(use.sum()),
-        peak_by_shift=by_shift(peak),
-        ring_by_shift=by_shift(ring),
-    )
+        Change(float(best[0]), float(errors[0])), best[1:3] * scale, errors[1:3] * scale, *edge,
+        chi2, chi2_without, int(use.sum()), by_shift(peak), by_shift(ring),
+    )  # fmt: skip
 
 # %% ../../nbs/migration/04_pairs.ipynb #55f8e884
 def _least_squares(patterns: np.ndarray, change: np.ndarray, sigma: np.ndarray):
@@ -268,7 +262,7 @@ def pointing_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> 
     Returns
     -------
     float or None
-        Distance on the sky, mas; None if the headers do not tell.
+        Distance on the sky, mas; None if the headers do not say.
     """
     sky = [m.get(k) for m in (first, second) for k in ("RA_REF", "DEC_REF")]
     if all(map(_is_number, sky)):
@@ -318,10 +312,10 @@ RULE = (
     f"Significant means {SIGNIFICANT:g} standard errors; what the measured shift of the star explains is taken off "
     f"first. "
     f"Charge migration: the more charge, the lower the peak and the higher the ring, both against the 21×21 sum; the "
-    f"migration pattern is significant beside flux and shift; and the sum changes by less than a tenth of the peak. "
+    f"migration pattern is significant next to flux and shift; and the sum changes by less than a tenth of the peak. "
     f"Flux change: the sum changes significantly (and by more than {100 * SUM_FLOOR:g} %), peak and ring with it. "
     f"Neither peak nor ring nor sum significant: no change. Whatever changed in another way, or in two ways at once, "
-    f"is called unclear; so is a migration-like change in an undersampled filter, where a shift cannot be told apart."
+    f"is called unclear; so is a migration-like change in an undersampled filter, where a shift cannot be separated."
 )
 
 # %% ../../nbs/migration/04_pairs.ipynb #8ab3ff08
@@ -391,7 +385,7 @@ class Comparison:
     verdict : str
         See `judge`.
     notes : tuple of str
-        What a reader must know beside the numbers: different processing, an undersampled filter, …
+        What a reader must know besides the numbers: different processing, an undersampled filter, …
     paths : tuple of tuple of pathlib.Path
         The files of the two that were compared.
     images : tuple of RateImage
@@ -436,7 +430,7 @@ class Comparison:
         )
 
     def _shift_words(self) -> str:
-        # Told where leaving it out would make the verdict look odd: where it is as large as an error bar.
+        # Said where leaving it out would make the verdict look odd: where it is as large as an error bar.
         parts = (self.fit.peak_by_shift, self.fit.ring_by_shift)
         if all(abs(part.value) < whole.error for part, whole in zip(parts, (self.peak, self.ring), strict=True)):
             return ""
@@ -532,7 +526,7 @@ def find_common_peak(first: RateImage, second: RateImage) -> Peak:
 # %% ../../nbs/migration/04_pairs.ipynb #aab4a679
 def undersampled(filter_name: str | None) -> bool:
     """
-    Tell whether detector pixels are too coarse for the image in a filter.
+    Find out whether detector pixels are too coarse for the image in a filter.
 
     The finest fringe of the mask has the period λ / (longest baseline + hole width); two pixels must fit into it.
 
@@ -567,15 +561,15 @@ def _rates(exposure: Exposure) -> tuple[dict, RateImage]:
 # %% ../../nbs/migration/04_pairs.ipynb #910000d1
 def _notes(facts: tuple[dict, dict], times: tuple[float, float]) -> tuple[str, ...]:
     notes = []
-    told = {k: (facts[0].get(k, "nothing"), facts[1].get(k, "nothing")) for k in PROCESSING_KEYWORDS}
-    differing = [f"{k} ({one} and {other})" for k, (one, other) in told.items() if one != other]
+    used = {k: (facts[0].get(k, "nothing"), facts[1].get(k, "nothing")) for k in PROCESSING_KEYWORDS}
+    differing = [f"{k} ({one} and {other})" for k, (one, other) in used.items() if one != other]
     if differing:
         notes.append(f"the two were processed differently, in {', '.join(differing)}")
-    if told["S_CHGMIG"] == ("COMPLETE", "COMPLETE"):
+    if used["S_CHGMIG"] == ("COMPLETE", "COMPLETE"):
         notes.append("the pipeline's charge_migration step was applied to both, so this is what it left")
     if undersampled(facts[0].get("FILTER")):
         notes.append(
-            f"the image is undersampled in {facts[0]['FILTER']}: a small shift of the star cannot be told from "
+            f"the image is undersampled in {facts[0]['FILTER']}: a small shift of the star cannot be separated from "
             f"migration"
         )
     if times[1] < times[0]:
@@ -597,25 +591,13 @@ def _measure(pair: list[Exposure], facts: tuple[dict, dict], before: RateImage, 
         fit = fit.without_shift()
     still = [_without(changes[0], fit.peak_by_shift), _without(changes[2], fit.ring_by_shift)]
     verdict = judge(*still, sums[SUM_APERTURE], fit.edge_significance, int(np.sign(times[1] - times[0])))
-    place = (star.row, star.col)
-    return Comparison(
-        shallow=pair[0].name,
-        deep=pair[1].name,
-        facts=facts,
-        times=times,
-        peak_row=star.row,
-        peak_col=star.col,
-        peak_adu=(float(before.value[place] * times[0]), float(after.value[place] * times[1])),
-        peak=changes[0],
-        neighbours=changes[1],
-        ring=changes[2],
-        sums=sums,
-        fit=fit,
-        verdict=verdict,
-        notes=_notes(facts, times),
-        paths=(pair[0].paths, pair[1].paths),
-        images=(before, after),
+    peak_adu = tuple(
+        float(image.value[star.row, star.col] * t) for image, t in zip((before, after), times, strict=True)
     )
+    return Comparison(
+        pair[0].name, pair[1].name, facts, times, star.row, star.col, peak_adu, *changes, sums, fit, verdict,
+        _notes(facts, times), (pair[0].paths, pair[1].paths), (before, after),
+    )  # fmt: skip
 
 # %% ../../nbs/migration/04_pairs.ipynb #77a5cc62
 def _without(change: Change, part: Change) -> Change:
@@ -750,11 +732,8 @@ def comparison_table(results: Iterable[Comparison]):
     from astropy.units import Unit
 
     rows = [_row(r) for r in results]
-    table = (
-        QTable(rows=rows, names=list(_row_types()))
-        if rows
-        else QTable(names=list(_row_types()), dtype=list(_row_types().values()))
-    )
+    names, kinds = zip(*(column.split(":") for column in _COLUMNS.split()), strict=True)
+    table = QTable(rows=rows, names=names) if rows else QTable(names=names, dtype=kinds)
     units = {"peak_adu": "adu", "peak_e": "electron", "ramp_s": "s", "shift": "mas", "edge": "1/electron"}
     for column in table.colnames:
         unit = next((u for prefix, u in units.items() if column.startswith(prefix)), None)
@@ -777,26 +756,14 @@ def _row(result: Comparison) -> list:
     return [*row, result.verdict, "; ".join(result.notes)]
 
 # %% ../../nbs/migration/04_pairs.ipynb #bbf7df64
-def _row_types() -> dict[str, type]:
-    types: dict[str, type] = dict.fromkeys(("shallow", "deep", "targname", "filter"), str)
-    types |= dict.fromkeys(("ngroups_shallow", "ngroups_deep"), int) | dict.fromkeys(
-        ("ramp_s_shallow", "ramp_s_deep"), float
-    )
-    types |= dict.fromkeys(("peak_row", "peak_col"), int)
-    types |= dict.fromkeys(("peak_adu_shallow", "peak_adu_deep", "peak_e_shallow", "peak_e_deep"), float)
-    for name in (
-        "peak_change",
-        "neighbour_change",
-        "ring_change",
-        "sum_change",
-        "shift_x",
-        "shift_y",
-        "flux_change",
-        "edge",
-    ):
-        types |= {name: float, f"{name}_err": float}
-    types |= {"chi2": float, "chi2_without_migration": float, "n_pixels": int, "verdict": str, "notes": str}
-    return types
+#: Columns of the table of comparisons and what they hold.
+_COLUMNS = (
+    "shallow:U1 deep:U1 targname:U1 filter:U1 ngroups_shallow:i8 ngroups_deep:i8 ramp_s_shallow:f8 ramp_s_deep:f8 "
+    "peak_row:i8 peak_col:i8 peak_adu_shallow:f8 peak_adu_deep:f8 peak_e_shallow:f8 peak_e_deep:f8 "
+    "peak_change:f8 peak_change_err:f8 neighbour_change:f8 neighbour_change_err:f8 ring_change:f8 ring_change_err:f8 "
+    "sum_change:f8 sum_change_err:f8 shift_x:f8 shift_x_err:f8 shift_y:f8 shift_y_err:f8 flux_change:f8 "
+    "flux_change_err:f8 edge:f8 edge_err:f8 chi2:f8 chi2_without_migration:f8 n_pixels:i8 verdict:U1 notes:U1"
+)
 
 # %% ../../nbs/migration/04_pairs.ipynb #8f84cc45
 def plot_change(result: Comparison, ax=None, half: int = 6):
@@ -817,7 +784,7 @@ def plot_change(result: Comparison, ax=None, half: int = 6):
     matplotlib.axes.Axes
         The axes.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 5, 4)
     percent = _percent_change(result)
     top, left = max(result.peak_row - half, 0), max(result.peak_col - half, 0)
     shown = percent[top : result.peak_row + half + 1, left : result.peak_col + half + 1]
@@ -853,7 +820,7 @@ def plot_profile(result: Comparison, ax=None, outermost: int = 12):
     matplotlib.axes.Axes
         The axes.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 5, 4)
     radii, changes = annuli(result, outermost)
     value, error = (100 * np.array([getattr(c, k) for c in changes]) for k in ("value", "error"))
     ax.errorbar(radii, value, error, fmt="o", ms=4, capsize=2, color="C0", label="annulus, 1 pixel wide")
@@ -870,7 +837,7 @@ def plot_profile(result: Comparison, ax=None, outermost: int = 12):
     return ax
 
 # %% ../../nbs/migration/04_pairs.ipynb #82247fad
-def plot_contrast(result: Comparison, ax=None):
+def plot_pixels(result: Comparison, ax=None):
     """
     Draw the change of each pixel against what the migration model makes of its surroundings.
 
@@ -886,7 +853,7 @@ def plot_contrast(result: Comparison, ax=None):
     matplotlib.axes.Axes
         The axes.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 5, 4)
     before, after = result.images
     good = before.good & after.good
     mean = fill_bad((before.value + after.value) / 2, good)
@@ -938,14 +905,6 @@ def annuli(result: Comparison, outermost: int = 12) -> tuple[np.ndarray, list[Ch
     good = before.good & after.good
     radii = [r for r in range(outermost + 1) if before.value[(nearest == r) & good].sum() > 0]
     return np.array(radii), [region_change(before, after, nearest == r) for r in radii]
-
-# %% ../../nbs/migration/04_pairs.ipynb #046a50a6
-def _axes(ax):
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(5, 4), layout="constrained")[1]
 
 # %% ../../nbs/migration/04_pairs.ipynb #631d4651
 def _percent_change(result: Comparison) -> np.ndarray:

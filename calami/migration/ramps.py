@@ -26,13 +26,11 @@ from ..exposures.exposure import Exposure
 from ..instrument import niriss
 
 # %% auto #0
-__all__ = ['JUMP_DET', 'HALF_BOX', 'MAX_BLOCKS', 'SATURATED_FRACTION', 'MOST_SATURATED', 'REJECTION', 'VERSION', 'NEEDS_RAMPS',
+__all__ = ['HALF_BOX', 'MAX_BLOCKS', 'SATURATED_FRACTION', 'MOST_SATURATED', 'REJECTION', 'VERSION', 'NEEDS_RAMPS',
            'RampStatistics', 'statistics_of', 'RampOptions', 'ramp_statistics', 'covariance_of_means', 'noise_factor',
            'slope_of_sum']
 
 # %% ../../nbs/migration/01_ramps.ipynb #d843d1dc
-#: GROUPDQ bit "cosmic ray between this read and the one before". Source: stdatamodels `dqflags.group`.
-JUMP_DET = 4
 #: Pixels kept on each side of the peak.
 HALF_BOX = 9
 #: Blocks that the integrations of a file are divided into, at most.
@@ -237,7 +235,7 @@ class _Sums:
             full |= flags & niriss.SATURATED != 0
             # what the charge_migration step has flagged is good data, and just what is looked for
             broken |= (flags & niriss.DO_NOT_USE != 0) & (flags & (niriss.CHARGELOSS | niriss.SATURATED) == 0)
-            jump = flags[:, 1:] & JUMP_DET != 0
+            jump = flags[:, 1:] & niriss.JUMP_DET != 0
         full = np.logical_or.accumulate(full, axis=1)
         poor = full | broken
         return full, poor, poor[:, 1:] | poor[:, :-1] | jump

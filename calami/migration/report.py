@@ -113,7 +113,7 @@ def write_cm_report(
     if not results:
         raise CalamiError("no pair was compared, so there is nothing to report")
     out = Path(outdir)
-    panels = (pairs.plot_change, pairs.plot_profile, pairs.plot_contrast)
+    panels = (pairs.plot_change, pairs.plot_profile, pairs.plot_pixels)
     figures = [figure_png([lambda ax, p=p, r=r: p(r, ax) for p in panels], 13, 3.9) for r in results]
     depths = figure_png([lambda ax: signals.plot_depths(dataset, ax)], 9, 4)
     run = run_record(dataset, results, refused, started or time.time(), chosen.command)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from astropy.table import QTable
 
 # %% auto #0
-__all__ = ['DOCUMENTED_LIMIT_E', 'rising', 'meeting_level', 'Level', 'effective_saturation', 'saturation_table',
-           'plot_saturation', 'Advice', 'advise', 'recommendation_table', 'write_parameter_files']
+__all__ = ['rising', 'meeting_level', 'Level', 'effective_saturation', 'saturation_table', 'plot_saturation', 'Advice', 'advise',
+           'recommendation_table', 'write_parameter_files']
 
 # %% ../../nbs/migration/07_saturation.ipynb #503bfdcc
 def rising(values: np.ndarray) -> np.ndarray:
@@ -274,10 +274,6 @@ def _thousand_e(adu):
 def _adu(thousand_e):
     return np.asarray(thousand_e) * 1000 / niriss.GAIN
 
-# %% ../../nbs/migration/07_saturation.ipynb #9f45a439
-#: Charge to stay below if nothing better is known, e-. Source: JDox, NIRISS AMI calibration status (`science.md`).
-DOCUMENTED_LIMIT_E = 26_000.0
-
 # %% ../../nbs/migration/07_saturation.ipynb #1b2a4d56
 @dataclass(frozen=True)
 class Advice:
@@ -351,7 +347,7 @@ def advise(
     rate : float, optional
         Count rate of the peak pixel, e-/s, instead of the magnitude.
     limit_adu : float, optional
-        Charge to stay below, ADU; else from `levels`, else `DOCUMENTED_LIMIT_E`.
+        Charge to stay below, ADU; else from `levels`, else `niriss.MIGRATION_LIMIT_E`.
     levels : sequence of Level
         From `effective_saturation`.
     version : str
@@ -399,7 +395,7 @@ def _limit(filter: str, photons: float, limit_adu: float | None, levels: Sequenc
         have = sorted({f"{x.filter} {x.version}" for x in levels})
         raise CalamiError(f"there is no effective saturation of {filter}, {version}; there is {', '.join(have)}")
     if not own:
-        return DOCUMENTED_LIMIT_E, "JWST documentation, 1 % at the peak", ()
+        return niriss.MIGRATION_LIMIT_E, "JWST documentation, 1 % at the peak", ()
     nearest = min(own, key=lambda x: abs(math.log(x.photons / photons)))
     bound = ("the level is a lower limit: no exposure of the scan was deep enough",) if nearest.limit else ()
     told = f"effective saturation for {nearest.photons:.0e} photons, {version}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.page import axes_or_new
 from ..core.problems import CalamiError
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
@@ -251,10 +252,7 @@ def plot_depths(dataset: ExposureSet, ax=None):
     matplotlib.axes.Axes
         The axes.
     """
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(8, 4), layout="constrained")[1]
+    ax = axes_or_new(ax, 8, 4)
     view = exposure_view(dataset)
     use = np.isin(view["role"], ("target", "reference")) & np.isfinite(view["peak_signal"])
     view = view[use]

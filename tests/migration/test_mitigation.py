@@ -11,7 +11,7 @@ from calami.core.problems import CalamiError
 from calami.dataset import Dataset
 from calami.fringes.observables import from_samples, point_source
 from calami.migration import mitigation
-from calami.migration.mitigation import ScanExposure, Version, choose_reference, departure, equivalent_contrast
+from calami.migration.mitigation import ScanExposure, Version, choose_reference, equivalent_contrast, fringe_departure
 from calami.process import references
 from calami.process.recipes import Slice
 from calami.simulate.exposures import Instrument, simulate_exposure
@@ -44,7 +44,7 @@ def test_bias_and_its_error_are_right():
     rng = np.random.default_rng(8)
     pulls = []
     for _ in range(150):
-        found = departure(cube(rng, 40, 0.99, 0.01), cube(rng, 60), 150, seed=rng.integers(1 << 30))
+        found = fringe_departure(cube(rng, 40, 0.99, 0.01), cube(rng, 60), 150, seed=rng.integers(1 << 30))
         pulls.append(
             [
                 (found.long_v2 + 0.01) / found.long_v2_error,
@@ -62,7 +62,7 @@ def test_intervals_of_the_bias_hold_the_truth():
     rng = np.random.default_rng(10)
     inside = []
     for seed in range(400):
-        found = departure(cube(rng, 40, 0.99, 0.01), cube(rng, 60), 150, seed)
+        found = fringe_departure(cube(rng, 40, 0.99, 0.01), cube(rng, 60), 150, seed)
         ends = [np.quantile(draws, [0.16, 0.84]) for draws in (found.v2_draws, found.cp_draws)]
         squares = [low <= 1e-4 <= high for low, high in ends]
         inside.append([abs(found.long_v2 + 0.01) <= found.long_v2_error, *squares])
@@ -84,13 +84,13 @@ def test_errors_of_the_bias_agree_with_a_numerical_jacobian():
                     value = getattr(one, name).copy()
                     value[k] += move
                     moved = [replace(other, **{name: value}) if other is one else other for other in pair]
-                    found = departure(*moved, 2)
+                    found = fringe_departure(*moved, 2)
                     ends.append([found.long_v2, found.v2 + found.v2_noise, found.cp + found.cp_noise])
                 slopes.append(np.subtract(*ends[::-1]) / 2e-5)
             samples = one.samples[name]
             covariance = np.cov(samples.T) / len(samples)
             variance += np.einsum("ka,kl,la->a", slopes, covariance, slopes)
-    found = departure(*pair, 4000, seed=1)
+    found = fringe_departure(*pair, 4000, seed=1)
     seen = [found.long_v2_error, found.v2_draws.std(), found.cp_draws.std()]
     assert seen == pytest.approx(np.sqrt(variance), rel=0.05), dict(zip(kinds, seen / np.sqrt(variance), strict=True))
 
@@ -99,7 +99,7 @@ def test_resamples_scatter_about_what_is_found():
     # A resample holds the noise twice, of the data and of the draw: both come off, or intervals would lie too high.
     rng = np.random.default_rng(12)
     for _ in range(5):
-        found = departure(cube(rng, 100), cube(rng, 100), 2000)
+        found = fringe_departure(cube(rng, 100), cube(rng, 100), 2000)
         assert abs(found.v2_draws.mean() - found.v2) < 0.1 * found.v2_noise
         assert abs(found.cp_draws.mean() - found.cp) < 0.1 * found.cp_noise
 
@@ -109,13 +109,13 @@ def test_the_signed_departure_is_that_of_the_longest_third():
     longest = np.argsort(length)[-len(length) // 3 :]
     v2 = np.ones(len(length))
     v2[longest] = 0.98
-    found = departure(cube(np.random.default_rng(13), 100, v2), cube(np.random.default_rng(14), 100))
+    found = fringe_departure(cube(np.random.default_rng(13), 100, v2), cube(np.random.default_rng(14), 100))
     assert abs(found.long_v2 + 0.02) < 4 * found.long_v2_error < 0.003
 
 
 def test_without_bias_none_is_found():
     rng = np.random.default_rng(9)
-    found = [departure(cube(rng, 30), cube(rng, 30), 100, seed=n) for n in range(60)]
+    found = [fringe_departure(cube(rng, 30), cube(rng, 30), 100, seed=n) for n in range(60)]
     v2, cp = (np.array([getattr(f, k) for f in found]) for k in ("v2", "cp"))
     for values, noise in ((v2, found[0].v2_noise), (cp, found[0].cp_noise)):
         assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values)) + 0.05 * noise
@@ -126,7 +126,7 @@ def test_without_bias_none_is_found():
 def test_a_single_integration_has_no_noise_of_its_own():
     rng = np.random.default_rng(1)
     with pytest.raises(CalamiError, match="two integrations"):
-        departure(cube(rng, 1), cube(rng, 5))
+        fringe_departure(cube(rng, 1), cube(rng, 5))
 
 
 @given(st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3))

@@ -19,9 +19,8 @@ from calami.instrument import niriss
 from calami.instrument.migration import charge_ramp, crossings, departure
 from calami.migration import onset, ramps
 from calami.migration import ramps as migration_ramps
-from calami.migration.onset import DEFINITIONS, _departures, _levels, quantify
+from calami.migration.onset import DEPARTURES, _departures, _levels, quantify
 from calami.migration.ramps import (
-    JUMP_DET,
     RampStatistics,
     covariance_of_means,
     ramp_statistics,
@@ -110,7 +109,7 @@ def test_cosmic_rays_do_not_move_the_mean(flagged):
     hit, flags = clean.copy(), np.zeros(clean.shape, "uint8")
     for k, (i, g) in enumerate(((3, 2), (20, 4), (41, 1))):
         hit[i, g:, 40, 45] += 3000 + 500 * k
-        flags[i, g, 40, 45] = JUMP_DET
+        flags[i, g, 40, 45] = niriss.JUMP_DET
     a, b = (statistics_of(r, groupdq=f) for r, f in ((clean, None), (hit, flags if flagged else None)))
     assert np.allclose(b.means()[:, *b.peak], a.means()[:, *a.peak], rtol=3e-3)
     assert b.count[:, :, *b.peak].sum() <= 60 * 5 - 3
@@ -230,7 +229,7 @@ def test_table_as_ecsv(stats, tmp_path):
     found = quantify(stats, n_bootstrap=200)
     table = found.table()
     names = "filter definition threshold level_adu level_e lo68_adu hi68_adu lo95_adu hi95_adu limit n_samples"
-    assert table.colnames == names.split() and set(table["definition"]) == set(DEFINITIONS)
+    assert table.colnames == names.split() and set(table["definition"]) == set(DEPARTURES)
     for made in (table, found.fits()):
         made.write(tmp_path / "t.ecsv", overwrite=True)
         assert len(QTable.read(tmp_path / "t.ecsv")) == len(made) > 3
@@ -401,7 +400,7 @@ def test_a_flagged_cosmic_ray_costs_only_the_difference_that_ends_in_it():
     ramps = ramps_of(nints=5, groups=7)
     flags = np.zeros(ramps.shape, "uint8")
     ramps[2, 3:, 40, 45] += 2000.0
-    flags[2, 3, 40, 45] = JUMP_DET
+    flags[2, 3, 40, 45] = niriss.JUMP_DET
     found = statistics_of(ramps, groupdq=flags)
     assert found.count.sum(axis=0)[:, *found.peak].tolist() == [5, 5, 4, 5, 5, 5]
     steps = np.diff(ramps[:, :, 40, 45].astype(float), axis=1)

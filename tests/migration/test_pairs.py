@@ -369,7 +369,7 @@ def test_an_undersampled_filter_gets_no_verdict_of_migration(tmp_path):
     )
     from matplotlib.figure import Figure
 
-    migration_pairs.plot_contrast(migrated, Figure().subplots())
+    migration_pairs.plot_pixels(migrated, Figure().subplots())
 
 
 @pytest.mark.parametrize("filt", ["F380M", "F430M", "F480M"])
@@ -501,7 +501,7 @@ def test_plots_return_their_axes(tmp_path):
     result = migration_pairs.compare(*pair(tmp_path, edge=1e-6, bad=[(41, 46)]))
     axes = Figure().subplots(1, 3)
     for draw, ax in zip(
-        (migration_pairs.plot_change, migration_pairs.plot_profile, migration_pairs.plot_contrast), axes, strict=True
+        (migration_pairs.plot_change, migration_pairs.plot_profile, migration_pairs.plot_pixels), axes, strict=True
     ):
         assert draw(result, ax) is ax and "[" in ax.get_xlabel() and "[" in ax.get_ylabel(), "units are named"
         assert ax.has_data()
