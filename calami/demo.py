@@ -88,7 +88,7 @@ def true_rate(truth: dict) -> np.ndarray:
 # %% ../nbs/05_demo.ipynb #28b560ed
 def check_truth(result: Comparison, folder: str | os.PathLike) -> list[TruthCheck]:
     """
-    Put the changes measured between two simulated exposures beside the true ones.
+    Put the changes measured between two simulated exposures next to the true ones.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def check_truth(result: Comparison, folder: str | os.PathLike) -> list[TruthChec
 # %% ../nbs/05_demo.ipynb #9f74a6bf
 def truth_table(checks: Sequence[TruthCheck]):
     """
-    Make the table of measured and true changes that a person reads.
+    Make the table of measured and true changes for display.
 
     Parameters
     ----------
@@ -295,10 +295,10 @@ def _sections(checks, results, mitigated, raw: Path) -> list[tuple[str, str]]:
     for result in results:
         facts = read_truth(raw, _rootname(result.paths[1][0]))
         levels = facts["crossings"]["seen"]["instantaneous"]
-        told = {
+        levels_of = {
             f"{100 * float(t):g} % [ke-]": "not reached" if q is None else f"{q / 1e3:.1f}" for t, q in levels.items()
         }
-        onset.append({"exposure": result.deep} | told)
+        onset.append({"exposure": result.deep} | levels_of)
     return [
         ("Against the truth", "<p>What was put in, run without noise, and what was measured.</p>" + truth),
         ("With the pipeline's charge_migration step", render(Table(rows=both), "html")),

@@ -502,7 +502,7 @@ def _move_aside(final: Path) -> Path | None:
     raise _Trouble("there are too many old versions of it", 1)
 
 # %% ../../nbs/archive/03_download.ipynb #51a14fd8
-#: Name of the manifest beside the data.
+#: Name of the manifest next to the data.
 MANIFEST = "calami_manifest.json"
 
 # %% ../../nbs/archive/03_download.ipynb #11cdc74f
@@ -894,7 +894,7 @@ def fetch_apt(program: int | str, folder: str | os.PathLike, *, patience: Patien
     program : int or str
         Its number.
     folder : path-like
-        Where to; a file that is there already is used.
+        Where to; a file that already exists is used.
     patience : Patience
         How long to wait.
 

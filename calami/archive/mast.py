@@ -114,11 +114,11 @@ class Patience(NamedTuple):
     """Seconds to wait for the answer to a search or a list of products."""
 
     def pause(self, attempt: int, asked: float = 0.0) -> float:
-        """Tell the seconds to wait after this attempt (from 1), when the archive asked for so many."""
+        """Give the seconds to wait after this attempt (from 1), when the archive asked for so many."""
         return min(max(asked, self.backoff * 2.0 ** (attempt - 1)), self.longest)
 
 # %% ../../nbs/archive/02_mast.ipynb #e60a22ef
-#: What is used unless told otherwise.
+#: What is used by default.
 PATIENCE = Patience()
 
 # %% ../../nbs/archive/02_mast.ipynb #0adff6ba
@@ -364,7 +364,7 @@ class Product(NamedTuple):
 # %% ../../nbs/archive/02_mast.ipynb #0378f4a5
 def endings(filetypes: str | Sequence[str]) -> tuple[str, ...]:
     """
-    Tell how the names of files of some types end.
+    Say how the names of files of some types end.
 
     Parameters
     ----------
@@ -423,7 +423,7 @@ def list_products(
         name = safe_name(row["name"])
         if (wanted and not name.lower().endswith(wanted)) or (not guide_stars and "_gs-" in name):
             continue
-        size = _int_of(row["size"]) or -1  # no file is empty: there it is not told
+        size = _int_of(row["size"]) or -1  # no file is empty: there it is not given
         products[name] = Product(name, row["uri"] or name, size, row["public"], row["dataset"], row["level"])
     return [products[name] for name in sorted(products)]
 

@@ -85,8 +85,8 @@ def star_facts(
             kept |= {f.name: f for f in in_time("SIMBAD", seconds, _ask_simbad, wanted, today)}
             write_atomically(_simbad_cache(), json.dumps({k: f._asdict() for k, f in sorted(kept.items())}, indent=1))
         except Exception as error:  # whatever the network does: the view is complete but for these cells
-            told = " ".join(str(error).split())[:120] or type(error).__name__
-            reason = told if isinstance(error, TimeoutError) else f"SIMBAD cannot be reached ({told})"
+            words = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = words if isinstance(error, TimeoutError) else f"SIMBAD cannot be reached ({words})"
             log.info("SIMBAD: %s", reason)
     return [kept.get(n) or StarFacts(n, reason=reason or "no name to ask for") for n in names]
 
@@ -95,8 +95,8 @@ def _simbad_cache() -> Path:
     return cache_folder() / "simbad.json"
 
 # %% ../../nbs/archive/05_simbad.ipynb #0de6e0ba
-def _remembered(told: dict) -> StarFacts:
-    known = StarFacts(**told)
+def _remembered(facts: dict) -> StarFacts:
+    known = StarFacts(**facts)
     if not all(isinstance(value, type(other)) for value, other in zip(known, StarFacts(""), strict=True)):
         raise ValueError("not as it was written")
     return known

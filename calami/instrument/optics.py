@@ -152,7 +152,7 @@ def tabulated(wavelength: np.ndarray, flux: np.ndarray) -> Spectrum:
     if not in_order or wavelength.shape != flux.shape or not np.isfinite(wavelength).all():
         raise CalamiError("a spectrum needs as many fluxes as wavelengths, and wavelengths that increase")
     if not (np.isfinite(flux) & (flux >= 0)).all():
-        raise CalamiError("the fluxes of a spectrum are numbers from 0 up; leave out what was not measured")
+        raise CalamiError("the fluxes of a spectrum are numbers from 0 up; drop what was not measured")
 
     def photons(at):
         at = np.asarray(at, dtype=float)
@@ -237,14 +237,14 @@ def sample_passband(
         Of the source; equal photons at all wavelengths by default.
     count : int, optional
         How many wavelengths, at most 72; 12 by default, 36 for the wide filter F277W. Those at which no photons
-        come are left out.
+        come are dropped.
 
     Returns
     -------
     wavelength : numpy.ndarray
         µm, shape (count,).
     weight : numpy.ndarray
-        Share of the photons, sum 1, shape (count,).
+        Fraction of the photons, sum 1, shape (count,).
 
     Raises
     ------
@@ -402,7 +402,7 @@ def monochromatic(wavelength: float, x: np.ndarray, y: np.ndarray, pupil: Pupil)
     Returns
     -------
     numpy.ndarray
-        Share of the light per mas², shape (rows, columns).
+        Fraction of the light per mas², shape (rows, columns).
     """
     per_metre = MAS / (wavelength * 1e-6)
     u, v = x * per_metre, y * per_metre
@@ -462,30 +462,30 @@ def pixel_response(depth: float, oversample: int = 5) -> np.ndarray:
 @dataclass(frozen=True)
 class Source:
     """
-    What is observed: points of light and their shares.
+    What is observed: points of light and their fractions.
 
     Attributes
     ----------
     offsets : numpy.ndarray
         Place of each point from the centre of the star, pixels along x and y, shape (n, 2).
     weights : numpy.ndarray
-        Share of the light, sum 1, shape (n,).
+        Fraction of the light, sum 1, shape (n,).
 
     Raises
     ------
     CalamiError
-        If the two do not go together, or the shares are negative or do not add up to 1.
+        If the two do not go together, or the fractions are negative or do not add up to 1.
     """
 
     offsets: np.ndarray = field(default_factory=lambda: np.zeros((1, 2)))
     weights: np.ndarray = field(default_factory=lambda: np.ones(1))
 
     def __post_init__(self):
-        n, shares = len(self.weights), np.asarray(self.weights, dtype=float)
-        if np.shape(self.offsets) != (n, 2) or shares.ndim != 1 or not np.isfinite(self.offsets).all():
-            raise CalamiError("a source needs a place (x, y) for each share of the light")
-        if not (shares >= 0).all() or not np.isclose(shares.sum(), 1):
-            raise CalamiError(f"the shares of a source are not negative and add up to 1, not {shares.sum()}")
+        n, fractions = len(self.weights), np.asarray(self.weights, dtype=float)
+        if np.shape(self.offsets) != (n, 2) or fractions.ndim != 1 or not np.isfinite(self.offsets).all():
+            raise CalamiError("a source needs a place (x, y) for each fraction of the light")
+        if not (fractions >= 0).all() or not np.isclose(fractions.sum(), 1):
+            raise CalamiError(f"the fractions of a source are not negative and add up to 1, not {fractions.sum()}")
 
     def with_companion(self, dx: float, dy: float, contrast: float) -> Source:
         """
@@ -501,7 +501,7 @@ class Source:
         Returns
         -------
         Source
-            The new source, shares again adding up to 1.
+            The new source, fractions again adding up to 1.
         """
         return self.with_image(np.array([[contrast]]), 1.0, (dx, dy))
 
@@ -521,7 +521,7 @@ class Source:
         Returns
         -------
         Source
-            The new source, shares again adding up to 1.
+            The new source, fractions again adding up to 1.
         """
         image = np.asarray(image, dtype=float)
         if image.ndim != 2 or (image < 0).any() or not np.isfinite(image).all():
@@ -606,7 +606,7 @@ def psf(
     Returns
     -------
     numpy.ndarray
-        Share of all the light in each pixel, shape `shape`. Its sum is less than 1: some light falls outside.
+        Fraction of all the light in each pixel, shape `shape`. Its sum is less than 1: some light falls outside.
 
     Raises
     ------

@@ -163,7 +163,7 @@ def expose(image: np.ndarray, detector: Detector, ngroups: int = 10, nints: int 
     Parameters
     ----------
     image : numpy.ndarray
-        Share of the light in each pixel, as `calami.instrument.optics.psf` gives it, shape (rows, columns).
+        Fraction of the light in each pixel, as `calami.instrument.optics.psf` gives it, shape (rows, columns).
     detector : Detector
         What it falls on.
     ngroups, nints : int
@@ -371,7 +371,7 @@ def visibilities(
     Parameters
     ----------
     image : numpy.ndarray
-        Rate or share of the light, any unit, shape (rows, columns), without bad pixels.
+        Rate or fraction of the light, any unit, shape (rows, columns), without bad pixels.
     filter_name : str
         An AMI filter; its mean wavelength is used.
     position : tuple of float

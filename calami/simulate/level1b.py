@@ -87,7 +87,7 @@ def sky_to_detector(separation_mas: float, position_angle: float, pa_aper: float
     return separation_mas * math.sin(angle) / scale_x, separation_mas * math.cos(angle) / scale_y
 
 # %% ../../nbs/simulate/05_level1b.ipynb #3ab30fe5
-#: Time that DURATION counts for each integration beside its reset frame, s: 2048 pixels of 10 µs. Source: found from
+#: Time that DURATION counts for each integration on top of its reset frame, s: 2048 pixels of 10 µs. Source: found from
 #: the real headers (a program 1373 exposure of 100 integrations × 45 groups has 349.072 s; ten kinds in program 1093).
 RESET_EXTRA = 0.02048
 
@@ -533,7 +533,7 @@ class Level1bKeywords(NamedTuple):
     Attributes
     ----------
     primary, sci : dict
-        Of the primary header and of the SCI extension (its structure left out).
+        Of the primary header and of the SCI extension (without its structure).
     """
 
     primary: dict
@@ -643,7 +643,7 @@ ADDED_LATER = {
 # %% ../../nbs/simulate/05_level1b.ipynb #c553c0fd
 def is_added_later(keyword: str) -> bool:
     """
-    Tell whether a keyword comes into a file only by its calibration.
+    Say whether a keyword comes into a file only by its calibration.
 
     Parameters
     ----------
@@ -842,7 +842,7 @@ def write_level1b(
     CalamiError
         If the ramps do not belong to the plan or the plan cannot be carried out; nothing is written then.
     FileProblem
-        If a file stands there already, or cannot be written.
+        If a file already exists, or cannot be written.
     """
     check_exposure(exposure)
     ramps = _checked(ramps, exposure)
@@ -853,7 +853,7 @@ def write_level1b(
     paths = [folder / str(k.primary["FILENAME"]) for k in keywords]
     old = _written_before(exposure, folder)
     if old and not overwrite:
-        raise FileProblem(old[0], "stands there already", "say overwrite=True, or choose another folder")
+        raise FileProblem(old[0], "already exists", "say overwrite=True, or choose another folder")
     with whole_files(*paths) as temporary:
         for part, words, name in zip(parts, keywords, temporary, strict=True):
             _hdus(ramps[part.first - 1 : part.last], exposure, part, words, lines).writeto(name)
@@ -923,7 +923,7 @@ def _asdf_hdu(filename: str):
 
 # %% ../../nbs/simulate/05_level1b.ipynb #67229cf3
 def _header(values: dict, hdu: str):
-    """Turn keywords into cards; a comment that does not fit beside its value is cut."""
+    """Turn keywords into cards; a comment that does not fit next to its value is cut."""
     from astropy.io import fits
 
     cards = []
@@ -949,7 +949,7 @@ def compare_keywords(simulated: str | os.PathLike, real: str | os.PathLike, rtol
     -------
     astropy.table.Table
         Columns `hdu`, `keyword`, `simulated`, `real` and `why`: ``differs``, ``only simulated``, ``only real`` or, for
-        what comes in only by calibration, ``added later``. Keywords of the file structure are left out.
+        what comes in only by calibration, ``added later``. Keywords of the file structure are excluded.
 
     Raises
     ------

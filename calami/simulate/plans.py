@@ -108,9 +108,9 @@ _LIMITS = {
     "dither": (1, 9_999), "n_dithers": (1, 9_999), "n_primary": (1, 9_999), "n_subpixel": (1, 9_999),
 }  # fmt: skip
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-#: When a plan begins unless told otherwise, UTC. Our choice.
+#: When a plan begins unless it says otherwise, UTC. Our choice.
 DEFAULT_START = "2026-01-01T00:00:00.000"
-#: V3 position angle unless told otherwise, degrees. Source: PA_V3 of AB Dor in program 1093, rounded.
+#: V3 position angle unless a plan says otherwise, degrees. Source: PA_V3 of AB Dor in program 1093, rounded.
 DEFAULT_V3_PA = 171.9
 
 # %% ../../nbs/simulate/02_plans.ipynb #a186133d
@@ -284,7 +284,7 @@ class Plan:
     places : tuple of str
         Where each exposure was asked for, such as ``plan.csv, line 3``; empty if the plan was not read from a file.
     remarks : tuple of str
-        What a reader of the plan should know: what was left out, what was assumed.
+        What a reader of the plan should know: what was excluded, what was assumed.
 
     Raises
     ------
@@ -339,7 +339,7 @@ class Plan:
 
     def place(self, k: int) -> str:
         """
-        Tell people which exposure is meant.
+        Name an exposure for display.
 
         Parameters
         ----------

@@ -61,7 +61,7 @@ def _refine(thing: Any, **values: Any) -> None:
 @dataclass(frozen=True)
 class Companion:
     """
-    A second point of light beside a star.
+    A second point of light next to a star.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class Star:
     magnitudes : dict of str to float
         Filter to Vega magnitude, where it differs from `magnitude`.
     companions : tuple of Companion
-        What stands beside it. Its light comes on top of that of the star.
+        What stands next to it. Its light comes on top of that of the star.
 
     Raises
     ------
@@ -163,7 +163,7 @@ class Star:
 
     def magnitude_in(self, filter: str) -> float:
         """
-        Tell the magnitude in a filter.
+        Look up the magnitude in a filter.
 
         Parameters
         ----------
@@ -205,8 +205,8 @@ def to_j2000(ra: float, dec: float, pm_ra: float, pm_dec: float, epoch: float) -
 #: 012 (F380M, F430M, F480M), with K = 4.69 in all three; about ± 0.1 mag. F277W was not observed there: its value
 #: follows from the filter curve (below) and is good to ± 0.3 mag only.
 ZERO_POINTS = {"F277W": 24.3, "F380M": 21.92, "F430M": 21.42, "F480M": 21.27}
-#: Share of all light that the brightest pixel gets when the star is centred on it. Source: direct Fourier transform of
-#: the mask, computed for this project; the best centred exposures of program 1093 show 1.90 / 1.75 / 1.52 % from
+#: Fraction of all light that the brightest pixel gets when the star is centred on it. Source: direct Fourier transform
+#: of the mask, computed for this project; the best centred exposures of program 1093 show 1.90 / 1.75 / 1.52 % from
 #: F380M to F480M.
 PEAK_FRACTION = {"F277W": 0.032, "F380M": 0.021, "F430M": 0.018, "F480M": 0.015}
 
