@@ -83,8 +83,8 @@ MUTANTS = [
         ("oifits distance", "chosen = 1 / (away + 1 / 24)", "chosen = 1 / (away + 1.0)"),
         ("oifits between", "(away**2).sum(axis=0).mean() / (len(values) - 1)",
          "(away**2).sum(axis=0).mean() / len(values)"),
-        ("oifits closure variance", "matrix @ matrix.T * (cp / 3)", "matrix @ matrix.T * cp"),
-        ("oifits reference", "gain = one * cal_v2 / ref_v2", "gain = one * cal_v2"),
+        ("oifits closure variance", "triangle_matrix.T * (variance / 3)", "triangle_matrix.T * variance"),
+        ("oifits reference", "else weight * calibrated / reference", "else weight * calibrated"),
     ),
     *_of(
         "test_cards.py",

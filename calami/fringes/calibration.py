@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from ..core.problems import CalamiError
-from .observables import Observables, _several, from_samples, wrap
+from .observables import Observables, _picked, _several, from_samples, wrap
 
 # %% auto #0
 __all__ = ['BASELINE_TOLERANCE', 'reference_weights', 'calibrate', 'selfcal']
@@ -106,63 +106,41 @@ def calibrate(
         raise CalamiError(f"{target.name}: no reference star given")
     aligned = [_align(r, target) for r in references]
     w = reference_weights(target, references, weights)
-    v2s, cps = np.array([a.v2 for a in aligned]), np.array([a.cp for a in aligned])
-    v2_bad, cp_bad = (_left_out(aligned, key) for key in ("v2", "cp"))
-    ref_v2, w_v2 = _combine(v2s, v2_bad, w, circular=False)
-    ref_cp, w_cp = _combine(cps, cp_bad, w, circular=True)
-    excess = [0.0, 0.0]
-    if scatter:
-        variances = [np.array([np.diag(getattr(a, f"{k}_covariance")) for a in aligned]) for k in ("v2", "cp")]
-        excess = [_excess(v2s, v2_bad, variances[0], False), _excess(cps, cp_bad, variances[1], True)]
-    cal_v2, cal_cp = target.v2 / ref_v2, wrap(target.cp - ref_cp)
-    fraction = 1 + (w**2).sum()
-    v2_cov, cp_cov = _systematic(
-        target, cal_v2, excess[0] * fraction + systematics[0] ** 2, excess[1] * fraction + systematics[1] ** 2
-    )
-    v2_cov = v2_cov + _mask_unusable(target.full_v2_covariance(), target.v2_good) / np.outer(ref_v2, ref_v2)
-    cp_cov = cp_cov + _mask_unusable(target.full_cp_covariance(), target.cp_good)
-    for a, one, two in zip(aligned, w_v2, w_cp, strict=True):
-        gain = one * cal_v2 / ref_v2
-        v2_cov = v2_cov + np.outer(gain, gain) * np.where(np.outer(one, one) > 0, a.v2_covariance, 0.0)
-        cp_cov = cp_cov + np.outer(two, two) * np.where(np.outer(two, two) > 0, a.cp_covariance, 0.0)
-    counts = [x.n_samples for x in (target, *references) if x.n_samples]
-    header = {**target.header, "SCAT_V2": float(np.sqrt(excess[0])), "SCAT_CP": float(np.sqrt(excess[1]))}
-    with np.errstate(invalid="ignore"):
-        errors = np.sqrt(np.diag(v2_cov)), np.sqrt(np.diag(cp_cov))
+    header, changes = dict(target.header), {}
+    for key, extra, circular in (("v2", systematics[0], False), ("cp", systematics[1], True)):
+        own, values, bad = getattr(target, key), np.array([getattr(a, key) for a in aligned]), _excluded(aligned, key)
+        covariances = [getattr(a, f"{key}_covariance") for a in aligned]
+        reference, used = _combine(values, bad, w, circular)
+        excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if scatter else 0.0
+        calibrated = wrap(own - reference) if circular else own / reference
+        covariance = _systematic(target, calibrated, excess * (1 + (w**2).sum()) + extra**2, circular)
+        slope = np.ones(len(own)) if circular else 1 / reference
+        known = target.full_cp_covariance() if circular else target.full_v2_covariance()
+        covariance = covariance + np.outer(slope, slope) * _mask_unusable(known, getattr(target, f"{key}_good"))
+        for weight, theirs in zip(used, covariances, strict=True):
+            gain = weight if circular else weight * calibrated / reference
+            covariance = covariance + np.outer(gain, gain) * np.where(np.outer(weight, weight) > 0, theirs, 0.0)
+        with np.errstate(invalid="ignore"):
+            changes[f"{key}_err"] = np.sqrt(np.diag(covariance))
+        changes |= {key: calibrated, f"{key}_covariance": covariance}
+        changes[f"{key}_flag"] = getattr(target, f"{key}_flag") | ~np.isfinite(reference)
+        header[f"SCAT_{key.upper()}"] = float(np.sqrt(excess))
     return replace(
         target,
         name=name or target.name,
-        v2=cal_v2,
-        v2_err=errors[0],
-        v2_covariance=v2_cov,
-        v2_flag=target.v2_flag | ~np.isfinite(ref_v2),
-        cp=cal_cp,
-        cp_err=errors[1],
-        cp_covariance=cp_cov,
-        cp_flag=target.cp_flag | ~np.isfinite(ref_cp),
+        **changes,
         **dict.fromkeys("visamp visamp_err visphi visphi_err t3amp t3amp_err pistons image model residual".split()),
         samples={},
-        n_samples=min(counts, default=0),
+        n_samples=min((x.n_samples for x in (target, *references) if x.n_samples), default=0),
         references=tuple(r.target for r in references),
         header=header,
-        notes=target.notes,
     )
 
-# %% ../../nbs/fringes/08_calibration.ipynb #6e44862a
-@dataclass(frozen=True)
-class _Aligned:
-    v2: np.ndarray
-    v2_covariance: np.ndarray
-    v2_bad: np.ndarray
-    cp: np.ndarray
-    cp_covariance: np.ndarray
-    cp_bad: np.ndarray
-
 # %% ../../nbs/fringes/08_calibration.ipynb #3c8e570f
-def _left_out(aligned: Sequence[_Aligned], key: str) -> np.ndarray:
+def _excluded(aligned: Sequence[Observables], key: str) -> np.ndarray:
     # Values that are bad, or have no error where another reference has one; shape (references, values).
-    bad = np.array([getattr(a, f"{key}_bad") | (~(a.v2 > 0) if key == "v2" else False) for a in aligned])
-    known = np.isfinite([np.diag(getattr(a, f"{key}_covariance")) for a in aligned]) & ~bad
+    bad = [getattr(a, f"{key}_flag") | ~np.isfinite(getattr(a, key)) | (key == "v2" and ~(a.v2 > 0)) for a in aligned]
+    known = np.isfinite([np.diag(getattr(a, f"{key}_covariance")) for a in aligned]) & ~np.array(bad)
     return bad | (~known & known.any(axis=0))
 
 # %% ../../nbs/fringes/08_calibration.ipynb #dd50a3c2
@@ -176,36 +154,34 @@ def _parity(triangle: Sequence[int]) -> int:
     return 1 if (i < j) + (j < k) + (k < i) == 2 else -1
 
 # %% ../../nbs/fringes/08_calibration.ipynb #4831c02d
-def _align(reference: Observables, target: Observables) -> _Aligned:
+def _align(reference: Observables, target: Observables) -> Observables:
     # The values of a reference in the order, and with the signs, of the target
     if abs(reference.wavelength / target.wavelength - 1) > 0.005 or reference.filter != target.filter:
         raise CalamiError(
             f"{reference.name} was taken in {reference.filter} ({reference.wavelength * 1e6:.3f} µm), the target "
             f"{target.name} in {target.filter} ({target.wavelength * 1e6:.3f} µm); calibrate with the same filter"
         )
-    where = {tuple(sorted(s)): i for i, s in enumerate(reference.v2_stations.tolist())}
-    missing = [s for s in target.v2_stations.tolist() if tuple(sorted(s)) not in where]
-    where_cp = {tuple(sorted(s)): i for i, s in enumerate(reference.cp_stations.tolist())}
-    missing += [s for s in target.cp_stations.tolist() if tuple(sorted(s)) not in where_cp]
+    index, missing = [], []
+    for wanted, known in ((target.v2_stations, reference.v2_stations), (target.cp_stations, reference.cp_stations)):
+        where = {tuple(sorted(row)): i for i, row in enumerate(known.tolist())}
+        rows = [tuple(sorted(row)) for row in wanted.tolist()]
+        missing += [row for row in rows if row not in where]
+        index.append(np.array([where.get(row, 0) for row in rows], int))
     if missing:
         text = f"{reference.name} lacks {len(missing)} baselines or triangles of {target.name}, such as {missing[0]}"
         raise CalamiError(f"{text}; reduce both with the same holes")
-    v2 = np.array([where[tuple(sorted(s))] for s in target.v2_stations.tolist()], int)
-    cp = np.array([where_cp[tuple(sorted(s))] for s in target.cp_stations.tolist()], int)
+    v2, cp = index
     away = np.abs(reference.baseline_length[v2] - target.baseline_length)
     if len(away) and away.max() > BASELINE_TOLERANCE:
         text = f"the baselines of {reference.name} and {target.name} differ by up to {away.max():.2f} m in length"
         raise CalamiError(f"{text}; were they reduced with the same mask?")
     pairs = zip(target.cp_stations.tolist(), reference.cp_stations[cp].tolist(), strict=True)
     signs = np.array([_parity(a) * _parity(b) for a, b in pairs], float).reshape(-1)
-    return _Aligned(
-        reference.v2[v2],
-        _mask_unusable(reference.full_v2_covariance(), reference.v2_good)[np.ix_(v2, v2)],
-        (reference.v2_flag | ~np.isfinite(reference.v2))[v2],
-        signs * reference.cp[cp],
-        _mask_unusable(reference.full_cp_covariance(), reference.cp_good)[np.ix_(cp, cp)] * np.outer(signs, signs),
-        (reference.cp_flag | ~np.isfinite(reference.cp))[cp],
-    )
+    known = {"v2_covariance": _mask_unusable(reference.full_v2_covariance(), reference.v2_good)}
+    known["cp_covariance"] = _mask_unusable(reference.full_cp_covariance(), reference.cp_good)
+    new = _picked(replace(reference, **known), v2, cp)
+    new |= {"cp": signs * new["cp"], "cp_covariance": new["cp_covariance"] * np.outer(signs, signs)}
+    return replace(reference, **new)
 
 # %% ../../nbs/fringes/08_calibration.ipynb #67a2daae
 def _brightness(data: Observables) -> float:
@@ -242,12 +218,11 @@ def _excess(values: np.ndarray, bad: np.ndarray, variances: np.ndarray, circular
     return max(0.0, between - within.mean())
 
 # %% ../../nbs/fringes/08_calibration.ipynb #5b2b2784
-def _systematic(
-    target: Observables, cal_v2: np.ndarray, v2: np.ndarray, cp: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    # Covariances of a relative variance of V2 and a variance of closure phases that is born on the baselines
-    matrix = target.triangle_matrix if len(target.cp) else np.zeros((0, 0))
-    return np.diag(cal_v2**2 * v2), matrix @ matrix.T * (cp / 3)
+def _systematic(target: Observables, values: np.ndarray, variance: float, circular: bool) -> np.ndarray:
+    # Covariance of a relative variance of V2, or of a variance of closure phases that is born on the baselines
+    if not circular:
+        return np.diag(values**2 * variance)
+    return target.triangle_matrix @ target.triangle_matrix.T * (variance / 3)
 
 # %% ../../nbs/fringes/08_calibration.ipynb #0bb6ddf2
 def selfcal(data: Observables, split: str = "even-odd") -> Observables:

@@ -365,24 +365,27 @@ class Observables(_Measured):
 # %% ../../nbs/fringes/04_observables.ipynb #2d46259d
 def _choose(data: Observables, index: np.ndarray) -> Observables:
     # The pairs and triangles of some of the stations, which are counted anew
-    masks = [np.isin(s, index + 1).all(axis=1) for s in (data.v2_stations, data.cp_stations)]
-    new: dict[str, Any] = {"stations": tuple(data.stations[i] for i in index)}
-    for chosen, keys in zip(masks, (BASELINE_FIELDS, TRIANGLE_FIELDS), strict=True):
-        new |= {key: getattr(data, key)[chosen] for key in keys if getattr(data, key) is not None}
-    for key, chosen in zip(("v2_covariance", "cp_covariance"), masks, strict=True):
-        if getattr(data, key) is not None:
-            new[key] = getattr(data, key)[np.ix_(chosen, chosen)]
+    v2, cp = (np.isin(stations, index + 1).all(axis=1) for stations in (data.v2_stations, data.cp_stations))
+    new = {"stations": tuple(data.stations[i] for i in index), **_picked(data, v2, cp)}
     new |= {key: np.searchsorted(index + 1, new[key]) + 1 for key in ("v2_stations", "cp_stations")}
-    samples = dict(data.samples)
-    samples |= {
-        key: samples[key][:, masks[key == "cp"]] for key in ("amplitude", "phase", "v2", "cp") if key in samples
-    }
+    samples, sides = dict(data.samples), {"amplitude": v2, "phase": v2, "v2": v2, "cp": cp}
+    samples |= {key: samples[key][:, chosen] for key, chosen in sides.items() if key in samples}
     if data.station_xy is not None:
         new["station_xy"] = data.station_xy[index]
     if data.pistons is not None:
         inverse = np.linalg.pinv(piston_matrix(len(index)))
         new["pistons"], samples["pistons"] = inverse @ new["visphi"], samples["phase"] @ inverse.T
     return replace(data, **new, samples=samples)
+
+# %% ../../nbs/fringes/04_observables.ipynb #ce5693e7
+def _picked(data: Observables, v2: np.ndarray, cp: np.ndarray) -> dict[str, Any]:
+    # What goes by baselines and by triangles, chosen or put into another order by indices
+    new = {}
+    for index, keys, covariance in ((v2, BASELINE_FIELDS, "v2_covariance"), (cp, TRIANGLE_FIELDS, "cp_covariance")):
+        new |= {key: getattr(data, key)[index] for key in keys if getattr(data, key) is not None}
+        if getattr(data, covariance) is not None:
+            new[covariance] = getattr(data, covariance)[np.ix_(index, index)]
+    return new
 
 # %% ../../nbs/fringes/04_observables.ipynb #2fa7e17e
 def _several(data: Observables | Sequence[Observables]) -> list[Observables]:
@@ -576,15 +579,11 @@ def point_source(
     """
     if filter_name not in niriss.FILTERS:
         raise CalamiError(f"{filter_name!r} is not an AMI filter; use {', '.join(niriss.FILTERS)}")
-    facts = niriss.FILTERS[filter_name]
-    angle = np.radians(position_angle)
+    facts, angle = niriss.FILTERS[filter_name], np.radians(position_angle)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    places = niriss.HOLE_CENTERS @ turn.T
-    pairs = np.array(list(itertools.combinations(range(7), 2)))
-    triples = np.array(list(itertools.combinations(range(7), 3)))
+    places, pairs, triples = niriss.HOLE_CENTERS @ turn.T, pairs_of(7), triangles_of(7)
     v2_error, phase_error = photon_errors(n_photons)
-    matrix = closure_matrix(triples, pairs)
-    covariance = phase_error**2 * matrix @ matrix.T
+    covariance = phase_error**2 * closure_matrix(7) @ closure_matrix(7).T
     return Observables(
         name=name,
         target=name,
