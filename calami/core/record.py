@@ -5,13 +5,17 @@
 # %% ../../nbs/core/05_record.ipynb #7f94fd31
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import calami
+from .problems import FileProblem
 
 # %% auto #0
 __all__ = ['PACKAGES', 'versions', 'file_record']
@@ -21,17 +25,23 @@ __all__ = ['PACKAGES', 'versions', 'file_record']
 PACKAGES = ("numpy", "scipy", "astropy", "matplotlib", "jwst", "stdatamodels", "crds")
 
 # %% ../../nbs/core/05_record.ipynb #f248a8d9
-def versions() -> dict[str, str]:
+@functools.cache
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """
     Versions of Python and of the packages that can change a number.
 
+    Parameters
+    ----------
+    packages : tuple of str
+        Names of packages.
+
     Returns
     -------
-    dict of str to str
+    dict of str to str, to be read only
         Name to version; ``not installed`` where a package is missing.
     """
     found = {"python": platform.python_version(), "calami": calami.__version__}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -39,23 +49,34 @@ def versions() -> dict[str, str]:
     return found
 
 # %% ../../nbs/core/05_record.ipynb #27194977
-def file_record(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def file_record(path: str | os.PathLike, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
     Record of an input file.
 
     Parameters
     ----------
-    path : pathlib.Path
+    path : path-like
         The file.
-    facts : dict
+    facts : mapping, optional
         Its header facts.
 
     Returns
     -------
     dict
-        Name, size (bytes), SHA-256, and the pipeline version and CRDS context it was made with.
+        ``file`` (name without folder), ``size`` (bytes) and ``sha256``; with facts also ``cal_ver`` and ``crds_ctx``,
+        the pipeline version and the CRDS context it was made with.
+
+    Raises
+    ------
+    FileProblem
+        If it cannot be read.
     """
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    record = {"file": Path(path).name, "size": Path(path).stat().st_size, "sha256": digest}
-    return record | {key.lower(): facts.get(key, "not recorded") for key in ("CAL_VER", "CRDS_CTX")}
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            record = {"file": path.name, "size": os.fstat(file.fileno()).st_size, "sha256": digest}
+    except OSError as error:
+        raise FileProblem(path, f"cannot be read ({error.strerror or error})", "check its path") from error
+    made_with = () if facts is None else ("CAL_VER", "CRDS_CTX")
+    return record | {key.lower(): facts.get(key, "not recorded") for key in made_with}

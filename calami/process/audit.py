@@ -56,7 +56,7 @@ def _processing_log(path: Path) -> dict[str, list[str]]:
 
 # %% ../../nbs/process/15_audit.ipynb #1a55ca8e
 def _logged_parameters(alias: str, lines: Sequence[str]) -> dict[str, Any] | None:
-    # The last parameters that the log tells of, or None.
+    # The last parameters that the log names, or None.
     import ast
 
     import yaml
@@ -67,9 +67,9 @@ def _logged_parameters(alias: str, lines: Sequence[str]) -> dict[str, Any] | Non
             continue
         text = textwrap.dedent(match[1].strip("\n")).strip()
         with contextlib.suppress(ValueError, SyntaxError, yaml.YAMLError):
-            told = ast.literal_eval(text) if text.startswith("{") else yaml.safe_load(text)
-            if isinstance(told, dict):
-                return {k: None if v == "None" else v for k, v in _flat_pars(alias, told).items()}
+            facts = ast.literal_eval(text) if text.startswith("{") else yaml.safe_load(text)
+            if isinstance(facts, dict):
+                return {k: None if v == "None" else v for k, v in _flat_pars(alias, facts).items()}
     return None
 
 # %% ../../nbs/process/15_audit.ipynb #289b14c4
@@ -87,7 +87,7 @@ def _logged_crds(alias: str, lines: Sequence[str], cache: OfflineCache | None) -
 
     if not any("instance created" in line for line in lines) or any(not line.strip() for line in lines):
         return None  # run in a way that does not log it, or blanked
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for line in lines:
         match = _FOUND.search(line)
         if match is None:
@@ -97,8 +97,8 @@ def _logged_crds(alias: str, lines: Sequence[str], cache: OfflineCache | None) -
         if path is None:
             return None
         config = config_parser.load_config_file(str(path)).dict()
-        told |= _flat_pars(config.get("name") if config.get("name") in _step_classes() else alias, config)
-    return told
+        facts |= _flat_pars(config.get("name") if config.get("name") in _step_classes() else alias, config)
+    return facts
 
 # %% ../../nbs/process/15_audit.ipynb #e93bde0e
 def nondefault(product: str | os.PathLike, *, cache: OfflineCache | None = None) -> Table:
@@ -124,8 +124,6 @@ def nondefault(product: str | os.PathLike, *, cache: OfflineCache | None = None)
     FileProblem
         If the product cannot be read.
     """
-    from astropy.table import Table
-
     path = Path(product)
     remark = _remark(path)
     accounts = _accounts(path, cache)
@@ -148,8 +146,7 @@ def nondefault(product: str | os.PathLike, *, cache: OfflineCache | None = None)
     for step in _unknown_steps(path, accounts):
         why = "the log has no parameters, or was blanked" if step in lost else ""
         rows.append((step, "(all)", *[NOT_RECORDED] * 4, "; ".join(filter(None, (why, remark)))))
-    names = ("step", "parameter", "used", "spec", "crds", "source", "remark")
-    return Table(rows=rows, names=names) if rows else Table(names=names, dtype=["U40"] * len(names))
+    return _table_of(rows, "step parameter used spec crds source remark")
 
 # %% ../../nbs/process/15_audit.ipynb #50cbe4bd
 @dataclass(frozen=True)
@@ -175,12 +172,12 @@ def _accounts(path: Path, cache: OfflineCache | None) -> list[_Account]:
     if record.get("operation") == "pipe":
         ours = [record["stage"]] if record["stage"] != "steps" else record["chain"]
         for alias in ours:
-            known = {k for k in defaults(alias)}
-            told = {k: v for k, v in record["parameters"].items() if k in known}
+            known = defaults(alias)
+            used = {k: v for k, v in record["parameters"].items() if k in known}
             crds = {k: v for k, v in record["crds_parameters"].items() if k in known}
             homes = _homes(alias)
             given = {k: v for k, v in record["asked"].items() if ".override_" in k and k.rpartition(".")[0] in homes}
-            accounts[alias] = _Account(alias, told, crds, "sidecar", given)
+            accounts[alias] = _Account(alias, used, crds, "sidecar", given)
     return list(accounts.values())
 
 # %% ../../nbs/process/15_audit.ipynb #6a1c2f1b
@@ -189,10 +186,10 @@ def _homes(alias: str) -> set[str]:
 
 # %% ../../nbs/process/15_audit.ipynb #31c017a2
 def _unknown_steps(path: Path, accounts: Sequence[_Account]) -> list[str]:
-    # Steps that the header says were run, and of which no account tells.
-    told = {home for a in accounts if a.used is not None for home in _homes(a.alias)}
+    # Steps that the header says were run, and of which no account says anything.
+    facts = {home for a in accounts if a.used is not None for home in _homes(a.alias)}
     status = _statuses(path)
-    return [step for step, word in status.items() if word == "COMPLETE" and step not in told]
+    return [step for step, word in status.items() if word == "COMPLETE" and step not in facts]
 
 # %% ../../nbs/process/15_audit.ipynb #36a5cf37
 def _primary(path: Path):
@@ -202,9 +199,9 @@ def _primary(path: Path):
 
 # %% ../../nbs/process/15_audit.ipynb #1ae51294
 def _statuses(path: Path) -> dict[str, str]:
-    # In the order in which they are run, as far as the pipelines of AMI tell.
+    # In the order in which they are run, as far as the pipelines of AMI give one.
     header, keywords = _primary(path), _schema_keywords()[0]
-    order = [step for alias in _TAKES for step in _class(alias).step_defs]
+    order = [step for alias in _TAKES if _is_pipeline(alias) for step in _class(alias).step_defs]
     known = [*(s for s in order if s in keywords), *(s for s in keywords if s not in order)]
     return {s: str(header[keywords[s]]).strip() for s in known if keywords[s] in header}
 
@@ -216,6 +213,13 @@ def _remark(path: Path) -> str:
     if made == here:
         return ""
     return f"made with jwst {made or '(unknown)'}, defaults of {here}"
+
+# %% ../../nbs/process/15_audit.ipynb #d56451df
+def _table_of(rows: Sequence[tuple], names: str, kinds: Sequence | None = None) -> Table:
+    from astropy.table import Table
+
+    names = names.split()
+    return Table(rows=rows, names=names) if rows else Table(names=names, dtype=kinds or ["U40"] * len(names))
 
 # %% ../../nbs/process/15_audit.ipynb #a866fa25
 def _shown(value: Any) -> str:
@@ -229,7 +233,7 @@ def _alike(one: Any, other: Any) -> bool:
 # %% ../../nbs/process/15_audit.ipynb #bb326f44
 def step_table(product: str | os.PathLike) -> Table:
     """
-    List the steps that a product's header tells of, with their references.
+    List the steps that a product's header names, with their references.
 
     Parameters
     ----------
@@ -246,8 +250,6 @@ def step_table(product: str | os.PathLike) -> Table:
     FileProblem
         If the product cannot be read.
     """
-    from astropy.table import Table
-
     path = Path(product)
     names = {t: n.removeprefix("crds://").rsplit("/", 1)[-1] for t, n in _references_in(_primary(path)).items()}
     rows = []
@@ -255,8 +257,7 @@ def step_table(product: str | os.PathLike) -> Table:
         types = list(_class(step).reference_file_types) if step in _step_classes() else []
         used = [names[t] for t in types if t in names] if status != "SKIPPED" else []
         rows.append((step, status, ", ".join(used)))
-    columns = ("step", "status", "references")
-    return Table(rows=rows, names=columns) if rows else Table(names=columns, dtype=["U40"] * 3)
+    return _table_of(rows, "step status references")
 
 # %% ../../nbs/process/15_audit.ipynb #c13bf347
 def count_flags(product: Exposure | str | os.PathLike) -> Table:
@@ -279,7 +280,6 @@ def count_flags(product: Exposure | str | os.PathLike) -> Table:
     FileProblem
         If it cannot be read, or has no flags.
     """
-    from astropy.table import Table
     from stdatamodels.jwst.datamodels import dqflags
 
     data = product if isinstance(product, Exposure) else Exposure(product)
@@ -295,8 +295,7 @@ def count_flags(product: Exposure | str | os.PathLike) -> Table:
         for bit in [b for b in range(32) if together >> b & 1]:
             count = int(np.count_nonzero(values & values.dtype.type(1 << bit)))
             rows.append((name, named.get(bit, f"bit {bit}"), bit, count, round(100 * count / values.size, 3)))
-    columns = ("array", "flag", "bit", "count", "percent")
-    return Table(rows=rows, names=columns) if rows else Table(names=columns, dtype=("U8", "U24", int, int, float))
+    return _table_of(rows, "array flag bit count percent", ("U8", "U24", int, int, float))
 
 # %% ../../nbs/process/15_audit.ipynb #8c58296d
 def flags_table(
@@ -319,31 +318,28 @@ def flags_table(
     astropy.table.Table
         One row an exposure: ``name``, ``product``, ``jwst`` (version), ``context``, and a column for each parameter
         that is not the default in at least one of them. There, ``default`` is the specified value, and ``not
-        recorded`` means that nobody knows. ``remark`` tells of other versions, or that the file cannot be read.
+        recorded`` means that nobody knows. ``remark`` names other versions, or that the file cannot be read.
     """
     from astropy.table import Table
 
     if isinstance(dataset, Run):
         dataset = dataset.dataset
     if isinstance(dataset, ExposureSet):
-        files = [(name, dataset.paths(name, filetype)[0]) for name in dataset.names if _has(dataset, name, filetype)]
+        names = [name for name in dataset.names if filetype is None or filetype in dataset.types(name)]
+        files = [(name, dataset.paths(name, filetype)[0]) for name in names]
     else:
         files = [(_stem(Path(p)), Path(p)) for p in dataset]
-    told = [_summary_of(name, path, cache) for name, path in files]
-    columns = list(dict.fromkeys(key for _, values in told for key in values if not key.endswith(".(all)")))
+    facts = [_summary_of(name, path, cache) for name, path in files]
+    columns = list(dict.fromkeys(key for _, values in facts for key in values if not key.endswith(".(all)")))
     rows = []
-    for head, values in told:
+    for head, values in facts:
         lost = {k.rpartition(".")[0] for k in values if k.endswith(".(all)")}
         homes = {h for alias in lost if alias in _step_classes() and _is_pipeline(alias) for h in _homes(alias)} | lost
         blank = {k: NOT_RECORDED if k.rpartition(".")[0] in homes else "default" for k in columns}
         own = {k: v for k, v in values.items() if k in blank}
         remark = f"{head['remark']}; parameters {NOT_RECORDED}".strip("; ") if lost else head["remark"]
         rows.append({k: v for k, v in head.items() if k != "remark"} | blank | own | {"remark": remark})
-    return Table(rows=rows) if rows else Table(names=("name", "product"), dtype=("U40", "U10"))
-
-# %% ../../nbs/process/15_audit.ipynb #e14e8a9b
-def _has(dataset: ExposureSet, name: str, filetype: str | None) -> bool:
-    return filetype is None or filetype in dataset.types(name)
+    return Table(rows=rows) if rows else _table_of(rows, "name product")
 
 # %% ../../nbs/process/15_audit.ipynb #c124c85b
 def _summary_of(name: str, path: Path, cache: OfflineCache | None) -> tuple[dict, dict]:

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..core.options import near
 from ..core.problems import CalamiError
+from .record import as_json
 
 # %% auto #0
 __all__ = ['HOUSEKEEPING', 'chain_of', 'check_parameters', 'defaults']
@@ -72,16 +71,12 @@ def chain_of(pipeline_or_steps: str | Sequence[str]) -> tuple[str, ...]:
     return chain
 
 # %% ../../nbs/process/10_parameters.ipynb #3d435f9d
-def _short_name(alias: str) -> str:
-    return alias.removeprefix("calwebb_")
-
-# %% ../../nbs/process/10_parameters.ipynb #d59637b3
 @functools.cache
 def _names() -> dict[str, str]:
     # Every name by which a step goes, in lower case, to its alias.
     names = {}
     for alias, (path, _) in _step_classes().items():
-        names |= dict.fromkeys((alias, _short_name(alias), path.rsplit(".", 1)[-1].lower()), alias)
+        names |= dict.fromkeys((alias, alias.removeprefix("calwebb_"), path.rsplit(".", 1)[-1].lower()), alias)
     return names
 
 # %% ../../nbs/process/10_parameters.ipynb #43673e92
@@ -117,7 +112,7 @@ def check_parameters(pipeline_or_steps: str | Sequence[str], parameters: Mapping
     Raises
     ------
     CalamiError
-        For an unknown step or parameter (it tells what comes near), or a value that does not fit.
+        For an unknown step or parameter (it names what comes near), or a value that does not fit.
     """
     chain = chain_of(pipeline_or_steps)
     known = {key: text for alias in chain for key, text in _specification(alias).items()}
@@ -199,18 +194,7 @@ def _checked_value(key: str, value: Any, spec: str) -> Any:
         value = config_parser.config_from_dict({name: value}, one)[name]
     except Exception as error:  # stpipe raises its own kinds for what does not fit
         raise CalamiError(f"{wrong} ({str(error).split(': ', 1)[-1]})") from None
-    return float(value) if kind == "float" and value is not None else _plain(value)
-
-# %% ../../nbs/process/10_parameters.ipynb #5da469b8
-def _plain(value: Any) -> Any:
-    # What JSON can hold.
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    return float(value) if kind == "float" and value is not None else as_json(value)
 
 # %% ../../nbs/process/10_parameters.ipynb #748d0be6
 @functools.cache
@@ -247,4 +231,4 @@ def _flat_pars(alias: str, pars: Mapping) -> dict[str, Any]:
     # From what `Step.get_pars` or a parameter file says.
     sections = {alias: {k: v for k, v in pars.items() if k != "steps"}} | dict(pars.get("steps", {}))
     drop = {"class", "name", "config_file"}
-    return {f"{s}.{k}": _plain(v) for s, section in sections.items() for k, v in section.items() if k not in drop}
+    return {f"{s}.{k}": as_json(v) for s, section in sections.items() for k, v in section.items() if k not in drop}

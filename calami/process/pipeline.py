@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..core.files import remove_leftovers
 from ..core.fits import open_fits
 from ..core.options import near, take_options
 from ..core.problems import CalamiError, FileProblem
+from ..core.record import file_record, versions
 from ..core.tables import render
 from ..exposures.cards import hdu_walk
 from ..exposures.exposure import Exposure
@@ -43,7 +44,7 @@ from calami.process.parameters import (
     check_parameters,
     defaults,
 )
-from .record import input_facts, read_sidecar, sidecar_path, write_sidecar
+from .record import digest_of, read_sidecar, records_in, sidecar_path, write_sidecar
 from .references import OfflineCache
 
 if TYPE_CHECKING:
@@ -55,32 +56,9 @@ log = logging.getLogger(__name__)
 __all__ = ['log', 'main_product', 'Outcome', 'Run', 'PipeOptions', 'pipe_data', 'reprocess']
 
 # %% ../../nbs/process/14_pipeline.ipynb #eee000ef
-# Versions on which the pixels of a product depend.
+# Versions that a record names, and those on which the pixels of a product depend.
+_VERSIONS = ("jwst", "stcal", "stdatamodels", "stpipe", "crds", "numpy", "astropy")
 _MATTER = ("jwst", "stcal", "stdatamodels")
-
-# %% ../../nbs/process/14_pipeline.ipynb #296b55bb
-def _digest(*told: Any) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-# %% ../../nbs/process/14_pipeline.ipynb #09f7993d
-@functools.cache
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("jwst", "stcal", "stdatamodels", "stpipe", "crds", "numpy", "astropy")
-    return {"python": ".".join(map(str, sys.version_info[:3]))} | {name: version(name) for name in names}
-
-# %% ../../nbs/process/14_pipeline.ipynb #1745249c
-def _sidecars(folder: Path, stem: str, pattern: str = "") -> Iterator[tuple[Path, dict]]:
-    # (sidecar, record) of what is in a folder of an exposure; damaged ones tell nothing and are passed over
-    for path in sorted(folder.glob(f"{pattern}{glob.escape(stem)}_*.calami.json")):
-        with contextlib.suppress(FileProblem):
-            yield path, read_sidecar(path)
-
-# %% ../../nbs/process/14_pipeline.ipynb #8db8797c
-def _file_record(path: Path, outdir: Path) -> dict[str, Any]:
-    folder = os.path.relpath(path.absolute().parent, outdir.absolute())
-    return input_facts([path])[0] | {"folder": folder}
 
 # %% ../../nbs/process/14_pipeline.ipynb #ba44314d
 class _Taken(Exception):
@@ -103,7 +81,7 @@ class _Stage:
 
     def key(self, done: Sequence[str]) -> str:
         steps = [[name, _science(self.parameters, name)] for name in dict.fromkeys(done)]
-        return _digest(self.job["base"], self.before, self.alias, steps)
+        return digest_of(self.job["base"], self.before, self.alias, steps)
 
     def attach(self, instance) -> None:
         self.export(instance, f"{self.path.name}.{self.alias}.pars.asdf")
@@ -149,22 +127,22 @@ class _Stage:
         found = []
         for folder in map(Path, self.job["search"]):
             for pattern in ("", ".checkpoints/*/"):
-                for path, record in _sidecars(folder, self.job["stem"], pattern):
-                    told = record.get("checkpoint")
-                    if told and self.fits(told, path.parent):
+                for path, record in records_in(folder, f"{pattern}{glob.escape(self.job['stem'])}_*"):
+                    known = record.get("checkpoint")
+                    if known and self.fits(known, path.parent):
                         product = path.with_name(path.name.removesuffix(".calami.json") + ".fits")
-                        found.append(told | {"path": product})
+                        found.append(known | {"path": product})
         return max(found, key=lambda c: (c["complete"], len(c["done"])), default=None)
 
-    def fits(self, told: Mapping, folder: Path) -> bool:
-        if told["stage"] != self.alias or (told["complete"] and self.last) or self.key(told["done"]) != told["key"]:
+    def fits(self, known: Mapping, folder: Path) -> bool:
+        done, complete = known["done"], known["complete"]
+        if known["stage"] != self.alias or (complete and self.last) or self.key(done) != known["key"]:
             return False
-        wanted = [n for n in told["done"] if self.parameters.get(f"{n}.save_results")]
         kept = Path(self.job["outdir"]) / ".checkpoints"
-        if any(n in told["done"] and not (kept / f"before_{n}" / self.kept_name).is_file() for n in self.job["keep"]):
+        if any(n in done and not (kept / f"before_{n}" / self.kept_name).is_file() for n in self.job["keep"]):
             return False
-        sizes = {name: (folder / name).stat().st_size for name in told["files"] if (folder / name).is_file()}
-        return sizes == told["files"] and (told["complete"] or not wanted)
+        sizes = {name: (folder / name).stat().st_size for name in known["files"] if (folder / name).is_file()}
+        return sizes == known["files"] and (complete or not any(self.parameters.get(f"{n}.save_results") for n in done))
 
     def checkpoint(self, done: Sequence[str], files: Iterable[Path], complete: bool = False) -> dict:
         sizes = {path.name: path.stat().st_size for path in files}
@@ -182,13 +160,13 @@ class _Stage:
         own = model.meta.filename
         model.save(str(path))
         model.meta.filename = own
-        told = {"operation": "checkpoint", "inputs": self.job["inputs"], "parameters": self.job["parameters"]}
-        told |= {"fingerprint": self.key(self.done), "checkpoint": self.checkpoint(self.done, [path])}
-        write_sidecar(path, told)
+        record = {"operation": "checkpoint", "inputs": self.job["inputs"], "parameters": self.job["parameters"]}
+        record |= {"fingerprint": self.key(self.done), "checkpoint": self.checkpoint(self.done, [path])}
+        write_sidecar(path, record)
 
 # %% ../../nbs/process/14_pipeline.ipynb #4d5ec170
 def _watched_class(cls, stage: _Stage):
-    # The same pipeline, telling the stage what it was given and what it does. Name and module stay: CRDS and the
+    # The same pipeline, reporting to the stage what it was given and what it does. Name and module stay: CRDS and the
     # exported parameters go by them.
     def get_config_from_reference(klass, *args, **kwargs):
         found = super(watched, klass).get_config_from_reference(*args, **kwargs)
@@ -237,7 +215,7 @@ def _options(alias: str, job: Mapping) -> dict[str, Any]:
             top[name] = value
         elif step in steps:
             steps[step][name] = value
-    steps = {name: told for name, told in steps.items() if told}
+    steps = {name: values for name, values in steps.items() if values}
     return top | ({"steps": steps} if steps else {})
 
 # %% ../../nbs/process/14_pipeline.ipynb #3265425f
@@ -309,12 +287,19 @@ def _suffix(model, last: str, number: int) -> str:
     return last
 
 # %% ../../nbs/process/14_pipeline.ipynb #f1267ba4
-# What a pipeline takes of what the one before has made, best first; a tuple inside: all of these.
-_TAKES = {
+# What a pipeline or a step begins with, best first; a tuple inside: all of these.
+_TAKES: dict[str, tuple] = {
     "calwebb_detector1": ("uncal",),
     "calwebb_image2": (("rate", "rateints"),),
     "calwebb_ami3": ("calints", "cal"),
+    "ami_analyze": ("calints", "cal"),
 }
+_RAMP_STEPS = (
+    "saturation ipc superbias refpix linearity dark_current persistence charge_migration jump ramp_fit picture_frame "
+    "clean_flicker_noise rscd reset firstframe lastframe emicorr"
+).split()
+_TAKES |= dict.fromkeys(("group_scale", "dq_init"), ("uncal",)) | dict.fromkeys(_RAMP_STEPS, ("ramp",))
+_TAKES |= dict.fromkeys(("assign_wcs", "flat_field", "photom", "gain_scale"), (("rate", "rateints"),))
 
 # %% ../../nbs/process/14_pipeline.ipynb #32676aff
 @contextlib.contextmanager
@@ -354,13 +339,9 @@ def _loggers_heard() -> Iterator[None]:
             logger.setLevel(level)
 
 # %% ../../nbs/process/14_pipeline.ipynb #8601092f
-def _choose(types: Iterable[str], alias: str) -> list[str]:
-    have = set(types)
-    for wanted in _TAKES.get(alias, ()):
-        several = [wanted] if isinstance(wanted, str) else list(wanted)
-        if have & set(several):
-            return [t for t in several if t in have]
-    return []
+def _choose(types: Collection[str], alias: str) -> list[str]:
+    wanted = ([one] if isinstance(one, str) else one for one in _TAKES.get(alias, ()))
+    return next((found for several in wanted if (found := [t for t in several if t in types])), [])
 
 # %% ../../nbs/process/14_pipeline.ipynb #bc6bd471
 def _type_of(path: Path, stem: str) -> str:
@@ -373,10 +354,10 @@ def _association(path: Path, folder: Path) -> Path:
         return path
     stem = path.name.split(".")[0].rpartition("_")[0]
     product = {"name": stem, "members": [{"expname": str(path), "exptype": "science"}]}
-    told = {"asn_type": "ami3", "asn_rule": "calami", "asn_pool": "none", "asn_id": "a3001", "program": stem[2:7]}
+    facts = {"asn_type": "ami3", "asn_rule": "calami", "asn_pool": "none", "asn_id": "a3001", "program": stem[2:7]}
     folder.mkdir(parents=True, exist_ok=True)
     made = folder.parent / f"{stem}_ami3_asn.json"
-    made.write_text(json.dumps(told | {"products": [product]}), encoding="utf-8")
+    made.write_text(json.dumps(facts | {"products": [product]}), encoding="utf-8")
     return made
 
 # %% ../../nbs/process/14_pipeline.ipynb #2f0e3350
@@ -446,8 +427,8 @@ def _schema_keywords() -> tuple[dict[str, str], dict[str, str]]:
 
 # %% ../../nbs/process/14_pipeline.ipynb #12e42619
 def _references_in(header) -> dict[str, str]:
-    told = {reftype: str(header.get(key, "N/A")).strip() for reftype, key in _schema_keywords()[1].items()}
-    return {reftype: name for reftype, name in told.items() if name not in ("N/A", "")}
+    facts = {reftype: str(header.get(key, "N/A")).strip() for reftype, key in _schema_keywords()[1].items()}
+    return {reftype: name for reftype, name in facts.items() if name not in ("N/A", "")}
 
 # %% ../../nbs/process/14_pipeline.ipynb #572111c5
 def _record(job: Mapping, stage: _Stage, product: Path, names: Sequence[str], main: Path) -> dict[str, Any]:
@@ -472,7 +453,7 @@ def _record(job: Mapping, stage: _Stage, product: Path, names: Sequence[str], ma
         "crds_parameters": stage.crds,
         "references": _references_in(header),
         "pinned": job["pins"],
-        "versions": _versions(),
+        "versions": versions(_VERSIONS),
         "crds": {"context": job["context"], "path": job["cache"], "server": os.environ.get("CRDS_SERVER_URL")},
         "steps": stage.steps,
         "began_with": stage.resume["path"].name if stage.resume else None,
@@ -521,13 +502,13 @@ def _put_in_place(job: Mapping, work: Path, stages: Sequence[_Stage]) -> list[st
                 tail = f".{exported.name}" if stage.alias == "steps" else ".pars.asdf"
                 exported.replace(path.with_name(path.name.removesuffix(".fits") + tail))
     _move_checkpoints(work / ".checkpoints", outdir / ".checkpoints")
-    for target in targets:  # old products go before their sidecars do, so that no sidecar tells of another's product
+    for target in targets:  # old products go before their sidecars do, so that no sidecar describes another's product
         target.unlink(missing_ok=True)
     for path, _ in kept:
         stem = path.name.removesuffix(".fits")
-        for beside in [sidecar_path(path), *path.parent.glob(f"{stem}.*pars.asdf")]:
-            if beside.exists():
-                beside.replace(outdir / beside.name)
+        for other in [sidecar_path(path), *path.parent.glob(f"{stem}.*pars.asdf")]:
+            if other.exists():
+                other.replace(outdir / other.name)
     shutil.copyfile(work / "log", work / "copied")
     (work / "copied").replace(outdir / f"{main.name.removesuffix('.fits')}.log")
     for (path, _), target in zip(kept, targets, strict=True):
@@ -545,10 +526,10 @@ def _move_checkpoints(source: Path, target: Path) -> None:
 
 # %% ../../nbs/process/14_pipeline.ipynb #fa3630f0
 def _run_job(job: Mapping) -> dict[str, Any]:
-    """Process one file; what is wrong with it is told, not raised."""
+    """Process one file; what is wrong with it is reported, not raised."""
     started = time.perf_counter()
     work, outdir = Path(job["work"]), Path(job["outdir"])
-    told: dict[str, Any] = {"products": [], "error": None, "steps": []}
+    result = dict(_NOTHING)
     logfile = outdir / f"{Path(job['file']).name.split('.')[0]}.failed.log"
     try:
         work.mkdir(parents=True)
@@ -558,8 +539,8 @@ def _run_job(job: Mapping) -> dict[str, Any]:
                 if job["alone"]:
                     _freeze_gc()
                 stages = _run_chain(job, work)
-                told["steps"] = [dict(step, stage=s.alias) for s in stages for step in s.steps]
-                told["products"] = _put_in_place(job, work, stages)
+                result["steps"] = [dict(step, stage=s.alias) for s in stages for step in s.steps]
+                result["products"] = _put_in_place(job, work, stages)
             except (Exception, SystemExit):
                 import traceback
 
@@ -567,12 +548,12 @@ def _run_job(job: Mapping) -> dict[str, Any]:
                 raise
         logfile.unlink(missing_ok=True)
     except (Exception, SystemExit) as error:  # CRDS ends the program where it cannot go on
-        told["error"] = _describe_error(error)
+        result["error"] = _describe_error(error)
         with contextlib.suppress(OSError):
             (work / "log").replace(logfile)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return told | {"seconds": time.perf_counter() - started}
+    return result | {"seconds": time.perf_counter() - started}
 
 # %% ../../nbs/process/14_pipeline.ipynb #e1e44d36
 def _freeze_gc() -> None:
@@ -738,9 +719,9 @@ class Run:
     def headline(self) -> str:
         """What was run and how it went, in a line."""
         count = {s: sum(o.status == s for o in self.outcomes) for s in ("made", "already there", "failed")}
-        told = ", ".join(f"{n} {s}" for s, n in count.items() if n) or "nothing to do"
+        counted = ", ".join(f"{n} {s}" for s, n in count.items() if n) or "nothing to do"
         what = ", ".join(self.chain) if len(self.chain) < 4 else f"{self.chain[0]} to {self.chain[-1]}"
-        return f"{what}: {told}; {self.steps_run} steps run, {self.seconds:.1f} s"
+        return f"{what}: {counted}; {self.steps_run} steps run, {self.seconds:.1f} s"
 
     def __repr__(self) -> str:
         return self.headline + "".join(f"\n  {name}: {error}" for name, error in self.failures.items())
@@ -754,35 +735,14 @@ def _stem(path: Path) -> str:
     return path.name.split(".")[0].rpartition("_")[0] or path.name.split(".")[0]
 
 # %% ../../nbs/process/14_pipeline.ipynb #4c95ec1f
-_FIRST_STEPS = ("group_scale", "dq_init")
-_RAMP_STEPS = (
-    "saturation ipc superbias refpix linearity dark_current persistence charge_migration jump ramp_fit picture_frame "
-    "clean_flicker_noise rscd reset firstframe lastframe emicorr"
-).split()
-
-# %% ../../nbs/process/14_pipeline.ipynb #b03b67be
-def _chosen_types(types: Sequence[str], alias: str) -> list[str]:
-    if _is_pipeline(alias) and alias in _TAKES:
-        return _choose(types, alias)
-    best: Sequence[str] = types[-1:]
-    if alias in _FIRST_STEPS:
-        best = ("uncal",)
-    elif alias in _RAMP_STEPS:
-        best = ("ramp",)
-    elif alias in ("assign_wcs", "flat_field", "photom", "gain_scale"):
-        best = ("rate", "rateints")
-    elif alias == "ami_analyze":
-        best = ("calints",) if "calints" in types else ("cal",)
-    return [t for t in best if t in types]
-
-# %% ../../nbs/process/14_pipeline.ipynb #bc81e8c8
 def _files_of_dataset(
     dataset: ExposureSet, alias: str, filetypes: Sequence[str]
 ) -> Iterator[tuple[str, Path | None, str]]:
     # (name, file, what is missing)
     for name in dataset.names:
         types = dataset.types(name)
-        chosen = [t for t in filetypes if t in types] if filetypes else _chosen_types(types, alias)
+        usual = _choose(types, alias) if alias in _TAKES else types[-1:]
+        chosen = [t for t in filetypes if t in types] if filetypes else usual
         if not chosen:
             wanted = " or ".join(filetypes) if filetypes else "a file"
             yield name, None, f"has {', '.join(types)}, but {wanted} is needed that {alias} can begin with"
@@ -811,11 +771,6 @@ def _files(data: Any, alias: str, filetypes: Sequence[str]) -> Iterator[tuple[st
         kind = type(data).__name__
         raise CalamiError(f"{kind} cannot be processed; give a Dataset, a Data, a Run, files or a folder")
 
-# %% ../../nbs/process/14_pipeline.ipynb #bd5a80b4
-def _work_folder(outdir: Path, stem: str) -> Path:
-    # No name of host or user in it: jwst blanks log lines that hold one.
-    return outdir / f".calami-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{stem}"
-
 # %% ../../nbs/process/14_pipeline.ipynb #0532b54e
 @functools.cache
 def _host() -> str:
@@ -833,22 +788,22 @@ def _make_job(common: Mapping, name: str, path: Path) -> dict[str, Any]:
     stem = _stem(path)
     overrides = [Path(v) for k, v in common["parameters"].items() if ".override_" in k and v != "N/A"]
     sources = [path, *_members(path)]
-    inputs = [_file_record(p, outdir) for p in [*sources, *overrides]]
+    inputs = [file_record(p) | {"folder": os.path.relpath(p.absolute().parent, outdir)} for p in [*sources, *overrides]]
     digests = [r["sha256"] for r in inputs]
-    versions = [_versions()[name] for name in _MATTER]
-    base = _digest(digests, common["context"], versions, common["pins"])
-    fingerprint = _digest(base, stem, common["chain"], common["parameters"], common["products"])
+    base = digest_of(digests, common["context"], [versions(_VERSIONS)[name] for name in _MATTER], common["pins"])
+    fingerprint = digest_of(base, stem, common["chain"], common["parameters"], common["products"])
     job = dict(common) | {"name": name, "file": str(path.absolute()), "stem": stem, "inputs": inputs, "base": base}
     job |= {"fingerprint": fingerprint, "sources": [str(p.absolute()) for p in sources]}
-    return job | {"work": str(_work_folder(outdir, stem))}
+    # No name of host or user in it: jwst blanks log lines that hold one.
+    return job | {"work": str(outdir / f".calami-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{stem}")}
 
 # %% ../../nbs/process/14_pipeline.ipynb #a1d2b570
 def _members(path: Path) -> list[Path]:
     if path.suffix != ".json":
         return []
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        members = [m["expname"] for p in told["products"] for m in p["members"]]
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        members = [m["expname"] for p in facts["products"] for m in p["members"]]
     except (ValueError, KeyError, TypeError) as error:
         reason = f"is no association ({error!r})"
         raise FileProblem(path, reason, "give an association of jwst, or exposures") from error
@@ -861,7 +816,7 @@ def _there_already(job: Mapping) -> list[Path]:
     kept = Path(job["file"]).name.removesuffix(".gz")
     if not all((outdir / ".checkpoints" / f"before_{name}" / kept).is_file() for name in job["keep"]):
         return []
-    for _, record in _sidecars(outdir, job["stem"]):
+    for _, record in records_in(outdir, f"{glob.escape(job['stem'])}_*"):
         if record["fingerprint"] == job["fingerprint"]:
             paths = [outdir / name for name in record["outputs"]]
             if all(p.is_file() for p in paths):
@@ -941,7 +896,7 @@ def _settle_context(engine: Engine) -> str:
             return ready.executor.submit(call_by_name, "stpipe.crds_client:get_context_used", "jwst").result()
     except (Exception, SystemExit) as error:  # CRDS has many ways to fail, and some of them end the program
         remedy = "check CRDS_PATH and CRDS_SERVER_URL, or give cache=default_cache() of calami.process.references"
-        raise CalamiError(f"CRDS tells no context ({_describe_error(error)}); {remedy}") from None
+        raise CalamiError(f"CRDS names no context ({_describe_error(error)}); {remedy}") from None
 
 # %% ../../nbs/process/14_pipeline.ipynb #38f5bc76
 def _words(given: str | Sequence[str] | None) -> list[str]:
@@ -1149,7 +1104,7 @@ def reprocess(
     if references not in ("same", "files", "now"):
         raise CalamiError(f"references={references!r}: choose 'same', 'files' or 'now'")
     records = _records_of(previous)
-    runs = {_digest(r["chain"], r["asked"], r["crds"]) for _, r in records}
+    runs = {digest_of(r["chain"], r["asked"], r["crds"]) for _, r in records}
     if len(runs) > 1:
         raise CalamiError(f"the products come from {len(runs)} runs that differ; reprocess one run at a time")
     record = records[0][1]
@@ -1163,7 +1118,7 @@ def reprocess(
         raise CalamiError(f"{found}; say references='files' for the very files, or 'now'")
     pins = {}
     if references == "files":
-        if len({_digest(r["references"]) for _, r in records}) > 1:
+        if len({digest_of(r["references"]) for _, r in records}) > 1:
             raise CalamiError(
                 "the exposures used different reference files; reprocess those that used the same together"
             )
@@ -1182,7 +1137,7 @@ def _records_of(previous: Run | str | os.PathLike | Iterable) -> list[tuple[Path
         if record.get("operation") != "pipe":
             raise FileProblem(path, "was not made by pipe_data", "give a product of pipe_data")
         known = found.get(record["fingerprint"])
-        if known is not None:  # one exposure: each product tells of its references
+        if known is not None:  # one exposure: each product names its references
             record["references"] = known[1]["references"] | record["references"]
         found[record["fingerprint"]] = (path, record)
     if not found:
@@ -1191,11 +1146,11 @@ def _records_of(previous: Run | str | os.PathLike | Iterable) -> list[tuple[Path
 
 # %% ../../nbs/process/14_pipeline.ipynb #7326a27a
 def _input_of(product: Path, record: Mapping) -> Path:
-    told = record["inputs"][0]
-    path = (product.parent / told["folder"] / told["file"]).resolve()
+    facts = record["inputs"][0]
+    path = (product.parent / facts["folder"] / facts["file"]).resolve()
     if not path.is_file():
         raise FileProblem(path, f"the input of {product.name} is not there any more", "put it back, or use pipe_data")
-    if _file_record(path, path.parent)["sha256"] != told["sha256"]:
+    if file_record(path)["sha256"] != facts["sha256"]:
         raise FileProblem(path, f"is not what {product.name} was made from", "use pipe_data to process the new file")
     return path
 
@@ -1213,7 +1168,5 @@ def _same_cache(record: Mapping) -> OfflineCache | None:
 def _pin_path(name: str, record: Mapping) -> str:
     # The file itself where the cache of then is at hand; else its name, to be looked up in the CRDS cache of now.
     bare = name.removeprefix("crds://")
-    if record["crds"]["path"]:
-        path = Path(record["crds"]["path"]) / "references" / "jwst" / "niriss" / bare
-        return str(path) if path.is_file() else bare
-    return bare
+    path = Path(record["crds"]["path"] or "") / "references" / "jwst" / "niriss" / bare
+    return str(path) if record["crds"]["path"] and path.is_file() else bare

@@ -5,10 +5,11 @@
 # %% ../../nbs/process/01_record.ipynb #1ed73d8c
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ import numpy as np
 import calami
 from ..core.files import write_atomically
 from ..core.problems import CalamiError, FileProblem
+from ..core.record import file_record
 
 # %% auto #0
-__all__ = ['sidecar_path', 'input_facts', 'fingerprint_of', 'write_sidecar', 'read_sidecar', 'is_current']
+__all__ = ['sidecar_path', 'input_facts', 'fingerprint_of', 'digest_of', 'write_sidecar', 'read_sidecar', 'is_current',
+           'records_in', 'as_json']
 
 # %% ../../nbs/process/01_record.ipynb #9a16c207
 def sidecar_path(product_path: str | os.PathLike) -> Path:
@@ -60,15 +63,7 @@ def input_facts(paths: Iterable[str | os.PathLike]) -> list[dict]:
     FileProblem
         If one cannot be read.
     """
-    facts = []
-    for path in map(Path, paths):
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                facts.append({"file": path.name, "size": os.fstat(file.fileno()).st_size, "sha256": digest})
-        except OSError as error:
-            raise FileProblem(path, f"cannot be read ({error.strerror or error})", "check its path") from error
-    return facts
+    return [file_record(path) for path in paths]
 
 # %% ../../nbs/process/01_record.ipynb #7841f6bb
 def fingerprint_of(inputs: Sequence[Mapping], parameters: Any, versions: Mapping) -> str:
@@ -91,6 +86,23 @@ def fingerprint_of(inputs: Sequence[Mapping], parameters: Any, versions: Mapping
     """
     facts = {"inputs": [i["sha256"] for i in inputs], "parameters": parameters, "versions": versions}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode()).hexdigest()
+
+# %% ../../nbs/process/01_record.ipynb #2295698c
+def digest_of(*values: Any) -> str:
+    """
+    Make a digest of anything that JSON can hold.
+
+    Parameters
+    ----------
+    *values : object
+        What counts, in order.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=_plain).encode()).hexdigest()
 
 # %% ../../nbs/process/01_record.ipynb #2a8232da
 def write_sidecar(product_path: str | os.PathLike, record: Mapping[str, Any]) -> Path:
@@ -190,8 +202,48 @@ def is_current(product_path: str | os.PathLike, fingerprint: str) -> bool:
     return record["fingerprint"] == fingerprint and record.get("size") in (None, size)
 
 # %% ../../nbs/process/01_record.ipynb #2ee12726
+def records_in(folder: str | os.PathLike, pattern: str = "*") -> Iterator[tuple[Path, dict]]:
+    """
+    Read the records of a folder.
+
+    Parameters
+    ----------
+    folder : path-like
+        The folder.
+    pattern : str
+        Of the names of the products, as for `pathlib.Path.glob`.
+
+    Yields
+    ------
+    pathlib.Path
+        A sidecar.
+    dict
+        What it holds. Damaged ones say nothing and are passed over.
+    """
+    for path in sorted(Path(folder).glob(f"{pattern}.calami.json")):
+        with contextlib.suppress(FileProblem):
+            yield path, read_sidecar(path)
+
+# %% ../../nbs/process/01_record.ipynb #ce9f38a8
+def as_json(value: Any) -> Any:
+    """
+    Turn a value into what comes back from a JSON file.
+
+    Parameters
+    ----------
+    value : object
+        Mappings, sequences, numbers, arrays, paths, …
+
+    Returns
+    -------
+    object
+        Of dict, list, str, int, float, bool and None; what is none of these as its text.
+    """
+    return json.loads(json.dumps(value, default=_plain))
+
+# %% ../../nbs/process/01_record.ipynb #e46f8f63
 def _plain(value):
-    """Turn what JSON does not know into what it knows."""
+    # What JSON does not know, as something that it knows.
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return str(value)

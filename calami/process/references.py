@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,18 +127,41 @@ SATURATION_MARGIN = 0.98
 DARK_GROUPS = 120
 
 # %% ../../nbs/process/11_references.ipynb #744fa23b
-def _pixel_flag(name: str) -> np.uint32:
-    from stdatamodels.jwst.datamodels import dqflags
-
-    return np.uint32(dqflags.pixel[name])
+# Of each map: model, flags of the reference pixels (None: no flags at all), what it says of the exposure.
+_MODELS: dict[str, tuple[str, str | None, dict]] = {
+    "mask": ("MaskModel", "REFERENCE_PIXEL", {}),
+    "saturation": ("SaturationModel", "NO_SAT_CHECK", {}),
+    "superbias": ("SuperBiasModel", "", {"readpatt": "NISRAPID"}),
+    "linearity": ("LinearityModel", "NO_LIN_CORR", {}),
+    "dark": ("DarkModel", "", {"type": "NIS_DARK", "readpatt": "NISRAPID", "nframes": 1, "groupgap": 0}),
+    "gain": ("GainModel", None, {}),
+    "readnoise": ("ReadnoiseModel", None, {"readpatt": "NISRAPID"}),
+    "flat": ("FlatModel", "UNRELIABLE_FLAT DO_NOT_USE", {"type": "NIS_AMI"}),
+}
+_MODELS["dark"][2].update(ngroups=DARK_GROUPS, noutputs=1)
+_UNITS = {"gain": "ELECTRONS/DN", "readnoise": "DN"}
 
 # %% ../../nbs/process/11_references.ipynb #8fe7596a
-def _reference_rows(*names: str) -> np.ndarray:
-    # Flags on the reference pixels, and only there.
-    flags = np.zeros(niriss.SUB80.shape, "uint32")
-    for name in names:
-        flags[: niriss.SUB80.reference_rows] |= _pixel_flag(name)
-    return flags
+def _map_model(reftype: str, detector: Detector):
+    from stdatamodels.jwst import datamodels
+
+    kind, names, exposure = _MODELS[reftype]
+    arrays = {name: np.asarray(values, "float32") for name, values in _arrays(reftype, detector).items()}
+    model = getattr(datamodels, kind)(**{k: v for k, v in arrays.items() if k in ("data", "coeffs")})
+    for name in arrays.keys() - {"data", "coeffs"}:
+        setattr(model, name, arrays[name])
+    if reftype in _UNITS:
+        model.meta.bunit_data = _UNITS[reftype]
+    if names is not None:
+        flags = np.array(detector.flags if reftype == "mask" else np.zeros(niriss.SUB80.shape), "uint32")
+        for name in names.split():
+            flags[: niriss.SUB80.reference_rows] |= np.uint32(datamodels.dqflags.pixel[name])
+        model.dq = flags
+        if flags.any():
+            model.dq_def = _flag_table(flags)
+    _describe(model, reftype, **exposure)
+    _place(model)
+    return model
 
 # %% ../../nbs/process/11_references.ipynb #117742bb
 def _flag_table(flags: np.ndarray) -> np.ndarray:
@@ -151,84 +174,33 @@ def _flag_table(flags: np.ndarray) -> np.ndarray:
     return np.array(rows, dtype=columns)
 
 # %% ../../nbs/process/11_references.ipynb #0d4f7aa5
-def _flags(model, flags: np.ndarray) -> None:
-    model.dq = flags.astype("uint32")
-    if flags.any():
-        model.dq_def = _flag_table(flags)
-
-# %% ../../nbs/process/11_references.ipynb #cda65bfe
-def _mask(detector: Detector):
-    from stdatamodels.jwst.datamodels import MaskModel
-
-    model = MaskModel()
-    _flags(model, np.asarray(detector.flags, "uint32") | _reference_rows("REFERENCE_PIXEL"))
-    return model
-
-# %% ../../nbs/process/11_references.ipynb #8aed4f12
-def _superbias(detector: Detector):
-    from stdatamodels.jwst.datamodels import SuperBiasModel
-
-    model = SuperBiasModel(data=np.asarray(detector.bias, "float32"))
-    _flags(model, _reference_rows())
-    return model
-
-# %% ../../nbs/process/11_references.ipynb #aff71556
-def _saturation(detector: Detector):
-    from stdatamodels.jwst.datamodels import SaturationModel
-
-    charge = SATURATION_MARGIN * np.asarray(detector.saturation, float)
-    counts = detector.bias + (charge - detector.nonlinearity * charge**2) / detector.gain
-    model = SaturationModel(data=np.minimum(counts, 65_535).astype("float32"))  # the converter has 16 bits
-    _flags(model, _reference_rows("NO_SAT_CHECK"))
-    return model
-
-# %% ../../nbs/process/11_references.ipynb #175c3edd
-def _linearity(detector: Detector):
-    from stdatamodels.jwst.datamodels import LinearityModel
-
-    coefficients = linearity_coefficients(detector.nonlinearity, detector.gain, detector.saturation)
-    coefficients[2:, : niriss.SUB80.reference_rows] = 0
-    model = LinearityModel(coeffs=coefficients)
-    _flags(model, _reference_rows("NO_LIN_CORR"))
-    return model
-
-# %% ../../nbs/process/11_references.ipynb #8e012413
-def _gain(detector: Detector):
-    from stdatamodels.jwst.datamodels import GainModel
-
-    model = GainModel(data=np.asarray(detector.gain, "float32"))
-    model.meta.bunit_data = "ELECTRONS/DN"
-    return model
-
-# %% ../../nbs/process/11_references.ipynb #381ec0ac
-def _readnoise(detector: Detector):
-    from stdatamodels.jwst.datamodels import ReadnoiseModel
-
-    model = ReadnoiseModel(data=(np.sqrt(2) * np.maximum(detector.read_noise, 0.01) / detector.gain).astype("float32"))
-    model.meta.bunit_data = "DN"
-    return model
-
-# %% ../../nbs/process/11_references.ipynb #a35c9c89
-def _dark(detector: Detector):
-    from stdatamodels.jwst.datamodels import DarkModel
-
-    seconds = niriss.SUB80.frame_time * np.arange(1, DARK_GROUPS + 1)[:, None, None]
-    model = DarkModel(data=(seconds * detector.dark / detector.gain).astype("float32"))
-    model.err = np.zeros_like(model.data)
-    model.average_dark_current = np.asarray(detector.dark, "float32")
-    _flags(model, _reference_rows())
-    return model
-
-# %% ../../nbs/process/11_references.ipynb #72e71d0e
-def _flat(detector: Detector):
-    from stdatamodels.jwst.datamodels import FlatModel
-
-    flat = np.asarray(detector.flat, float).copy()
-    flat[: niriss.SUB80.reference_rows] = 1
-    model = FlatModel(data=flat.astype("float32"))
-    model.err = np.zeros_like(model.data)
-    _flags(model, _reference_rows("UNRELIABLE_FLAT", "DO_NOT_USE"))
-    return model
+def _arrays(reftype: str, detector: Detector) -> dict[str, np.ndarray]:
+    # What a reference holds, by name of the array; the mask has flags only.
+    rows = niriss.SUB80.reference_rows
+    match reftype:
+        case "saturation":
+            charge = SATURATION_MARGIN * np.asarray(detector.saturation, float)
+            counts = detector.bias + (charge - detector.nonlinearity * charge**2) / detector.gain
+            return {"data": np.minimum(counts, 65_535)}  # the converter has 16 bits
+        case "superbias":
+            return {"data": detector.bias}
+        case "linearity":
+            coefficients = linearity_coefficients(detector.nonlinearity, detector.gain, detector.saturation)
+            coefficients[2:, :rows] = 0
+            return {"coeffs": coefficients}
+        case "gain":
+            return {"data": detector.gain}
+        case "readnoise":
+            return {"data": np.sqrt(2) * np.maximum(detector.read_noise, 0.01) / detector.gain}
+        case "dark":
+            seconds = niriss.SUB80.frame_time * np.arange(1, DARK_GROUPS + 1)[:, None, None]
+            dark = seconds * detector.dark / detector.gain
+            return {"data": dark, "err": np.zeros_like(dark), "average_dark_current": detector.dark}
+        case "flat":
+            flat = np.array(detector.flat, float)
+            flat[:rows] = 1
+            return {"data": flat, "err": np.zeros_like(flat)}
+    return {}
 
 # %% ../../nbs/process/11_references.ipynb #e644f951
 def detector_to_v2v3():
@@ -255,7 +227,7 @@ def detector_to_v2v3():
     return to_pixel | AffineTransformation2D(matrix) | Shift(AIM_V2V3[0]) & Shift(AIM_V2V3[1])
 
 # %% ../../nbs/process/11_references.ipynb #a230583a
-def _distortion(detector: Detector):
+def _distortion():
     from stdatamodels.jwst.datamodels import DistortionModel
 
     model = DistortionModel(model=detector_to_v2v3(), input_units="pixel", output_units="arcsec")
@@ -276,10 +248,6 @@ def _nrm(flat_to_flat: float):
         setattr(model, f"y_a{number}", float(y))
     model.meta.exposure.type = "NIS_AMI"
     return model
-
-# %% ../../nbs/process/11_references.ipynb #e6b058c5
-def _default_passbands() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return {name: passband(name) for name in niriss.FILTERS}
 
 # %% ../../nbs/process/11_references.ipynb #d28925f4
 def _throughput(name: str, curve: tuple[np.ndarray, np.ndarray]):
@@ -466,9 +434,9 @@ class OfflineCache:
         """
         path = Path(path).absolute()
         try:
-            told = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-            references = tuple(Reference(**r) for r in told["references"])
-            cache = cls(path, told["context"], told["fingerprint"], references)
+            facts = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            references = tuple(Reference(**r) for r in facts["references"])
+            cache = cls(path, facts["context"], facts["fingerprint"], references)
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"is not a CRDS cache made by calami ({_MANIFEST} cannot be read: {error})"
             raise FileProblem(path, reason, "build one with calami.process.references.offline_cache") from error
@@ -555,7 +523,7 @@ def _checked_maps(detector: Detector) -> dict[str, np.ndarray]:
         if name == "read_noise" and not (values >= 0).all():
             raise CalamiError("detector.read_noise is negative somewhere; it is a standard deviation")
         if not np.isfinite(values).all():
-            raise CalamiError(f"detector.{name} is not finite in {np.sum(~np.isfinite(values))} pixels; mend the map")
+            raise CalamiError(f"detector.{name} is not finite in {np.sum(~np.isfinite(values))} pixels; fix the map")
         maps[name] = values.astype("uint32" if name == "flags" else float)
     return maps
 
@@ -630,7 +598,7 @@ def _recipe(detector, passbands, signal_thresholds, parameters, hole) -> _Recipe
         raise CalamiError(f"hole_flat_to_flat is {hole} m; a hole of the mask has between 0 and 1.32 m")
     return _Recipe(
         _checked_maps(detector),
-        _checked_passbands(_default_passbands() if passbands is None else passbands),
+        _checked_passbands({n: passband(n) for n in niriss.FILTERS} if passbands is None else passbands),
         _checked_thresholds(signal_thresholds or {}),
         _checked_parameters(parameters or {}),
         float(hole),
@@ -650,27 +618,16 @@ def _models(recipe: _Recipe) -> Iterator[tuple[str, str | None, Any]]:
     from types import SimpleNamespace
 
     detector = SimpleNamespace(**recipe.maps)
-    pattern = {"readpatt": "NISRAPID"}
-    frames = pattern | {"nframes": 1, "groupgap": 0, "ngroups": DARK_GROUPS, "noutputs": 1}
-    makers: dict[str, tuple[Callable, dict]] = {
-        "mask": (_mask, {}),
-        "saturation": (_saturation, {}),
-        "superbias": (_superbias, pattern),
-        "linearity": (_linearity, {}),
-        "dark": (_dark, {"type": "NIS_DARK"} | frames),
-        "gain": (_gain, {}),
-        "readnoise": (_readnoise, pattern),
-        "flat": (_flat, {"type": "NIS_AMI"}),
-        "distortion": (_distortion, {}),
-    }
-    for reftype, (make, exposure) in makers.items():
-        model = make(detector)
-        _describe(model, reftype, **exposure)
-        _place(model)
+    for reftype in _MODELS:
+        model = _map_model(reftype, detector)
         if reftype == "flat":
             model.meta.instrument.p_filter, model.meta.instrument.p_pupil = "|".join(niriss.FILTERS) + "|", "NRM|"
             model.meta.instrument.filter, model.meta.instrument.pupil = "ANY", "NRM"
         yield reftype, None, model
+    distortion = _distortion()
+    _describe(distortion, "distortion")
+    _place(distortion)
+    yield "distortion", None, distortion
     nrm = _nrm(recipe.hole)
     _describe(nrm, "nrm", type="NIS_AMI")
     yield "nrm", None, nrm
@@ -734,7 +691,7 @@ def _write_config(folder: Path, context: str) -> None:
     from importlib.metadata import version
 
     folder.mkdir(parents=True)
-    told = {
+    facts = {
         "bad_files": "",
         "bad_files_list": [],
         "crds_version": {"str": version("crds")},
@@ -746,7 +703,7 @@ def _write_config(folder: Path, context: str) -> None:
         "operational_context": context,
         "status": "cache",
     }
-    (folder / "server_config").write_text(repr(told) + "\n", encoding="utf-8")
+    (folder / "server_config").write_text(repr(facts) + "\n", encoding="utf-8")
     (folder / "ref_cache_subdir_mode").write_text("instrument\n", encoding="utf-8")
 
 # %% ../../nbs/process/11_references.ipynb #e4b9b01e
@@ -789,7 +746,7 @@ def offline_cache(
     CalamiError
         If the detector or an option cannot be right, before anything is written.
     FileProblem
-        If something else stands at `path`, or it cannot be written.
+        If something else is at `path`, or it cannot be written.
     """
     recipe = _recipe(detector, passbands, signal_thresholds, parameters, hole_flat_to_flat)
     path = Path(path).absolute()
@@ -842,9 +799,9 @@ def _build(path: Path, recipe: _Recipe) -> OfflineCache:
         references = _write_references(part / "references" / "jwst" / "niriss", recipe, serial)
         context = _write_rules(part / "mappings" / "jwst", references, serial)
         _write_config(part / "config" / "jwst", context)
-        told = {"context": context, "fingerprint": fingerprint}
-        told["references"] = [dataclasses.asdict(r) for r in references]
-        (part / _MANIFEST).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        facts = {"context": context, "fingerprint": fingerprint}
+        facts["references"] = [dataclasses.asdict(r) for r in references]
+        (part / _MANIFEST).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         try:
             part.rename(path)
         except OSError:

@@ -443,7 +443,7 @@ def test_without_crds_it_says_so_before_anything_runs(uncal, tmp_path, monkeypat
         monkeypatch.delenv(key)
     monkeypatch.setenv("CRDS_PATH", str(tmp_path / "empty"))
     monkeypatch.setenv("CRDS_SERVER_URL", references.SERVERLESS)
-    with pytest.raises(CalamiError, match=r"CRDS tells no context.*default_cache"):
+    with pytest.raises(CalamiError, match=r"CRDS names no context.*default_cache"):
         pipe_data(uncal, ["dq_init"], {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
