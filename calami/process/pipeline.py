@@ -79,6 +79,11 @@ class _Stage:
         self.products: list[Path] = []
         self.seconds = 0.0
 
+    def timed(self, run: Callable, folder: Path) -> None:
+        started = time.perf_counter()
+        run(self, folder)
+        self.seconds = time.perf_counter() - started
+
     def key(self, done: Sequence[str]) -> str:
         steps = [[name, _science(self.parameters, name)] for name in dict.fromkeys(done)]
         return digest_of(self.job["base"], self.before, self.alias, steps)
@@ -367,7 +372,7 @@ def _run_chain(job: Mapping, work: Path) -> list[_Stage]:
         stage = _Stage("steps", job, first)
         (work / "0").mkdir()
         with _loggers_heard():
-            _timed(_run_steps, stage, work / "0")
+            stage.timed(_run_steps, work / "0")
         return [stage]
     stages: list[_Stage] = []
     inputs, before = [first], []
@@ -378,7 +383,7 @@ def _run_chain(job: Mapping, work: Path) -> list[_Stage]:
             folder.mkdir()
             path = _association(path, folder) if alias == "calwebb_ami3" else path
             stage = _Stage(alias, job, path, before, last=number == len(job["chain"]) - 1)
-            _timed(_run_pipeline, stage, folder)
+            stage.timed(_run_pipeline, folder)
             these.append(stage)
         stages += these
         made = {_type_of(p, job["stem"]): p for s in these for p in s.products}
@@ -389,12 +394,6 @@ def _run_chain(job: Mapping, work: Path) -> list[_Stage]:
                 raise CalamiError(f"{job['chain'][number + 1]} can use nothing of what {alias} made: {', '.join(made)}")
             inputs = [made[t] for t in chosen]
     return stages
-
-# %% ../../nbs/process/14_pipeline.ipynb #0c85b3fc
-def _timed(run: Callable, stage: _Stage, folder: Path) -> None:
-    started = time.perf_counter()
-    run(stage, folder)
-    stage.seconds = time.perf_counter() - started
 
 # %% ../../nbs/process/14_pipeline.ipynb #6a5106ed
 def main_product(products: Sequence[Path]) -> Path:
@@ -474,11 +473,8 @@ def _may_replace(target: Path, job: Mapping) -> None:
         raise FileProblem(target, "is an input and would be written over", "choose another outdir")
     if not target.exists() or job["overwrite"]:
         return
-    try:
-        same = read_sidecar(target)["fingerprint"] == job["fingerprint"]
-    except FileProblem:
-        same = False
-    if not same:
+    records = [record for _, record in records_in(target.parent, glob.escape(target.name.removesuffix(".fits")))]
+    if job["fingerprint"] not in (record["fingerprint"] for record in records):
         reason = "is there already, made from something else or with other parameters"
         raise FileProblem(target, reason, "choose another outdir, or say overwrite=True")
 
@@ -754,16 +750,15 @@ def _files_of_dataset(
 def _files(data: Any, alias: str, filetypes: Sequence[str]) -> Iterator[tuple[str, Path | None, str]]:
     if isinstance(data, Run):
         data = data.dataset
+    if isinstance(data, (str, os.PathLike)):
+        data = Path(data).expanduser()
+        data = ExposureSet(data, filetypes) if data.is_dir() else data
     if isinstance(data, ExposureSet):
         yield from _files_of_dataset(data, alias, filetypes)
     elif isinstance(data, Exposure):
         yield from ((data.name, path, "") for path in data.paths)
-    elif isinstance(data, (str, os.PathLike)):
-        path = Path(data).expanduser()
-        if path.is_dir():
-            yield from _files_of_dataset(ExposureSet(path, filetypes), alias, filetypes)
-        else:
-            yield _stem(path), path, ""
+    elif isinstance(data, Path):
+        yield _stem(data), data, ""
     elif isinstance(data, Iterable):
         for item in data:
             yield from _files(item, alias, filetypes)

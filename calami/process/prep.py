@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -23,11 +22,11 @@ from ..exposures.exposure import Exposure
 from .piece import Piece, read_piece
 from .recipes import Recipe
 from calami.process.record import (
-    _plain,
+    as_json,
     fingerprint_of,
     input_facts,
     is_current,
-    read_sidecar,
+    records_in,
     sidecar_path,
     write_sidecar,
 )
@@ -252,17 +251,13 @@ def prep_many(
 # %% ../../nbs/process/08_prep.ipynb #f9705953
 def _made_before(folder: Path, parameters: dict, versions: dict, facts: Future) -> list[Path]:
     """Products of an earlier run with the same inputs and parameters, if all of them are there."""
-    wanted = json.loads(json.dumps(parameters, default=_plain))
-    for beside in sorted(folder.glob("*.calami.json")):
-        try:
-            told = read_sidecar(beside)
-        except FileProblem:
-            continue
-        if told.get("parameters") != wanted or told.get("operation") != "prep":
+    wanted = as_json(parameters)
+    for _, record in records_in(folder):
+        if record.get("parameters") != wanted or record.get("operation") != "prep":
             continue
         mark = fingerprint_of(facts.result(), parameters, versions)
-        paths = [folder / name for name in told.get("outputs", ())]
-        if told["fingerprint"] == mark and paths and all(is_current(path, mark) for path in paths):
+        paths = [folder / name for name in record.get("outputs", ())]
+        if record["fingerprint"] == mark and paths and all(is_current(path, mark) for path in paths):
             return paths
     return []
 

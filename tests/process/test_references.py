@@ -322,7 +322,7 @@ def test_losing_the_race_takes_the_winner(detector, tmp_path, monkeypatch):
 
 
 def test_the_default_cache_is_in_the_cache_folder_of_calami(detector, own_cache, monkeypatch):
-    monkeypatch.setattr(references, "_default_passbands", lambda: BOXES)
+    monkeypatch.setattr(references, "passband", BOXES.get)
     made = references.default_cache(detector)
     assert made.path.parent == own_cache / "crds" and made.fingerprint.startswith(made.path.name)
     before = contents(made.path)
