@@ -26,30 +26,9 @@ __all__ = ['DIMENSIONS', 'Exposure']
 #: How many dimensions the SCI array of each kind of product has; other products are looked at as they come.
 DIMENSIONS = {"uncal": 4, "ramp": 4, "rateints": 3, "calints": 3, "rate": 2, "cal": 2}
 
-# %% ../../nbs/exposures/06_exposure.ipynb #a97d1eb0
-class Exposure:
-    """
-    One exposure, opened lazily and never modified.
-
-    Parameters
-    ----------
-    paths : path-like or sequence of path-like
-        The file of the exposure, or all its segments in order.
-    name : str, optional
-        What the user calls the exposure; the rootname if not given.
-
-    Attributes
-    ----------
-    paths : tuple of pathlib.Path
-        The files.
-    name : str
-        The name.
-
-    Raises
-    ------
-    FileProblem
-        At first use, if a file cannot be read, is cut short or lacks the array that is asked for.
-    """
+# %% ../../nbs/exposures/06_exposure.ipynb #529a9382
+class _Files:
+    """Files of one exposure: headers and arrays, read when they are asked for."""
 
     def __init__(self, paths, name: str | None = None):
         single = isinstance(paths, (str, Path)) or not isinstance(paths, Iterable)
@@ -182,7 +161,7 @@ class Exposure:
         """
         if extension not in self._arrays:
             parts = [self._pixels(path, extension) for path in self.paths]
-            whole = parts[0] if len(parts) == 1 else self._join(parts, extension)
+            whole = parts[0] if len(parts) == 1 else _join(self.paths[0], parts, extension)
             whole = whole.astype(whole.dtype.newbyteorder("="), copy=False)
             whole.flags.writeable = False
             self._arrays[extension] = whole
@@ -194,20 +173,43 @@ class Exposure:
                 raise FileProblem(path, f"its {extension} extension holds no pixels; use another product")
             return hdu.data
 
-    def _join(self, parts: list[np.ndarray], extension: str) -> np.ndarray:
-        if extension == "PIXELDQ":  # one map for the whole exposure, repeated in every segment
-            return np.bitwise_or.reduce(parts)
-        if parts[0].ndim < 3:
-            raise FileProblem(
-                self.paths[0],
-                f"{len(parts)} segments of a {parts[0].ndim}-D {extension} cannot be joined; give one file",
-            )
-        if len({p.shape[1:] for p in parts}) > 1:
-            shapes = ", ".join(str(p.shape) for p in parts)
-            raise FileProblem(
-                self.paths[0], f"its segments do not fit together (shapes {shapes}); are they of one exposure?"
-            )
-        return np.concatenate(parts)
+# %% ../../nbs/exposures/06_exposure.ipynb #1c20a95c
+def _join(path: Path, parts: list[np.ndarray], extension: str) -> np.ndarray:
+    if extension == "PIXELDQ":  # one map for the whole exposure, repeated in every segment
+        return np.bitwise_or.reduce(parts)
+    if parts[0].ndim < 3:
+        raise FileProblem(
+            path, f"{len(parts)} segments of a {parts[0].ndim}-D {extension} cannot be joined; give one file"
+        )
+    if len({p.shape[1:] for p in parts}) > 1:
+        shapes = ", ".join(str(p.shape) for p in parts)
+        raise FileProblem(path, f"its segments do not fit together (shapes {shapes}); are they of one exposure?")
+    return np.concatenate(parts)
+
+# %% ../../nbs/exposures/06_exposure.ipynb #a97d1eb0
+class Exposure(_Files):
+    """
+    One exposure, opened lazily and never modified.
+
+    Parameters
+    ----------
+    paths : path-like or sequence of path-like
+        The file of the exposure, or all its segments in order.
+    name : str, optional
+        What the user calls the exposure; the rootname if not given.
+
+    Attributes
+    ----------
+    paths : tuple of pathlib.Path
+        The files.
+    name : str
+        The name.
+
+    Raises
+    ------
+    FileProblem
+        At first use, if a file cannot be read, is cut short or lacks the array that is asked for.
+    """
 
     @property
     def science(self) -> np.ndarray:
@@ -278,52 +280,11 @@ class Exposure:
         FileProblem
             If the product has other dimensions, a single group, or no errors.
         """
-        if self.science.ndim == 2:
-            return self._rate_2d()
-        if self.science.ndim == 3:
-            return self._rate_3d()
-        if self.science.ndim == 4:
-            return self._rate_4d()
-        raise FileProblem(self.paths[0], f"its SCI array has {self.science.ndim} dimensions; 2, 3 or 4 are understood")
-
-    def _variance(self) -> np.ndarray:
-        variance = np.square(self.error, dtype=float)
-        if self.has("VAR_FLAT"):
-            variance = np.maximum(variance - np.nan_to_num(self.array("VAR_FLAT").astype(float)), 0.0)
-        return variance / self.per_adu**2
-
-    def _usable(self) -> np.ndarray:
-        known = np.isfinite(self.science) & np.isfinite(self.error) & (self.error > 0)
-        return (self.dq & niriss.DO_NOT_USE == 0) & known
-
-    def _rate_2d(self) -> RateImage:
-        value = self.science.astype(float) / self.per_adu
-        error = np.sqrt(self._variance())
-        return RateImage(value, error, self._usable())
-
-    def _rate_3d(self) -> RateImage:
-        usable = self._usable()
-        count = usable.sum(axis=0)
-        total = np.where(usable, self.science, 0).sum(axis=0, dtype=float)
-        variance = np.where(usable, self._variance(), 0).sum(axis=0)
-        safe = np.maximum(count, 1)
-        return RateImage(total / safe / self.per_adu, np.sqrt(variance) / safe, count > 0)
-
-    def _rate_4d(self) -> RateImage:
-        if self.shape[1] < 2:
-            raise FileProblem(self.paths[0], "has a single group, so no rate can be formed; use its rate product")
-        step = self.facts.get("TGROUP")
-        if not _is_positive(step):
-            raise FileProblem(self.paths[0], f"TGROUP is {step!r}, a number of seconds is needed; mend its header")
-        rates = (self.science[:, 1].astype(float) - self.science[:, 0]) / step
-        unusable = niriss.DO_NOT_USE | niriss.SATURATED
-        usable = (self.dq[:, :2] & unusable == 0).all(axis=1) & np.isfinite(rates)
-        count = usable.sum(axis=0)
-        safe = np.maximum(count, 1)
-        mean = np.where(usable, rates, 0).sum(axis=0) / safe
-        electrons = niriss.to_electrons(np.maximum(mean, 0) * step) + 2 * niriss.READ_NOISE_E**2
-        error = niriss.to_adu(np.sqrt(electrons / safe)) / step
-        return RateImage(mean, error, count > 0)
+        rates = {2: _rate_2d, 3: _rate_3d, 4: _rate_4d}
+        dimensions = self.science.ndim
+        if dimensions not in rates:
+            raise FileProblem(self.paths[0], f"its SCI array has {dimensions} dimensions; 2, 3 or 4 are understood")
+        return rates[dimensions](self)
 
     def peak(self) -> Peak:
         """
@@ -344,6 +305,50 @@ class Exposure:
     def __repr__(self) -> str:
         files = f"{len(self.paths)} file{'s' * (len(self.paths) > 1)}"
         return f"{type(self).__name__}({self.name!r}, {self.filetype}, {files})"
+
+# %% ../../nbs/exposures/06_exposure.ipynb #b09c60dc
+def _rate_2d(data: Exposure) -> RateImage:
+    value = data.science.astype(float) / data.per_adu
+    error = np.sqrt(_variance(data))
+    return RateImage(value, error, _usable(data))
+
+# %% ../../nbs/exposures/06_exposure.ipynb #cd4e1496
+def _rate_3d(data: Exposure) -> RateImage:
+    usable = _usable(data)
+    count = usable.sum(axis=0)
+    total = np.where(usable, data.science, 0).sum(axis=0, dtype=float)
+    variance = np.where(usable, _variance(data), 0).sum(axis=0)
+    safe = np.maximum(count, 1)
+    return RateImage(total / safe / data.per_adu, np.sqrt(variance) / safe, count > 0)
+
+# %% ../../nbs/exposures/06_exposure.ipynb #3085e7fa
+def _rate_4d(data: Exposure) -> RateImage:
+    if data.shape[1] < 2:
+        raise FileProblem(data.paths[0], "has a single group, so no rate can be formed; use its rate product")
+    step = data.facts.get("TGROUP")
+    if not _is_positive(step):
+        raise FileProblem(data.paths[0], f"TGROUP is {step!r}, a number of seconds is needed; mend its header")
+    rates = (data.science[:, 1].astype(float) - data.science[:, 0]) / step
+    unusable = niriss.DO_NOT_USE | niriss.SATURATED
+    usable = (data.dq[:, :2] & unusable == 0).all(axis=1) & np.isfinite(rates)
+    count = usable.sum(axis=0)
+    safe = np.maximum(count, 1)
+    mean = np.where(usable, rates, 0).sum(axis=0) / safe
+    electrons = niriss.to_electrons(np.maximum(mean, 0) * step) + 2 * niriss.READ_NOISE_E**2
+    error = niriss.to_adu(np.sqrt(electrons / safe)) / step
+    return RateImage(mean, error, count > 0)
+
+# %% ../../nbs/exposures/06_exposure.ipynb #40127dab
+def _variance(data: Exposure) -> np.ndarray:
+    variance = np.square(data.error, dtype=float)
+    if data.has("VAR_FLAT"):
+        variance = np.maximum(variance - np.nan_to_num(data.array("VAR_FLAT").astype(float)), 0.0)
+    return variance / data.per_adu**2
+
+# %% ../../nbs/exposures/06_exposure.ipynb #c8430548
+def _usable(data: Exposure) -> np.ndarray:
+    known = np.isfinite(data.science) & np.isfinite(data.error) & (data.error > 0)
+    return (data.dq & niriss.DO_NOT_USE == 0) & known
 
 # %% ../../nbs/exposures/06_exposure.ipynb #8fc05db2
 def _is_positive(value) -> bool:

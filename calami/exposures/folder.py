@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -303,118 +304,49 @@ def _fit(kind: type, value):
     return None
 
 # %% ../../nbs/exposures/07_folder.ipynb #d851ad90
-#: Columns of the compact table of `Dataset.info`.
-COMPACT_COLUMNS = (
-    "name",
-    "rootname",
-    "role",
-    "targprop",
-    "filter",
-    "pupil",
-    "ngroups",
-    "nints",
-    "effinttm",
-    "patt_num",
+#: Columns of the compact table of `ExposureSet.info`.
+COMPACT_COLUMNS = tuple(
+    "name rootname role targprop filter pupil ngroups nints effinttm patt_num date-beg types".split()
 )
-COMPACT_COLUMNS += ("date-beg", "types")
 #: Rows shown when a dataset is the result of a notebook cell.
 _SHOWN_ROWS = 20
 _PROBLEM_COLUMNS = ("file", "severity", "reason")
 
-# %% ../../nbs/exposures/07_folder.ipynb #202f3d82
-class ExposureSet:
-    """
-    A set of exposures on disk: found, read, summarised, selected and opened.
+# %% ../../nbs/exposures/07_folder.ipynb #ba60394a
+class _Finder:
+    """Finds exposures, and notes what it passes over and what is wrong."""
 
-    What a person works with is `calami.dataset.Dataset`, which can also fetch, name, change and reprocess them.
-
-    Parameters
-    ----------
-    datafrom : path-like or iterable of path-like
-        A folder (searched with all below it), a file, or a list of these.
-    filetypes : str or sequence of str
-        Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty.
-    verbose : bool
-        Log at level INFO what is found, on standard error.
-
-    Attributes
-    ----------
-    datadir : pathlib.Path
-        The folder given, or the common parent of the files given.
-    filetypes : tuple of str
-        Product types on disk, raw to processed.
-    infodir : pathlib.Path or None
-        Folder where what is done is logged; none for this class.
-    opener : type
-        What an exposure is opened as.
-    others : list of pathlib.Path
-        Files whose names are well formed but which are no exposures: stage 3 products, guide star files.
-
-    Raises
-    ------
-    CalamiError
-        If the place does not exist or holds no NIRISS exposure at all. The message says what was found instead.
-    """
-
-    opener: type[Exposure] = Exposure
-    infodir: Path | None = None
-
-    def __init__(self, datafrom, filetypes=(), verbose: bool = False):
-        datafrom = _as_paths(datafrom)
-        self.datadir = _common_folder(datafrom)
+    def __init__(self, wanted: tuple[str, ...], index: Index):
+        self.wanted, self.index = wanted, index
         self.others: list[Path] = []
-        self._passed_over: set[str] = set()
+        self.other_types: set[str] = set()
+        self.problems: dict[tuple[str, str, str], None] = {}  # in order, each once
         self._renamed: set[str] = set()
-        self._problems: dict[tuple[str, str, str], None] = {}  # in order, each once
-        if verbose:
-            _log_to_stderr()
-        self._wanted = _as_products(filetypes)
-        with _collector_paused():
-            self._index = Index(_index_path(self.datadir))
-            self._exposures = self._collect(find_files(datafrom, self._left_out))
-            self._index.save()
-        self._refuse_nothing(datafrom)
-        self._finish()
 
-    def _finish(self) -> None:
-        self._names: dict[str, str] = {}
-        self._by_root = {e.rootname: e for e in self._exposures}
-        self._table = None
-        found = {t for e in self._exposures for t in e.types}
-        self.filetypes = tuple(sorted(found, key=_processing_rank))
+    def exclude(self, path: str, reason: str) -> None:
+        self.problems[path, "left out", reason] = None
 
-    # --- finding out -----------------------------------------------------------------------------------------------
+    def warn(self, path: str, reason: str) -> None:
+        self.problems[path, "warning", reason] = None
 
-    def _left_out(self, path: str, reason: str) -> None:
-        self._problems[path, "left out", reason] = None
-
-    def warn(self, path, reason: str) -> None:
-        """
-        Add a warning to `problems`.
-
-        Parameters
-        ----------
-        path : path-like
-            The file it is about.
-        reason : str
-            What is odd, and what to do about it.
-        """
-        self._problems[str(path), "warning", reason] = None
-
-    def _collect(self, files: list[Found]) -> list[Products]:
-        named = [(file, name) for file in files if (name := self._name_of(file)) is not None and self._wants(name)]
+    def find(self, datafrom: list[Path]) -> list[Products]:
+        files = find_files(datafrom, self.exclude)
+        named = [(file, name) for file in files if (name := self._name_of(file)) is not None]
+        if self.wanted:
+            self.other_types = {name.product for _, name in named} - {*self.wanted}
+            named = [(file, name) for file, name in named if name.product in self.wanted]
         # A file under its own name goes before a renamed copy of it.
         named.sort(key=lambda pair: pair[0].path in self._renamed)
         exposures: dict[str, Products] = {}
         for (file, name), facts in zip(named, self._facts_of(named), strict=True):
             if facts.problem:
-                self._left_out(file.path, facts.problem)
+                self.exclude(file.path, facts.problem)
                 continue
             root = f"{name.rootname}_{name.tag}" if name.tag else name.rootname  # a diced chunk is a row of its own
             exposure = exposures.setdefault(root, Products(root))
             first = exposure.add(file, name.product, name.segment or 0, facts)
             if first is not None:
-                self._left_out(file.path, f"{first.path} holds the same exposure and type and is used; remove one")
+                self.exclude(file.path, f"{first.path} holds the same exposure and type and is used; remove one")
                 continue
             for warning in facts.warnings:
                 self.warn(file.path, warning)
@@ -423,21 +355,15 @@ class ExposureSet:
             exposure.settle(self.warn)
         return ordered
 
-    def _wants(self, name: ExposureName) -> bool:
-        if not self._wanted or name.product in self._wanted:
-            return True
-        self._passed_over.add(name.product)
-        return False
-
     def _facts_of(self, named: list[tuple[Found, ExposureName]]) -> list[Facts]:
         now = time.time()
-        known = [self._index.get(file) for file, _ in named]
+        known = [self.index.get(file) for file, _ in named]
         unknown = [k for k, facts in enumerate(known) if facts is None]
         read = read_many([named[k] for k in unknown])
         columns = columns_of([facts.values for facts in read])  # made once: the index and the summary both need them
         for row, k in enumerate(unknown):
             facts = known[k] = read[row]._replace(values=Row(columns, row))
-            self._index.put(named[k][0], facts, now)
+            self.index.put(named[k][0], facts, now)
         return known
 
     def _name_of(self, file: Found) -> ExposureName | None:
@@ -453,13 +379,13 @@ class ExposureSet:
     def _name_inside(self, file: Found) -> ExposureName | None:
         # A renamed copy still knows its own name.
         try:
-            told = read_keywords(file.path, ("FILENAME",), (), structure=False).get("FILENAME")
-            name = parse_name(told or "")
+            filename = read_keywords(file.path, ("FILENAME",), (), structure=False).get("FILENAME")
+            name = parse_name(filename or "")
         except FileProblem as problem:
-            self._left_out(file.path, problem.reason)
+            self.exclude(file.path, problem.reason)
             return None
         except NameProblem:
-            self._left_out(
+            self.exclude(
                 file.path,
                 "neither its name nor its FILENAME card is that of a JWST file; rename it if it is an exposure",
             )
@@ -467,24 +393,33 @@ class ExposureSet:
         if not isinstance(name, ExposureName):
             self.others.append(Path(file.path))
             return None
-        self.warn(file.path, f"renamed; taken for {told}, as its FILENAME card says")
+        self.warn(file.path, f"renamed; taken for {filename}, as its FILENAME card says")
         self._renamed.add(file.path)
         return name
 
-    def _refuse_nothing(self, datafrom) -> None:
-        if self._exposures:
-            return
-        asked = f" of type {', '.join(self._wanted)}" if self._wanted else ""
-        lines = [f"{_short(datafrom)}: no NIRISS exposure{asked} found; expected files such as"]
-        lines[0] += " jw01516001001_03101_00001_nis_rate.fits"
-        if self._passed_over:
-            lines.append(f"  there are files of other types: {', '.join(sorted(self._passed_over))}")
-        lines += [f"  {Path(path).name}: {reason}" for path, _, reason in list(self._problems)[:5]]
-        if self.others:
-            lines.append(f"  {len(self.others)} files are products of other kinds, such as {self.others[0].name}")
-        raise CalamiError("\n".join(lines))
+# %% ../../nbs/exposures/07_folder.ipynb #383a0739
+def _nothing_found(datafrom: list[Path], finder: _Finder) -> str:
+    asked = f" of type {', '.join(finder.wanted)}" if finder.wanted else ""
+    lines = [f"{_short(datafrom)}: no NIRISS exposure{asked} found; expected files such as"]
+    lines[0] += " jw01516001001_03101_00001_nis_rate.fits"
+    if finder.other_types:
+        lines.append(f"  there are files of other types: {', '.join(sorted(finder.other_types))}")
+    lines += [f"  {Path(path).name}: {reason}" for path, _, reason in list(finder.problems)[:5]]
+    if finder.others:
+        lines.append(f"  {len(finder.others)} files are products of other kinds, such as {finder.others[0].name}")
+    return "\n".join(lines)
 
-    # --- looking ---------------------------------------------------------------------------------------------------
+# %% ../../nbs/exposures/07_folder.ipynb #caba6bb2
+class _Exposures:
+    """Exposures by name or rootname, with their files and header facts; `ExposureSet` sets the attributes."""
+
+    opener: type[Exposure] = Exposure
+    infodir: Path | None = None
+    datadir: Path
+    _exposures: list[Products]
+    _by_root: dict[str, Products]
+    _names: dict[str, str]
+    _index: Index
 
     @property
     def rootlist(self) -> list[str]:
@@ -495,36 +430,14 @@ class ExposureSet:
     def mapping(self) -> dict[str, str]:
         """Name to rootname, for every exposure."""
         if not self._names:
-            self._names = self._automatic()
+            self._names = automatic_names(self)
         return dict(self._names)
-
-    def _automatic(self) -> dict[str, str]:
-        return automatic_names(self)
 
     @property
     def names(self) -> list[str]:
         """Names of the exposures, in the order of `rootlist`."""
         by_root = {root: name for name, root in self.mapping.items()}
         return [by_root[root] for root in self.rootlist]
-
-    @property
-    def summary(self):
-        """The table of all header facts, one row an exposure: an `astropy.table.QTable` (see `summary_table`)."""
-        if self._table is None:
-            with _collector_paused():
-                self._table = summary_table(self._exposures, self.names, self.warn)
-        return self._table
-
-    @property
-    def problems(self):
-        """What is wrong with the files: a table of file, severity (``left out`` or ``warning``) and reason."""
-        from astropy.table import Table
-
-        _ = self.summary  # values of the wrong type are found when the table is made
-        rows = sorted(self._problems)
-        if not rows:
-            return Table(names=_PROBLEM_COLUMNS, dtype=(str, str, str))
-        return Table(rows=rows, names=_PROBLEM_COLUMNS)
 
     def items(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """
@@ -568,6 +481,22 @@ class ExposureSet:
             From raw to processed.
         """
         return self._find(name).types
+
+    def image_type(self, name: str) -> str | None:
+        """
+        Most processed product of one exposure that holds pixels.
+
+        Parameters
+        ----------
+        name : str
+            Name or rootname.
+
+        Returns
+        -------
+        str or None
+            Such as ``cal``; None if there are observables only.
+        """
+        return self._find(name).image_type
 
     def _find(self, name: str) -> Products:
         if not isinstance(name, (str, os.PathLike)):
@@ -666,7 +595,239 @@ class ExposureSet:
         except CalamiError:
             return False
 
-    # --- narrowing down --------------------------------------------------------------------------------------------
+    def measured(self, name: str, key: str, measure: Callable[[], dict]) -> dict:
+        """
+        Look up something measured from the pixels of an exposure, or measure it and remember it.
+
+        Parameters
+        ----------
+        name : str
+            Name or rootname.
+        key : str
+            What it is, with a version, such as ``"peak/1"``.
+        measure : callable
+            Makes it: a dictionary of plain values.
+
+        Returns
+        -------
+        dict
+            The measurement.
+        """
+        files = self._find(name).image_files
+        segments = hashlib.sha1(repr([(f.path, f.stamp) for f in files]).encode(errors="surrogateescape")).hexdigest()
+        known = self._index.extra(files[0]) or {}
+        full_key = f"{key} {segments[:16]}"
+        if full_key not in known:
+            known = {full_key: measure()}
+            self._index.put_extra(files[0], known)
+        return dict(known[full_key])
+
+    def remember(self) -> None:
+        """Write to the index what `measured` has added."""
+        self._index.save()
+
+# %% ../../nbs/exposures/07_folder.ipynb #c140c885
+class _Tables(_Exposures):
+    """The tables that are made of a set of exposures, and how it is shown."""
+
+    _problems: dict[tuple[str, str, str], None]
+    _table: Any
+
+    def warn(self, path, reason: str) -> None:
+        """
+        Add a warning to `problems`.
+
+        Parameters
+        ----------
+        path : path-like
+            The file it is about.
+        reason : str
+            What is odd, and what to do about it.
+        """
+        self._problems[str(path), "warning", reason] = None
+
+    @property
+    def summary(self):
+        """The table of all header facts, one row an exposure: an `astropy.table.QTable` (see `summary_table`)."""
+        if self._table is None:
+            with _collector_paused():
+                self._table = summary_table(self._exposures, self.names, self.warn)
+        return self._table
+
+    @property
+    def problems(self):
+        """What is wrong with the files: a table of file, severity (``left out`` or ``warning``) and reason."""
+        from astropy.table import Table
+
+        _ = self.summary  # values of the wrong type are found when the table is made
+        rows = sorted(self._problems)
+        if not rows:
+            return Table(names=_PROBLEM_COLUMNS, dtype=(str, str, str))
+        return Table(rows=rows, names=_PROBLEM_COLUMNS)
+
+    def problems_shown(self):
+        """
+        Make the table of problems that a person reads: `problems` with paths as seen from `datadir`.
+
+        Returns
+        -------
+        astropy.table.Table
+            File, severity and reason.
+        """
+        table = self.problems
+        if len(table):
+            table["file"] = [os.path.relpath(path, self.datadir) for path in table["file"]]
+        return table
+
+    def compact(self):
+        """
+        Make the table a person looks at first.
+
+        Returns
+        -------
+        astropy.table.QTable
+            The columns `COMPACT_COLUMNS` of the summary, dates to the minute.
+        """
+        table = self.summary[list(COMPACT_COLUMNS)]
+        table["date-beg"] = [cell_text(value)[:16].replace("T", " ") for value in table["date-beg"]]
+        return table
+
+    def create_summary(self, outfile=None):
+        """
+        Write the summary to a file.
+
+        Parameters
+        ----------
+        outfile : path-like, optional
+            Where to; the suffix chooses the format (.txt, .md, .html, .ecsv, .json, .csv). Nothing is written if
+            it is not given.
+
+        Returns
+        -------
+        astropy.table.QTable
+            The summary.
+        """
+        if outfile is not None:
+            write_atomically(Path(outfile), render(self.summary, format_of(Path(outfile))))
+            self._note(f"summary written to {outfile}")
+        return self.summary
+
+    def info(self, fmt: str = "text", outfile=None, full: bool = False) -> str:
+        """
+        Tell what is there.
+
+        Parameters
+        ----------
+        fmt : str
+            ``text``, ``markdown``, ``html``, ``ecsv``, ``json`` or ``csv``.
+        outfile : path-like, optional
+            File to write it to as well.
+        full : bool
+            All columns instead of the compact table.
+
+        Returns
+        -------
+        str
+            The table in that format.
+        """
+        text = render(self.summary if full else self.compact(), fmt)
+        if outfile is not None:
+            write_atomically(Path(outfile), text)
+            self._note(f"info written to {outfile}")
+        return text
+
+    def headline(self) -> str:
+        """
+        Say in one sentence what is there.
+
+        Returns
+        -------
+        str
+            Such as ``35 exposures of 3 targets (F380M, F430M, F480M) from program 1093; 2 problems``.
+        """
+        count = len(self.problems)
+        return _headline(self._exposures) + (f"; {_plural(count, 'problem')}" if count else "")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.headline() if '_exposures' in vars(self) else 'not read yet'}>"
+
+    def _repr_html_(self) -> str:
+        table, problems = self.compact(), self.problems_shown()
+        more = len(table) - _SHOWN_ROWS
+        parts = [f"<p>{escape(self.headline())}</p>", render(table[:_SHOWN_ROWS], "html")]
+        if more > 0:
+            parts.append(f"<p>… and {_plural(more, 'exposure')} more; <code>print(ds.info())</code> shows all</p>")
+        if len(problems):
+            parts.append(f"<details><summary>problems</summary>{render(problems, 'html')}</details>")
+        return "\n".join(parts)
+
+    def _note(self, what: str) -> None:
+        log.info("%s", what)
+        if self.infodir is not None:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            try:
+                self.infodir.mkdir(parents=True, exist_ok=True)
+                with (self.infodir / "calami.log").open("a", encoding="utf-8", errors="surrogateescape") as file:
+                    file.write(f"{stamp} calami {calami.__version__} {what}\n")
+            except OSError as error:  # what was done is done, noted or not
+                log.warning("%s: cannot be written to (%s)", self.infodir / "calami.log", error.strerror)
+
+# %% ../../nbs/exposures/07_folder.ipynb #202f3d82
+class ExposureSet(_Tables):
+    """
+    A set of exposures on disk: found, read, summarised, selected and opened.
+
+    What a person works with is `calami.dataset.Dataset`, which can also fetch, name, change and reprocess them.
+
+    Parameters
+    ----------
+    datafrom : path-like or iterable of path-like
+        A folder (searched with all below it), a file, or a list of these.
+    filetypes : str or sequence of str
+        Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty.
+    verbose : bool
+        Log at level INFO what is found, on standard error.
+
+    Attributes
+    ----------
+    datadir : pathlib.Path
+        The folder given, or the common parent of the files given.
+    filetypes : tuple of str
+        Product types on disk, raw to processed.
+    infodir : pathlib.Path or None
+        Folder where what is done is logged; none for this class.
+    opener : type
+        What an exposure is opened as.
+    others : list of pathlib.Path
+        Files whose names are well formed but which are no exposures: stage 3 products, guide star files.
+
+    Raises
+    ------
+    CalamiError
+        If the place does not exist or holds no NIRISS exposure at all. The message says what was found instead.
+    """
+
+    def __init__(self, datafrom, filetypes=(), verbose: bool = False):
+        datafrom = _as_paths(datafrom)
+        self.datadir = _common_folder(datafrom)
+        if verbose:
+            _log_to_stderr()
+        with _collector_paused():
+            self._index = Index(_index_path(self.datadir))
+            finder = _Finder(_as_products(filetypes), self._index)
+            self._exposures = finder.find(datafrom)
+            self._index.save()
+        if not self._exposures:
+            raise CalamiError(_nothing_found(datafrom, finder))
+        self.others, self._problems = finder.others, finder.problems
+        self._finish()
+
+    def _finish(self) -> None:
+        self._names: dict[str, str] = {}
+        self._by_root = {e.rootname: e for e in self._exposures}
+        self._table = None
+        found = {t for e in self._exposures for t in e.types}
+        self.filetypes = tuple(sorted(found, key=_processing_rank))
 
     def select(self, **constraints) -> Self:
         """
@@ -706,10 +867,8 @@ class ExposureSet:
         return self._subset(keep)
 
     def _subset(self, keep: np.ndarray) -> Self:
-        smaller = object.__new__(type(self))
-        smaller.infodir, smaller.datadir, smaller._wanted = None, self.datadir, self._wanted
-        smaller.others, smaller._index = list(self.others), self._index
-        smaller._passed_over, smaller._renamed = set(), set(self._renamed)
+        smaller = copy(self)
+        smaller.infodir, smaller.others = None, list(self.others)
         smaller._exposures = [e for e, k in zip(self._exposures, keep, strict=True) if k]
         smaller._finish()
         roots = set(smaller.rootlist)
@@ -718,168 +877,15 @@ class ExposureSet:
         smaller._problems = {p: None for p in self._problems if p[0] in kept}
         return smaller
 
-    def image_type(self, name: str) -> str | None:
-        """
-        Most processed product of one exposure that holds pixels.
-
-        Parameters
-        ----------
-        name : str
-            Name or rootname.
-
-        Returns
-        -------
-        str or None
-            Such as ``cal``; None if there are observables only.
-        """
-        return self._find(name).image_type
-
-    def create_summary(self, outfile=None):
-        """
-        Write the summary to a file.
-
-        Parameters
-        ----------
-        outfile : path-like, optional
-            Where to; the suffix chooses the format (.txt, .md, .html, .ecsv, .json, .csv). Nothing is written if
-            it is not given.
-
-        Returns
-        -------
-        astropy.table.QTable
-            The summary.
-        """
-        if outfile is not None:
-            write_atomically(Path(outfile), render(self.summary, format_of(Path(outfile))))
-            self._note(f"summary written to {outfile}")
-        return self.summary
-
-    def compact(self):
-        """
-        Make the table a person looks at first.
-
-        Returns
-        -------
-        astropy.table.QTable
-            The columns `COMPACT_COLUMNS` of the summary, dates to the minute.
-        """
-        table = self.summary[list(COMPACT_COLUMNS)]
-        table["date-beg"] = [cell_text(value)[:16].replace("T", " ") for value in table["date-beg"]]
-        return table
-
-    def info(self, fmt: str = "text", outfile=None, full: bool = False) -> str:
-        """
-        Tell what is there.
-
-        Parameters
-        ----------
-        fmt : str
-            ``text``, ``markdown``, ``html``, ``ecsv``, ``json`` or ``csv``.
-        outfile : path-like, optional
-            File to write it to as well.
-        full : bool
-            All columns instead of the compact table.
-
-        Returns
-        -------
-        str
-            The table in that format.
-        """
-        text = render(self.summary if full else self.compact(), fmt)
-        if outfile is not None:
-            write_atomically(Path(outfile), text)
-            self._note(f"info written to {outfile}")
-        return text
-
-    def headline(self) -> str:
-        """
-        Tell in one sentence what is there.
-
-        Returns
-        -------
-        str
-            Such as ``35 exposures of 3 targets (F380M, F430M, F480M) from program 1093; 2 problems``.
-        """
-        science = [e.values for e in self._exposures if e.role in ("target", "reference")]
-        targets = {v.get("TARGNAME") or v.get("TARGPROP") for v in science} - {None}
-        filters = sorted({v["FILTER"] for v in science if isinstance(v.get("FILTER"), str)})
-        programs = sorted({root[2:7].lstrip("0") for root in self.rootlist})
-        count = len(self.problems)
-        words = f"{_plural(len(self), 'exposure')} of {_plural(len(targets), 'target')}"
-        words += f" ({', '.join(filters)})" if filters else ""
-        words += f" from program{'s' * (len(programs) > 1)} {', '.join(programs)}" if programs else ""
-        return words + (f"; {_plural(count, 'problem')}" if count else "")
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.headline() if '_exposures' in vars(self) else 'not read yet'}>"
-
-    def _repr_html_(self) -> str:
-        table, problems = self.compact(), self.problems_shown()
-        more = len(table) - _SHOWN_ROWS
-        parts = [f"<p>{escape(self.headline())}</p>", render(table[:_SHOWN_ROWS], "html")]
-        if more > 0:
-            parts.append(f"<p>… and {_plural(more, 'exposure')} more; <code>print(ds.info())</code> shows all</p>")
-        if len(problems):
-            parts.append(f"<details><summary>problems</summary>{render(problems, 'html')}</details>")
-        return "\n".join(parts)
-
-    def problems_shown(self):
-        """
-        Make the table of problems that a person reads: `problems` with paths as seen from `datadir`.
-
-        Returns
-        -------
-        astropy.table.Table
-            File, severity and reason.
-        """
-        table = self.problems
-        if len(table):
-            table["file"] = [os.path.relpath(path, self.datadir) for path in table["file"]]
-        return table
-
-    def _note(self, what: str) -> None:
-        log.info("%s", what)
-        if self.infodir is not None:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            try:
-                self.infodir.mkdir(parents=True, exist_ok=True)
-                with (self.infodir / "calami.log").open("a", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(f"{stamp} calami {calami.__version__} {what}\n")
-            except OSError as error:  # what was done is done, noted or not
-                log.warning("%s: cannot be written to (%s)", self.infodir / "calami.log", error.strerror)
-
-    # --- what is measured from pixels ------------------------------------------------------------------------------
-
-    def measured(self, name: str, key: str, measure: Callable[[], dict]) -> dict:
-        """
-        Look up something measured from the pixels of an exposure, or measure it and remember it.
-
-        Parameters
-        ----------
-        name : str
-            Name or rootname.
-        key : str
-            What it is, with a version, such as ``"peak/1"``.
-        measure : callable
-            Makes it: a dictionary of plain values.
-
-        Returns
-        -------
-        dict
-            The measurement.
-        """
-        files = self._find(name).image_files
-        segments = hashlib.sha1(repr([(f.path, f.stamp) for f in files]).encode(errors="surrogateescape")).hexdigest()
-        known = self._index.extra(files[0]) or {}
-        full_key = f"{key} {segments[:16]}"
-        if full_key not in known:
-            known = {full_key: measure()}
-            self._index.put_extra(files[0], known)
-        return dict(known[full_key])
-
-    def remember(self) -> None:
-        """Write to the index what `measured` has added."""
-        self._index.save()
+# %% ../../nbs/exposures/07_folder.ipynb #e51ec007
+def _headline(exposures: Sequence[Products]) -> str:
+    science = [e.values for e in exposures if e.role in ("target", "reference")]
+    targets = {v.get("TARGNAME") or v.get("TARGPROP") for v in science} - {None}
+    filters = sorted({v["FILTER"] for v in science if isinstance(v.get("FILTER"), str)})
+    programs = sorted({e.rootname[2:7].lstrip("0") for e in exposures})
+    words = f"{_plural(len(exposures), 'exposure')} of {_plural(len(targets), 'target')}"
+    words += f" ({', '.join(filters)})" if filters else ""
+    return words + (f" from program{'s' * (len(programs) > 1)} {', '.join(programs)}" if programs else "")
 
 # %% ../../nbs/exposures/07_folder.ipynb #5aa18bab
 #: Keywords without which a row says nothing useful; their absence is reported.

@@ -21,7 +21,7 @@ from .columns import SUMMARY_COLUMNS
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'Found', 'Facts', 'Index', 'Row', 'columns_of']
+__all__ = ['log', 'Found', 'Facts', 'Row', 'columns_of', 'Index']
 
 # %% ../../nbs/exposures/04_index.ipynb #8ee9e8e7
 class Found(NamedTuple):
@@ -70,92 +70,6 @@ class Facts(NamedTuple):
     problem: str = ""
     warnings: tuple[str, ...] = ()
     passing: bool = False
-
-# %% ../../nbs/exposures/04_index.ipynb #c22f37cb
-class Index:
-    """
-    Facts of files seen before, kept between sessions.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The index file.
-    """
-
-    #: Changes when the meaning of an entry does.
-    LAYOUT = 2
-    #: A file younger than this (s) when read is not remembered.
-    SETTLED = 2.0
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.changed = False
-        self._stamps: dict[str, tuple] = {}
-        self._facts: dict[str, Facts] = {}
-        self._extras: dict[str, dict] = {}
-        self._load()
-
-    @staticmethod
-    def _signature() -> list:
-        return [Index.LAYOUT, calami.__version__, hashlib.sha1(repr(SUMMARY_COLUMNS).encode()).hexdigest()]
-
-    def _load(self) -> None:
-        try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
-            if stored["signature"] != self._signature():
-                return
-            paths, stamps = stored["paths"], list(map(tuple, stored["stamps"]))
-            facts = list(map(Facts, _unpack(stored["columns"], len(paths))))
-            for position, (problem, warnings) in stored["odd"].items():
-                k = int(position)
-                facts[k] = Facts(facts[k].values, str(problem), tuple(map(str, warnings)))
-            self._stamps = dict(zip(paths, stamps, strict=True))
-            self._facts = dict(zip(paths, facts, strict=True))
-            self._extras = dict(stored["extras"])
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            if not isinstance(error, FileNotFoundError):
-                log.debug("index %s not used (%s); it is made again", self.path, error)
-            self._stamps, self._facts, self._extras = {}, {}, {}
-
-    def get(self, file: Found) -> Facts | None:
-        """Look up the facts of a file, if it is unchanged since they were stored."""
-        return self._facts.get(file.path) if self._stamps.get(file.path) == file.stamp else None
-
-    def put(self, file: Found, facts: Facts, now: float) -> None:
-        """Remember the facts of a file that was read at time `now` (s since the epoch)."""
-        if not facts.passing and now - max(file.stamp[1:]) * 1e-9 > self.SETTLED:
-            self._stamps[file.path], self._facts[file.path] = file.stamp, facts
-            self._extras.pop(file.path, None)
-            self.changed = True
-
-    def extra(self, file: Found) -> dict | None:
-        """Look up what was measured from the pixels of a file, if it is unchanged since."""
-        return self._extras.get(file.path) if self._stamps.get(file.path) == file.stamp else None
-
-    def put_extra(self, file: Found, measured: dict) -> None:
-        """Remember what was measured from the pixels of a file whose facts are known."""
-        if self._stamps.get(file.path) == file.stamp:
-            self._extras[file.path] = measured
-            self.changed = True
-
-    def save(self) -> None:
-        """Write the index if it changed; a cache that cannot be written is done without."""
-        if not self.changed:
-            return
-        paths = list(self._facts)
-        stored = {
-            "signature": self._signature(),
-            "paths": paths,
-            "stamps": [self._stamps[p] for p in paths],
-            "columns": _pack([self._facts[p].values for p in paths]),
-            "odd": {k: f[1:3] for k, p in enumerate(paths) if any((f := self._facts[p])[1:3])},
-            "extras": self._extras,
-        }
-        try:
-            write_atomically(self.path, json.dumps(stored, separators=(",", ":")))
-            self.changed = False
-        except CalamiError as error:
-            log.debug("going on without an index: %s", error)
 
 # %% ../../nbs/exposures/04_index.ipynb #52bbc43d
 class Row(Mapping):
@@ -252,3 +166,89 @@ def _unpack(packed: Mapping[str, list], count: int) -> list[Row]:
             raise ValueError("a column of the index is too short")
         columns[keyword] = values
     return [Row(columns, k) for k in range(count)]
+
+# %% ../../nbs/exposures/04_index.ipynb #c22f37cb
+class Index:
+    """
+    Facts of files seen before, kept between sessions.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The index file.
+    """
+
+    #: Changes when the meaning of an entry does.
+    LAYOUT = 2
+    #: A file younger than this (s) when read is not remembered.
+    SETTLED = 2.0
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.changed = False
+        self._stamps: dict[str, tuple] = {}
+        self._facts: dict[str, Facts] = {}
+        self._extras: dict[str, dict] = {}
+        self._load()
+
+    @staticmethod
+    def _signature() -> list:
+        return [Index.LAYOUT, calami.__version__, hashlib.sha1(repr(SUMMARY_COLUMNS).encode()).hexdigest()]
+
+    def _load(self) -> None:
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            if stored["signature"] != self._signature():
+                return
+            paths, stamps = stored["paths"], list(map(tuple, stored["stamps"]))
+            facts = list(map(Facts, _unpack(stored["columns"], len(paths))))
+            for position, (problem, warnings) in stored["odd"].items():
+                k = int(position)
+                facts[k] = Facts(facts[k].values, str(problem), tuple(map(str, warnings)))
+            self._stamps = dict(zip(paths, stamps, strict=True))
+            self._facts = dict(zip(paths, facts, strict=True))
+            self._extras = dict(stored["extras"])
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            if not isinstance(error, FileNotFoundError):
+                log.debug("index %s not used (%s); it is made again", self.path, error)
+            self._stamps, self._facts, self._extras = {}, {}, {}
+
+    def get(self, file: Found) -> Facts | None:
+        """Look up the facts of a file, if it is unchanged since they were stored."""
+        return self._facts.get(file.path) if self._stamps.get(file.path) == file.stamp else None
+
+    def put(self, file: Found, facts: Facts, now: float) -> None:
+        """Remember the facts of a file that was read at time `now` (s since the epoch)."""
+        if not facts.passing and now - max(file.stamp[1:]) * 1e-9 > self.SETTLED:
+            self._stamps[file.path], self._facts[file.path] = file.stamp, facts
+            self._extras.pop(file.path, None)
+            self.changed = True
+
+    def extra(self, file: Found) -> dict | None:
+        """Look up what was measured from the pixels of a file, if it is unchanged since."""
+        return self._extras.get(file.path) if self._stamps.get(file.path) == file.stamp else None
+
+    def put_extra(self, file: Found, measured: dict) -> None:
+        """Remember what was measured from the pixels of a file whose facts are known."""
+        if self._stamps.get(file.path) == file.stamp:
+            self._extras[file.path] = measured
+            self.changed = True
+
+    def save(self) -> None:
+        """Write the index if it changed; a cache that cannot be written is done without."""
+        if not self.changed:
+            return
+        paths = list(self._facts)
+        stored = {
+            "signature": self._signature(),
+            "paths": paths,
+            "stamps": [self._stamps[p] for p in paths],
+            "columns": _pack([self._facts[p].values for p in paths]),
+            "odd": {k: f[1:3] for k, p in enumerate(paths) if any((f := self._facts[p])[1:3])},
+            "extras": self._extras,
+        }
+        try:
+            write_atomically(self.path, json.dumps(stored, separators=(",", ":")))
+            self.changed = False
+        except CalamiError as error:
+            log.debug("going on without an index: %s", error)
