@@ -382,22 +382,19 @@ class _Fetcher:
             before = part.length
             try:
                 received += self._pull(job, part)
-                check_whole(part.path, job.product.size, job.product.name)
+                _check_received(part, job.product)
                 return received
-            except (_Trouble, FileProblem) as error:
-                if isinstance(error, FileProblem):
-                    error = _Trouble(f"what the archive sent {error.reason}", 2, restart=True)
-                gained = part.length - before
-                received += max(gained, 0)
-                attempt = 1 if gained >= _PROGRESS and not error.restart else attempt + 1
+            except _Trouble as error:
                 if error.restart:
                     self._start_over(part)
-                patience = self.client.patience
-                if attempt >= min(error.worth, patience.tries) or self.stop.is_set():
+                gained = part.length - before
+                received += max(gained, 0)
+                attempt = 1 if gained >= _PROGRESS else attempt + 1
+                if attempt >= min(error.worth, self.client.patience.tries) or self.stop.is_set():
                     raise error from None
                 log.info("%s: %s; trying again", job.product.name, error)
                 part.remember()
-                if self.stop.wait(patience.pause(attempt, error.after)):
+                if self.stop.wait(self.client.patience.pause(attempt, error.after)):
                     raise error from None
 
     def _start_over(self, part: _Part) -> None:
@@ -423,6 +420,13 @@ class _Fetcher:
                 if self.stop.is_set():
                     raise _Trouble("given up: stopped", 1)
             return part.length - before
+
+# %% ../../nbs/archive/03_download.ipynb #7b78a55e
+def _check_received(part: _Part, product: Product) -> None:
+    try:
+        check_whole(part.path, product.size, product.name)
+    except FileProblem as error:
+        raise _Trouble(f"what the archive sent {error.reason}", 2, restart=True) from None
 
 # %% ../../nbs/archive/03_download.ipynb #a0efa58d
 def _can_go_on(client: _Client, job: _Job, part: _Part) -> bool:

@@ -262,14 +262,10 @@ class Detector:
         shape = niriss.SUB80.shape
         reference = np.zeros(shape, bool)
         reference[: niriss.SUB80.reference_rows] = True
-        rows, columns = np.indices(shape)
-        near = np.hypot(rows - niriss.AIM_PIXEL[1], columns - niriss.AIM_PIXEL[0]) < 7
-        kind = np.where(near | reference, 1.0, rng.random(shape))
-        dead, hot = kind < 0.005, (kind >= 0.005) & (kind < 0.01)
-        flags = np.zeros(shape, np.uint32)
-        flags[dead] = niriss.DO_NOT_USE | DEAD
-        flags[hot] = niriss.DO_NOT_USE | HOT
-        flags[reference] = niriss.REFERENCE_PIXEL
+        dead, hot = _bad_pixels(rng, reference)
+        flags = np.select(
+            [reference, dead, hot], [niriss.REFERENCE_PIXEL, niriss.DO_NOT_USE | DEAD, niriss.DO_NOT_USE | HOT]
+        )
         return cls(
             gain=np.full(shape, niriss.GAIN),
             bias=12_000 + 300 * rng.standard_normal(shape),
@@ -278,7 +274,7 @@ class Detector:
             flat=np.where(dead | reference, 0.0, rng.normal(1, 0.021, shape)),
             read_noise=rng.normal(niriss.READ_NOISE_E, 0.05 * niriss.READ_NOISE_E, shape),
             dark=np.where(reference, 0, rng.uniform(0.02, 0.04, shape)) + hot * rng.uniform(300, 3000, shape),
-            flags=flags,
+            flags=flags.astype(np.uint32),
             migration=find_migration(migration),
         )
 
@@ -333,6 +329,14 @@ class Detector:
         top = 1 / (2 * np.maximum(self.nonlinearity, 1e-12))  # beyond it the quadratic curve turns down again
         shown = classical_nonlinearity(np.minimum(full, top), self.nonlinearity)
         return np.minimum(self.bias + shown / self.gain, 65535.0)
+
+# %% ../../nbs/instrument/06_detector.ipynb #5303175f
+def _bad_pixels(rng: np.random.Generator, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Half a percent of dead and of hot pixels, none near the place of the star.
+    rows, columns = np.indices(reference.shape)
+    near = np.hypot(rows - niriss.AIM_PIXEL[1], columns - niriss.AIM_PIXEL[0]) < 7
+    kind = np.where(near | reference, 1.0, rng.random(reference.shape))
+    return kind < 0.005, (kind >= 0.005) & (kind < 0.01)
 
 # %% ../../nbs/instrument/06_detector.ipynb #c4e3916a
 def simulate_ramps(

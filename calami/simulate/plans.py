@@ -204,15 +204,7 @@ class ExposurePlan:
             raise PlanProblem(
                 f"n_primary × n_subpixel is {self.n_primary} × {self.n_subpixel}, but n_dithers is {self.n_dithers}"
             )
-        (x, y), margin = self.pixel, EDGE_MARGIN
-        rows, columns = niriss.SUB80.shape
-        first = niriss.SUB80.reference_rows + margin
-        if not (margin <= x <= columns - 1 - margin and first <= y <= rows - 1 - margin):
-            raise PlanProblem(
-                f"the offset ({self.x_offset:g}, {self.y_offset:g}) arcsec puts the star on column {x:.1f}, "
-                f"row {y:.1f}; expected columns {margin:g} to {columns - 1 - margin:g} and rows {first:g} to "
-                f"{rows - 1 - margin:g} of SUB80"
-            )
+        _check_place(self)
 
     @property
     def rootname(self) -> str:
@@ -254,6 +246,18 @@ class ExposurePlan:
     def end(self) -> str:
         """End of the exposure, UTC, ISO 8601."""
         return _later(self.start, self.duration)
+
+# %% ../../nbs/simulate/02_plans.ipynb #720bf6d5
+def _check_place(exposure: ExposurePlan) -> None:
+    (x, y), margin = exposure.pixel, EDGE_MARGIN
+    rows, columns = niriss.SUB80.shape
+    first = niriss.SUB80.reference_rows + margin
+    if not (margin <= x <= columns - 1 - margin and first <= y <= rows - 1 - margin):
+        raise PlanProblem(
+            f"the offset ({exposure.x_offset:g}, {exposure.y_offset:g}) arcsec puts the star on column {x:.1f}, "
+            f"row {y:.1f}; expected columns {margin:g} to {columns - 1 - margin:g} and rows {first:g} to "
+            f"{rows - 1 - margin:g} of SUB80"
+        )
 
 # %% ../../nbs/simulate/02_plans.ipynb #f71b86c1
 def _moment(start: str) -> datetime:
