@@ -20,6 +20,7 @@ import numpy as np
 import calami
 from .. import fringes
 from ..core.options import split_options, take_options
+from ..core.page import axes_or_new
 from ..core.problems import CalamiError
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 __all__ = ['log', 'STEP_THRESHOLDS', 'RULES', 'Version', 'without_step', 'with_step', 'whole_frames', 'standard_versions',
            'Departure', 'equivalent_contrast', 'fringe_departure', 'process_versions', 'fit_versions', 'ScanExposure',
            'choose_reference', 'Entry', 'magnitudes', 'Mitigation', 'ScanOptions', 'mitigation_scan', 'best_versions',
-           'plot_reached', 'plot_bias']
+           'version_style', 'plot_reached', 'plot_bias']
 
 # %% ../../nbs/migration/06_mitigation.ipynb #5c743334
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def equivalent_contrast(v2: np.ndarray, cp: np.ndarray, v2_noise: np.ndarray, cp
 # %% ../../nbs/migration/06_mitigation.ipynb #e4309ad3
 def fringe_departure(target: OIData, reference: OIData, n_bootstrap: int = 400, seed: Any = 0) -> Departure:
     """
-    Tell how far a single star, calibrated by another exposure, is from a point.
+    Measure how far a single star, calibrated by another exposure, is from a point.
 
     Parameters
     ----------
@@ -293,7 +294,7 @@ def process_versions(
     Returns
     -------
     dict of str to calami.process.pipeline.Run
-        By name of the version. Failures are in the runs, told by a warning of the log, and not raised.
+        By name of the version. Failures are in the runs, reported by a warning of the log, and not raised.
 
     Raises
     ------
@@ -651,7 +652,7 @@ def mitigation_scan(
     **options: Any,
 ) -> Mitigation:
     """
-    Process exposures of single stars in several versions and tell what bias and what contrast each leaves.
+    Process exposures of single stars in several versions and measure what bias and what contrast each leaves.
 
     Parameters
     ----------
@@ -696,12 +697,12 @@ def mitigation_scan(
                     failures.append(f"{target.name} by {reference.name}, {version.name}: one of them has no fringes")
                     continue
                 try:
-                    entries.append(_entry(version, target, reference, rule, *pair, separations, wish.n_bootstrap))
+                    entries.append(_entry(version, (target, reference), rule, pair, wish))
                 except CalamiError as error:
                     failures.append(f"{target.name} by {reference.name}, {version.name}: {error}")
     if not entries:
-        told = "\n  ".join(failures) or "no star has exposures of two depths in one filter, and none has a second star"
-        raise CalamiError(f"nothing can be compared:\n  {told}")
+        why = "\n  ".join(failures) or "no star has exposures of two depths in one filter, and none has a second star"
+        raise CalamiError(f"nothing can be compared:\n  {why}")
     ramps = tuple(p for p in runs[versions[0].name].paths if p.name.endswith("_ramp.fits"))
     return Mitigation(tuple(entries), separations, versions, tuple(failures), ramps)
 
@@ -711,16 +712,15 @@ def _floor(square: float, draws: np.ndarray) -> float:
     return float(np.sqrt(square)) if square > 2 * np.std(draws) else 0.0
 
 # %% ../../nbs/migration/06_mitigation.ipynb #8e0e21c9
-def _entry(version, target, reference, rule, data: OIData, ref: OIData, separations, draws: int) -> Entry:
-    seed = [int.from_bytes(target.rootname.encode()[-12:], "big"), 11]  # the same integrations in every version
-    found = fringe_departure(data, ref, draws, seed)
-    both = calibrate(data, ref)
+def _entry(version: Version, pair: tuple[ScanExposure, ...], rule: str, data: Sequence[OIData], wish: ScanOptions):
+    seed = [int.from_bytes(pair[0].rootname.encode()[-12:], "big"), 11]  # the same integrations in every version
+    found = fringe_departure(*data, wish.n_bootstrap, seed)
+    both, at = calibrate(*data), {"separations": np.asarray(wish.separations, float)}
     single = replace(both, v2=np.ones(len(both.v2)), cp=np.zeros(len(both.cp)))  # limits, not what this star shows
     floors = (_floor(found.v2, found.v2_draws), _floor(found.cp, found.cp_draws))
-    curves = [contrast_curve(single, separations=separations, systematics=s).contrast for s in ((0.0, 0.0), floors)]
-    photons = 1 / (1 / target.photons + 1 / reference.photons)
-    best = photon_curve(both, photons, separations=separations).contrast
-    return Entry(version, target, reference, rule, found, *curves, best)
+    curves = [contrast_curve(single, systematics=s, **at).contrast for s in ((0.0, 0.0), floors)]
+    best = photon_curve(both, 1 / sum(1 / one.photons for one in pair), **at).contrast
+    return Entry(version, *pair, rule, found, *curves, best)
 
 # %% ../../nbs/migration/06_mitigation.ipynb #7664c696
 def _root(square: float, draws: np.ndarray) -> tuple[float, float]:
@@ -751,19 +751,17 @@ def _exposures(raw: ExposureSet, run: Run) -> list[ScanExposure]:
     names = {raw[n].rootname: n for n in raw.names}
     found = []
     for path in (p for p in run.paths if p.name.endswith("_rate.fits")):
-        root = _exposure_of(path)
-        level, photons = _peak_level(path)
-        facts = Exposure(path).facts
+        root, facts = _exposure_of(path), Exposure(path).facts
         place = "/".join(str(facts.get(k, "")) for k in ("PATT_NUM", "XOFFSET", "YOFFSET"))
         star = str(facts.get("TARGPROP") or facts.get("TARGNAME") or "")
-        told = (root, names.get(root, root), star, str(facts["FILTER"]))
-        found.append(ScanExposure(*told, level, photons, place, int(facts["NGROUPS"])))
+        what = (root, names.get(root, root), star, str(facts["FILTER"]))
+        found.append(ScanExposure(*what, *_peak_level(path), place, int(facts["NGROUPS"])))
     return found
 
 # %% ../../nbs/migration/06_mitigation.ipynb #fd5a85f1
 def best_versions(scan: Mitigation, photons: Sequence[float | None] = (None,), rule: str = "shallowest") -> QTable:
     """
-    Tell which version has the least error, for each filter.
+    Find the version with the least error, for each filter.
 
     Parameters
     ----------
@@ -817,9 +815,25 @@ def _errors(entries: Sequence[Entry], photons: float | None) -> np.ndarray:
 
 # %% ../../nbs/migration/06_mitigation.ipynb #9aaacd0c
 _COLOURS = ("#000000", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#7A5C00")
-_MARKS = "osD^vP*X"
 
 # %% ../../nbs/migration/06_mitigation.ipynb #f48d14c9
+def version_style(number: int) -> dict[str, Any]:
+    """
+    Give the line style of a version, the same in all figures.
+
+    Parameters
+    ----------
+    number : int
+        Which version, from 0.
+
+    Returns
+    -------
+    dict
+        For `matplotlib.axes.Axes.plot`.
+    """
+    return {"color": _COLOURS[number % 8], "marker": "osD^vP*X"[number % 8], "ms": 4, "lw": 1.2}
+
+# %% ../../nbs/migration/06_mitigation.ipynb #2acf709c
 def plot_reached(scan: Mitigation, filter: str, separation: float | None = None, rule: str = "shallowest", ax=None):
     """
     Draw the contrast reached against the charge of the peak, for all versions.
@@ -842,24 +856,22 @@ def plot_reached(scan: Mitigation, filter: str, separation: float | None = None,
     matplotlib.axes.Axes
         The axes; up is better.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 5.6, 3.8)
     k = len(scan.separations) // 2 if separation is None else int(np.abs(scan.separations - separation).argmin())
+
+    def draw(what: str, entries: Sequence[Entry], *style: str, **styles: Any) -> None:
+        ax.plot([e.target.level for e in entries], [magnitudes(getattr(e, what))[k] for e in entries], *style, **styles)
+
     for n, version in enumerate(scan.versions):
         entries = scan.of(filter, rule, version.name)
-        if not entries:
-            continue
-        style = {"color": _COLOURS[n % 8], "marker": _MARKS[n % 8], "ms": 4, "lw": 1.2}
-        levels = [e.target.level for e in entries]
-        ax.plot(levels, [magnitudes(e.reached)[k] for e in entries], label=_label(version), **style)
-        if n == 0:
-            ax.plot(levels, [magnitudes(e.limit)[k] for e in entries], ":", color="0.4", label="noise only, none")
-            ax.plot(levels, [magnitudes(e.photon_limit)[k] for e in entries], "--", color="0.6", label="ideal photons")
-    ax.set(xlabel="peak at the end of the ramp [ADU]", ylabel=f"5σ contrast at {scan.separations[k]:.0f} mas [mag]")
-    ax.set_title(f"{filter}, reference: {rule}", loc="left", fontsize=10)
-    ax.legend(fontsize=7, frameon=False)
-    return ax
+        if entries:
+            draw("reached", entries, label=_label(version), **version_style(n))
+        if entries and n == 0:
+            draw("limit", entries, ":", color="0.4", label="noise only, none")
+            draw("photon_limit", entries, "--", color="0.6", label="ideal photons")
+    return _finished(ax, filter, rule, f"5σ contrast at {scan.separations[k]:.0f} mas [mag]")
 
-# %% ../../nbs/migration/06_mitigation.ipynb #2acf709c
+# %% ../../nbs/migration/06_mitigation.ipynb #ab3b38cb
 def plot_bias(scan: Mitigation, filter: str, rule: str = "shallowest", ax=None):
     """
     Draw the mean departure of V² on long baselines against the charge of the peak, for all versions.
@@ -880,15 +892,19 @@ def plot_bias(scan: Mitigation, filter: str, rule: str = "shallowest", ax=None):
     matplotlib.axes.Axes
         The axes.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 5.6, 3.8)
     ax.axhline(0, color="0.8", lw=1)
     for n, version in enumerate(scan.versions):
         entries = scan.of(filter, rule, version.name)
         values = [100 * e.departure.long_v2 for e in entries]
         errors = [100 * e.departure.long_v2_error for e in entries]
-        style = {"color": _COLOURS[n % 8], "fmt": _MARKS[n % 8], "ms": 4, "ls": "-", "lw": 1.2, "elinewidth": 0.8}
-        ax.errorbar([e.target.level for e in entries], values, errors, label=_label(version), **style)
-    ax.set(xlabel="peak at the end of the ramp [ADU]", ylabel="V² of the longest third of baselines - 1 [%]")
+        levels = [e.target.level for e in entries]
+        ax.errorbar(levels, values, errors, label=_label(version), ls="-", elinewidth=0.8, **version_style(n))
+    return _finished(ax, filter, rule, "V² of the longest third of baselines - 1 [%]")
+
+# %% ../../nbs/migration/06_mitigation.ipynb #7291e5b3
+def _finished(ax, filter: str, rule: str, what: str):
+    ax.set(xlabel="peak at the end of the ramp [ADU]", ylabel=what)
     ax.set_title(f"{filter}, reference: {rule}", loc="left", fontsize=10)
     ax.legend(fontsize=7, frameon=False)
     return ax
@@ -896,11 +912,3 @@ def plot_bias(scan: Mitigation, filter: str, rule: str = "shallowest", ax=None):
 # %% ../../nbs/migration/06_mitigation.ipynb #949a2d9b
 def _label(version: Version) -> str:
     return "no mitigation" if version.name == "none" else version.name
-
-# %% ../../nbs/migration/06_mitigation.ipynb #fa857216
-def _axes(ax):
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(5.6, 3.8), layout="constrained")[1]

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import write_atomically
-from ..core.problems import CalamiError
+from ..core.page import axes_or_new
+from ..core.problems import CalamiError, options_from
 from ..instrument import niriss
 from ..instrument.detector import Detector
-from .mitigation import _COLOURS, _MARKS, Entry, Mitigation, _axes
+from .mitigation import Entry, Mitigation, version_style
 from ..process import offline, references
 from ..simulate.stars import PEAK_FRACTION, Star, integrations_for, magnitude_of_peak, peak_rate
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['rising', 'meeting_level', 'Level', 'effective_saturation', 'saturation_table', 'plot_saturation', 'Advice', 'advise',
-           'recommendation_table', 'write_parameter_files']
+           'AdviceOptions', 'recommendation_table', 'write_parameter_files']
 
 # %% ../../nbs/migration/07_saturation.ipynb #503bfdcc
 def rising(values: np.ndarray) -> np.ndarray:
@@ -42,19 +43,11 @@ def rising(values: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        Least-squares fit among all that never fall, same shape: at each place the largest, over all beginnings before
-        it, of the smallest mean, over all ends after it (the min-max formula; Barlow et al. 1972).
+        Least-squares fit among all that never fall, same shape.
     """
-    values = np.asarray(values, float)
-    n = len(values)
-    total = np.concatenate((np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)))
-    fit = np.full(values.shape, -np.inf)
-    for begin in range(n):
-        counts = np.arange(1, n - begin + 1).reshape(-1, *(1,) * (values.ndim - 1))
-        means = (total[begin + 1 :] - total[begin]) / counts
-        least = np.minimum.accumulate(means[::-1], axis=0)[::-1]  # over ends from each place on
-        fit[begin:] = np.maximum(fit[begin:], least)
-    return fit
+    from scipy.optimize import isotonic_regression
+
+    return np.apply_along_axis(lambda series: isotonic_regression(series).x, 0, np.asarray(values, float))
 
 # %% ../../nbs/migration/07_saturation.ipynb #5d4cd217
 def meeting_level(levels: np.ndarray, bias: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -171,8 +164,8 @@ def effective_saturation(
                 met["both"] = (min(v for v, _ in met.values()), np.minimum(*(d for _, d in met.values())))
                 deepest = entries[-1].target.level
                 for key, (value, draws) in met.items():
-                    told = (name, version, key, float(count))
-                    found.append(Level(*told, *_interval(value, draws, deepest), len(entries)))
+                    level = _interval(value, draws, deepest)
+                    found.append(Level(name, version, key, float(count), *level, len(entries)))
     if not found:
         asked = ", ".join(versions) if versions else "any version"
         raise CalamiError(f"the scan has no exposure of {asked} with a reference by the rule {rule!r}")
@@ -247,13 +240,13 @@ def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "bot
     matplotlib.axes.Axes
         The axes; arrows are lower limits.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 5.6, 3.8)
     chosen = [x for x in levels if (x.filter, x.observable) == (filter, observable)]
     for n, version in enumerate(dict.fromkeys(x.version for x in chosen)):
         own = sorted((x for x in chosen if x.version == version), key=lambda x: x.photons)
-        style = {"color": _COLOURS[n % 8], "ms": 4, "marker": _MARKS[n % 8]}
+        style = version_style(n)
         photons, level = np.array([x.photons for x in own]), np.array([x.level for x in own])
-        ax.plot(photons, level, lw=1.2, label="no mitigation" if version == "none" else version, **style)
+        ax.plot(photons, level, label="no mitigation" if version == "none" else version, **style)
         for x in own:
             low, high = x.interval68
             ax.vlines(x.photons, low, high if np.isfinite(high) else x.level, color=style["color"], lw=0.8)
@@ -315,24 +308,15 @@ class Advice:
 
     def __str__(self) -> str:
         """Give the advice as sentences."""
-        told = (
+        text = (
             f"{self.filter}, {self.magnitude:.2f} mag: {self.ngroups} groups, {self.nints} integrations; the peak "
             f"reaches {self.peak_e:,.0f} e- ({niriss.to_adu(self.peak_e):,.0f} ADU; limit {self.limit_e:,.0f} e-, "
             f"{self.limit_from}), {self.photons:.1e} photons in {self.seconds:.0f} s"
         )
-        return ". ".join((told, *self.remarks))
+        return ". ".join((text, *self.remarks))
 
 # %% ../../nbs/migration/07_saturation.ipynb #1f85ed5c
-def advise(
-    filter: str,
-    magnitude: float | None = None,
-    photons: float = 1e8,
-    *,
-    rate: float | None = None,
-    limit_adu: float | None = None,
-    levels: Sequence[Level] = (),
-    version: str = "none",
-) -> Advice:
+def advise(filter: str, magnitude: float | None = None, photons: float = 1e8, **options: Any) -> Advice:
     """
     Plan an exposure that stays below effective saturation.
 
@@ -344,14 +328,8 @@ def advise(
         Of the star, Vega; or give `rate`.
     photons : float
         Photons wanted, over the whole image.
-    rate : float, optional
-        Count rate of the peak pixel, e-/s, instead of the magnitude.
-    limit_adu : float, optional
-        Charge to stay below, ADU; else from `levels`, else `niriss.MIGRATION_LIMIT_E`.
-    levels : sequence of Level
-        From `effective_saturation`.
-    version : str
-        How the data will be processed: the version of `levels` that counts.
+    **options
+        Fields of `AdviceOptions`: ``rate``, ``limit_adu``, ``levels``, ``version``.
 
     Returns
     -------
@@ -365,14 +343,15 @@ def advise(
     """
     if filter not in PEAK_FRACTION:
         raise CalamiError(f"filter {filter!r} is not one of AMI: {', '.join(PEAK_FRACTION)}")
-    if (magnitude is None) == (rate is None):
+    chosen = options_from(AdviceOptions, options)
+    if (magnitude is None) == (chosen.rate is None):
         raise CalamiError("give the magnitude of the star or the count rate of its peak, one of the two")
     if not (math.isfinite(photons) and photons > 0):
         raise CalamiError(f"photons is {photons}; give a number above 0")
     if magnitude is None:
-        magnitude = magnitude_of_peak(rate, filter)
+        magnitude = magnitude_of_peak(chosen.rate, filter)
     star = Star("SIM-STAR", 0.0, 0.0, magnitude=float(magnitude))
-    limit, source, remarks = _limit(filter, photons, limit_adu, levels, version)
+    limit, source, remarks = _limit(filter, photons, chosen)
     per_group = peak_rate(star, filter) * niriss.SUB80.frame_time
     ngroups = max(2, min(math.floor(limit / per_group), 800))
     if ngroups * per_group > limit:
@@ -385,7 +364,31 @@ def advise(
     )
 
 # %% ../../nbs/migration/07_saturation.ipynb #54f148dc
-def _limit(filter: str, photons: float, limit_adu: float | None, levels: Sequence[Level], version: str):
+@dataclass(frozen=True)
+class AdviceOptions:
+    """
+    What else a planner may know.
+
+    Attributes
+    ----------
+    rate : float or None
+        Count rate of the peak pixel, e-/s, instead of the magnitude.
+    limit_adu : float or None
+        Charge to stay below, ADU; else from `levels`, else `niriss.MIGRATION_LIMIT_E`.
+    levels : sequence of Level
+        From `effective_saturation`.
+    version : str
+        How the data will be processed: the version of `levels` that counts.
+    """
+
+    rate: float | None = None
+    limit_adu: float | None = None
+    levels: Sequence[Level] = ()
+    version: str = "none"
+
+# %% ../../nbs/migration/07_saturation.ipynb #7cb5d5c2
+def _limit(filter: str, photons: float, options: AdviceOptions):
+    limit_adu, levels, version = options.limit_adu, options.levels, options.version
     if limit_adu is not None:
         if not (math.isfinite(limit_adu) and limit_adu > 0):
             raise CalamiError(f"limit_adu is {limit_adu}; give a number of ADU above 0")
@@ -398,8 +401,8 @@ def _limit(filter: str, photons: float, limit_adu: float | None, levels: Sequenc
         return niriss.MIGRATION_LIMIT_E, "JWST documentation, 1 % at the peak", ()
     nearest = min(own, key=lambda x: abs(math.log(x.photons / photons)))
     bound = ("the level is a lower limit: no exposure of the scan was deep enough",) if nearest.limit else ()
-    told = f"effective saturation for {nearest.photons:.0e} photons, {version}"
-    return niriss.to_electrons(nearest.level), told, bound
+    source = f"effective saturation for {nearest.photons:.0e} photons, {version}"
+    return niriss.to_electrons(nearest.level), source, bound
 
 # %% ../../nbs/migration/07_saturation.ipynb #0e3cb488
 def recommendation_table(
@@ -424,7 +427,7 @@ def recommendation_table(
     version : str
         How data are processed.
     magnitudes : sequence of float
-        Stars to tell groups for.
+        Stars to give groups for.
 
     Returns
     -------
@@ -436,7 +439,7 @@ def recommendation_table(
 
     rows = []
     for name in dict.fromkeys(x.filter for x in levels):
-        limit, _, remarks = _limit(name, photons, None, levels, version)
+        limit, _, remarks = _limit(name, photons, AdviceOptions(levels=levels, version=version))
         row: dict[str, Any] = {"filter": name, "version": version, "photons": photons}
         if crossings is not None:
             row["one_percent_adu"] = crossings.get(name, math.nan) * u.adu
