@@ -16,7 +16,7 @@ from ..instrument import niriss
 from ..instrument.fourier import FourierFix, forbidden
 from .clean import FLUX_ESTIMATED
 from .piece import Layer, Piece
-from .recipes import Recipe, _is_count
+from .recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,14 @@ class FixBadPixels(Recipe):
     flags: int = niriss.DO_NOT_USE
 
     def __post_init__(self):
-        methods = ("fourier", "gaussian", "median")
-        self._check(self.method in methods, f"method is one of {', '.join(methods)}, not {self.method!r}")
+        self._check_choice("method", "fourier", "gaussian", "median")
         fine = isinstance(self.rejection, int | float) and self.rejection >= 0
         self._check(fine, f"rejection is a number from 0, not {self.rejection!r}")
-        fine = _is_count(self.max_iterations)
-        self._check(fine, f"max_iterations is a whole number from 1, not {self.max_iterations!r}")
         self._check(isinstance(self.width, int | float) and self.width > 0, f"width is positive, not {self.width!r}")
-        fine = self.box is None or (_is_count(self.box, 8) and self.box % 2 == 0)
-        self._check(fine, f"box is an even number from 8, not {self.box!r}")
-        self._check(_is_count(self.flags), f"flags are DQ bits, not {self.flags!r}")
+        self._check_counts("max_iterations", "flags")
+        if self.box is not None:
+            self._check_counts("box", least=8)
+            self._check(self.box % 2 == 0, f"box is an even number, not {self.box!r}")
 
     def apply(self, piece: Piece) -> list[Piece]:
         """
@@ -84,7 +82,7 @@ class FixBadPixels(Recipe):
         """
         if piece.is_raw:
             raise CalamiError(
-                f"{piece.label}: raw counts hold the bias of each pixel, which its neighbours do not tell; fix a ramp, "
+                f"{piece.label}: raw counts hold the bias of each pixel, which its neighbours do not know; fix a ramp, "
                 f"rate or cal product"
             )
         science, bad, keep = _frames(piece, self.flags)
@@ -92,15 +90,15 @@ class FixBadPixels(Recipe):
             raise CalamiError(f"{piece.label}: all pixels are bad; there is nothing to fix them from")
         box = _box(piece, science, bad | keep, self.box) if self.method == "fourier" else None
         marks, report = _fix_frames(piece, science, bad, keep, box, self)
-        told = f"{report['flagged']} flagged and {report['found']} found pixels replaced, {report['left']} left"
-        told += f"; {report['converged']} of {report['frames']} frames converged"
-        new = piece.copy("fix", f"fix ({self.method}): {told}")
+        facts = f"{report['flagged']} flagged and {report['found']} found pixels replaced, {report['left']} left"
+        facts += f"; {report['converged']} of {report['frames']} frames converged"
+        new = piece.copy("fix", f"fix ({self.method}): {facts}")
         new.layers["SCI"] = Layer.of(science.reshape(piece.shape), piece.layers["SCI"].header)
         _fix_errors(new, marks)
         new.layers["FIXED"] = Layer.of(marks.reshape(piece.shape), "FIXED")
         new.report["fix"] = report
         level = logging.WARNING if report["converged"] < report["frames"] else logging.INFO
-        log.log(level, "%s: %s", piece.label, told)
+        log.log(level, "%s: %s", piece.label, facts)
         return [new]
 
 # %% ../../nbs/process/06_badpixels.ipynb #f998d554

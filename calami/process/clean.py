@@ -13,7 +13,7 @@ import numpy as np
 from ..core.problems import CalamiError
 from ..instrument import niriss
 from .piece import Layer, Piece
-from .recipes import Recipe, _is_count
+from .recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +102,11 @@ class Clean(Recipe):
     def __post_init__(self):
         fine = isinstance(self.sigma, int | float) and 1 <= self.sigma <= 100
         self._check(fine, f"sigma is a number from 1 to 100, not {self.sigma!r}")
-        self._check(self.scale in _SPREADS, f"scale is one of {', '.join(_SPREADS)}, not {self.scale!r}")
-        self._check(_is_count(self.iterations), f"iterations is a whole number from 1, not {self.iterations!r}")
-        self._check(self.of in ("samples", "differences"), f"of is 'samples' or 'differences', not {self.of!r}")
-        self._check(self.neighbours in (0, 4, 8), f"neighbours is 0, 4 or 8, not {self.neighbours!r}")
-        self._check(_is_count(self.least, 3), f"least is a whole number from 3, not {self.least!r}")
+        self._check_choice("scale", *_SPREADS)
+        self._check_choice("of", "samples", "differences")
+        self._check_choice("neighbours", 0, 4, 8)
+        self._check_counts("iterations")
+        self._check_counts("least", least=3)
 
     def apply(self, piece: Piece) -> list[Piece]:
         """
@@ -292,9 +292,10 @@ def _grown(mask: np.ndarray, neighbours: int) -> np.ndarray:
 # %% ../../nbs/process/05_clean.ipynb #c7c667d8
 def _flag_outliers(piece: Piece, found: Outliers, of: str) -> None:
     if len(piece.shape) == 3:
-        flags = piece.layers["DQ"].values() if "DQ" in piece.layers else np.zeros(piece.shape, "uint32")
+        layer = piece.layers.get("DQ") or Layer.of(np.zeros(piece.shape, "uint32"), "DQ")
+        flags = layer.values()
         flags[found.rejected] |= niriss.DO_NOT_USE | OUTLIER
-        piece.layers["DQ"] = Layer.of(flags, piece.layers["DQ"].header if "DQ" in piece.layers else "DQ")
+        piece.layers["DQ"] = Layer.of(flags, layer.header)
         return
     add_ramp_flags(piece)
     flags = piece.layers["GROUPDQ"].values()

@@ -18,7 +18,6 @@ from ..exposures.names import ExposureName
 from calami.process.piece import (
     _DAY,
     _MODELS,
-    KEYWORDS,
     Layer,
     Piece,
     _set_card,
@@ -114,8 +113,8 @@ def piece_of(pixels: np.ndarray, name: str, product: str, header: Mapping[str, A
     pixels = np.asarray(pixels)
     wanted = {"uncal": 4, "ramp": 4, "rateints": 3, "calints": 3, "rate": 2, "cal": 2}
     if wanted.get(product) != pixels.ndim:
-        told = ", ".join(f"{p} {d}-D" for p, d in wanted.items())
-        raise CalamiError(f"{name}: {pixels.ndim}-D pixels are no {product!r}; there are {told}")
+        kinds = ", ".join(f"{p} {d}-D" for p, d in wanted.items())
+        raise CalamiError(f"{name}: {pixels.ndim}-D pixels are no {product!r}; there are {kinds}")
     if product == "uncal":
         if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
             raise CalamiError(f"{name}: raw counts are whole numbers from 0 to 65535; round and clip them")
@@ -126,11 +125,9 @@ def piece_of(pixels: np.ndarray, name: str, product: str, header: Mapping[str, A
     science = fits.Header({"EXTNAME": "SCI"} | {k: given[k] for k in ("BUNIT", "PHOTMJSR") if k in given})
     primary = fits.Header(given | {"CLMPIXEL": name})
     root = ExposureName("00000", "000", "000", "00", "0", "00", "00000", "nis", product, extension=".fits")
-    shape = pixels.shape
-    integrations = np.arange(1, shape[0] + 1) if pixels.ndim > 2 else np.arange(0)
-    groups = np.arange(1, shape[1] + 1) if pixels.ndim == 4 else np.arange(0)
-    layers = {"SCI": Layer.of(pixels, science)}
-    return Piece(root, primary, layers, {}, None, integrations, groups, (len(integrations), len(groups)))
+    total = (pixels.shape[0] if pixels.ndim > 2 else 0, pixels.shape[1] if pixels.ndim == 4 else 0)
+    numbers = (np.arange(1, n + 1) for n in total)
+    return Piece(root, primary, {"SCI": Layer.of(pixels, science)}, {}, None, *numbers, total)
 
 # %% ../../nbs/process/07_graft.ipynb #3c6ae8f3
 def _grafted(piece: Piece, donor: Piece, header_file: str) -> Piece:
@@ -145,9 +142,8 @@ def _grafted(piece: Piece, donor: Piece, header_file: str) -> Piece:
     for card in old.cards:
         if card.keyword.startswith(("S_", "R_", "CLM")) or card.keyword in _OF_THE_PIXELS:
             new.primary.append(card, end=True)
-    new.primary["CLMDONE"] = ("graft", KEYWORDS["CLMDONE"])
-    for key, value in (("GRAFTED", True), ("CLMPIXEL", source), ("CLMHEAD", header_file)):
-        _set_card(new.primary, key, value, KEYWORDS[key])
+    for key, value in (("CLMDONE", "graft"), ("GRAFTED", True), ("CLMPIXEL", source), ("CLMHEAD", header_file)):
+        _set_card(new.primary, key, value)
     new.primary["DATAMODL"] = "RampModel" if "GROUPDQ" in piece.layers else _MODELS.get(product, "ImageModel")
     science = donor.layers["SCI"].header.copy()
     own = piece.layers["SCI"].header
@@ -163,18 +159,15 @@ def _grafted(piece: Piece, donor: Piece, header_file: str) -> Piece:
 
 # %% ../../nbs/process/07_graft.ipynb #ec9339d9
 def _graft_times(piece: Piece, donor: Piece) -> None:
-    """Give a grafted piece the lengths of its own arrays, beginning when the exposure of the header began."""
-    told = donor.primary
-    was = (told.get("NINTS") or 1, told.get("EFFINTTM") or 0.0, told.get("DURATION") or 0.0)
-    ngroups = piece.shape[1] if len(piece.shape) == 4 else told.get("NGROUPS") or 1
-    nints = piece.shape[0] if len(piece.shape) > 2 else was[0]
-    longer = (ngroups - (told.get("NGROUPS") or ngroups)) * float(told.get("TGROUP") or 0)
-    integration = was[1] + longer
-    each = was[2] / was[0] + longer
-    span = [told.get(k) for k in ("EXPSTART", "EXPEND")]
-    if all(isinstance(s, float) for s in span):
-        cadence = (span[1] - span[0]) * _DAY / was[0] + longer
-        _shift_times(piece, 0.0, (span[1] - span[0]) * _DAY - nints * cadence)
+    # Give a grafted piece the lengths of its own arrays, beginning when the exposure of the header began.
+    whole, given = donor.primary.get("NINTS") or 1, donor.primary.get("NGROUPS")
+    ngroups = piece.shape[1] if len(piece.shape) == 4 else given or 1
+    nints = piece.shape[0] if len(piece.shape) > 2 else whole
+    longer = (ngroups - (given or ngroups)) * donor._number("TGROUP")
+    integration = donor._number("EFFINTTM") + longer
+    if (cadence := donor._cadence(whole)) is not None:
+        before, cadence = cadence * whole, cadence + longer
+        _shift_times(piece, 0.0, before - nints * cadence)
         if len(piece.shape) > 2:
             piece.tables["INT_TIMES"] = _integration_rows(piece, nints, cadence, integration)
     if len(piece.shape) > 2:
@@ -185,7 +178,7 @@ def _graft_times(piece: Piece, donor: Piece) -> None:
     piece.primary["NGROUPS"] = ngroups
     for key in ("CLMINTS", "CLMGRPS", "CLMABS"):
         piece.primary.remove(key, ignore_missing=True)
-    _set_lengths(piece, nints, integration, nints * each)
+    _set_lengths(piece, nints, integration, nints * (donor._number("DURATION") / whole + longer))
 
 # %% ../../nbs/process/07_graft.ipynb #9b8a07d8
 def _integration_rows(piece: Piece, nints: int, cadence: float, integration: float) -> tuple:

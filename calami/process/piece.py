@@ -195,9 +195,10 @@ KEYWORDS = {
     "CLMHEAD": "file the header comes from",
     "GRAFTED": "pixels and header are of different origin",
 }
-_BEGIN = ("EXPSTART", "BSTRTIME", "HSTRTIME", "MJD-BEG", "TDB-BEG")
-_MIDDLE = ("EXPMID", "BMIDTIME", "HMIDTIME", "MJD-AVG", "TDB-MID")
-_FINISH = ("EXPEND", "BENDTIME", "HENDTIME", "MJD-END", "TDB-END")
+_SPANS = (
+    ("EXPSTART", "EXPMID", "EXPEND"), ("BSTRTIME", "BMIDTIME", "BENDTIME"), ("HSTRTIME", "HMIDTIME", "HENDTIME"),
+    ("MJD-BEG", "MJD-AVG", "MJD-END"), ("TDB-BEG", "TDB-MID", "TDB-END"),
+)  # fmt: skip
 _DAY = 86_400.0
 _MODELS = {"uncal": "Level1bModel", "ramp": "RampModel", "rateints": "CubeModel", "calints": "CubeModel"}
 _MODELS |= {"rate": "ImageModel", "cal": "ImageModel"}
@@ -277,17 +278,33 @@ class Piece:
         name = self.name.replace(tag=words, segment=None)
         layers = {key: Layer(layer.raw, layer.header.copy()) for key, layer in self.layers.items()}
         primary = self.primary.copy()
-        _set_card(primary, "CLMDONE", words, KEYWORDS["CLMDONE"])
+        _set_card(primary, "CLMDONE", words)
         notes = [*self.notes, f"calami {calami.__version__} {note}"]
-        parts = dict(name=name, primary=primary, layers=layers, tables=dict(self.tables), notes=notes)
-        return replace(self, **parts, report=dict(self.report))
+        new = replace(self, name=name, primary=primary, layers=layers, tables=dict(self.tables), notes=notes)
+        new.report = dict(self.report)
+        return new
+
+    @property
+    def _headers(self) -> tuple:
+        return self.primary, self.layers["SCI"].header
+
+    def _number(self, key: str) -> float:
+        return float(self.primary.get(key) or 0)
+
+    def _cadence(self, count: int) -> float | None:
+        # Seconds from one of so many integrations to the next, if the header has the times of the exposure.
+        begin, end = (self.primary.get(key) for key in ("EXPSTART", "EXPEND"))
+        return (end - begin) * _DAY / count if count and isinstance(begin, float) and isinstance(end, float) else None
 
 # %% ../../nbs/process/02_piece.ipynb #e6f0e65d
-def _set_card(header, key: str, value, comment: str | None = None) -> None:
-    """Set a value; its comment is cut where both do not fit in one card."""
-    if comment is None:
-        comment = header.comments[key] if key in header else ""
+def _set_card(header, key: str, value) -> None:
+    # Its comment is that of `KEYWORDS`, or stays; it is cut where both do not fit in one card.
+    comment = KEYWORDS.get(key) or (header.comments[key] if key in header else "")
     header[key] = (value, comment[: max(0, 80 - len("KEYWORD_= '' / ") - max(len(str(value)), 20))])
+
+# %% ../../nbs/process/02_piece.ipynb #e6e78043
+def _table(piece: Piece, key: str) -> np.ndarray | None:
+    return piece.tables[key][1].copy() if key in piece.tables else None
 
 # %% ../../nbs/process/02_piece.ipynb #01d6e594
 def read_piece(data: Exposure | str | os.PathLike | Sequence) -> Piece:
@@ -355,29 +372,25 @@ def join_pieces(pieces: Sequence[Piece]) -> Piece:
     if "INT_TIMES" in tables:  # some versions of the archive repeat the whole table in each segment
         header, rows = tables["INT_TIMES"]
         keep = np.unique(rows["integration_number"], return_index=True)[1]
-        tables["INT_TIMES"] = (header, rows[np.sort(keep)]) if len(rows) > len(keep) else (header, rows)
+        tables["INT_TIMES"] = (header, rows[np.sort(keep)])
     numbers = np.concatenate([p.integrations for p in pieces])
     return replace(first, primary=first.primary.copy(), layers=layers, tables=tables, integrations=numbers)
 
 # %% ../../nbs/process/02_piece.ipynb #4b995afd
 def _fit_lengths(piece: Piece) -> None:
-    """Make the keywords of a segment, which speak of the whole exposure, speak of what is in it."""
-    nints, told = len(piece.integrations), piece.primary.get("NINTS") or 0
-    if "INT_TIMES" in piece.tables and nints:
-        header, rows = piece.tables["INT_TIMES"]
-        if len(rows) > nints:  # the table of the whole exposure
-            here = np.isin(rows["integration_number"], piece.integrations)
-            piece.tables["INT_TIMES"] = (header, rows[here] if here.sum() == nints else rows[:nints])
-    if not nints or nints == told:
+    # Keywords of a segment are about the whole exposure; make them about what is in it.
+    nints, whole = len(piece.integrations), piece.primary.get("NINTS") or 0
+    rows = _table(piece, "INT_TIMES")
+    if nints and rows is not None and len(rows) > nints:  # the table of the whole exposure
+        here = np.isin(rows["integration_number"], piece.integrations)
+        piece.tables["INT_TIMES"] = (piece.tables["INT_TIMES"][0], rows[here] if here.sum() == nints else rows[:nints])
+    if not nints or nints == whole:
         return
-    log.info("%s: holds %d of %d integrations", piece.label, nints, told)
-    span = [piece.primary.get(k) for k in ("EXPSTART", "EXPEND")]
-    if told and all(isinstance(s, float) for s in span):
-        cadence = (span[1] - span[0]) * _DAY / told
+    log.info("%s: holds %d of %d integrations", piece.label, nints, whole)
+    if (cadence := piece._cadence(whole)) is not None:
         before = int(piece.integrations[0]) - 1
-        _shift_times(piece, before * cadence, (told - before - nints) * cadence)
-    integration = float(piece.primary.get("EFFINTTM") or 0)
-    _set_lengths(piece, nints, integration, float(piece.primary.get("DURATION") or 0) * nints / max(told, 1))
+        _shift_times(piece, before * cadence, (whole - before - nints) * cadence)
+    _set_lengths(piece, nints, piece._number("EFFINTTM"), piece._number("DURATION") * nints / max(whole, 1))
 
 # %% ../../nbs/process/02_piece.ipynb #f8346218
 def _read_file(path: Path) -> Piece:
@@ -409,9 +422,9 @@ def _read_file(path: Path) -> Piece:
 def _name_of(path: Path) -> ExposureName:
     from astropy.io import fits
 
-    for told in (lambda: path.name, lambda: fits.getval(path, "FILENAME")):
+    for source in (lambda: path.name, lambda: fits.getval(path, "FILENAME")):
         with contextlib.suppress(NameProblem, KeyError, OSError):
-            name = parse_name(str(told()))
+            name = parse_name(str(source()))
             if isinstance(name, ExposureName) and name.product:
                 return name.replace(extension=".fits")
     hdu_walk(path)  # says so if it is not even a FITS file
@@ -419,64 +432,56 @@ def _name_of(path: Path) -> ExposureName:
 
 # %% ../../nbs/process/02_piece.ipynb #6272113f
 def _numbering(path: Path, primary, shape: tuple[int, ...]):
-    """Tell which integrations and groups of the exposure are in a file, and how many there are in all."""
-    nints, ngroups = (primary.get(k) for k in ("NINTS", "NGROUPS"))
-    told = {k: str(primary[k]).split(" of ") for k in ("CLMINTS", "CLMGRPS") if k in primary}
-    first = primary.get("INTSTART") or 1
-    here = shape[0] if len(shape) > 2 else 0
-    integrations = np.arange(first, first + here)
-    groups = np.arange(1, (shape[1] if len(shape) == 4 else 0) + 1)
-    total = (max(nints or 1, here), ngroups or len(groups))
-    if "CLMINTS" in told:
-        integrations, total = numbers_of(told["CLMINTS"][0]), (int(told["CLMINTS"][1]), total[1])
-    if "CLMGRPS" in told and len(groups):
-        groups, total = numbers_of(told["CLMGRPS"][0]), (total[0], int(told["CLMGRPS"][1]))
-    if (here and len(integrations) != here) or (len(shape) == 4 and len(groups) != shape[1]):
-        raise FileProblem(path, f"its CLMINTS and CLMGRPS do not fit its array {shape}", "make it again")
-    return integrations, groups, total
+    # Which integrations and groups of the exposure are in a file, and how many there are in all.
+    here, first = (shape[0] if len(shape) > 2 else 0, shape[1] if len(shape) == 4 else 0), primary.get("INTSTART") or 1
+    numbers = [np.arange(first, first + here[0]), np.arange(1, here[1] + 1)]
+    total = [max(primary.get("NINTS") or 1, here[0]), primary.get("NGROUPS") or here[1]]
+    for axis, key in enumerate(("CLMINTS", "CLMGRPS")):
+        if key in primary and (here[1] or axis == 0):
+            text, whole = str(primary[key]).split(" of ")
+            numbers[axis], total[axis] = numbers_of(text), int(whole)
+        if here[axis] and len(numbers[axis]) != here[axis]:
+            raise FileProblem(path, f"its CLMINTS and CLMGRPS do not fit its array {shape}", "make it again")
+    return *numbers, tuple(total)
 
 # %% ../../nbs/process/02_piece.ipynb #8fe307d8
 def _shift_times(piece: Piece, start: float, end: float) -> None:
-    """Begin an exposure later and end it earlier, s, in all its keywords."""
-    for header in (piece.primary, piece.layers["SCI"].header):
-        for first, middle, last in zip(_BEGIN, _MIDDLE, _FINISH, strict=True):
-            told = [header.get(key) for key in (first, last)]
-            if all(isinstance(t, float) for t in told):
-                header[first], header[last] = told[0] + start / _DAY, told[1] - end / _DAY
-                if middle in header:
-                    header[middle] = (header[first] + header[last]) / 2
+    # Begin an exposure later and end it earlier, s, in all its keywords.
+    for header in piece._headers:
+        for keys in _SPANS:
+            if all(isinstance(header.get(key), float) for key in keys[::2]):
+                _set_span(header, keys, header[keys[0]] + start / _DAY, header[keys[2]] - end / _DAY)
     for key, seconds in (("DATE-BEG", start), ("DATE-END", -end)):
         with contextlib.suppress(KeyError, ValueError):
             moment = datetime.fromisoformat(piece.primary[key]) + timedelta(seconds=seconds)
             piece.primary[key] = moment.isoformat(timespec="milliseconds")
-    if "DATE-OBS" in piece.primary and "TIME-OBS" in piece.primary and "DATE-BEG" in piece.primary:
+    if {"DATE-OBS", "TIME-OBS", "DATE-BEG"} <= set(piece.primary):
         piece.primary["DATE-OBS"], piece.primary["TIME-OBS"] = piece.primary["DATE-BEG"].split("T")
+
+# %% ../../nbs/process/02_piece.ipynb #2743d8e4
+def _set_span(header, keys: tuple[str, str, str], begin: float, end: float) -> None:
+    header[keys[0]], header[keys[2]] = begin, end
+    if keys[1] in header:
+        header[keys[1]] = (begin + end) / 2
 
 # %% ../../nbs/process/02_piece.ipynb #5eceed40
 def _set_lengths(piece: Piece, nints: int, integration: float, duration: float) -> None:
-    """Set the keywords that say how much there is; times in s."""
-    primary, science = piece.primary, piece.layers["SCI"].header
-    primary["NINTS"] = nints
-    if "EFFINTTM" in primary:
-        primary["EFFINTTM"], primary["EFFEXPTM"] = round(integration, 8), round(nints * integration, 3)
-    if "DURATION" in primary:
-        primary["DURATION"] = round(duration, 3)
-    for key, value in (("XPOSURE", round(nints * integration, 3)), ("TELAPSE", round(duration, 3))):
-        for header in (primary, science):
-            if key in header:
-                header[key] = value
+    # Set the keywords that say how much there is; times in s.
+    exposure, duration = round(nints * integration, 3), round(duration, 3)
+    piece.primary["NINTS"] = nints
+    if "EFFINTTM" in piece.primary:
+        piece.primary["EFFINTTM"], piece.primary["EFFEXPTM"] = round(integration, 8), exposure
+    for key, value in (("XPOSURE", exposure), ("TELAPSE", duration), ("DURATION", duration)):
+        _set_known(piece, key, value)
     if len(piece.shape) > 2:
-        primary["INTSTART"], primary["INTEND"] = 1, nints
-        text = f"{numbers_text(piece.integrations)} of {piece.total[0]}"
-        _set_card(primary, "CLMINTS", text, KEYWORDS["CLMINTS"])
+        piece.primary["INTSTART"], piece.primary["INTEND"] = 1, nints
+        _set_card(piece.primary, "CLMINTS", f"{numbers_text(piece.integrations)} of {piece.total[0]}")
 
-# %% ../../nbs/process/02_piece.ipynb #29eca543
-def _frame_seconds(piece: Piece) -> float:
-    """Seconds from one group to the next."""
-    step = piece.primary.get("TGROUP")
-    if not isinstance(step, int | float) or not 0 < step < np.inf:
-        raise CalamiError(f"{piece.label}: TGROUP is {step!r}, a number of seconds is needed; mend its header")
-    return float(step)
+# %% ../../nbs/process/02_piece.ipynb #bf501a84
+def _set_known(piece: Piece, key: str, value) -> None:
+    for header in piece._headers:
+        if key in header:
+            header[key] = value
 
 # %% ../../nbs/process/02_piece.ipynb #6e846f2e
 def take_integrations(piece: Piece, index: np.ndarray, tag: str, note: str) -> Piece:
@@ -509,45 +514,35 @@ def take_integrations(piece: Piece, index: np.ndarray, tag: str, note: str) -> P
         if layer.raw.ndim > 2 and layer.raw.shape[0] == nints:
             new.layers[key] = layer.take(where)
     lasting = _integration_seconds(piece, index)
-    integration = float(piece.primary.get("EFFINTTM") or 0)
-    duration = float(piece.primary.get("DURATION") or 0) * len(index) / nints
     _pick_rows(new, index, nints)
     _shift_times(new, *lasting)
-    _set_lengths(new, len(index), integration, duration)
+    _set_lengths(new, len(index), piece._number("EFFINTTM"), piece._number("DURATION") * len(index) / nints)
     return new
 
 # %% ../../nbs/process/02_piece.ipynb #32cbcd71
 def _integration_seconds(piece: Piece, index: np.ndarray) -> tuple[float, float]:
-    """Tell how much later the first of some integrations begins, and how much earlier the last one ends, s."""
-    nints, rows = piece.shape[0], piece.tables.get("INT_TIMES", (None, ()))[1]
+    # How much later the first of some integrations begins, and how much earlier the last one ends, s.
+    nints, rows = piece.shape[0], _table(piece, "INT_TIMES")
     first, last = int(np.min(index)), int(np.max(index))
-    if len(rows) == nints:
+    if rows is not None and len(rows) == nints:
         begin, end = rows["int_start_MJD_UTC"].astype(float), rows["int_end_MJD_UTC"].astype(float)
         return (begin[first] - begin.min()) * _DAY, (end.max() - end[last]) * _DAY
-    span = [piece.primary.get(k) for k in ("EXPSTART", "EXPEND")]
-    if not all(isinstance(s, float) for s in span):
-        return 0.0, 0.0
-    cadence = (span[1] - span[0]) * _DAY / nints
+    cadence = piece._cadence(nints) or 0.0
     return first * cadence, (nints - 1 - last) * cadence
 
 # %% ../../nbs/process/02_piece.ipynb #db84e9e9
 def _pick_rows(piece: Piece, index: np.ndarray, nints: int) -> None:
-    """Keep the rows of the tables that belong to some integrations, and count them anew."""
+    # Keep the rows of the tables that belong to some integrations, and count them anew.
     for key, (header, rows) in piece.tables.items():
         if "integration_number" not in (rows.dtype.names or ()):
             continue
+        place = rows["integration_number"].astype(int)
+        place -= max(int(place.min(initial=1)), 1)
         if key == "INT_TIMES" and len(rows) == nints:
-            kept = rows[index].copy()
-            kept["integration_number"] = np.arange(1, len(index) + 1)
-        else:
-            numbers = rows["integration_number"].astype(int)
-            offset = 1 if numbers.size == 0 or numbers.min() <= 1 else int(numbers.min())
-            parts = []
-            for new, old in enumerate(index, 1):
-                part = rows[numbers - offset == old].copy()
-                part["integration_number"] = new
-                parts.append(part)
-            kept = np.concatenate(parts) if parts else rows[:0]
+            place = np.arange(nints)
+        parts = [np.flatnonzero(place == old) for old in index]
+        kept = rows[np.concatenate(parts)]
+        kept["integration_number"] = np.repeat(np.arange(1, len(index) + 1), [len(part) for part in parts])
         piece.tables[key] = (header, kept)
 
 # %% ../../nbs/process/02_piece.ipynb #f0e6e4cd
@@ -570,45 +565,38 @@ def take_groups(piece: Piece, first: int, last: int, tag: str, note: str) -> Pie
         Pixel values are kept; arrays, tables and all keywords fit together.
     """
     nints, ngroups = piece.shape[:2]
+    step = piece.primary.get("TGROUP")
+    if not isinstance(step, int | float) or not 0 < step < np.inf:
+        raise CalamiError(f"{piece.label}: TGROUP is {step!r}, a number of seconds is needed; fix its header")
+    late, early = first * float(step), (ngroups - last) * float(step)
     new = piece.copy(tag, note)
     new.groups = piece.groups[first:last]
     for key, layer in new.layers.items():
         if layer.raw.ndim == 4 and layer.raw.shape[:2] == (nints, ngroups):
             new.layers[key] = layer.take(np.s_[:, first:last])
-    step = _frame_seconds(piece)
-    late, early = first * step, (ngroups - last) * step
-    if "GROUP" in new.tables:
-        header, rows = new.tables["GROUP"]
-        number = rows["group_number"].astype(int) - 1
-        kept = rows[(number >= first) & (number < last)].copy()
+    if (rows := _table(new, "GROUP")) is not None:
+        kept = rows[(rows["group_number"] > first) & (rows["group_number"] <= last)]
         kept["group_number"] -= first
-        new.tables["GROUP"] = (header, kept)
+        new.tables["GROUP"] = (new.tables["GROUP"][0], kept)
     _trim_rows(new, late, early)
     _shift_times(new, late, early)
-    _set_groups(new, last - first)
-    integration = float(piece.primary.get("EFFINTTM") or 0) - late - early
-    _set_lengths(new, nints, integration, float(piece.primary.get("DURATION") or 0) - nints * (late + early))
+    new.primary["NGROUPS"] = last - first
+    _set_card(new.primary, "CLMGRPS", f"{numbers_text(new.groups)} of {new.total[1]}")
+    if new.groups[0] > 1:
+        _set_card(new.primary, "CLMABS", True)
+    lost = late + early
+    _set_lengths(new, nints, piece._number("EFFINTTM") - lost, piece._number("DURATION") - nints * lost)
     return new
 
 # %% ../../nbs/process/02_piece.ipynb #cc57f8a8
 def _trim_rows(piece: Piece, late: float, early: float) -> None:
-    """Begin each integration later and end it earlier in INT_TIMES, s."""
-    if "INT_TIMES" not in piece.tables:
+    # Begin each integration later and end it earlier in INT_TIMES, s.
+    if (rows := _table(piece, "INT_TIMES")) is None:
         return
-    header, rows = piece.tables["INT_TIMES"]
-    rows = rows.copy()
     for system in ("MJD_UTC", "BJD_TDB"):
         begin, middle, end = (f"int_{at}_{system}" for at in ("start", "mid", "end"))
         if {begin, middle, end} <= set(rows.dtype.names):
             rows[begin] += late / _DAY
             rows[end] -= early / _DAY
             rows[middle] = (rows[begin] + rows[end]) / 2
-    piece.tables["INT_TIMES"] = (header, rows)
-
-# %% ../../nbs/process/02_piece.ipynb #e339bda9
-def _set_groups(piece: Piece, ngroups: int) -> None:
-    piece.primary["NGROUPS"] = ngroups
-    text = f"{numbers_text(piece.groups)} of {piece.total[1]}"
-    _set_card(piece.primary, "CLMGRPS", text, KEYWORDS["CLMGRPS"])
-    if piece.groups[0] > 1:
-        piece.primary["CLMABS"] = (True, KEYWORDS["CLMABS"])
+    piece.tables["INT_TIMES"] = (piece.tables["INT_TIMES"][0], rows)

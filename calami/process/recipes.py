@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import logging
+import operator
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from ..core.problems import CalamiError
-from .piece import KEYWORDS, Layer, Piece, _set_card, numbers_text, take_groups, take_integrations
+from .piece import Layer, Piece, _set_card, _table, numbers_text, take_groups, take_integrations
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,8 @@ __all__ = ['log', 'Recipe', 'Dice', 'Truncate', 'Slice', 'Bin']
 @dataclass(frozen=True)
 class Recipe:
     """One change of an exposure; the base of all recipes."""
+
+    _kind: ClassVar[str] = "recipe"
 
     def apply(self, piece: Piece) -> list[Piece]:
         """
@@ -47,11 +51,30 @@ class Recipe:
     @property
     def parameters(self) -> dict:
         """Name and parameters, for the record."""
-        return {"recipe": type(self).__name__} | asdict(self)
+        return {self._kind: type(self).__name__} | asdict(self)
 
     def _check(self, fine: bool, wanted: str) -> None:
         if not fine:
             raise CalamiError(f"{type(self).__name__}: {wanted}")
+
+    def _check_counts(self, *names: str, least: int = 1) -> None:
+        for name in names:
+            value = getattr(self, name)
+            fine = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+            self._check(fine, f"{name} is a whole number from {least}, not {value!r}")
+
+    def _check_choice(self, name: str, *choices) -> None:
+        value, words = getattr(self, name), [repr(choice) for choice in choices]
+        self._check(value in choices, f"{name} is {', '.join(words[:-1])} or {words[-1]}, not {value!r}")
+
+    def _check_ranges(self) -> None:
+        try:
+            pairs = tuple((operator.index(first), operator.index(last)) for first, last in self.ranges)
+        except (TypeError, ValueError):
+            pairs = ()
+        wanted = "ranges are pairs of first and last from 1, such as ((1, 6), (7, 12))"
+        self._check(bool(pairs) and min(map(min, pairs)) >= 1, f"{wanted}, not {self.ranges!r}")
+        object.__setattr__(self, "ranges", pairs)
 
     def _needs(self, piece: Piece, *dimensions: int) -> None:
         if len(piece.shape) not in dimensions:
@@ -59,27 +82,13 @@ class Recipe:
             wanted = " or ".join(f"{d}-D" for d in dimensions)
             raise CalamiError(f"{piece.label}: holds {have}; {type(self).__name__} needs {wanted} data")
 
-# %% ../../nbs/process/04_recipes.ipynb #847fbf3a
-def _is_count(value, least: int = 1) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
-
 # %% ../../nbs/process/04_recipes.ipynb #6b95d25c
-def _checked_ranges(recipe: Recipe, ranges, total: int, label: str, what: str) -> list[tuple[int, int]]:
-    """Ranges counted from 1, last included, as starts from 0 and ends."""
+def _checked_ranges(ranges, total: int, label: str, what: str) -> list[tuple[int, int]]:
+    # Ranges counted from 1, last included, as starts from 0 and ends.
     for first, last in ranges:
         if not 1 <= first <= last <= total:
             raise CalamiError(f"{label}: {what} {first} to {last} are not among 1 to {total}; count from 1")
     return [(first - 1, last) for first, last in ranges]
-
-# %% ../../nbs/process/04_recipes.ipynb #3f8042ac
-def _as_ranges(recipe: Recipe, ranges) -> tuple[tuple[int, int], ...]:
-    try:
-        pairs = tuple((first, last) for first, last in ranges)
-    except (TypeError, ValueError):
-        pairs = ()
-    fine = bool(pairs) and all(_is_count(n) for pair in pairs for n in pair)
-    recipe._check(fine, f"ranges are pairs of first and last from 1, such as ((1, 6), (7, 12)), not {ranges!r}")
-    return tuple((int(a), int(b)) for a, b in pairs)
 
 # %% ../../nbs/process/04_recipes.ipynb #7d3b874b
 @dataclass(frozen=True)
@@ -106,15 +115,16 @@ class Dice(Recipe):
 
     def __post_init__(self):
         self._check((self.n is None) != (self.ranges is None), "give either n or ranges")
-        self._check(self.n is None or _is_count(self.n), f"n is a whole number from 1, not {self.n!r}")
-        self._check(self.remainder in ("drop", "last"), f"remainder is 'drop' or 'last', not {self.remainder!r}")
-        if self.ranges is not None:
-            object.__setattr__(self, "ranges", _as_ranges(self, self.ranges))
+        self._check_choice("remainder", "drop", "last")
+        if self.n is None:
+            self._check_ranges()
+        else:
+            self._check_counts("n")
 
     def _bounds(self, piece: Piece) -> list[tuple[int, int]]:
         ngroups = piece.shape[1]
         if self.ranges is not None:
-            bounds = _checked_ranges(self, self.ranges, ngroups, piece.label, "groups")
+            bounds = _checked_ranges(self.ranges, ngroups, piece.label, "groups")
         else:
             length = ngroups // self.n
             if length < 2:
@@ -144,9 +154,9 @@ class Dice(Recipe):
             The chunks, early to late, tagged ``dice1of2``, ….
         """
         self._needs(piece, 4)
-        bounds, ngroups = self._bounds(piece), piece.shape[1]
-        used = {g for a, b in bounds for g in range(a, b)}
-        left = [int(piece.groups[g]) for g in range(ngroups) if g not in used]
+        bounds = self._bounds(piece)
+        used = [g for a, b in bounds for g in range(a, b)]
+        left = np.delete(piece.groups, used).tolist()
         if left:
             log.info("%s: groups %s are in no chunk", piece.label, numbers_text(left))
         chunks = []
@@ -173,7 +183,7 @@ class Truncate(Recipe):
     groups: int
 
     def __post_init__(self):
-        self._check(_is_count(self.groups), f"groups is a whole number from 1, not {self.groups!r}")
+        self._check_counts("groups")
 
     def apply(self, piece: Piece) -> list[Piece]:
         """
@@ -218,16 +228,17 @@ class Slice(Recipe):
     def __post_init__(self):
         given = [v for v in (self.n, self.ranges, self.alternate) if v is not None]
         self._check(len(given) == 1, "give one of n, ranges and alternate")
-        self._check(self.n is None or _is_count(self.n), f"n is a whole number from 1, not {self.n!r}")
-        told = self.alternate
-        self._check(told is None or _is_count(told, 2), f"alternate is a whole number from 2, not {told!r}")
-        if self.ranges is not None:
-            object.__setattr__(self, "ranges", _as_ranges(self, self.ranges))
+        if self.n is not None:
+            self._check_counts("n")
+        elif self.alternate is not None:
+            self._check_counts("alternate", least=2)
+        else:
+            self._check_ranges()
 
     def _parts(self, piece: Piece) -> list[tuple[str, np.ndarray]]:
         nints = piece.shape[0]
         if self.ranges is not None:
-            bounds = _checked_ranges(self, self.ranges, nints, piece.label, "integrations")
+            bounds = _checked_ranges(self.ranges, nints, piece.label, "integrations")
             sets = [np.arange(a, b) for a, b in bounds]
         else:
             count = self.n or self.alternate
@@ -276,7 +287,7 @@ class Bin(Recipe):
     groups: int
 
     def __post_init__(self):
-        self._check(_is_count(self.groups, 2), f"groups is a whole number from 2, not {self.groups!r}")
+        self._check_counts("groups", least=2)
 
     def apply(self, piece: Piece) -> list[Piece]:
         """
@@ -303,18 +314,17 @@ class Bin(Recipe):
         for key, layer in new.layers.items():
             if layer.raw.ndim == 4 and layer.raw.shape[1] == count * size:
                 new.layers[key] = _binned(layer, size, flags=key == "GROUPDQ")
-        if "GROUP" in new.tables:
-            header, rows = new.tables["GROUP"]
-            kept = rows[rows["group_number"] % size == 0].copy()
+        if (rows := _table(new, "GROUP")) is not None:
+            kept = rows[rows["group_number"] % size == 0]
             kept["group_number"] //= size
-            new.tables["GROUP"] = (header, kept)
+            new.tables["GROUP"] = (new.tables["GROUP"][0], kept)
         new.primary["NGROUPS"] = count
         for key in ("NFRAMES", "FRMDIVSR", "GROUPGAP"):
             if key in new.primary:
                 new.primary[key] *= size
         new.primary["TGROUP"] = round(new.primary["TGROUP"] * size, 8)
         new.groups = piece.groups[size - 1 : count * size : size]  # each called by its last one
-        _set_card(new.primary, "CLMGRPS", f"{numbers_text(new.groups)} of {piece.total[1]}", KEYWORDS["CLMGRPS"])
+        _set_card(new.primary, "CLMGRPS", f"{numbers_text(new.groups)} of {piece.total[1]}")
         return [new]
 
 # %% ../../nbs/process/04_recipes.ipynb #111b6c46
