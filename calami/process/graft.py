@@ -15,16 +15,7 @@ import numpy as np
 
 from ..core.problems import CalamiError
 from ..exposures.names import ExposureName
-from calami.process.piece import (
-    _DAY,
-    _MODELS,
-    Layer,
-    Piece,
-    _set_card,
-    _set_lengths,
-    _shift_times,
-    read_piece,
-)
+from .piece import _DAY, _MODELS, Layer, Piece, _set_card, _set_lengths, _shift_times, read_piece
 from .recipes import Recipe
 from .record import input_facts
 

@@ -5,7 +5,6 @@
 # %% ../../nbs/process/08_prep.ipynb #77ecdf9f
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import calami
-from ..core.files import part_name
+from ..core.files import whole_files
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.exposure import Exposure
 from .piece import Piece, read_piece
@@ -51,13 +50,13 @@ def write_pieces(
     Parameters
     ----------
     pieces : sequence of Piece
-        With names of their own.
+        Each with another name.
     outdir : path-like
         Folder; made if needed.
     record : mapping or callable
         For `write_sidecar`, or a function without arguments that gives it when the pixels are written.
     overwrite : bool
-        Replace products that stand there.
+        Replace products that exist.
 
     Returns
     -------
@@ -67,48 +66,39 @@ def write_pieces(
     Raises
     ------
     FileProblem
-        If a product stands there already, or cannot be written; what stood there before is still there then.
+        If a product already exists, or cannot be written; what was there before is still there then.
     """
     folder = Path(outdir)
     paths = [folder / piece.name.filename for piece in pieces]
     if len(set(paths)) < len(paths):
         raise CalamiError(f"{paths[0].name}: two products would have one name; change the recipes")
-    there = [path for path in paths if path.exists()] if not overwrite else []
-    mark = _mark(record() if callable(record) else record) if there else ""
-    for path in there:
-        if not is_current(path, mark):  # of a run that was stopped half-way it is the same product
-            reason = "stands there already and was made otherwise"
-            raise FileProblem(path, reason, "say overwrite, or choose another folder")
-    parts: list[Path] = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = [part_name(path) for path in paths]
+    give = record if callable(record) else lambda: dict(record)
+    there = [path for path in paths if path.exists()]
+    if there and not overwrite:
+        facts = give()
+        mark = facts.get("fingerprint")
+        mark = mark or fingerprint_of(facts["inputs"], facts["parameters"], facts.get("versions", {}))
+        for path in there:
+            if not is_current(path, mark):  # of a run that was stopped half-way it is the same product
+                reason = "already exists and was made with other settings"
+                raise FileProblem(path, reason, "say overwrite, or choose another folder")
+    with whole_files(*paths) as parts:
         for piece, part in zip(pieces, parts, strict=True):
             _write_piece(piece, part)
-        told = record() if callable(record) else dict(record)
-        for piece, path, part in zip(pieces, paths, parts, strict=True):
-            own = dict(told) | {"outputs": [p.name for p in paths], "size": part.stat().st_size, "report": piece.report}
-            if path.exists():
-                sidecar_path(path).unlink(missing_ok=True)  # from here on what stands there counts as unknown
-                part.replace(path)
-                write_sidecar(path, own)
+        facts, names = give(), [path.name for path in paths]
+        records = [
+            facts | {"outputs": names, "size": part.stat().st_size, "report": piece.report}
+            for piece, part in zip(pieces, parts, strict=True)
+        ]
+        for path, own in zip(paths, records, strict=True):
+            if path in there:
+                sidecar_path(path).unlink(missing_ok=True)  # until it is replaced what is there counts as unknown
             else:
                 write_sidecar(path, own)
-                part.replace(path)
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror or error})"
-        raise FileProblem(paths[0], reason, "make room or choose another folder") from error
-    finally:
-        for part in parts:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+    for path, own in zip(paths, records, strict=True):
+        if path in there:
+            write_sidecar(path, own)
     return paths
-
-# %% ../../nbs/process/08_prep.ipynb #ec7fec97
-def _mark(record: Mapping) -> str:
-    return record.get("fingerprint") or fingerprint_of(
-        record["inputs"], record["parameters"], record.get("versions", {})
-    )
 
 # %% ../../nbs/process/08_prep.ipynb #ce1de971
 def prep_data(
@@ -130,8 +120,8 @@ def prep_data(
     outdir : path-like
         Folder for the products; made if needed.
     overwrite : bool
-        Replace products that were made otherwise. Those made from the same input with the same recipes are kept in
-        any case.
+        Replace products that were made with other settings. Those made from the same input with the same recipes are
+        kept in any case.
 
     Returns
     -------
@@ -141,7 +131,7 @@ def prep_data(
     Raises
     ------
     CalamiError
-        If it cannot be done; nothing is written then, and what stood there is still there.
+        If it cannot be done; nothing is written then, and what was there before is still there.
     """
     recipes = list(recipes) if isinstance(recipes, Iterable) else [recipes]
     if not recipes or not all(hasattr(r, "apply") and hasattr(r, "parameters") for r in recipes):
@@ -179,7 +169,7 @@ def make_products(
     outdir : path-like
         Folder for the products.
     overwrite : bool
-        Replace products that were made otherwise.
+        Replace products that were made with other settings.
 
     Returns
     -------
@@ -189,8 +179,8 @@ def make_products(
     began = time.perf_counter()
     versions = {"calami": calami.__version__, "numpy": np.__version__}
     with ThreadPoolExecutor(1) as pool:  # the input is hashed while the pixels are worked on
-        facts = pool.submit(input_facts, inputs)
-        done = _made_before(Path(outdir), parameters, versions, facts)
+        hashed = pool.submit(input_facts, inputs)
+        done = _made_before(Path(outdir), parameters, versions, hashed)
         if done:
             log.info("%s: %d products are there already", inputs[0].name, len(done))
             return done
@@ -198,8 +188,9 @@ def make_products(
         _refuse_inputs(inputs, [Path(outdir) / p.name.filename for p in pieces])
 
         def record() -> dict:
-            told = {"operation": "prep", "inputs": facts.result(), "parameters": parameters, "versions": versions}
-            return told | {"seconds": round(time.perf_counter() - began, 3)}
+            seconds = round(time.perf_counter() - began, 3)
+            facts = {"operation": "prep", "inputs": hashed.result(), "parameters": parameters, "versions": versions}
+            return facts | {"seconds": seconds}
 
         return write_pieces(pieces, outdir, record, overwrite=overwrite)
 
@@ -223,7 +214,7 @@ def prep_many(
     executor : concurrent.futures.Executor, optional
         What runs them; one after the other in this process by default.
     overwrite : bool
-        Replace products that were made otherwise.
+        Replace products that were made with other settings.
 
     Returns
     -------
@@ -234,19 +225,18 @@ def prep_many(
     """
     from tqdm.auto import tqdm
 
-    made: dict[str, list[Path]] = {}
+    made: list[Path] = []
     failed: dict[str, Exception] = {}
     running = {}
     if executor is not None:
         running = {n: executor.submit(prep_data, d.paths, r, outdir, overwrite=overwrite) for n, (d, r) in jobs.items()}
     for name, (data, recipes) in tqdm(jobs.items(), "preparing", unit="exposure", delay=2, disable=None):
         try:
-            result = running[name].result() if running else prep_data(data, recipes, outdir, overwrite=overwrite)
-            made[name] = result
+            made += running[name].result() if running else prep_data(data, recipes, outdir, overwrite=overwrite)
         except CalamiError as error:
             log.warning("%s: %s", name, error)
             failed[name] = error
-    return [path for paths in made.values() for path in paths], failed
+    return made, failed
 
 # %% ../../nbs/process/08_prep.ipynb #f9705953
 def _made_before(folder: Path, parameters: dict, versions: dict, facts: Future) -> list[Path]:

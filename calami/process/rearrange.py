@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +20,22 @@ from ..core.problems import CalamiError
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
-from .piece import KEYWORDS, Layer, Piece, join_pieces, numbers_text, read_piece, take_integrations
+from calami.process.piece import (
+    _DAY,
+    _SPANS,
+    Layer,
+    Piece,
+    _set_card,
+    _set_known,
+    _set_span,
+    _table,
+    join_pieces,
+    numbers_text,
+    read_piece,
+    take_integrations,
+)
 from .prep import make_products
+from .recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +58,7 @@ SAME_PLACE = 0.0002
 # %% ../../nbs/process/09_rearrange.ipynb #31ddfc4e
 def differences(headers: Sequence[Mapping[str, Any]], names: Sequence[str], keywords: Mapping[str, str]) -> list[str]:
     """
-    Tell in what exposures differ.
+    Say in what exposures differ.
 
     Parameters
     ----------
@@ -60,20 +74,22 @@ def differences(headers: Sequence[Mapping[str, Any]], names: Sequence[str], keyw
     list of str
         A text for each keyword in which they differ; empty if they agree.
     """
-    told = []
+    found = []
     for key, what in keywords.items():
         values = [h.get(key) for h in headers]
         numbers = [v for v in values if isinstance(v, float)]
         apart = len(numbers) == len(values) and max(numbers) - min(numbers) > max(SAME_PLACE, 1e-6 * abs(numbers[0]))
         if apart or (len(numbers) < len(values) and len(set(values)) > 1):
             other = next(k for k, v in enumerate(values) if v != values[0])
-            told.append(f"{what} ({key}): {values[0]} in {names[0]}, {values[other]} in {names[other]}")
-    return told
+            found.append(f"{what} ({key}): {values[0]} in {names[0]}, {values[other]} in {names[other]}")
+    return found
 
 # %% ../../nbs/process/09_rearrange.ipynb #0927bfd1
 @dataclass(frozen=True)
-class Arrangement:
+class Arrangement(Recipe):
     """One way to put exposures together; the base of all."""
+
+    _kind = "arrangement"
 
     def apply(self, pieces: Sequence[Piece]) -> list[Piece]:
         """
@@ -96,31 +112,18 @@ class Arrangement:
         """
         raise NotImplementedError
 
-    @property
-    def parameters(self) -> dict:
-        """Name and parameters, for the record."""
-        return {"arrangement": type(self).__name__} | asdict(self)
-
 # %% ../../nbs/process/09_rearrange.ipynb #f2ebe466
 def _refuse_differences(pieces: Sequence[Piece], keywords: Mapping[str, str]) -> None:
-    headers = [dict(p.layers["SCI"].header) | dict(p.primary) for p in pieces]
-    told = differences(headers, [p.label for p in pieces], keywords)
-    if len({p.name.product for p in pieces}) > 1:
-        told.append("kind of product: " + ", ".join(sorted({p.name.product for p in pieces})))
+    found = differences([dict(p._headers[1]) | dict(p.primary) for p in pieces], [p.label for p in pieces], keywords)
+    products, extensions = sorted({p.name.product for p in pieces}), sorted({" ".join(p.layers) for p in pieces})
+    if len(products) > 1:
+        found.append("kind of product: " + ", ".join(products))
     if len({p.shape[1:] if len(p.shape) > 2 else p.shape for p in pieces}) > 1:
-        told.append("shape: " + ", ".join(str(p.shape) for p in pieces))
-    if len({tuple(p.layers) for p in pieces}) > 1:
-        told.append("extensions: " + " against ".join(sorted({" ".join(p.layers) for p in pieces})))
-    if told:
-        raise CalamiError("these exposures do not belong together; they differ in\n  " + "\n  ".join(told))
-
-# %% ../../nbs/process/09_rearrange.ipynb #31fb74a3
-def _needs_integrations(pieces: Sequence[Piece]) -> None:
-    if not pieces:
-        raise CalamiError("no exposure given; name at least one")
-    for piece in pieces:
-        if len(piece.shape) < 3:
-            raise CalamiError(f"{piece.label}: holds one image and no integrations; use its rateints or calints file")
+        found.append("shape: " + ", ".join(str(p.shape) for p in pieces))
+    if len(extensions) > 1:
+        found.append("extensions: " + " against ".join(extensions))
+    if found:
+        raise CalamiError("these exposures do not belong together; they differ in\n  " + "\n  ".join(found))
 
 # %% ../../nbs/process/09_rearrange.ipynb #8319bfc9
 @dataclass(frozen=True)
@@ -141,8 +144,7 @@ class Join(Arrangement):
     dithers: bool = False
 
     def __post_init__(self):
-        if self.order not in ("given", "time", "number"):
-            raise CalamiError(f"Join: order is 'given', 'time' or 'number', not {self.order!r}")
+        self._check_choice("order", "given", "time", "number")
 
     def apply(self, pieces: Sequence[Piece]) -> list[Piece]:
         """
@@ -158,11 +160,15 @@ class Join(Arrangement):
         list of Piece
             One, tagged ``join2``, named after the first.
         """
-        _needs_integrations(pieces)
+        if not pieces:
+            raise CalamiError("no exposure given; name at least one")
+        for piece in pieces:
+            if len(piece.shape) < 3:
+                reason = "holds one image and no integrations; use its rateints or calints file"
+                raise CalamiError(f"{piece.label}: {reason}")
         _refuse_differences(pieces, MUST_AGREE | ({} if self.dithers else DITHER))
-        same = len({p.name.rootname for p in pieces}) == 1
         numbers = np.concatenate([p.integrations for p in pieces])
-        same = same and len(set(numbers.tolist())) == len(numbers)
+        same = len({p.name.rootname for p in pieces}) == 1 and len(np.unique(numbers)) == len(numbers)
         if self.order == "number" and not same:
             raise CalamiError(
                 f"{pieces[0].label} and the others are not different parts of one exposure, so the numbers of their "
@@ -171,30 +177,23 @@ class Join(Arrangement):
         whole = _counted(pieces, same)
         index = np.arange(len(numbers))
         if self.order != "given":
-            index = np.argsort(numbers if self.order == "number" else _moments(pieces), kind="stable")
+            keys = numbers if self.order == "number" else np.concatenate([_moments(p) for p in pieces])
+            index = np.argsort(keys, kind="stable")
         tags = {p.name.tag for p in pieces}
         whole.name = whole.name.replace(tag=tags.pop() if len(tags) == 1 else "")
         parts = "; ".join(f"{p.label} {numbers_text(p.integrations)}" for p in pieces)
         note = f"join by {self.order}: {len(index)} integrations of {parts}"
         return [_timed(take_integrations(whole, index, f"join{len(pieces)}", note), pieces)]
 
-# %% ../../nbs/process/09_rearrange.ipynb #51f5d5f6
-_SPANS = (
-    ("EXPSTART", "EXPMID", "EXPEND"), ("BSTRTIME", "BMIDTIME", "BENDTIME"), ("HSTRTIME", "HMIDTIME", "HENDTIME"),
-    ("MJD-BEG", "MJD-AVG", "MJD-END"), ("TDB-BEG", "TDB-MID", "TDB-END"),
-)  # fmt: skip
-
 # %% ../../nbs/process/09_rearrange.ipynb #49d6b00e
 def _counted(pieces: Sequence[Piece], same: bool) -> Piece:
-    """All integrations in one piece, rows of the tables numbered through."""
+    # All integrations in one piece, rows of the tables numbered through.
     before, shifted = 0, []
     for piece in pieces:
-        tables = {}
-        for key, (header, rows) in piece.tables.items():
-            rows = rows.copy()
+        tables = {key: (header, rows.copy()) for key, (header, rows) in piece.tables.items()}
+        for _, rows in tables.values():
             if "integration_number" in (rows.dtype.names or ()) and len(rows):
                 rows["integration_number"] += before + 1 - max(int(rows["integration_number"].min()), 1)
-            tables[key] = (header, rows)
         shifted.append(replace(piece, tables=tables))
         before += len(piece.integrations)
     whole = join_pieces(shifted)
@@ -204,45 +203,32 @@ def _counted(pieces: Sequence[Piece], same: bool) -> Piece:
     return whole
 
 # %% ../../nbs/process/09_rearrange.ipynb #8d9e555c
-def _moments(pieces: Sequence[Piece]) -> np.ndarray:
-    """When each integration was taken, MJD."""
-    moments = []
-    for piece in pieces:
-        rows = piece.tables.get("INT_TIMES", (None, ()))[1]
-        if len(rows) == len(piece.integrations):
-            moments.append(rows["int_mid_MJD_UTC"].astype(float))
-            continue
-        start, end = (piece.primary.get(k) for k in ("EXPSTART", "EXPEND"))
-        if not (isinstance(start, float) and isinstance(end, float)):
-            raise CalamiError(f"{piece.label}: has neither INT_TIMES nor EXPSTART and EXPEND; use order='given'")
-        count = len(piece.integrations)
-        moments.append(start + (np.arange(count) + 0.5) * (end - start) / count)
-    return np.concatenate(moments)
+def _moments(piece: Piece) -> np.ndarray:
+    # When each integration was taken, MJD.
+    count, rows = len(piece.integrations), _table(piece, "INT_TIMES")
+    if rows is not None and len(rows) == count:
+        return rows["int_mid_MJD_UTC"].astype(float)
+    if (cadence := piece._cadence(count)) is None:
+        raise CalamiError(f"{piece.label}: has neither INT_TIMES nor EXPSTART and EXPEND; use order='given'")
+    return piece.primary["EXPSTART"] + (np.arange(count) + 0.5) * cadence / _DAY
 
 # %% ../../nbs/process/09_rearrange.ipynb #20b18121
 def _timed(new: Piece, pieces: Sequence[Piece]) -> Piece:
-    """Let a joined piece begin with its earliest part and end with its latest."""
-    for where in (lambda p: p.primary, lambda p: p.layers["SCI"].header):
-        header = where(new)
-        for first, middle, last in _SPANS:
-            begins = [where(p).get(first) for p in pieces]
-            ends = [where(p).get(last) for p in pieces]
-            if all(isinstance(t, float) for t in (*begins, *ends)) and first in header:
-                header[first], header[last] = min(begins), max(ends)
-                if middle in header:
-                    header[middle] = (header[first] + header[last]) / 2
+    # Let a joined piece begin with its earliest part and end with its latest.
+    for header, *parts in zip(new._headers, *(p._headers for p in pieces), strict=True):
+        for keys in _SPANS:
+            times = [part.get(key) for part in parts for key in keys[::2]]
+            if all(isinstance(t, float) for t in times) and keys[0] in header:
+                _set_span(header, keys, min(times[::2]), max(times[1::2]))
     early = min(pieces, key=lambda p: str(p.primary.get("DATE-BEG", "")))
     late = max(pieces, key=lambda p: str(p.primary.get("DATE-END", "")))
-    for source, keys in ((early, ("DATE-BEG", "DATE-OBS", "TIME-OBS")), (late, ("DATE-END",))):
-        for key in keys:
-            if key in source.primary:
-                new.primary[key] = source.primary[key]
+    for key, source in {"DATE-BEG": early, "DATE-OBS": early, "TIME-OBS": early, "DATE-END": late}.items():
+        if key in source.primary:
+            new.primary[key] = source.primary[key]
     seconds = [p.primary.get("DURATION") for p in pieces]
     if all(isinstance(s, int | float) for s in seconds):
         new.primary["DURATION"] = round(math.fsum(seconds), 3)
-        for header in (new.primary, new.layers["SCI"].header):
-            if "TELAPSE" in header:
-                header["TELAPSE"] = new.primary["DURATION"]
+        _set_known(new, "TELAPSE", new.primary["DURATION"])
     return new
 
 # %% ../../nbs/process/09_rearrange.ipynb #c3efa8ac
@@ -268,15 +254,13 @@ class Regroup(Arrangement):
 
     def __post_init__(self):
         Join(self.order)
-        if (self.size is None) == (self.sets is None):
-            raise CalamiError("Regroup: give either size or sets")
-        if self.size is not None and not (isinstance(self.size, int) and self.size >= 1):
-            raise CalamiError(f"Regroup: size is a whole number from 1, not {self.size!r}")
-        if self.sets is not None:
-            sets = tuple(tuple(int(n) for n in s) for s in self.sets)
-            if not sets or not all(sets):
-                raise CalamiError("Regroup: an empty set of integrations; name at least one in each")
-            object.__setattr__(self, "sets", sets)
+        self._check((self.size is None) != (self.sets is None), "give either size or sets")
+        if self.sets is None:
+            self._check_counts("size")
+            return
+        sets = tuple(tuple(int(n) for n in s) for s in self.sets)
+        self._check(bool(sets) and all(sets), "an empty set of integrations; name at least one in each")
+        object.__setattr__(self, "sets", sets)
 
     def apply(self, pieces: Sequence[Piece]) -> list[Piece]:
         """
@@ -294,25 +278,19 @@ class Regroup(Arrangement):
         """
         (whole,) = Join(self.order, self.dithers).apply(pieces)
         total = len(whole.integrations)
-        left = 0
-        if self.sets is not None:
-            sets = [np.array(s) - 1 for s in self.sets]
-            wrong = sorted({int(n) + 1 for s in sets for n in s if not 0 <= n < total})
-            if wrong:
-                raise CalamiError(f"{whole.label}: integrations {numbers_text(wrong)} are not among 1 to {total}")
-        else:
-            if self.size > total:
-                raise CalamiError(
-                    f"{whole.label}: {total} integrations do not make a part of {self.size}; ask for fewer"
-                )
-            left = total % self.size
-            sets = np.arange(total - left).reshape(-1, self.size)
+        left = 0 if self.size is None else total % self.size
+        sets = self.sets or np.arange(1, total - left + 1).reshape(-1, self.size)
+        wrong = sorted({int(n) for s in sets for n in s if not 1 <= n <= total})
+        if wrong:
+            raise CalamiError(f"{whole.label}: integrations {numbers_text(wrong)} are not among 1 to {total}")
+        if not len(sets):
+            raise CalamiError(f"{whole.label}: {total} integrations do not make a part of {self.size}; ask for fewer")
         parts = []
-        for k, index in enumerate(sets, 1):
-            note = f"regroup {k} of {len(sets)}: integrations {numbers_text(np.array(index) + 1)} of {total}"
+        for k, numbers in enumerate(sets, 1):
+            note = f"regroup {k} of {len(sets)}: integrations {numbers_text(numbers)} of {total}"
             note += f"; the last {left} in no part" if left else ""
-            part = take_integrations(whole, np.array(index), f"part{k}of{len(sets)}", note)
-            part.report["integrations_left_out"] = int(left)
+            part = take_integrations(whole, np.array(numbers) - 1, f"part{k}of{len(sets)}", note)
+            part.report["integrations_left_out"] = left
             parts.append(part)
         return parts
 
@@ -335,10 +313,8 @@ class StackDithers(Arrangement):
     dithers: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.how not in ("image", "cube"):
-            raise CalamiError(f"StackDithers: how is 'image' or 'cube', not {self.how!r}")
-        if self.align not in ("header", "peak"):
-            raise CalamiError(f"StackDithers: align is 'header' or 'peak', not {self.align!r}")
+        self._check_choice("how", "image", "cube")
+        self._check_choice("align", "header", "peak")
 
     def apply(self, pieces: Sequence[Piece]) -> list[Piece]:
         """
@@ -362,21 +338,25 @@ class StackDithers(Arrangement):
         _refuse_differences(pieces, MUST_AGREE)
         places = np.array([_place(p, self.align) for p in pieces])
         exact = places - places[0]
-        whole = np.rint(exact).astype(int)
-        size = np.array(pieces[0].shape[:-3:-1])
-        if (np.abs(whole) >= size).any():
-            raise CalamiError(f"{pieces[0].label}: offsets of {np.abs(whole).max()} pixels leave no common part")
+        moves = np.rint(exact).astype(int)
+        if (np.abs(moves) >= pieces[0].shape[:-3:-1]).any():
+            raise CalamiError(f"{pieces[0].label}: offsets of {np.abs(moves).max()} pixels leave no common part")
         cube = {
-            key: np.concatenate([_moved(p, key, w) for p, w in zip(pieces, whole, strict=True)])
+            key: np.concatenate([_moved(p, key, *by) for p, by in zip(pieces, moves, strict=True)])
             for key in pieces[0].layers
             if pieces[0].layers[key].raw.ndim >= 2
         }
-        rest = np.round(exact - whole, 3).tolist()
         note = f"stack ({self.how}, by {self.align}): {', '.join(p.label for p in pieces)}"
         new = pieces[0].copy(f"stack{len(pieces)}", note)
-        new.report["stack"] = {"moved_by": (-whole).tolist(), "left_over": rest}
-        (_put_cube if self.how == "cube" else _put_average)(new, cube)
-        return [_totals(_timed(new, pieces), pieces, self.how == "cube")]
+        new.report["stack"] = {"moved_by": (-moves).tolist(), "left_over": np.round(exact - moves, 3).tolist()}
+        whole = self.how == "cube"
+        for key, images in (cube if whole else _average(cube)).items():
+            new.layers[key] = Layer.of(images, new.layers[key].header)
+        products = {"rate": "rateints", "cal": "calints"}
+        products = products if whole else {many: one for one, many in products.items()}
+        new.name = new.name.replace(product=products.get(new.name.product, new.name.product))
+        new.primary["DATAMODL"] = "CubeModel" if whole else "ImageModel"
+        return [_totals(_timed(new, pieces), pieces, whole)]
 
 # %% ../../nbs/process/09_rearrange.ipynb #7c4339b5
 def _place(piece: Piece, align: str) -> tuple[float, float]:
@@ -397,77 +377,56 @@ def _place(piece: Piece, align: str) -> tuple[float, float]:
     return peak.col, peak.row
 
 # %% ../../nbs/process/09_rearrange.ipynb #72874436
-def _moved(piece: Piece, key: str, by: np.ndarray) -> np.ndarray:
-    """Images of a layer, moved back by whole pixels (columns, rows); what comes in is NaN or DO_NOT_USE."""
+def _moved(piece: Piece, key: str, columns: int, rows: int) -> np.ndarray:
+    # Images of a layer, moved back by whole pixels; what comes in is NaN or DO_NOT_USE.
     images = piece.layers[key].values().reshape(-1, *piece.shape[-2:])
     fill = niriss.DO_NOT_USE if key == "DQ" else np.nan if images.dtype.kind == "f" else 0
-    out = np.full(images.shape, fill, images.dtype)
-    to, of = [], []
-    for step in by[::-1]:
-        to.append(slice(max(-step, 0), min(-step, 0) or None))
-        of.append(slice(max(step, 0), min(step, 0) or None))
-    out[:, to[0], to[1]] = images[:, of[0], of[1]]
-    return out
-
-# %% ../../nbs/process/09_rearrange.ipynb #75eab924
-def _put_cube(new: Piece, cube: dict[str, np.ndarray]) -> None:
-    for key, images in cube.items():
-        new.layers[key] = Layer.of(images, new.layers[key].header)
-    product = {"rate": "rateints", "cal": "calints"}.get(new.name.product, new.name.product)
-    new.name = new.name.replace(product=product)
-    new.primary["DATAMODL"] = "CubeModel"
+    height, width = abs(rows), abs(columns)
+    padded = np.pad(images, ((0, 0), (height, height), (width, width)), constant_values=fill)
+    return padded[:, height + rows :, width + columns :][:, : images.shape[1], : images.shape[2]]
 
 # %% ../../nbs/process/09_rearrange.ipynb #a9b84700
-def _put_average(new: Piece, cube: dict[str, np.ndarray]) -> None:
+def _average(cube: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     flags = cube.get("DQ", np.zeros(cube["SCI"].shape, "uint32"))
     good = np.isfinite(cube["SCI"]) & (flags & niriss.DO_NOT_USE == 0)
-    count = good.sum(axis=0)
+    count, means = good.sum(axis=0), {}
     safe = np.maximum(count, 1)
     for key, images in cube.items():
         if key == "DQ":
-            kept = np.bitwise_or.reduce(np.where(good, images, 0), axis=0).astype(images.dtype)
-            value = np.where(count > 0, kept, np.bitwise_or.reduce(images, axis=0) | images.dtype.type(1))
+            kept = np.bitwise_or.reduce(np.where(good, images, 0), axis=0)
+            mean = np.where(count > 0, kept, np.bitwise_or.reduce(images, axis=0) | niriss.DO_NOT_USE)
         elif images.dtype.kind != "f":
-            value = images.max(axis=0)
+            mean = images.max(axis=0)
         else:
             power = 2 if key == "ERR" else 1
             total = np.where(good, np.nan_to_num(images.astype(float)) ** power, 0).sum(axis=0)
-            value = total / safe if key == "SCI" else total / safe**2
-            value = np.where(count > 0, np.sqrt(value) if key == "ERR" else value, np.nan).astype(images.dtype)
-        new.layers[key] = Layer.of(value.astype(images.dtype), new.layers[key].header)
-    product = {"rateints": "rate", "calints": "cal"}.get(new.name.product, new.name.product)
-    new.name = new.name.replace(product=product)
-    new.primary["DATAMODL"] = "ImageModel"
-    new.tables.pop("INT_TIMES", None)
+            mean = total / (safe if key == "SCI" else safe**2)
+            mean = np.where(count > 0, np.sqrt(mean) if key == "ERR" else mean, np.nan)
+        means[key] = mean.astype(images.dtype)
+    return means
 
 # %% ../../nbs/process/09_rearrange.ipynb #56e771e5
 def _totals(new: Piece, pieces: Sequence[Piece], cube: bool) -> Piece:
-    """Numbers and times of a stack: those of all its parts together."""
-    nints = [int(p.primary.get("NINTS") or 1) for p in pieces]
-    exposure = sum(float(p.primary.get("EFFEXPTM") or 0) for p in pieces)
-    count = new.shape[0] if cube else sum(nints)
+    # Numbers and times of a stack: those of all its parts together.
+    count = new.shape[0] if cube else sum(int(p.primary.get("NINTS") or 1) for p in pieces)
+    exposure = sum(p._number("EFFEXPTM") for p in pieces)
     new.primary["NINTS"] = count
-    for key in ("INTSTART", "INTEND"):
-        if key in new.primary:
-            new.primary[key] = 1 if key == "INTSTART" else count
+    _set_known(new, "INTSTART", 1)
+    _set_known(new, "INTEND", count)
     if exposure and "EFFEXPTM" in new.primary:
         new.primary["EFFEXPTM"] = round(exposure, 3)
         if cube:  # one image of it stands for an exposure, or for one integration
             new.primary["EFFINTTM"] = round(exposure / count, 8)
-        for header in (new.primary, new.layers["SCI"].header):
-            if "XPOSURE" in header:
-                header["XPOSURE"] = round(exposure, 3)
+        _set_known(new, "XPOSURE", round(exposure, 3))
     new.integrations = np.arange(1, count + 1) if cube else np.arange(0)
     new.total = (count, new.total[1])
-    if "INT_TIMES" in new.tables:
-        rows = [p.tables["INT_TIMES"][1] for p in pieces if "INT_TIMES" in p.tables]
+    header, _ = new.tables.pop("INT_TIMES", (None, None))
+    rows = [p.tables["INT_TIMES"][1] for p in pieces if cube and "INT_TIMES" in p.tables]
+    if header is not None and sum(map(len, rows)) == count:
         table = np.concatenate(rows)
-        if len(table) == count:
-            table["integration_number"] = np.arange(1, count + 1)
-            new.tables["INT_TIMES"] = (new.tables["INT_TIMES"][0], table)
-        else:
-            del new.tables["INT_TIMES"]
-    new.primary["CLMINTS"] = (f"1-{count} of {count}", KEYWORDS["CLMINTS"])
+        table["integration_number"] = np.arange(1, count + 1)
+        new.tables["INT_TIMES"] = (header, table)
+    _set_card(new.primary, "CLMINTS", f"1-{count} of {count}")
     return new
 
 # %% ../../nbs/process/09_rearrange.ipynb #a455a5f4
@@ -490,7 +449,7 @@ def rearrange_data(
     outdir : path-like
         Folder for the products; made if needed.
     overwrite : bool
-        Replace products that were made otherwise.
+        Replace products that were made with other settings.
 
     Returns
     -------
@@ -539,7 +498,7 @@ def rearrange_sets(
     filetype : str, optional
         Product type to start from; the most processed one if not given.
     overwrite : bool
-        Replace products that were made otherwise.
+        Replace products that were made with other settings.
 
     Returns
     -------
@@ -581,7 +540,7 @@ def alike(dataset: ExposureSet, dithers: bool = False) -> list[list[str]]:
     list of list of str
         Names that agree in target, filter, groups and so on; in the order of the dataset.
     """
-    keys = [k for k in (*MUST_AGREE, *(() if dithers else DITHER))]
+    keys = [*MUST_AGREE, *(() if dithers else DITHER)]
     sets: dict[tuple, list[str]] = {}
     for name, (_, values) in zip(dataset.names, dataset.items(), strict=True):
         mark = tuple(round(v, 4) if isinstance(v := values.get(k), float) else v for k in keys)

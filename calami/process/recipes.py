@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import operator
 from dataclasses import asdict, dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -25,7 +24,7 @@ __all__ = ['log', 'Recipe', 'Dice', 'Truncate', 'Slice', 'Bin']
 class Recipe:
     """One change of an exposure; the base of all recipes."""
 
-    _kind: ClassVar[str] = "recipe"
+    _kind = "recipe"
 
     def apply(self, piece: Piece) -> list[Piece]:
         """

@@ -43,7 +43,7 @@ def _image_header(layer: Layer, key: str) -> bytes:
 
     rest = layer.header.copy(strip=True)
     zero, scale = layer.header.get("BZERO"), layer.header.get("BSCALE")
-    for word in ("CHECKSUM", "DATASUM", "BZERO", "BSCALE"):
+    for word in ("CHECKSUM", "DATASUM", "BZERO", "BSCALE", "EXTNAME", "EXTVER"):
         rest.remove(word, ignore_missing=True)
     shape = layer.raw.shape
     cards = [("XTENSION", "IMAGE"), ("BITPIX", _BITPIX[layer.raw.dtype]), ("NAXIS", len(shape))]
@@ -52,8 +52,6 @@ def _image_header(layer: Layer, key: str) -> bytes:
         cards += [("BZERO", zero), ("BSCALE", 1 if scale is None else scale)]
     name, _, ver = key.partition(",")
     cards += [("EXTNAME", name), ("EXTVER", int(ver or 1))]
-    for word in ("EXTNAME", "EXTVER"):
-        rest.remove(word, ignore_missing=True)
     header = fits.Header(cards)
     header.extend(rest, unique=True, bottom=True)
     return header.tostring().encode("ascii")
@@ -96,8 +94,7 @@ def _write_piece(piece: Piece, path: Path) -> None:
         primary.remove(word, ignore_missing=True)
     tree = np.frombuffer(_asdf_bytes(piece), np.uint8)[None]
     rows = tree.view([("ASDF_METADATA", "u1", (tree.shape[1],))])[0]
-    with path.open("wb", buffering=0) as raw:
-        file = _Whole(raw)
+    with path.open("wb") as file:
         file.write(fits.PrimaryHDU(header=primary).header.tostring().encode("ascii"))
         for key, layer in piece.layers.items():
             file.write(_image_header(layer, key))
@@ -105,15 +102,3 @@ def _write_piece(piece: Piece, path: Path) -> None:
         for key, (header, table) in piece.tables.items():
             file.write(_table_bytes(header, table, key))
         file.write(_table_bytes(fits.Header(), rows, "ASDF"))
-
-# %% ../../nbs/process/03_write.ipynb #d172c5c0
-class _Whole:
-    """Write all of it: one call may take less, on a disc that is nearly full."""
-
-    def __init__(self, raw):
-        self.raw = raw
-
-    def write(self, data) -> None:
-        view = memoryview(data)
-        while len(view):
-            view = view[self.raw.write(view) :]

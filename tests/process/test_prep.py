@@ -574,7 +574,7 @@ def test_equal_runs_are_not_repeated_and_other_ones_do_not_overwrite(raw, tmp_pa
     stamps = [p.stat().st_mtime_ns for p in first]
     assert prep_data(Data(raw), [Dice(2)], tmp_path) == first and [p.stat().st_mtime_ns for p in first] == stamps
     content = [p.read_bytes() for p in first]
-    with pytest.raises(FileProblem, match="stands there already"):
+    with pytest.raises(FileProblem, match="already exists"):
         prep_data(raw, Dice(ranges=((1, 4), (5, 8))), tmp_path)
     assert [p.read_bytes() for p in first] == content and all(record.sidecar_path(p).exists() for p in first)
     prep_data(raw, Dice(ranges=((1, 4), (5, 8))), tmp_path, overwrite=True)
@@ -607,7 +607,7 @@ def test_a_changed_input_is_another_input(tmp_path):
     path = cube(tmp_path / NAME, 6)
     prep_data(path, Slice(2), tmp_path / "out")
     cube(path, 6, seed=2)
-    with pytest.raises(FileProblem, match="stands there already"):
+    with pytest.raises(FileProblem, match="already exists"):
         prep_data(path, Slice(2), tmp_path / "out")
 
 
