@@ -2378,6 +2378,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'calami/simulate/level1b.py'),
                                          'calami.simulate.level1b._boresight': ( 'simulate/level1b.html#_boresight',
                                                                                  'calami/simulate/level1b.py'),
+                                         'calami.simulate.level1b._cards': ('simulate/level1b.html#_cards', 'calami/simulate/level1b.py'),
                                          'calami.simulate.level1b._checked': ( 'simulate/level1b.html#_checked',
                                                                                'calami/simulate/level1b.py'),
                                          'calami.simulate.level1b._coordinates': ( 'simulate/level1b.html#_coordinates',

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -343,68 +344,46 @@ FILTER_WHEEL = {"F277W": 234.8, "F380M": 155.02, "F430M": 194.82, "F480M": 114.9
 #: first science exposure) and NEXPOSUR of program 1093.
 ACQUISITION_EXPOSURES = 4
 
+# %% ../../nbs/simulate/05_level1b.ipynb #5510df5d
+def _cards(names: str, values: Iterable) -> dict:
+    return dict(zip(names.split(), values, strict=True))
+
 # %% ../../nbs/simulate/05_level1b.ipynb #eef10676
 def _identity(exposure: ExposurePlan, segment: int | None) -> dict:
     name = parse_name(exposure.rootname).replace(product="uncal", segment=segment, extension=".fits")
-    title = str(exposure.title)
     count = ACQUISITION_EXPOSURES + max(exposure.activity - 1, 1)  # activity 1 of a visit group is the acquisition
-    observation = f"{name.visit_id}P{0:08d}{name.visit_group}{name.sequence}{name.activity}"
+    title = exposure.title if exposure.title.upper().startswith("SIMULATED") else f"SIMULATED {exposure.title}"
+    parts = (name.visit_id, name.program, name.observation, name.visit, name.visit_group, name.activity)
     return {
-        "FILENAME": name.filename,
-        "SDP_VER": f"calami {__version__}",
-        "TITLE": title if title.upper().startswith("SIMULATED") else f"SIMULATED {title}",
-        "OBS_ID": f"V{observation}",
-        "VISIT_ID": name.visit_id,
-        "PROGRAM": name.program,
-        "OBSERVTN": name.observation,
-        "VISIT": name.visit,
-        "VISITGRP": name.visit_group,
-        "ACT_ID": name.activity,
-        "EXPOSURE": str(exposure.exposure),
-        "OBSLABEL": str(exposure.label),
-        "EXPCOUNT": count,
-        "NEXPOSUR": count - 1 + exposure.n_dithers,
+        **_cards("VISIT_ID PROGRAM OBSERVTN VISIT VISITGRP ACT_ID", parts),
+        **_cards("FILENAME SDP_VER TITLE", (name.filename, f"calami {__version__}", title)),
+        "OBS_ID": f"V{name.visit_id}P{0:08d}{name.visit_group}{name.sequence}{name.activity}",
+        **_cards("EXPOSURE OBSLABEL", (str(exposure.exposure), exposure.label)),
+        **_cards("EXPCOUNT NEXPOSUR", (count, count - 1 + exposure.n_dithers)),
     }
 
 # %% ../../nbs/simulate/05_level1b.ipynb #7c9a44d3
 def _setup(exposure: ExposurePlan) -> dict:
-    frame, star = round(niriss.SUB80.frame_time, 5), exposure.star
+    frame, star, wheel = round(niriss.SUB80.frame_time, 5), exposure.star, FILTER_WHEEL[exposure.filter]
     times = timing(exposure.ngroups, exposure.nints)
+    effective = (round(times.integration, 5), times.exposure, times.duration)
     return {
-        "TARGPROP": "-".join(star.name.upper().split()),
-        "TARGNAME": star.name,
-        "MU_RA": star.pm_ra / 1e3,
-        "MU_DEC": star.pm_dec / 1e3,
-        "PROP_RA": star.ra,
-        "PROP_DEC": star.dec,
-        "FILTER": exposure.filter,
-        "FWCPOS": FILTER_WHEEL[exposure.filter],
-        "SUBSTRT1": niriss.SUB80.start[0],
-        "SUBSTRT2": niriss.SUB80.start[1],
-        "SUBSIZE1": niriss.SUB80.shape[1],
-        "SUBSIZE2": niriss.SUB80.shape[0],
-        "IS_PSF": bool(exposure.is_psf),
-        "NINTS": exposure.nints,
-        "NGROUPS": exposure.ngroups,
-        "TFRAME": frame,
-        "TGROUP": frame,
-        "EFFINTTM": round(times.integration, 5),
-        "EFFEXPTM": times.exposure,
-        "DURATION": times.duration,
+        **_cards("TARGPROP TARGNAME", ("-".join(star.name.upper().split()), star.name)),
+        **_cards("MU_RA MU_DEC PROP_RA PROP_DEC", (star.pm_ra / 1e3, star.pm_dec / 1e3, star.ra, star.dec)),
+        **_cards("FILTER FWCPOS IS_PSF", (exposure.filter, wheel, exposure.is_psf)),
+        **_cards("SUBSTRT1 SUBSTRT2 SUBSIZE1 SUBSIZE2", (*niriss.SUB80.start, *niriss.SUB80.shape[::-1])),
+        **_cards("NINTS NGROUPS TFRAME TGROUP", (exposure.nints, exposure.ngroups, frame, frame)),
+        **_cards("EFFINTTM EFFEXPTM DURATION", effective),
     }
 
 # %% ../../nbs/simulate/05_level1b.ipynb #7d259a6b
 def _dither(exposure: ExposurePlan) -> dict:
-    cards = {
-        "PATT_NUM": exposure.dither,
-        "NUMDTHPT": exposure.n_dithers,
-        "XOFFSET": float(exposure.x_offset),
-        "YOFFSET": float(exposure.y_offset),
-        "PATTTYPE": "AMI" if exposure.n_dithers > 1 else "NONE",
-    }
-    if exposure.n_dithers > 1:
-        cards |= {"PRIDTPTS": exposure.n_primary, "SUBPXPTS": exposure.n_subpixel}
-    return cards
+    several = exposure.n_dithers > 1
+    cards = {"PATTTYPE": "AMI" if several else "NONE"}
+    cards |= _cards(
+        "PATT_NUM NUMDTHPT XOFFSET YOFFSET", (exposure.dither, exposure.n_dithers, exposure.x_offset, exposure.y_offset)
+    )
+    return cards | (_cards("PRIDTPTS SUBPXPTS", (exposure.n_primary, exposure.n_subpixel)) if several else {})
 
 # %% ../../nbs/simulate/05_level1b.ipynb #56ccb5dc
 class _Span(NamedTuple):
@@ -442,20 +421,15 @@ def _visit_time(when: datetime) -> str:
 def _times(exposure: ExposurePlan, span: _Span) -> dict:
     (start, _, end), mjd = span.times, span.mjd.tolist()
     before = {"VSTSTART": 1600, "GSSTRTTM": 1300, "GSENDTIM": 1000}
-    date, clock = _iso(start).split("T")
+    delays = (span.eph.barycentric, span.eph.heliocentric)
     return {
-        "DATE": _iso(end),
-        "DATE-OBS": date,
-        "TIME-OBS": clock,
-        "DATE-BEG": _iso(start),
-        "DATE-END": _iso(end),
-        **dict(zip(("EXPSTART", "EXPMID", "EXPEND"), mjd, strict=True)),
-        **dict(zip(("BSTRTIME", "BMIDTIME", "BENDTIME"), span.tdb.tolist(), strict=True)),
-        **dict(zip(("HSTRTIME", "HMIDTIME", "HENDTIME"), span.heliocentric.tolist(), strict=True)),
-        "BARTDELT": float(span.eph.barycentric[0]),
-        "HELIDELT": float(span.eph.heliocentric[0]),
-        "PWFSEET": mjd[0] - 1,
-        "NWFSEST": mjd[2] + 1,
+        **_cards("DATE-OBS TIME-OBS", _iso(start).split("T")),
+        **_cards("DATE DATE-BEG DATE-END", map(_iso, (end, start, end))),
+        **_cards("EXPSTART EXPMID EXPEND", mjd),
+        **_cards("BSTRTIME BMIDTIME BENDTIME", span.tdb.tolist()),
+        **_cards("HSTRTIME HMIDTIME HENDTIME", span.heliocentric.tolist()),
+        **_cards("BARTDELT HELIDELT", (float(delay[0]) for delay in delays)),
+        **_cards("PWFSEET NWFSEST", (mjd[0] - 1, mjd[2] + 1)),
         **{key: _visit_time(start - timedelta(seconds=seconds)) for key, seconds in before.items()},
         "VISITEND": _visit_time(end + timedelta(seconds=60)),
         "OSF_FILE": f"{end:%Y%jT%H%M%S}{end.microsecond // 1000:03d}_001_osf.xml",
@@ -463,16 +437,10 @@ def _times(exposure: ExposurePlan, span: _Span) -> dict:
 
 # %% ../../nbs/simulate/05_level1b.ipynb #7495e5f7
 def _sky(span: _Span, at: Pointing) -> dict:
-    moved = _unit(at.ra_ref, at.dec_ref) + span.eph.velocity[1] / _LIGHT
-    va_ra, va_dec = _angles(moved)
-    gs_ra, gs_dec = _from_tangent(at.ra_ref, at.dec_ref, 180.0, 240.0)
+    aberrated = _angles(_unit(at.ra_ref, at.dec_ref) + span.eph.velocity[1] / _LIGHT)
     return {
-        "TARG_RA": at.ra_targ,
-        "TARG_DEC": at.dec_targ,
-        "VA_RA": va_ra,
-        "VA_DEC": va_dec,
-        "GS_RA": gs_ra,
-        "GS_DEC": gs_dec,
+        **_cards("TARG_RA TARG_DEC VA_RA VA_DEC", (at.ra_targ, at.dec_targ, *aberrated)),
+        **_cards("GS_RA GS_DEC", _from_tangent(at.ra_ref, at.dec_ref, 180.0, 240.0)),
         "GS_V3_PA": at.roll_ref,
     }
 
@@ -487,16 +455,8 @@ def _coordinates(at: Pointing) -> dict:
         dy = (y - 0.5 - niriss.AIM_PIXEL[1]) * scale_y * 3600
         outline += _from_tangent(at.ra_ref, at.dec_ref, *_to_sky(dx, dy, at.pa_aper))
     return {
-        "CRPIX1": niriss.AIM_PIXEL[0] + 1,
-        "CRPIX2": niriss.AIM_PIXEL[1] + 1,
-        "CRVAL1": at.ra_ref,
-        "CRVAL2": at.dec_ref,
-        "CDELT1": scale_x,
-        "CDELT2": scale_y,
-        "PC1_1": -c,
-        "PC1_2": s,
-        "PC2_1": s,
-        "PC2_2": c,
+        **_cards("CRPIX1 CRPIX2 CRVAL1 CRVAL2", (*(pixel + 1 for pixel in niriss.AIM_PIXEL), at.ra_ref, at.dec_ref)),
+        **_cards("CDELT1 CDELT2 PC1_1 PC1_2 PC2_1 PC2_2", (scale_x, scale_y, -c, s, s, c)),
         "S_REGION": "POLYGON ICRS  " + " ".join(f"{value:.9f}" for value in outline),
     }
 
@@ -506,20 +466,16 @@ def _sci_values(exposure: ExposurePlan, span: _Span, at: Pointing) -> dict:
     eph, middle = span.eph, 1
     speed = eph.velocity[middle] / _LIGHT
     closing = float(speed @ _unit(at.ra_ref, at.dec_ref))
-    vectors = {
-        ("JWST_X", "JWST_Y", "JWST_Z"): eph.position[middle],
-        ("JWST_DX", "JWST_DY", "JWST_DZ"): eph.velocity[middle],
-        ("OBSGEO-X", "OBSGEO-Y", "OBSGEO-Z"): eph.geo_position[middle] * 1e3,
-        ("OBSGEODX", "OBSGEODY", "OBSGEODZ"): eph.geo_velocity[middle] * 1e3,
-    }
     return {
-        **dict(zip(("MJD-BEG", "MJD-AVG", "MJD-END"), span.mjd.tolist(), strict=True)),
-        **dict(zip(("TDB-BEG", "TDB-MID", "TDB-END"), span.tdb.tolist(), strict=True)),
-        **{key: float(v) for keys, vector in vectors.items() for key, v in zip(keys, vector, strict=True)},
-        **{"XPOSURE": times.exposure, "TELAPSE": times.duration, "EPH_TIME": float(span.mjd[middle])},
-        **{"PA_APER": at.pa_aper, "RA_V1": at.ra_v1, "DEC_V1": at.dec_v1, "PA_V3": at.pa_v3},
-        **{"RA_REF": at.ra_ref, "DEC_REF": at.dec_ref, "ROLL_REF": at.roll_ref},
-        **{"V2_REF": V2_REF, "V3_REF": V3_REF, "V3I_YANG": V3I_YANG},
+        **_cards("MJD-BEG MJD-AVG MJD-END", span.mjd.tolist()),
+        **_cards("TDB-BEG TDB-MID TDB-END", span.tdb.tolist()),
+        **_cards("JWST_X JWST_Y JWST_Z", eph.position[middle].tolist()),
+        **_cards("JWST_DX JWST_DY JWST_DZ", eph.velocity[middle].tolist()),
+        **_cards("OBSGEO-X OBSGEO-Y OBSGEO-Z", (eph.geo_position[middle] * 1e3).tolist()),
+        **_cards("OBSGEODX OBSGEODY OBSGEODZ", (eph.geo_velocity[middle] * 1e3).tolist()),
+        **_cards("XPOSURE TELAPSE EPH_TIME", (times.exposure, times.duration, float(span.mjd[middle]))),
+        **_cards("RA_REF DEC_REF ROLL_REF RA_V1 DEC_V1 PA_V3 PA_APER", at[2:]),
+        **_cards("V2_REF V3_REF V3I_YANG", (V2_REF, V3_REF, V3I_YANG)),
         "VA_SCALE": (1 + closing) / math.sqrt(1 - float(speed @ speed)),
         "VELOSYS": round(-closing * _LIGHT * 1e3, 2),
         **_coordinates(at),
@@ -587,7 +543,7 @@ def level1b_keywords(exposure: ExposurePlan, *, segment: Segment | None = None, 
     primary = _FIXED["PRIMARY"] | _identity(exposure, segment.number if cut else None) | _setup(exposure)
     primary |= _dither(exposure) | _times(exposure, span) | _sky(span, at)
     if cut:
-        primary |= dict(zip(("EXSEGNUM", "EXSEGTOT", "INTSTART", "INTEND"), segment, strict=True))
+        primary |= _cards("EXSEGNUM EXSEGTOT INTSTART INTEND", segment)
     unknown = set(changes) - set(primary)
     if unknown:
         raise CalamiError(f"{exposure.rootname}: no keyword {', '.join(sorted(unknown))} in a Level-1b PRIMARY header")
