@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "problems": "CalamiError FileProblem NameProblem options_from",
+    "problems": "CalamiError FileProblem NameProblem options_from refuse_unknown",
     "files": "SUFFIXES cache_folder part_name remove_leftovers whole_files write_atomically",
     "tables": "FORMATS cell_text format_of render table_cells",
     "images": "Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak",

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .problems import CalamiError
+from .problems import refuse_unknown
 
 # %% auto #0
 __all__ = ['take_options', 'split_options', 'near']
@@ -38,10 +38,7 @@ def take_options(given: Mapping[str, Any], *into: Any) -> tuple[Any, ...]:
         If a keyword is the name of no field; it names those that come near.
     """
     *chosen, rest = split_options(given, *into)
-    for name in rest:
-        known = [f.name for one in into for f in dataclasses.fields(one)]
-        hint = near(name, known) or f"; choose from {', '.join(known)}"
-        raise CalamiError(f"there is no option {name}{hint}")
+    refuse_unknown(rest, [f.name for one in into for f in dataclasses.fields(one)])
     return tuple(chosen)
 
 # %% ../../nbs/core/09_options.ipynb #5ec96cf2

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 # %% auto #0
-__all__ = ['CalamiError', 'FileProblem', 'NameProblem', 'options_from']
+__all__ = ['CalamiError', 'FileProblem', 'NameProblem', 'options_from', 'refuse_unknown']
 
 # %% ../../nbs/core/01_problems.ipynb #a3169085
 class CalamiError(Exception):
@@ -72,10 +73,28 @@ def options_from(kind: type[_Options], given: dict[str, Any]) -> _Options:
     CalamiError
         For a name that is no field: it names the near one.
     """
-    known = [f.name for f in fields(kind) if f.init]
+    refuse_unknown(given, [f.name for f in fields(kind) if f.init])
+    return kind(**given)
+
+# %% ../../nbs/core/01_problems.ipynb #df2e1779
+def refuse_unknown(given: Iterable[str], known: Sequence[str]) -> None:
+    """
+    Refuse options that there are not.
+
+    Parameters
+    ----------
+    given : iterable of str
+        Names of options.
+    known : sequence of str
+        Names that there are.
+
+    Raises
+    ------
+    CalamiError
+        For the first that is not known: it names the near one.
+    """
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise CalamiError(f"there is no option {name!r}; {hint}")
-    return kind(**given)
