@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -110,7 +109,7 @@ def forward(old: str) -> Callable[[str], Any]:
     return find
 
 # %% ../../nbs/core/07_moved.ipynb #4964dc6b
-class OldModules(MetaPathFinder, Loader):
+class OldModules:
     """Answers imports of modules of version 0.1 that are no more."""
 
     def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
@@ -131,6 +130,9 @@ class OldModules(MetaPathFinder, Loader):
         """
         package, _, old = fullname.partition(".")
         return ModuleSpec(fullname, self) if package == "calami" and old in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave the making of the module to the import system."""
 
     def exec_module(self, module: ModuleType) -> None:
         """

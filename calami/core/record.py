@@ -8,9 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,9 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     dict of str to str, to be read only
         Name to version; ``not installed`` where a package is missing.
     """
+    import platform
+    from importlib import metadata
+
     found = {"python": platform.python_version(), "calami": calami.__version__}
     for name in packages:
         try:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from ..core.problems import NameProblem
 
@@ -62,13 +61,15 @@ def _split_product(rest: str) -> tuple[str, str]:
     return tag, product
 
 # %% ../../nbs/exposures/01_names.ipynb #7ac3e723
-def _rule(pattern: str, expected: str) -> tuple[Callable, str]:
-    # A test of one part of a name, and the words that say what it wants.
-    return re.compile(pattern).fullmatch, expected
-
-
-_ASSOCIATION_RULE = _rule(_ASSOCIATION, "an association id such as 'o012', 'c1001' or 'a3001'")
 _DIGITS = {"program": 5, "observation": 3, "visit": 3, "visit_group": 2, "sequence": 1, "exposure": 5}
+#: Pattern of each part of a name, and the words that say what it wants.
+_RULES = {part: (f"[0-9]{{{n}}}", f"{n} digit{'s' * (n > 1)}") for part, n in _DIGITS.items()} | {
+    "activity": ("[0-9a-z]{2}", "two characters 0-9 or a-z (base 36)"),
+    "detector": (_DETECTOR, "a JWST detector such as 'nis'"),
+    "product": (f"(?:{_TOKENS})?", "a product such as 'uncal' or 'ami-oi', or ''"),
+    "tag": (f"(?:{_TOKENS})?", "words of a-z, 0-9, '-' joined by '_', or ''"),
+    "extension": (_EXTENSION, "a file extension such as '.fits' or '.fits.gz', or ''"),
+}
 
 # %% ../../nbs/exposures/01_names.ipynb #f37329c1
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,31 +123,22 @@ class ExposureName:
     tag: str = ""
     extension: str = ""
 
-    _rules: ClassVar = {part: _rule(f"[0-9]{{{n}}}", f"{n} digit{'s' * (n > 1)}") for part, n in _DIGITS.items()} | {
-        "activity": _rule("[0-9a-z]{2}", "two characters 0-9 or a-z (base 36)"),
-        "detector": _rule(_DETECTOR, "a JWST detector such as 'nis'"),
-        "product": _rule(f"(?:{_TOKENS})?", "a product such as 'uncal' or 'ami-oi', or ''"),
-        "tag": _rule(f"(?:{_TOKENS})?", "words of a-z, 0-9, '-' joined by '_', or ''"),
-        "extension": _rule(_EXTENSION, "a file extension such as '.fits' or '.fits.gz', or ''"),
-    }
-
     def __post_init__(self) -> None:
         """Check the parts."""
-        for part, (fits_rule, expected) in self._rules.items():
+        for part, (pattern, expected) in _RULES.items():
             value = getattr(self, part)
-            if not isinstance(value, str) or not fits_rule(value):
+            if not isinstance(value, str) or not re.fullmatch(pattern, value):
                 self._refuse(part, expected)
         if self.segment is not None and not (type(self.segment) is int and 1 <= self.segment <= 999):
             self._refuse("segment", "a whole number from 1 to 999, or None")
-        is_association, expected = _ASSOCIATION_RULE
-        if self.association is not None and not is_association(self.association):
-            self._refuse("association", f"{expected}, or None")
+        if self.association is not None and not re.fullmatch(_ASSOCIATION, self.association):
+            self._refuse("association", "an association id such as 'o012', 'c1001' or 'a3001', or None")
         if self.tag and not self.product:
             self._refuse("product", "a product after the tag")
         words = "_".join(word for word in (self.tag, self.product) if word)
         if _split_product(words) != (self.tag, self.product):
             self._refuse("tag", f"a tag that stays apart from the product {self.product!r}")
-        if not self.association and is_association(words.partition("_")[0]):
+        if not self.association and re.fullmatch(_ASSOCIATION, words.partition("_")[0]):
             self._refuse("tag" if self.tag else "product", "a word that is not an association id")
 
     def _refuse(self, part: str, expected: str) -> None:
@@ -224,12 +216,11 @@ _OTHERS = {
     "guide star": rf"{_VISIT}_gs-(?:id_[1-8]_(?:image|stacked)|(?:acq1|acq2|track|fg)_[0-9]{{13}})"
     rf"{_SEGMENT}(?P<rest>(?:[-_]{_TOKENS})?){_EXTENSION}",
 }
-_match_others = {kind: re.compile(pattern).fullmatch for kind, pattern in _OTHERS.items()}
 
 # %% ../../nbs/exposures/01_names.ipynb #4b4afa08
 def _parse_other(text: str) -> OtherName | None:
-    for kind, match in _match_others.items():
-        if found := match(text):
+    for kind, pattern in _OTHERS.items():
+        if found := re.fullmatch(pattern, text):
             rest = found.groupdict().get("rest", "")
             return OtherName(text, kind, _split_product(rest[1:])[1])
     return None
