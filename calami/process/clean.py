@@ -124,17 +124,17 @@ class Clean(Recipe):
         """
         self._needs(piece, *((4,) if self.of == "differences" else (3, 4)))
         if piece.shape[0] < self.least:
-            raise CalamiError(f"{piece.label}: has {piece.shape[0]} integrations, too few to tell outliers from")
+            raise CalamiError(f"{piece.label}: has {piece.shape[0]} integrations, too few to find outliers")
         found = find_outliers(piece, self)
         rejected = int(np.count_nonzero(found.rejected))
         deed = "replaced" if self.replace else "flagged"
-        share = f"{rejected} of {found.usable} {self.of} ({100 * rejected / found.usable:.2f} %)"
-        new = piece.copy("clean", f"clean: {share} beyond {self.sigma:g} sigma ({self.scale}) {deed}")
+        rejection = f"{rejected} of {found.usable} {self.of} ({100 * rejected / found.usable:.2f} %)"
+        new = piece.copy("clean", f"clean: {rejection} beyond {self.sigma:g} sigma ({self.scale}) {deed}")
         (_replace_outliers if self.replace else _flag_outliers)(new, found, self.of)
         count = found.rejected.sum(axis=tuple(range(found.rejected.ndim - 2)), dtype=np.uint32)
         new.layers["CLEANED"] = Layer.of(np.minimum(count, 65535).astype("uint16"), "CLEANED")
         new.report["clean"] = {"samples": found.usable, "rejected": rejected, "pixels": int(np.count_nonzero(count))}
-        log.info("%s: %s %s", piece.label, share, deed)
+        log.info("%s: %s %s", piece.label, rejection, deed)
         return [new]
 
 # %% ../../nbs/process/05_clean.ipynb #80f0633e
@@ -336,5 +336,5 @@ def _filled(values: np.ndarray, rejected: np.ndarray, middle: np.ndarray) -> np.
     own = 0.0
     if values.ndim == 3:
         offset = np.where(rejected | ~np.isfinite(values), 0.0, values - middle)
-        own = offset.sum(axis=0) / np.maximum((~rejected).sum(axis=0), 1)  # 0 if nothing is left of the ramp
+        own = offset.sum(axis=0) / np.maximum((~rejected).sum(axis=0), 1)  # 0 if nothing of the ramp remains
     return np.where(rejected, middle + own, values)

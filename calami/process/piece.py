@@ -135,7 +135,7 @@ def numbers_text(numbers: Sequence[int]) -> str:
     Parameters
     ----------
     numbers : sequence of int
-        In the order they stand in.
+        In their order.
 
     Returns
     -------
@@ -272,7 +272,7 @@ class Piece:
         Returns
         -------
         Piece
-            With headers and lists of its own; arrays are shared until they are replaced.
+            With separate headers and lists; arrays are shared until they are replaced.
         """
         words = "_".join(w for w in (self.name.tag, tag) if w)
         name = self.name.replace(tag=words, segment=None)

@@ -50,7 +50,7 @@ MUST_AGREE = {
     "NGROUPS": "groups", "TGROUP": "group time", "CLMGRPS": "groups of the exposure", "BUNIT": "unit",
     "CAL_VER": "version of the pipeline", "CLMABS": "absolute counts",
 }  # fmt: skip
-#: And those that tell the place on the detector.
+#: And those for the place on the detector.
 DITHER = {"PATT_NUM": "dither position", "XOFFSET": "x offset", "YOFFSET": "y offset"}
 #: Offsets that differ by less are the same place, arcsec: a tenth of the placement scatter (0.03 pixel; JDox).
 SAME_PLACE = 0.0002
@@ -121,7 +121,7 @@ def _refuse_differences(pieces: Sequence[Piece], keywords: Mapping[str, str]) ->
     if len({p.shape[1:] if len(p.shape) > 2 else p.shape for p in pieces}) > 1:
         found.append("shape: " + ", ".join(str(p.shape) for p in pieces))
     if len(extensions) > 1:
-        found.append("extensions: " + " against ".join(extensions))
+        found.append("extensions: " + " and ".join(extensions))
     if found:
         raise CalamiError("these exposures do not belong together; they differ in\n  " + "\n  ".join(found))
 
@@ -240,7 +240,7 @@ class Regroup(Arrangement):
     Parameters
     ----------
     size : int, optional
-        Into parts of so many integrations; what is left over at the end is dropped, and reported.
+        Into parts of so many integrations; the remaining ones at the end are dropped, and reported.
     sets : sequence of sequence of int, optional
         Or into these: integrations in the order wanted, counted from 1 through all exposures as joined.
     order, dithers : str, bool

@@ -105,7 +105,7 @@ class Dice(Recipe):
     ranges : sequence of tuple of int, optional
         Or into these: first and last group, counted from 1.
     remainder : str
-        What is done with groups that are left over by `n`: ``drop`` them, or give them to the ``last`` chunk.
+        What is done with groups that remain after `n`: ``drop`` them, or give them to the ``last`` chunk.
     """
 
     n: int | None = None
@@ -280,7 +280,7 @@ class Bin(Recipe):
     Parameters
     ----------
     groups : int
-        How many make one; what is left over at the end of the integration is dropped.
+        How many make one; the remaining ones at the end of the integration are dropped.
     """
 
     groups: int

@@ -484,7 +484,7 @@ def test_what_cannot_be_grafted(raw, tmp_path):
         (Slice(10), "9 integrations do not make 10 parts"),
         (Slice(ranges=((8, 10),)), "integrations 8 to 10 are not among 1 to 9"),
         (FixBadPixels(), "raw counts hold the bias"),
-        (Clean(least=10), "too few to tell"),
+        (Clean(least=10), "too few to find"),
     ],
 )
 def test_impossible_requests_are_refused_and_nothing_is_written(recipe, words, raw, tmp_path):
