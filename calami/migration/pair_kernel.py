@@ -94,12 +94,12 @@ class KernelFit:
     used: np.ndarray
 
     def __str__(self) -> str:
-        told = [
+        words = [
             f"{name} ({1e6 * value:.2f} ± {1e6 * error:.2f})e-6 per e-"
             for name, value, error in zip(self.free, self.values, self.errors, strict=True)
             if name in KERNEL_PARAMETERS
         ]
-        return f"{', '.join(told)}; χ² {self.chi2:.0f} of {self.n_pixels} pixels"
+        return f"{', '.join(words)}; χ² {self.chi2:.0f} of {self.n_pixels} pixels"
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #6ed97293
 def observed_slope(current: np.ndarray, migration: Migration, ngroups: int, frame_time: float) -> np.ndarray:
