@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 
 from ..core.problems import CalamiError, options_from
 from ..instrument import niriss
 from ..instrument.detector import DEAD, EFFECTS, HOT, Detector, simulate_ramps
+from ..instrument.mask import closure_matrix, wrap
 from ..instrument.migration import Migration
 from ..instrument.optics import MAS, Pupil, psf, sample_passband
 
@@ -409,8 +409,5 @@ def closure_phases(visibility: np.ndarray) -> np.ndarray:
     numpy.ndarray
         Degrees, -180 to 180, shape (..., 35), triangles of holes (0, 1, 2), (0, 1, 3), … in order.
     """
-    holes = len(niriss.HOLE_NAMES)
-    at = {pair: i for i, pair in enumerate(combinations(range(holes), 2))}
-    first, second, third = np.transpose([(at[i, j], at[j, k], at[i, k]) for i, j, k in combinations(range(holes), 3)])
-    triple = visibility[..., first] * visibility[..., second] * np.conj(visibility[..., third])
-    return np.degrees(np.angle(triple))
+    closures = np.angle(visibility) @ closure_matrix(len(niriss.HOLE_NAMES)).T
+    return np.degrees(wrap(closures))
