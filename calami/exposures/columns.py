@@ -5,7 +5,9 @@
 # %% ../../nbs/exposures/02_columns.ipynb #468d3005
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import csv
+from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 # %% auto #0
@@ -28,137 +30,14 @@ class Column(NamedTuple):
     description: str
     """A few words on it."""
 
-# %% ../../nbs/exposures/02_columns.ipynb #92079564
-_COLUMNS = """
-* identity PRIMARY
-FILENAME str   -         name the file was written under
-PROGRAM  str   -         program number
-OBSERVTN str   -         observation number
-VISIT    str   -         visit number
-VISITGRP str   -         visit group
-SEQ_ID   str   -         parallel sequence, 1 is prime
-ACT_ID   str   -         activity, base 36
-EXPOSURE str   -         exposure request number
-OBSLABEL str   -         label of the observation in the proposal
-TEMPLATE str   -         observation template
-CATEGORY str   -         program category
-TITLE    str   -         title of the proposal
-PI_NAME  str   -         principal investigator
-DATE-BEG str   -         start of the exposure, UTC
-DATE-END str   -         end of the exposure, UTC
-* target PRIMARY
-TARGPROP str   -         name of the target in the proposal
-TARGNAME str   -         catalogue name of the target
-TARG_RA  float deg       right ascension of the target at mid-exposure
-TARG_DEC float deg       declination of the target at mid-exposure
-MU_RA    float arcsec/yr proper motion of the target in right ascension
-MU_DEC   float arcsec/yr proper motion of the target in declination
-MU_EPOCH str   -         epoch of the proper motion
-* role PRIMARY
-IS_PSF   bool  -         whether the exposure is of a reference star
-SELFREF  bool  -         whether a survey serves as its own reference
-EXP_TYPE str   -         type of exposure, NIS_AMI for the mask
-EXPRIPAR str   -         prime or parallel
-* set-up PRIMARY
-TELESCOP str   -         telescope
-INSTRUME str   -         instrument
-DETECTOR str   -         detector
-FILTER   str   -         element in the filter wheel
-PUPIL    str   -         element in the pupil wheel, NRM for the mask
-PWCPOS   float deg       position of the pupil wheel
-SUBARRAY str   -         subarray
-APERNAME str   -         aperture
-* exposure PRIMARY
-READPATT str   -         readout pattern
-NGROUPS  int   -         groups in an integration
-NINTS    int   -         integrations in the exposure
-NFRAMES  int   -         frames averaged into a group
-TFRAME   float s         time between frames
-TGROUP   float s         time between groups
-EFFINTTM float s         effective integration time
-EFFEXPTM float s         effective exposure time
-DURATION float s         duration of the exposure
-EXPMID   float d         middle of the exposure, UTC as modified Julian date
-INTSTART int   -         first integration in this segment
-INTEND   int   -         last integration in this segment
-EXSEGNUM int   -         number of the segment
-NEXPOSUR int   -         exposures planned in the visit
-* dither PRIMARY
-PATTTYPE str   -         primary dither pattern
-PATT_NUM int   -         position in the dither pattern
-NUMDTHPT int   -         points in the dither pattern
-SUBPXPTS int   -         points in the sub-pixel pattern
-XOFFSET  float arcsec    x offset from the start of the pattern, ideal frame
-YOFFSET  float arcsec    y offset from the start of the pattern, ideal frame
-* pointing SCI
-PA_V3    float deg       position angle of the V3 axis of the telescope
-PA_APER  float deg       position angle of the aperture
-ROLL_REF float deg       roll of V3 at the reference point, north over east
-V3I_YANG float deg       angle from V3 to the y axis of the ideal frame
-RA_REF   float deg       right ascension of the reference point
-DEC_REF  float deg       declination of the reference point
-* calibration SCI
-BUNIT    str   -         unit of the pixels
-PHOTMJSR float MJy/sr    surface brightness that gives one DN/s
-PIXAR_SR float sr        solid angle of a pixel
-* software PRIMARY
-CAL_VER  str   -         version of the jwst pipeline
-CAL_VCS  str   -         version control state of the pipeline
-CRDS_VER str   -         version of the reference file selection
-CRDS_CTX str   -         context that chose the reference files
-SDP_VER  str   -         version of the data processing that wrote the uncal file
-DATAMODL str   -         data model class
-* steps PRIMARY
-S_DQINIT str   -         step: data quality initialisation
-S_SATURA str   -         step: saturation
-S_SUPERB str   -         step: superbias
-S_REFPIX str   -         step: reference pixels
-S_LINEAR str   -         step: linearity
-S_DARK   str   -         step: dark current
-S_CHGMIG str   -         step: charge migration
-S_JUMP   str   -         step: jumps
-S_CLNFNS str   -         step: cleaning of 1/f noise
-S_RAMP   str   -         step: ramp fit
-S_GANSCL str   -         step: gain scale
-S_WCS    str   -         step: world coordinates
-S_FLAT   str   -         step: flat field
-S_PHOTOM str   -         step: photometric calibration
-S_AMIANA str   -         step: fringe analysis
-S_AMINOR str   -         step: normalisation by a reference star
-* references PRIMARY
-R_DARK   str   -         reference file: dark
-R_FLAT   str   -         reference file: flat field
-R_GAIN   str   -         reference file: gain
-R_LINEAR str   -         reference file: linearity
-R_MASK   str   -         reference file: bad pixels
-R_READNO str   -         reference file: read noise
-R_SATURA str   -         reference file: saturation
-R_SUPERB str   -         reference file: superbias
-R_AREA   str   -         reference file: pixel area
-R_NRM    str   -         reference file: the mask
-* health PRIMARY
-ENG_QUAL str   -         quality of the engineering data
-VISITSTA str   -         whether the visit succeeded
-VISITYPE str   -         type of visit
-DATAPROB bool  -         whether the telemetry reported a problem
-PCS_MODE str   -         pointing control mode
-"""
-
 # %% ../../nbs/exposures/02_columns.ipynb #1234f5cb
-def _columns(text: str) -> Iterator[Column]:
-    """Read the table of columns."""
-    kinds = {"str": str, "int": int, "float": float, "bool": bool}
-    group = hdu = ""
-    for line in text.strip().splitlines():
-        first, second, third = line.split(maxsplit=2)
-        if first == "*":
-            group, hdu = second, third
-            continue
-        unit, description = third.split(maxsplit=1)
-        yield Column(first, hdu, kinds[second], unit.replace("-", ""), group, description)
+def _columns() -> tuple[Column, ...]:
+    kinds = {kind.__name__: kind for kind in (str, int, float, bool)}
+    lines = files("calami.exposures").joinpath("columns.csv").read_text(encoding="utf-8").splitlines()
+    return tuple(Column(**row | {"kind": kinds[row["kind"]]}) for row in csv.DictReader(lines))
 
 # %% ../../nbs/exposures/02_columns.ipynb #d0d518ed
-SUMMARY_COLUMNS = tuple(_columns(_COLUMNS))
+SUMMARY_COLUMNS = _columns()
 PRIMARY_KEYWORDS = tuple(column.keyword for column in SUMMARY_COLUMNS if column.hdu == "PRIMARY")
 SCI_KEYWORDS = tuple(column.keyword for column in SUMMARY_COLUMNS if column.hdu == "SCI")
 

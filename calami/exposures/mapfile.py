@@ -9,7 +9,6 @@ import difflib
 import os
 import re
 import shlex
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -231,6 +230,29 @@ def write_association(path: Path, names: Mapping[str, str]) -> None:
 
     write_atomically(Path(path), yaml.safe_dump(dict(names), sort_keys=False, default_flow_style=False, width=1000))
 
+# %% ../../nbs/exposures/08_mapfile.ipynb #48128427
+def _parse_association(path: Path, text: str) -> tuple[list[Entry], list[str]]:
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise MappingProblem(f"{path}: not YAML ({' '.join(str(error).split())}); write name: rootname lines") from None
+    if node is None:
+        return [], []
+    if not isinstance(node, yaml.MappingNode):
+        raise MappingProblem(f"{path}: not a list of name: rootname lines")
+    lines, wrong = [""] * len(text.splitlines()), []  # as lines of a mapping file, each where it was
+    for key, value in node.value:
+        number = key.start_mark.line
+        plain = isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode) and value.value.strip()
+        if not plain or lines[number] or len(value.value.splitlines()) > 1:
+            wrong.append(f"line {number + 1}: expected name: rootname")
+        else:
+            lines[number] = f"{shlex.quote(key.value)} {shlex.quote(value.value)}"
+    entries, more = parse_names("\n".join(lines))
+    return entries, wrong + more
+
 # %% ../../nbs/exposures/08_mapfile.ipynb #f16cc057
 def same_file(first, second) -> bool:
     """
@@ -247,36 +269,3 @@ def same_file(first, second) -> bool:
         True if writing to one would change the other.
     """
     return os.path.realpath(first) == os.path.realpath(second)
-
-# %% ../../nbs/exposures/08_mapfile.ipynb #48128427
-def _parse_association(path: Path, text: str) -> tuple[list[Entry], list[str]]:
-    import yaml
-
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise MappingProblem(f"{path}: not YAML ({' '.join(str(error).split())}); write name: rootname lines") from None
-    if node is None:
-        return [], []
-    if not isinstance(node, yaml.MappingNode):
-        raise MappingProblem(f"{path}: not a list of name: rootname lines")
-    plain, wrong = [], []
-    for key, value in node.value:
-        number = key.start_mark.line + 1
-        if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode) and value.value.strip():
-            plain.append(f"{shlex.quote(key.value)} {shlex.quote(value.value)}")
-        else:
-            wrong.append(f"line {number}: expected name: rootname")
-            plain.append("")
-    numbers = [key.start_mark.line + 1 for key, _ in node.value]
-    entries, more = [], []
-    for number, line in zip(numbers, plain, strict=True):
-        found, bad = parse_names(line)
-        entries += [Entry(number, e.name, e.what) for e in found]
-        more += [re.sub(r"^line \d+", f"line {number}", b) for b in bad]
-    first: dict[str, int] = defaultdict(int)
-    for entry in entries:
-        if first[entry.name]:
-            more.append(f"line {entry.line}: {entry.name!r} is given a second time (first in line {first[entry.name]})")
-        first[entry.name] = first[entry.name] or entry.line
-    return entries, wrong + more

@@ -43,8 +43,9 @@ def public(code):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             found.append(("autofunction", node.name))
         elif isinstance(node, ast.ClassDef):
-            # The front door shows what it has from the rooms, too.
-            whole = any(ast.unparse(base) in ("Exposure", "ExposureSet") for base in node.bases)
+            # The front door shows what it has from the rooms, too, and a class what it has from private ones.
+            bases = map(ast.unparse, node.bases)
+            whole = any(base in ("Exposure", "ExposureSet") or base.startswith("_") for base in bases)
             found.append(("autoclass-inherited" if whole else "autoclass", node.name))
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             short = node.lineno == node.end_lineno and len(ast.unparse(node.value)) < 60
