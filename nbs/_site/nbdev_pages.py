@@ -14,6 +14,7 @@ import json
 import re
 from pathlib import Path
 
+HELPERS = "Source of helpers"
 DIRECTIVE = re.compile(r"^\s*#\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<value>.*?)\s*$")
 
 
@@ -87,10 +88,14 @@ def exported(cell, code, module):
     elif any(isinstance(s, ast.Assign | ast.AnnAssign) for s in statements):
         return [cell]  # a table of constants is to be read
     else:
-        prompt = "Source of helpers"
-        cell["metadata"]["mystnb"] = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
+        cell["metadata"]["mystnb"] = {"code_prompt_show": HELPERS, "code_prompt_hide": HELPERS}
     cell["metadata"]["tags"] = ["hide-input"]
     return ([documented(names, module, f"{cell['id']}-api")] if names else []) + [cell]
+
+
+def prompt_of(cell):
+    """What stands above the folded source of a cell, if it is folded."""
+    return cell["metadata"].get("mystnb", {}).get("code_prompt_show")
 
 
 def page(nb):
@@ -107,7 +112,11 @@ def page(nb):
             continue
         cell["source"] = code
         if directives.keys() & {"export", "exporti", "exports"}:
-            shown += exported(cell, code, module)
+            for new in exported(cell, code, module):
+                if shown and prompt_of(new) == prompt_of(shown[-1]) == HELPERS:
+                    shown[-1]["source"] += "\n\n\n" + new["source"]  # one fold for helpers in a row
+                else:
+                    shown.append(new)
         else:
             if "hide_input" in directives:
                 cell["metadata"]["tags"] = ["remove-input"]
