@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -298,7 +297,7 @@ def _answer_all(dataset, output: Path, started: float, threshold, photons: float
     cache = references.default_cache() if offline or answers.true_onset(dataset) else None
     found = answers.answer_questions(
         dataset, output / "products", standard_versions(threshold) if threshold else None, photons=photons, cache=cache,
-        workers=_processors(workers), tell=lambda line: typer.echo(f"… {line}", err=True),
+        workers=workers, tell=lambda line: typer.echo(f"… {line}", err=True),
     )  # fmt: skip
     if len(found.missing) == len(answers.QUESTIONS):
         raise CalamiError("none of the questions can be answered:\n  " + "\n  ".join(set(found.missing.values())))
@@ -365,7 +364,7 @@ def simulate(
     if dry_run:
         typer.echo(render(plans.plan_table(chosen)), nl=False)
         return
-    files = simulate_plan(chosen, output, instrument, seed=seed, workers=_processors(workers), overwrite=overwrite)
+    files = simulate_plan(chosen, output, instrument, seed=seed, workers=workers, overwrite=overwrite)
     typer.echo(f"wrote {len(files)} files to {output}", err=True)
 
 # %% ../nbs/06_cli.ipynb #38f39320
@@ -392,7 +391,7 @@ def demo(
     from calami.demo import run_demo, truth_table
 
     done = run_demo(
-        output, scale, migration=migration, seed=seed, workers=_processors(workers),
+        output, scale, migration=migration, seed=seed, workers=workers,
         tell=lambda line: typer.echo(f"… {line}", err=True),
     )  # fmt: skip
     for result, mitigated in zip(done.results, done.mitigated, strict=False):
@@ -423,10 +422,6 @@ def _find_plan(plan: str, scale: str, magnitudes: list[str]):
         f"{plan}: is no plan; give one of {', '.join(plans.READY_PLANS)}, a table (.csv, .ecsv, .yaml) or an APT file "
         f"(.xml, .aptx)"
     )
-
-# %% ../nbs/06_cli.ipynb #6edb01ed
-def _processors(workers: int | None) -> int:
-    return workers or min(os.cpu_count() or 1, 8)
 
 # %% ../nbs/06_cli.ipynb #0b5f73e3
 @app.command()
@@ -537,7 +532,7 @@ def pipe(
     dataset = Dataset(folder, filetypes or ())
     run = dataset.pipe_data(
         steps if len(steps) > 1 else steps[0], {key: yaml_value(value) for key, _, value in pairs}, output,
-        cache=references.default_cache() if offline else None, workers=_processors(workers), keep=keep or (),
+        cache=references.default_cache() if offline else None, workers=workers, keep=keep or (),
         overwrite=overwrite,
     )  # fmt: skip
     typer.echo(render(run.table), nl=False)

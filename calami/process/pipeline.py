@@ -45,7 +45,6 @@ from calami.process.parameters import (
     defaults,
 )
 from .record import digest_of, read_sidecar, records_in, sidecar_path, write_sidecar
-from .references import OfflineCache
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -1106,11 +1105,12 @@ def reprocess(
     inputs = [_input_of(path, r) for path, r in records]
     asked = record["asked"] | check_parameters(record["chain"], change)
     wish, engine = take_options(options, PipeOptions(), engine or Engine())
-    cache = _same_cache(record) if engine.cache is None else _opened(engine.cache)
+    path = record["crds"]["path"] if engine.cache is None else engine.cache
+    cache = path and _opened(path)
     context = None if references == "now" or cache is not None else record["crds"]["context"]
     if references == "same" and cache is not None and cache.context != record["crds"]["context"]:
         found = f"the cache has {cache.context}, the earlier run had {record['crds']['context']}"
-        raise CalamiError(f"{found}; say references='files' for the very files, or 'now'")
+        raise CalamiError(f"{found}; give another, or say references='files' or 'now'")
     pins = {}
     if references == "files":
         if len({digest_of(r["references"]) for _, r in records}) > 1:
@@ -1148,16 +1148,6 @@ def _input_of(product: Path, record: Mapping) -> Path:
     if file_record(path)["sha256"] != facts["sha256"]:
         raise FileProblem(path, f"is not what {product.name} was made from", "use pipe_data to process the new file")
     return path
-
-# %% ../../nbs/process/14_pipeline.ipynb #a1a9241d
-def _same_cache(record: Mapping) -> OfflineCache | None:
-    path = record["crds"]["path"]
-    if path is None:
-        return None
-    cache = OfflineCache.load(path)
-    if cache.context != record["crds"]["context"]:
-        raise FileProblem(path, f"has the context {cache.context} now, not {record['crds']['context']}", "give cache=")
-    return cache
 
 # %% ../../nbs/process/14_pipeline.ipynb #75ef5555
 def _pin_path(name: str, record: Mapping) -> str:
