@@ -90,7 +90,7 @@ METHOD = (
     "and against Σ c (Qi - Qj) (Fi + Fj) / 2 over its neighbours; odds from the difference of BIC.",
     "(b) The same exposures in several versions, fringes fitted in the image, calibrated by another exposure: of "
     "the same star, the shallowest, or of another star at equal depth. For a single star V² is 1 and closure "
-    "phases are 0, so what is left beyond noise is bias. Contrast: 5σ as Δχ² = 25, the worse end (95 %) over "
+    "phases are 0, so what remains beyond noise is bias. Contrast: 5σ as Δχ² = 25, the worse end (95 %) over "
     "position angle, with the rms bias as an error where it is seen at 2σ.",
     "(c) The charge of the peak at which the rms bias, made to rise with charge, equals the noise that an "
     "exposure of so many photons has; the lower of V² and closure phases.",
@@ -144,7 +144,7 @@ class Answers:
 
     def best_version(self, filter: str, photons: float | None = None) -> Version | None:
         """
-        Tell which version with mitigation has the least error in a filter.
+        Find the version with mitigation that has the least error in a filter.
 
         Parameters
         ----------
@@ -191,65 +191,66 @@ class Answers:
             raise CalamiError(f"there are questions {', '.join(QUESTIONS)}, not {question!r}")
         if question in self.missing:
             return [f"Not answered: {self.missing[question]}"]
-        return {"a": self._onset_words, "b": self._contrast_words, "c": self._saturation_words}[question]()
-
-    def _onset_words(self) -> list[str]:
-        told = []
-        for name, result in self.onset.filters.items():
-            found = ", ".join(
-                f"{100 * c.threshold:g} % {'at' if not c.limit else ''} {c}".replace("  ", " ")
-                for c in result.crossings(self.onset.thresholds, ["instantaneous"])
-            )
-            told.append(f"{name}: the rate of the peak pixel has dropped by {found} (instantaneous).")
-            if name in self.verdicts:
-                told.append(self.verdicts[name].sentence)
-        return told
-
-    def _contrast_words(self) -> list[str]:
-        told, k = [], len(self.scan.separations) // 2
-        at = f"{self.scan.separations[k]:.0f} mas"
-        for name in self.scan.filters:
-            chosen = self.best_version(name)
-            plain = self.scan.of(name, version=self.scan.versions[0].name)
-            if chosen is None or not plain:
-                continue
-            deepest = plain[-1]
-            same = [e for e in self.scan.of(name, version=chosen.name) if e.target == deepest.target]
-            text = (
-                f"{name}, peak at {deepest.target.level:,.0f} ADU "
-                f"({niriss.to_electrons(deepest.target.level):,.0f} e-) calibrated by "
-                f"{deepest.reference.level:,.0f} ADU: 5σ contrast at {at} is "
-                f"{magnitudes(deepest.reached)[k]:.2f} mag without mitigation"
-            )
-            if same:
-                text += f", {magnitudes(same[0].reached)[k]:.2f} mag with the best version ({chosen.name})"
-            text += f"; without bias it would be {magnitudes(deepest.limit)[k]:.2f} mag"
-            matched = [e for e in self.scan.of(name, "matched", plain[0].version.name) if e.target == deepest.target]
-            if matched:
-                text += (
-                    f". With a reference of equal depth and no mitigation it is "
-                    f"{magnitudes(matched[0].reached)[k]:.2f} mag"
-                )
-            told.append(text + ".")
-        return told
-
-    def _saturation_words(self) -> list[str]:
-        told = []
-        for name in dict.fromkeys(x.filter for x in self.levels):
-            chosen = self.best_version(name)
-            wanted = {self.scan.versions[0].name: "without mitigation"}
-            if chosen is not None:
-                wanted[chosen.name] = f"with {chosen.name}"
-            own = [x for x in self.levels if x.filter == name and x.observable == "both" and x.version in wanted]
-            own = [x for x in own if np.isclose(x.photons, self.photons)]
-            if own:
-                parts = " and ".join(f"{x} {wanted[x.version]}" for x in own)
-                told.append(f"{name}: bias equals the noise of {self.photons:.0e} photons at {parts}.")
-        return told
+        return {"a": _onset_sentences, "b": _contrast_sentences, "c": _saturation_sentences}[question](self)
 
     def __repr__(self) -> str:
         lines = [f"({q}) {line}" for q in QUESTIONS for line in self.sentences(q)]
         return "\n".join((["Simulated data."] if self.simulated else []) + lines)
+
+# %% ../../nbs/migration/09_answers.ipynb #11bf3726
+def _onset_sentences(answers: Answers) -> list[str]:
+    lines, onset = [], answers.onset
+    for name, result in onset.filters.items():
+        crossings = result.crossings(onset.thresholds, ["instantaneous"])
+        found = ", ".join(f"{100 * c.threshold:g} % {'' if c.limit else 'at '}{c}" for c in crossings)
+        lines.append(f"{name}: the rate of the peak pixel has dropped by {found} (instantaneous).")
+        if name in answers.verdicts:
+            lines.append(answers.verdicts[name].sentence)
+    return lines
+
+# %% ../../nbs/migration/09_answers.ipynb #0944d579
+def _contrast_sentences(answers: Answers) -> list[str]:
+    lines, scan = [], answers.scan
+    k = len(scan.separations) // 2
+    for name in scan.filters:
+        chosen = answers.best_version(name)
+        plain = scan.of(name, version=scan.versions[0].name)
+        if chosen is None or not plain:
+            continue
+        deepest = plain[-1]
+        target = deepest.target
+
+        def reached(entries, what: str, target=target) -> str:
+            same = [e for e in entries if e.target == target]
+            return what.format(f"{magnitudes(same[0].reached)[k]:.2f} mag") if same else ""
+
+        lines.append(
+            f"{name}, peak at {target.level:,.0f} ADU ({niriss.to_electrons(target.level):,.0f} e-) calibrated by "
+            f"{deepest.reference.level:,.0f} ADU: 5σ contrast at {scan.separations[k]:.0f} mas is "
+            f"{magnitudes(deepest.reached)[k]:.2f} mag without mitigation"
+            + reached(scan.of(name, version=chosen.name), f", {{}} with the best version ({chosen.name})")
+            + f"; without bias it would be {magnitudes(deepest.limit)[k]:.2f} mag"
+            + reached(
+                scan.of(name, "matched", plain[0].version.name),
+                ". With a reference of equal depth and no mitigation it is {}",
+            )
+            + "."
+        )
+    return lines
+
+# %% ../../nbs/migration/09_answers.ipynb #05b2609f
+def _saturation_sentences(answers: Answers) -> list[str]:
+    lines = []
+    for name in dict.fromkeys(x.filter for x in answers.levels):
+        chosen = answers.best_version(name)
+        wanted = {answers.scan.versions[0].name: "without mitigation"}
+        if chosen is not None:
+            wanted[chosen.name] = f"with {chosen.name}"
+        own = [x for x in answers.levels if x.filter == name and x.observable == "both" and x.version in wanted]
+        parts = " and ".join(f"{x} {wanted[x.version]}" for x in own if np.isclose(x.photons, answers.photons))
+        if parts:
+            lines.append(f"{name}: bias equals the noise of {answers.photons:.0e} photons at {parts}.")
+    return lines
 
 # %% ../../nbs/migration/09_answers.ipynb #6e1a1ce3
 PHOTONS = (1e7, 1e8, 1e9, 1e10)
@@ -275,12 +276,12 @@ def true_onset(data: ExposureSet) -> dict[str, Any]:
     for root in data.rootlist:
         folder = data.paths(root)[0].parent
         try:
-            told = read_truth(folder, root)
+            facts = read_truth(folder, root)
         except CalamiError:
             continue
-        migration = told["instrument"]["detector"]["migration"]
+        migration = facts["instrument"]["detector"]["migration"]
         own = crossings.setdefault(str(data.facts(root).get("FILTER")), {})
-        for threshold, level in told["crossings"]["seen"]["instantaneous"].items():
+        for threshold, level in facts["crossings"]["seen"]["instantaneous"].items():
             if level is not None:
                 own.setdefault(float(threshold), []).append(float(level))
     ranges = {f: {t: (min(v), max(v)) for t, v in own.items()} for f, own in crossings.items()}
@@ -373,7 +374,7 @@ def _ramps_of(data: ExposureSet, scan: Mitigation | None) -> ExposureSet | list[
         return list(scan.ramps)
     if any("ramp" in data.types(root) for root in data.rootlist):
         return data
-    raise CalamiError("there are no ramps (uncal or ramp files): rates do not tell what happens in a ramp")
+    raise CalamiError("there are no ramps (uncal or ramp files): rates do not show what happens in a ramp")
 
 # %% ../../nbs/migration/09_answers.ipynb #b97ebcae
 def _verdicts(onset: Onset, notes: list[str]) -> dict[str, Verdict]:
@@ -395,7 +396,7 @@ def _plain_ramps(data: ExposureSet, outdir, engine: Engine) -> list[Path]:
 # %% ../../nbs/migration/09_answers.ipynb #6b82e34c
 def onset_words(answers: Answers) -> QTable:
     """
-    Make the table of crossings that a person reads, with the truth of simulated data beside.
+    Make the table of crossings for display, with the truth of simulated data next to it.
 
     Parameters
     ----------

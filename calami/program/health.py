@@ -19,17 +19,7 @@ from .signals import _float
 __all__ = ['health_table']
 
 # %% ../../nbs/program/04_health.ipynb #c3cdc2e5
-_HEALTH_WORDS = (
-    "GDSTARID",
-    "GS_ORDER",
-    "GS_MAG",
-    "PCS_MODE",
-    "ENG_QUAL",
-    "ENGQLPTG",
-    "VISITSTA",
-    "DATAPROB",
-    "HGA_MOVE",
-)
+_HEALTH_WORDS = tuple("GDSTARID GS_ORDER GS_MAG PCS_MODE ENG_QUAL ENGQLPTG VISITSTA DATAPROB HGA_MOVE".split())
 
 # %% ../../nbs/program/04_health.ipynb #b706acbb
 def health_table(dataset: ExposureSet, *, pixels: bool = True):
@@ -54,14 +44,14 @@ def health_table(dataset: ExposureSet, *, pixels: bool = True):
 
     rows = []
     for name, root in zip(dataset.names, dataset.rootlist, strict=True):
-        told = _read_health(dataset, root)
+        facts = _read_health(dataset, root)
         unusable, saturated = _flagged(dataset, root) if pixels else (math.nan, math.nan)
         rows.append({
-            "name": name, "guide_star": str(told.get("GDSTARID", "")), "guide_order": _whole(told.get("GS_ORDER")),
-            "guide_mag": _float(told.get("GS_MAG")), "pointing_mode": str(told.get("PCS_MODE", "")),
-            "engineering": str(told.get("ENG_QUAL", "")), "pointing_from": str(told.get("ENGQLPTG", "")),
-            "visit_status": str(told.get("VISITSTA", "")), "unusable": unusable, "saturated": saturated,
-            "remarks": "; ".join(_ailments(told)),
+            "name": name, "guide_star": str(facts.get("GDSTARID", "")), "guide_order": _whole(facts.get("GS_ORDER")),
+            "guide_mag": _float(facts.get("GS_MAG")), "pointing_mode": str(facts.get("PCS_MODE", "")),
+            "engineering": str(facts.get("ENG_QUAL", "")), "pointing_from": str(facts.get("ENGQLPTG", "")),
+            "visit_status": str(facts.get("VISITSTA", "")), "unusable": unusable, "saturated": saturated,
+            "remarks": "; ".join(_ailments(facts)),
         })  # fmt: skip
     table = Table(rows=rows)
     if rows:
@@ -72,11 +62,8 @@ def health_table(dataset: ExposureSet, *, pixels: bool = True):
 # %% ../../nbs/program/04_health.ipynb #37ebdd88
 def _read_health(dataset: ExposureSet, root: str) -> dict:
     try:
-        return {
-            k: v
-            for k, v in read_keywords(dataset.paths(root)[0], _HEALTH_WORDS, (), structure=False).items()
-            if v is not None
-        }
+        found = read_keywords(dataset.paths(root)[0], _HEALTH_WORDS, (), structure=False)
+        return {k: v for k, v in found.items() if v is not None}
     except FileProblem as problem:
         dataset.warn(problem.path, f"guide star not read: {problem.reason}")
         return {}
@@ -86,20 +73,20 @@ def _whole(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else _MISSING
 
 # %% ../../nbs/program/04_health.ipynb #ab95eb0e
-def _ailments(told: dict) -> list[str]:
+def _ailments(facts: dict) -> list[str]:
     words = []
-    if _whole(told.get("GS_ORDER")) > 1:
-        words.append(f"guide star number {told['GS_ORDER']} of the list: those before failed")
-    if told.get("PCS_MODE", "FINEGUIDE") not in ("FINEGUIDE", "TRACK", "MOVING"):
-        words.append(f"pointing mode {told['PCS_MODE']}, not fine guiding")
-    if told.get("ENG_QUAL", "OK") != "OK":
-        words.append(f"engineering data {told['ENG_QUAL']}")
-    if str(told.get("ENGQLPTG", "")).startswith("PLANNED"):
+    if _whole(facts.get("GS_ORDER")) > 1:
+        words.append(f"guide star number {facts['GS_ORDER']} of the list: those before failed")
+    if facts.get("PCS_MODE", "FINEGUIDE") not in ("FINEGUIDE", "TRACK", "MOVING"):
+        words.append(f"pointing mode {facts['PCS_MODE']}, not fine guiding")
+    if facts.get("ENG_QUAL", "OK") != "OK":
+        words.append(f"engineering data {facts['ENG_QUAL']}")
+    if str(facts.get("ENGQLPTG", "")).startswith("PLANNED"):
         words.append("pointing planned, not measured")
-    if told.get("VISITSTA", "SUCCESSFUL") != "SUCCESSFUL":
-        words.append(f"visit {told['VISITSTA']}")
-    words += ["telemetry reported a problem"] if told.get("DATAPROB") is True else []
-    words += ["antenna moved"] if told.get("HGA_MOVE") is True else []
+    if facts.get("VISITSTA", "SUCCESSFUL") != "SUCCESSFUL":
+        words.append(f"visit {facts['VISITSTA']}")
+    words += ["telemetry reported a problem"] if facts.get("DATAPROB") is True else []
+    words += ["antenna moved"] if facts.get("HGA_MOVE") is True else []
     return words
 
 # %% ../../nbs/program/04_health.ipynb #c7d1aeed
@@ -111,13 +98,12 @@ def _flagged(dataset: ExposureSet, root: str) -> tuple[float, float]:
     def count() -> dict:
         with dataset.data(root, kind) as exposure:
             flags = exposure.dq
-        return {
-            n: float((flags & bit != 0).mean()) for n, bit in (("bad", niriss.DO_NOT_USE), ("full", niriss.SATURATED))
-        }
+        bits = {"bad": niriss.DO_NOT_USE, "full": niriss.SATURATED}
+        return {name: float((flags & bit != 0).mean()) for name, bit in bits.items()}
 
     try:
-        told = dataset.measured(root, "flags/1", count)
+        facts = dataset.measured(root, "flags/1", count)
     except CalamiError as problem:
         dataset.warn(dataset.paths(root, kind)[0], f"flags not counted: {getattr(problem, 'reason', problem)}")
         return math.nan, math.nan
-    return told["bad"], told["full"]
+    return facts["bad"], facts["full"]

@@ -31,7 +31,7 @@ __all__ = ['ProgramView']
 # %% ../../nbs/program/06_view.ipynb #157282e0
 class ProgramView:
     """
-    A program seen whole: plan, execution, stars, signals, health and pairing.
+    Overview of a program: plan, execution, stars, signals, health and pairing.
 
     Parameters
     ----------
@@ -82,32 +82,18 @@ class ProgramView:
     @property
     def missing(self) -> list[str]:
         """What is on one side only: a line for each observation planned without data, or with data and not planned."""
-        if self.apt is None:
-            return []
-        table, lines = self.comparison, []
-        for row in {
-            (r["planned_observation"], r["planned_target"]): r for r in table if r["observation"] == _MISSING
-        }.values():
-            number = row["planned_observation"]
-            if not np.any((table["planned_observation"] == number) & (table["observation"] != _MISSING)):
-                lines.append(f"observation {number} ({row['planned_target']}): planned, no data here")
-        for row in {r["observation"]: r for r in table if r["planned_observation"] == _MISSING}.values():
-            lines.append(f"observation {row['observation']} ({row['target']}): data, not in the plan")
-        others = [o for o in self.apt.observations if o.template != "NirissAmi"]
-        return lines + [f"observation {o.number} ({o.target}): not AMI ({o.template}), not compared" for o in others]
+        return _one_sided(self.comparison, self.apt) if self.apt else []
 
     def headline(self) -> str:
-        """Tell in one sentence what the program is."""
+        """Say in one sentence what the program is."""
         row = program_view(self.dataset)[0]
-        about = (
-            f"{row['title'] or (self.apt.title if self.apt else '')} ({row['pi'] or (self.apt.pi if self.apt else '')})"
-        )
+        title, pi = (row[key] or getattr(self.apt, key, "") for key in ("title", "pi"))
         when = f", {row['first']} to {row['last']} UTC" if row["first"] else ""
-        return f"Program {int(row['program'])}: {about}{when}"
+        return f"Program {int(row['program'])}: {title} ({pi}){when}"
 
     def shown(self):
         """
-        Make the joined table that a person reads: plan → execution in one cell.
+        Make the joined table for display: plan → execution in one cell.
 
         Returns
         -------
@@ -130,14 +116,7 @@ class ProgramView:
             there), ``visits`` (status in the headers), ``executed``, ``planned_s`` (science duration in APT) and
             ``executed_s`` (exposure time of the data here).
         """
-        from astropy.table import Table
-
-        planned = {o.number: o for o in (self.apt.observations if self.apt else ())}
-        groups: dict[tuple, list] = {}
-        for row in self.comparison:
-            groups.setdefault((int(row["planned_observation"]), int(row["observation"])), []).append(row)
-        rows = [_observation_digest(planned.get(p), p, n, members, bool(planned)) for (p, n), members in groups.items()]
-        return Table(rows=rows) if rows else Table(names=("obs",), dtype=(str,))
+        return _observations(self.comparison, self.apt)
 
     def pairing(self):
         """
@@ -150,57 +129,10 @@ class ProgramView:
         """
         from astropy.table import Table
 
-        rows = [
-            (
-                name,
-                str(self.dataset.facts(name).get("FILTER", "")),
-                ", ".join(found[:4]) or "none in this filter",
-                len(found),
-            )
-            for name, found in self.pairs.items()
-        ]
+        filters = {name: str(self.dataset.facts(name).get("FILTER", "")) for name in self.pairs}
+        none = "none in this filter"
+        rows = [(name, filters[name], ", ".join(found[:4]) or none, len(found)) for name, found in self.pairs.items()]
         return Table(rows=rows or None, names=("target", "filter", "references", "in_all"), dtype=(str, str, str, int))
-
-    def _parts(self) -> list[tuple[str, str, Any]]:
-        plan = (
-            f"Plan: {self.apt.title}, APT {self.apt.version}, {self.apt.phase}."
-            if self.apt
-            else "No APT file was given."
-        )
-        signals = self.setups[
-            "observation",
-            "role",
-            "target",
-            "filter",
-            "ngroups",
-            "nints",
-            "exposures",
-            "least_of_limit",
-            "most_of_limit",
-        ]
-        remarks = [f"{r['name']}: {r['remarks']}" for r in self.health if r["remarks"]]
-        silent = sum(not any(r[k] for k in ("guide_star", "engineering", "visit_status")) for r in self.health)
-        remarks += [f"headers of {silent} exposures tell nothing of guide stars, engineering data and visits"][
-            : bool(silent)
-        ]
-        health = "; ".join(remarks) or "Nothing to remark: guiding, engineering data and visits are as they should be."
-        plan += " Executed is what is among these data. Cells with an arrow differ: planned → executed."
-        guessed = {r["observation"] for r in self.comparison if r["joined_by"].endswith("one of several")}
-        if self.apt and (guessed or "target" in set(self.comparison["joined_by"])):
-            plan += "\nWhere the numbers of observations do not meet, they were joined by target and filters (1 → 12)."
-        if guessed:
-            several = ", ".join(map(str, sorted(guessed)))
-            plan += f"\nFor {several} others of the plan would do as well: which one was executed is a guess."
-        parts = [
-            ("Observations", "", self.observations()),
-            ("Planned and executed", plan, self.shown()),
-            ("On one side only", "\n".join(self.missing) or "Nothing.", None),
-            ("Targets", "Filter magnitudes: estimated from K and spectral type. Peaks: measured.", self.targets),
-            ("Signals", "Peak at the end of the ramp over the charge-migration limit quoted by JDox.", signals),
-            ("Data quality and guide stars", health, _health_digest(self.health)),
-            ("Targets and their references", "Linked in the plan, same dither, nearest in time.", self.pairing()),
-        ]  # fmt: skip
-        return parts
 
     def render(self, fmt: str = "text") -> str:
         """
@@ -209,7 +141,7 @@ class ProgramView:
         Parameters
         ----------
         fmt : str
-            ``text``, ``markdown``, ``html`` (a page of its own), or ``ecsv``, ``csv`` and ``json`` (the joined table).
+            ``text``, ``markdown``, ``html`` (a page), or ``ecsv``, ``csv`` and ``json`` (the joined table).
 
         Returns
         -------
@@ -218,25 +150,7 @@ class ProgramView:
         """
         if fmt in ("ecsv", "csv", "json"):
             return render(self.comparison, fmt)
-        if fmt == "html":
-            return self._page()
-        head = "## " if fmt == "markdown" else ""
-        lines = ["# " + self.headline() if head else self.headline() + "\n" + "=" * len(self.headline()), ""]
-        for title, words, table in self._parts():
-            lines += [head + title if head else f"{title}\n{'-' * len(title)}", ""]
-            lines += [f"- {w}" for w in words.split("\n")] if head and table is None else words.splitlines()
-            if table is not None and len(table):
-                text = render(table, fmt)
-                lines += ["", (_ARROW.sub(r"| **\1** ", text) if head else text).rstrip()]
-            lines.append("")
-        return "\n".join(lines)
-
-    def _page(self) -> str:
-        sections = []
-        for title, words, table in self._parts():
-            rows = [Html(_marked(table))] if table is not None and len(table) else []
-            sections.append((title, [*words.splitlines(), *rows]))
-        return html_page(self.headline(), self.dataset.headline(), sections)
+        return _page(self) if fmt == "html" else _text(self, fmt)
 
     def write(self, path: str | os.PathLike) -> Path:
         """
@@ -262,8 +176,93 @@ class ProgramView:
     def _repr_html_(self) -> str:
         parts = [f"<p><b>{escape(self.headline())}</b></p>"]
         return "".join(
-            parts + [f"<p>{t}</p>{render(table, 'html')}" for t, _, table in self._parts() if table is not None]
+            parts + [f"<p>{t}</p>{render(table, 'html')}" for t, _, table in _parts(self) if table is not None]
         )
+
+# %% ../../nbs/program/06_view.ipynb #34a639bb
+def _parts(view: ProgramView) -> list[tuple[str, str, Any]]:
+    # Title, words and table of each part.
+    columns = "observation role target filter ngroups nints exposures least_of_limit most_of_limit".split()
+    return [
+        ("Observations", "", view.observations()),
+        ("Planned and executed", _plan_words(view), view.shown()),
+        ("On one side only", "\n".join(view.missing) or "Nothing.", None),
+        ("Targets", "Filter magnitudes: estimated from K and spectral type. Peaks: measured.", view.targets),
+        (
+            "Signals",
+            "Peak at the end of the ramp over the charge-migration limit quoted by JDox.",
+            view.setups[columns],
+        ),
+        ("Data quality and guide stars", _health_words(view.health), _health_digest(view.health)),
+        ("Targets and their references", "Linked in the plan, same dither, nearest in time.", view.pairing()),
+    ]
+
+# %% ../../nbs/program/06_view.ipynb #536fff8c
+def _plan_words(view: ProgramView) -> str:
+    apt, how = view.apt, set(view.comparison["joined_by"])
+    words = f"Plan: {apt.title}, APT {apt.version}, {apt.phase}." if apt else "No APT file was given."
+    words += " Executed is what is among these data. Cells with an arrow differ: planned → executed."
+    guessed = sorted({r["observation"] for r in view.comparison if r["joined_by"].endswith("one of several")})
+    if apt and (guessed or "target" in how):
+        words += "\nWhere the numbers of observations do not meet, they were joined by target and filters (1 → 12)."
+    if guessed:
+        several = ", ".join(map(str, guessed))
+        words += f"\nFor {several} others of the plan would do as well: which one was executed is a guess."
+    return words
+
+# %% ../../nbs/program/06_view.ipynb #b59435be
+def _health_words(health: Any) -> str:
+    remarks = [f"{r['name']}: {r['remarks']}" for r in health if r["remarks"]]
+    silent = sum(not any(r[k] for k in ("guide_star", "engineering", "visit_status")) for r in health)
+    if silent:
+        remarks.append(f"headers of {silent} exposures say nothing of guide stars, engineering data and visits")
+    return "; ".join(remarks) or "Nothing to remark: guiding, engineering data and visits are as they should be."
+
+# %% ../../nbs/program/06_view.ipynb #008d6f59
+def _one_sided(table: Any, apt: AptProgram) -> list[str]:
+    lines = []
+    planned_only = table[table["observation"] == _MISSING]
+    for number, target in dict.fromkeys(
+        zip(*(planned_only[f"planned_{k}"] for k in ("observation", "target")), strict=True)
+    ):
+        if not np.any((table["planned_observation"] == number) & (table["observation"] != _MISSING)):
+            lines.append(f"observation {number} ({target}): planned, no data here")
+    for row in {r["observation"]: r for r in table if r["planned_observation"] == _MISSING}.values():
+        lines.append(f"observation {row['observation']} ({row['target']}): data, not in the plan")
+    others = [o for o in apt.observations if o.template != "NirissAmi"]
+    return lines + [f"observation {o.number} ({o.target}): not AMI ({o.template}), not compared" for o in others]
+
+# %% ../../nbs/program/06_view.ipynb #831ca677
+def _observations(comparison: Any, apt: AptProgram | None):
+    from astropy.table import Table
+
+    planned = {o.number: o for o in (apt.observations if apt else ())}
+    groups: dict[tuple, list] = {}
+    for row in comparison:
+        groups.setdefault((int(row["planned_observation"]), int(row["observation"])), []).append(row)
+    rows = [_observation_digest(planned.get(p), p, n, members, bool(planned)) for (p, n), members in groups.items()]
+    return Table(rows=rows) if rows else Table(names=("obs",), dtype=(str,))
+
+# %% ../../nbs/program/06_view.ipynb #d7c3539d
+def _text(view: ProgramView, fmt: str) -> str:
+    head, title = "## " if fmt == "markdown" else "", view.headline()
+    lines = ["# " + title if head else title + "\n" + "=" * len(title), ""]
+    for title, words, table in _parts(view):
+        lines += [head + title if head else f"{title}\n{'-' * len(title)}", ""]
+        lines += [f"- {w}" for w in words.split("\n")] if head and table is None else words.splitlines()
+        if table is not None and len(table):
+            text = render(table, fmt)
+            lines += ["", (_ARROW.sub(r"| **\1** ", text) if head else text).rstrip()]
+        lines.append("")
+    return "\n".join(lines)
+
+# %% ../../nbs/program/06_view.ipynb #00e7570c
+def _page(view: ProgramView) -> str:
+    sections = []
+    for title, words, table in _parts(view):
+        rows = [Html(_marked(table))] if table is not None and len(table) else []
+        sections.append((title, [*words.splitlines(), *rows]))
+    return html_page(view.headline(), view.dataset.headline(), sections)
 
 # %% ../../nbs/program/06_view.ipynb #91488f3f
 _SHOWN = "obs visit target role filter groups integrations dithers TA executed seconds remarks".split()
@@ -297,7 +296,7 @@ def _shown_row(row: Any) -> dict:
         **numbers, "TA": " ".join(filter(None, [row["planned_acquisition"], f"({taken} here)" if taken else ""])),
         "executed": _span(row["first"], row["last"]) if row["first"] else "no data here" if alone else "",
         "seconds": "" if math.isnan(row["exposure_time"]) else f"{row['exposure_time']:.0f}",
-        "remarks": "" if alone else "; ".join(w for w in row["differences"].split("; ") if w and not _told_by_arrow(w)),
+        "remarks": "" if alone else "; ".join(w for w in row["differences"].split("; ") if w and not _said_by_arrow(w)),
     }  # fmt: skip
 
 # %% ../../nbs/program/06_view.ipynb #82137a51
@@ -316,7 +315,7 @@ def _observation_digest(planned: PlannedObservation | None, meant: int, number: 
     }  # fmt: skip
 
 # %% ../../nbs/program/06_view.ipynb #39e39f3b
-def _told_by_arrow(words: str) -> bool:
+def _said_by_arrow(words: str) -> bool:
     return "→" in words or words.startswith("planned as observation")
 
 # %% ../../nbs/program/06_view.ipynb #e6fb8883

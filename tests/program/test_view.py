@@ -350,7 +350,7 @@ def test_an_acquisition_that_was_not_planned_is_told(tmp_path, apt):
 def test_headers_that_tell_nothing_are_not_called_healthy(tmp_path):
     write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5)
     assert (
-        "headers of 1 exposures tell nothing of guide stars"
+        "headers of 1 exposures say nothing of guide stars"
         in program_view.ProgramView(Dataset(tmp_path), simbad=False).render()
     )
 
