@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -76,23 +77,19 @@ def in_time(what: str, seconds: float, function: Callable, *arguments: Any) -> A
     TimeoutError
         If it takes longer.
     """
-    outcome: list = []
+    outcome: Future = Future()
 
     def run() -> None:
         try:
-            outcome.append((function(*arguments), None))
+            outcome.set_result(function(*arguments))
         except BaseException as error:
-            outcome.append((None, error))
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
+    threading.Thread(target=run, daemon=True).start()
+    wait([outcome], seconds)
+    if not outcome.done():
         raise TimeoutError(f"{what}: no answer within {seconds:g} s")
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result
+    return outcome.result()
 
 # %% ../../nbs/archive/02_mast.ipynb #1bd09a0b
 class Patience(NamedTuple):
@@ -195,9 +192,9 @@ def _numbers(values: Any) -> set[int]:
     # 12, "12", "012", (12, 15), "12,15", "3-5".
     if values is None:
         return set()
-    items = [values] if isinstance(values, (int, str)) else list(values)
+    items = [values] if isinstance(values, (int, str)) else values
     found: set[int] = set()
-    for word in (w for item in items for w in str(item).replace(",", " ").split()):
+    for word in _words([str(item) for item in items]):
         match = re.fullmatch(r"([0-9]{1,3})(?:[-:]([0-9]{1,3}))?", word)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise CalamiError(f"{word!r} is no observation number; give numbers such as 12, or 3-5")

@@ -158,15 +158,16 @@ def photo_current(exposure: ExposurePlan, instrument: Instrument | None = None) 
         response=instrument.response,
         oversample=3 if instrument.response is None else len(instrument.response),
     )
-    return image * (total_rate(star, exposure.filter) * weights.sum() / _share_in_window(exposure.filter))
+    return image * (total_rate(star, exposure.filter) * weights.sum() / _fraction_in_window(exposure.filter))
 
 # %% ../../nbs/simulate/06_exposures.ipynb #7bf1b58a
 @lru_cache(maxsize=64)
-def _share_in_window(filter_name: str) -> float:
+def _fraction_in_window(filter_name: str) -> float:
     # Zero points are sums over SUB80 with the star in its usual place.
     return float(psf(filter_name, niriss.AIM_PIXEL).sum())
 
 # %% ../../nbs/simulate/06_exposures.ipynb #5c1f26aa
+#: Losses of rate, as fractions, whose signals the truth gives.
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03)
 
 # %% ../../nbs/simulate/06_exposures.ipynb #7fbfe8ab
