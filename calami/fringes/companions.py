@@ -415,12 +415,8 @@ def _baseline_table(data: Observables, v2_good: np.ndarray, cp_good: np.ndarray)
     needed = np.concatenate((data.v2_uv[v2_good], one, two, -(one + two)))
     half = (needed[:, 0] > 1e-6) | ((np.abs(needed[:, 0]) <= 1e-6) & (needed[:, 1] > 0))
     upper = np.where(half[:, None], needed, -needed)
-    uv, index = np.zeros((0, 2)), np.zeros(len(needed), int)
-    for number, vector in enumerate(upper):
-        near = np.flatnonzero(np.hypot(*(uv - vector).T) < 1e-4)
-        if not len(near):
-            uv, near = np.vstack((uv, vector)), [len(uv)]
-        index[number] = near[0]
+    _, first, index = np.unique(np.round(upper, 4), axis=0, return_index=True, return_inverse=True)
+    uv, index = upper[first], index.ravel()
     n, m = int(v2_good.sum()), int(cp_good.sum())
     matrix = np.zeros((m, len(uv)))
     for side in range(3):

@@ -211,31 +211,24 @@ def _primary(data: Observables):
 
     from astropy.io import fits
 
-    hdu = fits.PrimaryHDU()
-    header = hdu.header
+    observer, date = str(data.header.get("PI_NAME") or "UNKNOWN"), _date(data.mjd)
+    cards = {"TELESCOP": "JWST", "INSTRUME": "NIRISS", "TARGPROP": data.target, "PI_NAME": observer, "DATE-OBS": date}
     for key in KEPT_KEYWORDS:
         value = data.header.get(key)
         if value not in (None, "") and not (isinstance(value, float) and not np.isfinite(value)):
-            header[key] = _ascii(value)
-    observer = str(data.header.get("PI_NAME") or "UNKNOWN")
-    required = {"ORIGIN": "calami", "CONTENT": "OIFITS2", "DATAMODL": "AmiOIModel", "INSMODE": "NRM"}
-    required |= {"OBJECT": data.target, "OBSERVER": observer, "FILTER": data.filter, "FILT": data.filter}
-    for key, value in required.items():
-        header[key] = _ascii(value)
-    for key, value in {"TELESCOP": "JWST", "INSTRUME": "NIRISS", "TARGPROP": data.target, "PI_NAME": observer}.items():
-        header.setdefault(key, _ascii(value))
-    header.setdefault("DATE-OBS", _date(data.mjd))
-    header["DATE"] = _date(data.mjd)  # not today, so that files are reproducible
-    header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
-    header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
-    header["CALNAME"] = _ascii(data.name)
-    header["CALSPOT"] = (data.spot, "[m] hole width of the fitted spot, 0: none")
-    if data.references:
-        header["CALIB"] = _ascii(", ".join(data.references))
-    if np.isfinite(data.mjd):
-        header["MJD"] = data.mjd
+            cards[key] = value
+    cards |= {"ORIGIN": "calami", "CONTENT": "OIFITS2", "DATAMODL": "AmiOIModel", "INSMODE": "NRM"}
+    cards |= {"OBJECT": data.target, "OBSERVER": observer, "FILTER": data.filter, "FILT": data.filter}
+    cards |= {"DATE": date, "CALNAME": data.name}  # not today, so that files are reproducible
+    cards |= {"CALIB": ", ".join(data.references)} if data.references else {}
+    cards |= {"MJD": data.mjd} if np.isfinite(data.mjd) else {}
+    hdu = fits.PrimaryHDU()
+    hdu.header.update({key: _ascii(value) for key, value in cards.items()})
+    hdu.header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
+    hdu.header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
+    hdu.header["CALSPOT"] = (data.spot, "[m] hole width of the fitted spot, 0: none")
     for note in data.notes:
-        header.add_history(_ascii(f"calami: {note}"))
+        hdu.header.add_history(_ascii(f"calami: {note}"))
     return hdu
 
 # %% ../../nbs/fringes/07_oifits.ipynb #8139f6e2
@@ -305,7 +298,7 @@ def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> Observables
     """
     path = Path(path)
     with _quiet_open(path) as hdus:
-        wavelength, band, _ = _channel(path, hdus)
+        wavelength, band = _channel(path, hdus)
         header = hdus[0].header
         origin = _origin(header, hdus)
         part = _read_parts(path, hdus)
@@ -375,7 +368,7 @@ def _flags(hdu: Any) -> np.ndarray:
     return flag.reshape(len(flag), -1).any(axis=1)
 
 # %% ../../nbs/fringes/07_oifits.ipynb #17599ebf
-def _channel(path: Path, hdus: Any) -> tuple[float, float, int]:
+def _channel(path: Path, hdus: Any) -> tuple[float, float]:
     hdu = next((h for h in hdus if h.name == "OI_WAVELENGTH"), None)
     if hdu is None or not len(hdu.data):
         raise FileProblem(path, "has no OI_WAVELENGTH table, so its wavelength is not known", "write it again")
@@ -384,7 +377,7 @@ def _channel(path: Path, hdus: Any) -> tuple[float, float, int]:
     if np.ptp(wavelength) > 1e-6 * wavelength[0]:
         reason = f"has {len(wavelength)} wavelength channels; AMI data have one"
         raise FileProblem(path, reason, "split it into one file per channel")
-    return float(wavelength[0]), float(band[0]), len(wavelength)
+    return float(wavelength[0]), float(band[0])
 
 # %% ../../nbs/fringes/07_oifits.ipynb #6150a9e9
 def _filter_name(header: Any, wavelength: float) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.page import axes_or_new
 from ..core.problems import CalamiError
 from .companions import CompanionFit, position
 from .limits import ContrastCurve, DetectionMap
@@ -25,6 +26,7 @@ __all__ = ['COLOURS', 'plot_cp', 'plot_uv', 'plot_v2', 'plot_closure_phases', 'p
 # %% ../../nbs/fringes/11_plots.ipynb #0dd9f428
 #: Colours that can be distinguished with any colour vision. Source: Okabe & Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "o^sDvP*"
 
 # %% ../../nbs/fringes/11_plots.ipynb #2f9390d9
 def plot_uv(data: Observables | Sequence[Observables], ax: Axes | None = None) -> Axes:
@@ -43,7 +45,7 @@ def plot_uv(data: Observables | Sequence[Observables], ax: Axes | None = None) -
     matplotlib.axes.Axes
         The axes, east to the left.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 6, 3.8)
     for number, one in enumerate(_several(data)):
         uv = one.v2_uv / one.wavelength / 1e6
         both = np.concatenate((uv, -uv))
@@ -133,19 +135,9 @@ def plot_residual(observables: Observables, axes=None):
     axes[-1].figure.colorbar(shown, ax=list(axes), label="of the peak")
     return axes
 
-# %% ../../nbs/fringes/11_plots.ipynb #d1f41912
-#: Markers of successive data.
-_MARKERS = "o^sDvP*"
-
-
-def _axes(ax: Axes | None, size: tuple[float, float] = (6, 3.8)) -> Axes:
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
-
 # %% ../../nbs/fringes/11_plots.ipynb #ac1a79e5
 def _plot_against(data, ax: Axes | None, key: str, style: dict[str, Any]) -> Axes:
-    ax, factor = _axes(ax), 1.0 if key == "v2" else float(np.degrees(1))
+    ax, factor = axes_or_new(ax, 6, 3.8), 1.0 if key == "v2" else float(np.degrees(1))
     for number, one in enumerate(_several(data)):
         good, x = getattr(one, f"{key}_good"), one.baseline_length if key == "v2" else one.longest_side
         values, errors = factor * getattr(one, key), factor * getattr(one, f"{key}_err")
@@ -179,7 +171,7 @@ def plot_chi2(fit: CompanionFit, ax: Axes | None = None) -> Axes:
     matplotlib.axes.Axes
         The axes, east to the left.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 6, 3.8)
     # Logarithm of the rise above the minimum: the minima stand out, whatever their depth.
     rise = np.log10(np.maximum(fit.chi2_map - fit.chi2 / fit.scale, 1.0))
     _image(ax, fit.grid, rise, "log₁₀ Δχ² above the best", cmap="cividis")
@@ -209,7 +201,7 @@ def plot_map(detection: DetectionMap, ax: Axes | None = None, unit: str = "mag")
     matplotlib.axes.Axes
         The axes, east to the left; cells without a limit are blank.
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax, 6, 3.8)
     values = detection.dmag if _is_mag(unit) else np.log10(detection.contrast)
     label = f"{detection.kind} {detection.sigma:g}σ limit ({'mag' if unit == 'mag' else 'log₁₀ flux ratio'})"
     _image(ax, detection.axis, np.where(detection.reached, values, np.nan), label, cmap="cividis")
@@ -245,7 +237,7 @@ def plot_curves(
     matplotlib.axes.Axes
         The axes, fainter companions below.
     """
-    ax, mag = _axes(ax), _is_mag(unit)
+    ax, mag = axes_or_new(ax, 6, 3.8), _is_mag(unit)
     if axis not in ("mas", "lambda/B"):
         raise CalamiError(f"axis {axis!r} unknown; use 'mas' or 'lambda/B'")
     for number, curve in enumerate([curves] if isinstance(curves, ContrastCurve) else curves):
