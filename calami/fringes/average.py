@@ -160,6 +160,14 @@ def outlying_integrations(flux: np.ndarray, residual: np.ndarray, v2: np.ndarray
     out[rejected] = True
     return out
 
+# %% ../../nbs/fringes/03_average.ipynb #915283ce
+def _triple(amplitude: np.ndarray, v2: np.ndarray, covariance: np.ndarray, n_holes: int):
+    # Products of three amplitudes and their errors, from the covariance of V².
+    sides = np.abs(closure_matrix(n_holes))
+    product = np.exp(sides @ np.log(np.maximum(amplitude, 1e-12)))
+    relative = sides / (2 * np.maximum(np.abs(v2), 1e-12))
+    return product, product * np.sqrt(np.einsum("ti,ij,tj->t", relative, covariance, relative))
+
 # %% ../../nbs/fringes/03_average.ipynb #8dd0d96b
 def _samples_of(coefficients: np.ndarray, n_holes: int) -> dict[str, np.ndarray]:
     # Coefficients (n, terms) as amplitudes, phases and what follows from them.
@@ -222,11 +230,3 @@ def _average(coefficients: np.ndarray, expected: np.ndarray, n_holes: int, debia
         "t3amp_err": product_error,
         "shrinkage": shrinkage,
     }
-
-# %% ../../nbs/fringes/03_average.ipynb #915283ce
-def _triple(amplitude: np.ndarray, v2: np.ndarray, covariance: np.ndarray, n_holes: int):
-    # Products of three amplitudes and their errors, from the covariance of V².
-    sides = np.abs(closure_matrix(n_holes))
-    product = np.exp(sides @ np.log(np.maximum(amplitude, 1e-12)))
-    relative = sides / (2 * np.maximum(np.abs(v2), 1e-12))
-    return product, product * np.sqrt(np.einsum("ti,ij,tj->t", relative, covariance, relative))

@@ -19,12 +19,8 @@ from ..instrument import niriss
 from ..instrument.mask import _chosen, closure_matrix, pairs_of, piston_matrix, triangles_of, wrap
 
 # %% auto #0
-__all__ = ['BASELINE_FIELDS', 'TRIANGLE_FIELDS', 'SYNONYMS', 'OIData', 'OIFITSWarning', 'closure_covariance', 'Observables',
-           'mean_and_covariance', 'from_samples', 'from_observables', 'photon_errors', 'point_source', 'add_noise']
-
-# %% ../../nbs/fringes/04_observables.ipynb #72457802
-class OIFITSWarning(UserWarning):
-    """Something in an OIFITS file that the reader should know, such as errors that are known to be wrong."""
+__all__ = ['BASELINE_FIELDS', 'TRIANGLE_FIELDS', 'SYNONYMS', 'OIData', 'closure_covariance', 'Observables', 'mean_and_covariance',
+           'from_samples', 'from_observables', 'photon_errors', 'point_source', 'add_noise', 'OIFITSWarning']
 
 # %% ../../nbs/fringes/04_observables.ipynb #dc62f4e9
 def closure_covariance(errors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -362,35 +358,6 @@ class Observables(_Measured):
         parts = self.filter, f"{len(self.stations)} holes", f"{self.n_integrations} integration{plural}"
         return f"Observables({', '.join([repr(self.name), *parts, self.mode or self.origin])})"
 
-# %% ../../nbs/fringes/04_observables.ipynb #2d46259d
-def _choose(data: Observables, index: np.ndarray) -> Observables:
-    # The pairs and triangles of some of the stations, which are counted anew
-    v2, cp = (np.isin(stations, index + 1).all(axis=1) for stations in (data.v2_stations, data.cp_stations))
-    new = {"stations": tuple(data.stations[i] for i in index), **_picked(data, v2, cp)}
-    new |= {key: np.searchsorted(index + 1, new[key]) + 1 for key in ("v2_stations", "cp_stations")}
-    samples, sides = dict(data.samples), {"amplitude": v2, "phase": v2, "v2": v2, "cp": cp}
-    samples |= {key: samples[key][:, chosen] for key, chosen in sides.items() if key in samples}
-    if data.station_xy is not None:
-        new["station_xy"] = data.station_xy[index]
-    if data.pistons is not None:
-        inverse = np.linalg.pinv(piston_matrix(len(index)))
-        new["pistons"], samples["pistons"] = inverse @ new["visphi"], samples["phase"] @ inverse.T
-    return replace(data, **new, samples=samples)
-
-# %% ../../nbs/fringes/04_observables.ipynb #ce5693e7
-def _picked(data: Observables, v2: np.ndarray, cp: np.ndarray) -> dict[str, Any]:
-    # What goes by baselines and by triangles, chosen or put into another order by indices
-    new = {}
-    for index, keys, covariance in ((v2, BASELINE_FIELDS, "v2_covariance"), (cp, TRIANGLE_FIELDS, "cp_covariance")):
-        new |= {key: getattr(data, key)[index] for key in keys if getattr(data, key) is not None}
-        if getattr(data, covariance) is not None:
-            new[covariance] = getattr(data, covariance)[np.ix_(index, index)]
-    return new
-
-# %% ../../nbs/fringes/04_observables.ipynb #2fa7e17e
-def _several(data: Observables | Sequence[Observables]) -> list[Observables]:
-    return [data] if isinstance(data, Observables) else list(data)
-
 # %% ../../nbs/fringes/04_observables.ipynb #4d42f831
 #: Data that were read from OIFITS are the same as what a fit gives.
 OIData = Observables
@@ -481,58 +448,6 @@ def from_observables(observables: Observables) -> Observables:
         A copy.
     """
     return replace(observables, samples=observables.kept_samples)
-
-# %% ../../nbs/fringes/04_observables.ipynb #c324b257
-def _of_fit(frames: _Frames, setup: Setup, mode: str, uv: np.ndarray | None, **values: Any) -> Observables:
-    # What a fit found, together with what of the result does not depend on the pixels; `uv` are those of the fringes
-    # if not given.
-    n_holes, facts = len(setup.mask.names), frames.facts
-    pairs, triangles = pairs_of(n_holes), triangles_of(n_holes)
-    wavelength, width = band_of(setup.bands)
-    if uv is None:
-        scales = _axis_scales(facts)
-        stretch = setup.scale / scales if np.isclose(scales.mean(), np.mean(setup.scale)) else np.ones(2)
-        uv = _uv(setup.mask, frames, setup.distortion, stretch)
-    place = {tuple(pair): number for number, pair in enumerate(pairs.tolist())}
-    values |= {f"cp_uv{n + 1}": uv[[place[t[n], t[n + 1]] for t in triangles.tolist()]] for n in (0, 1)}
-    for key in ("v2", "cp"):
-        values[f"{key}_err"] = np.sqrt(np.diag(values[f"{key}_covariance"]))
-        values[f"{key}_flag"] = ~np.isfinite(values[key])
-    target, kept = str(facts.get("TARGNAME") or facts.get("TARGPROP") or "").strip(), values["samples"]["kept"]
-    return Observables(
-        name=frames.name,
-        filter=setup.filter,
-        target="" if target == "UNKNOWN" else target,
-        stations=setup.mask.names,
-        station_xy=setup.mask.row_col,
-        v2_stations=pairs + 1,
-        cp_stations=triangles + 1,
-        v2_uv=uv,
-        wavelength=wavelength,
-        bandwidth=width,
-        mjd=_number(facts.get("EXPMID")),
-        int_time=_number(facts.get("EFFEXPTM")),
-        spot=niriss.HOLE_FLAT_TO_FLAT,
-        n_integrations=int(kept.sum()),
-        n_samples=_sample_size(int(kept.sum()), values.get("shrinkage", 1.0)),
-        # The flux is what `reference_weights` compares.
-        header=facts | {"CALMODE": mode, "FLUX": float(np.mean(values["samples"]["flux"][kept]))},
-        mode=mode,
-        notes=tuple(dict.fromkeys(frames.notes)),
-        **values,
-    )
-
-# %% ../../nbs/fringes/04_observables.ipynb #ecc84c8b
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else np.nan
-
-# %% ../../nbs/fringes/04_observables.ipynb #5284f402
-def _sample_size(count: int, shrinkage: float) -> int:
-    # Integrations that would estimate a covariance as well as these do. Of a single image it comes from ERR; shrunk
-    # towards a known shape it has (1 - shrinkage) of the sample's own noise.
-    if count < 2 or shrinkage > 0.999:
-        return 0
-    return round(count / (1 - shrinkage) ** 2)
 
 # %% ../../nbs/fringes/04_observables.ipynb #26704e90
 def photon_errors(n_photons: float, n_holes: int = 7) -> tuple[float, float]:
@@ -631,3 +546,88 @@ def add_noise(data: Observables, rng: np.random.Generator) -> Observables:
 
     v2, cp = data.v2 + noise(data.full_v2_covariance()), data.cp + noise(data.full_cp_covariance())
     return replace(data, v2=v2, cp=wrap(cp))
+
+# %% ../../nbs/fringes/04_observables.ipynb #2d46259d
+def _choose(data: Observables, index: np.ndarray) -> Observables:
+    # The pairs and triangles of some of the stations, which are counted anew
+    v2, cp = (np.isin(stations, index + 1).all(axis=1) for stations in (data.v2_stations, data.cp_stations))
+    new = {"stations": tuple(data.stations[i] for i in index), **_picked(data, v2, cp)}
+    new |= {key: np.searchsorted(index + 1, new[key]) + 1 for key in ("v2_stations", "cp_stations")}
+    samples, sides = dict(data.samples), {"amplitude": v2, "phase": v2, "v2": v2, "cp": cp}
+    samples |= {key: samples[key][:, chosen] for key, chosen in sides.items() if key in samples}
+    if data.station_xy is not None:
+        new["station_xy"] = data.station_xy[index]
+    if data.pistons is not None:
+        inverse = np.linalg.pinv(piston_matrix(len(index)))
+        new["pistons"], samples["pistons"] = inverse @ new["visphi"], samples["phase"] @ inverse.T
+    return replace(data, **new, samples=samples)
+
+# %% ../../nbs/fringes/04_observables.ipynb #ce5693e7
+def _picked(data: Observables, v2: np.ndarray, cp: np.ndarray) -> dict[str, Any]:
+    # What goes by baselines and by triangles, chosen or put into another order by indices
+    new = {}
+    for index, keys, covariance in ((v2, BASELINE_FIELDS, "v2_covariance"), (cp, TRIANGLE_FIELDS, "cp_covariance")):
+        new |= {key: getattr(data, key)[index] for key in keys if getattr(data, key) is not None}
+        if getattr(data, covariance) is not None:
+            new[covariance] = getattr(data, covariance)[np.ix_(index, index)]
+    return new
+
+# %% ../../nbs/fringes/04_observables.ipynb #2fa7e17e
+def _several(data: Observables | Sequence[Observables]) -> list[Observables]:
+    return [data] if isinstance(data, Observables) else list(data)
+
+# %% ../../nbs/fringes/04_observables.ipynb #c324b257
+def _of_fit(frames: _Frames, setup: Setup, mode: str, uv: np.ndarray | None, **values: Any) -> Observables:
+    # What a fit found, together with what of the result does not depend on the pixels; `uv` are those of the fringes
+    # if not given.
+    n_holes, facts = len(setup.mask.names), frames.facts
+    pairs, triangles = pairs_of(n_holes), triangles_of(n_holes)
+    wavelength, width = band_of(setup.bands)
+    if uv is None:
+        scales = _axis_scales(facts)
+        stretch = setup.scale / scales if np.isclose(scales.mean(), np.mean(setup.scale)) else np.ones(2)
+        uv = _uv(setup.mask, frames, setup.distortion, stretch)
+    place = {tuple(pair): number for number, pair in enumerate(pairs.tolist())}
+    values |= {f"cp_uv{n + 1}": uv[[place[t[n], t[n + 1]] for t in triangles.tolist()]] for n in (0, 1)}
+    for key in ("v2", "cp"):
+        values[f"{key}_err"] = np.sqrt(np.diag(values[f"{key}_covariance"]))
+        values[f"{key}_flag"] = ~np.isfinite(values[key])
+    target, kept = str(facts.get("TARGNAME") or facts.get("TARGPROP") or "").strip(), values["samples"]["kept"]
+    return Observables(
+        name=frames.name,
+        filter=setup.filter,
+        target="" if target == "UNKNOWN" else target,
+        stations=setup.mask.names,
+        station_xy=setup.mask.row_col,
+        v2_stations=pairs + 1,
+        cp_stations=triangles + 1,
+        v2_uv=uv,
+        wavelength=wavelength,
+        bandwidth=width,
+        mjd=_number(facts.get("EXPMID")),
+        int_time=_number(facts.get("EFFEXPTM")),
+        spot=niriss.HOLE_FLAT_TO_FLAT,
+        n_integrations=int(kept.sum()),
+        n_samples=_sample_size(int(kept.sum()), values.get("shrinkage", 1.0)),
+        # The flux is what `reference_weights` compares.
+        header=facts | {"CALMODE": mode, "FLUX": float(np.mean(values["samples"]["flux"][kept]))},
+        mode=mode,
+        notes=tuple(dict.fromkeys(frames.notes)),
+        **values,
+    )
+
+# %% ../../nbs/fringes/04_observables.ipynb #ecc84c8b
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else np.nan
+
+# %% ../../nbs/fringes/04_observables.ipynb #5284f402
+def _sample_size(count: int, shrinkage: float) -> int:
+    # Integrations that would estimate a covariance as well as these do. Of a single image it comes from ERR; shrunk
+    # towards a known shape it has (1 - shrinkage) of the sample's own noise.
+    if count < 2 or shrinkage > 0.999:
+        return 0
+    return round(count / (1 - shrinkage) ** 2)
+
+# %% ../../nbs/fringes/04_observables.ipynb #72457802
+class OIFITSWarning(UserWarning):
+    """Something in an OIFITS file that the reader should know, such as errors that are known to be wrong."""

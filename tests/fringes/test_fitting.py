@@ -414,7 +414,7 @@ def test_a_jump_in_a_whole_exposure_leaves_its_pixel_usable(exposure):
     peak = np.unravel_index(np.argmax(image), image.shape)
     dq = np.zeros(image.shape, "uint32")
     plain = fit(image, filter="F480M", dq=dq)
-    dq[peak] = fringes_frames.JUMP_DET
+    dq[peak] = niriss.JUMP_DET
     assert np.array_equal(fit(image, filter="F480M", dq=dq).v2, plain.v2)
     assert not np.allclose(
         fit(image, filter="F480M", dq=dq, mode="exact").v2, fit(image, filter="F480M", mode="exact").v2
@@ -430,7 +430,7 @@ def test_jumps_in_many_integrations_are_a_bent_ramp(exposure):
     plain = fit(cube, dq=exposure["dq"], **given)
     for count, used in ((1, False), (3, True), (len(cube), True)):
         dq = exposure["dq"].copy()
-        dq[:count, peak[0], peak[1]] |= fringes_frames.JUMP_DET
+        dq[:count, peak[0], peak[1]] |= niriss.JUMP_DET
         assert np.allclose(fit(cube, dq=dq, **given).v2, plain.v2, rtol=0, atol=1e-12) == used
         assert not np.allclose(fit(cube, dq=dq, mode="exact", **given).v2, plain.v2, rtol=0, atol=1e-12)
 
