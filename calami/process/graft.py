@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.problems import CalamiError
 from ..exposures.names import ExposureName
-from .piece import _DAY, _MODELS, Layer, Piece, _set_card, _set_lengths, _shift_times, read_piece
+from .piece import _DAY, _MODELS, Layer, Piece, _set_lengths, _shift_times, read_piece
 from .recipes import Recipe
 from .record import input_facts
 
@@ -134,7 +134,7 @@ def _grafted(piece: Piece, donor: Piece, header_file: str) -> Piece:
         if card.keyword.startswith(("S_", "R_", "CLM")) or card.keyword in _OF_THE_PIXELS:
             new.primary.append(card, end=True)
     for key, value in (("CLMDONE", "graft"), ("GRAFTED", True), ("CLMPIXEL", source), ("CLMHEAD", header_file)):
-        _set_card(new.primary, key, value)
+        new._set_card(key, value)
     new.primary["DATAMODL"] = "RampModel" if "GROUPDQ" in piece.layers else _MODELS.get(product, "ImageModel")
     science = donor.layers["SCI"].header.copy()
     own = piece.layers["SCI"].header

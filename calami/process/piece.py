@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -288,6 +289,17 @@ class Piece:
     def _headers(self) -> tuple:
         return self.primary, self.layers["SCI"].header
 
+    def _rows(self, table: str) -> np.ndarray | None:
+        return self.tables[table][1].copy() if table in self.tables else None
+
+    def _set_card(self, key: str, value) -> None:
+        _set_card(self.primary, key, value)
+
+    def _set_known(self, key: str, value) -> None:
+        for header in self._headers:
+            if key in header:
+                header[key] = value
+
     def _number(self, key: str) -> float:
         return float(self.primary.get(key) or 0)
 
@@ -301,10 +313,6 @@ def _set_card(header, key: str, value) -> None:
     # Its comment is that of `KEYWORDS`, or stays; it is cut where both do not fit in one card.
     comment = KEYWORDS.get(key) or (header.comments[key] if key in header else "")
     header[key] = (value, comment[: max(0, 80 - len("KEYWORD_= '' / ") - max(len(str(value)), 20))])
-
-# %% ../../nbs/process/02_piece.ipynb #e6e78043
-def _table(piece: Piece, key: str) -> np.ndarray | None:
-    return piece.tables[key][1].copy() if key in piece.tables else None
 
 # %% ../../nbs/process/02_piece.ipynb #01d6e594
 def read_piece(data: Exposure | str | os.PathLike | Sequence) -> Piece:
@@ -380,7 +388,7 @@ def join_pieces(pieces: Sequence[Piece]) -> Piece:
 def _fit_lengths(piece: Piece) -> None:
     # Keywords of a segment are about the whole exposure; make them about what is in it.
     nints, whole = len(piece.integrations), piece.primary.get("NINTS") or 0
-    rows = _table(piece, "INT_TIMES")
+    rows = piece._rows("INT_TIMES")
     if nints and rows is not None and len(rows) > nints:  # the table of the whole exposure
         here = np.isin(rows["integration_number"], piece.integrations)
         piece.tables["INT_TIMES"] = (piece.tables["INT_TIMES"][0], rows[here] if here.sum() == nints else rows[:nints])
@@ -464,6 +472,25 @@ def _set_span(header, keys: tuple[str, str, str], begin: float, end: float) -> N
     if keys[1] in header:
         header[keys[1]] = (begin + end) / 2
 
+# %% ../../nbs/process/02_piece.ipynb #3bf1585a
+def _span(new: Piece, pieces: Sequence[Piece]) -> Piece:
+    # Let a joined piece begin with its earliest part and end with its latest.
+    for header, *parts in zip(new._headers, *(p._headers for p in pieces), strict=True):
+        for keys in _SPANS:
+            times = [part.get(key) for part in parts for key in keys[::2]]
+            if all(isinstance(t, float) for t in times) and keys[0] in header:
+                _set_span(header, keys, min(times[::2]), max(times[1::2]))
+    early = min(pieces, key=lambda p: str(p.primary.get("DATE-BEG", "")))
+    late = max(pieces, key=lambda p: str(p.primary.get("DATE-END", "")))
+    for key, source in {"DATE-BEG": early, "DATE-OBS": early, "TIME-OBS": early, "DATE-END": late}.items():
+        if key in source.primary:
+            new.primary[key] = source.primary[key]
+    seconds = [p.primary.get("DURATION") for p in pieces]
+    if all(isinstance(s, int | float) for s in seconds):
+        new.primary["DURATION"] = round(math.fsum(seconds), 3)
+        new._set_known("TELAPSE", new.primary["DURATION"])
+    return new
+
 # %% ../../nbs/process/02_piece.ipynb #5eceed40
 def _set_lengths(piece: Piece, nints: int, integration: float, duration: float) -> None:
     # Set the keywords that say how much there is; times in s.
@@ -472,16 +499,10 @@ def _set_lengths(piece: Piece, nints: int, integration: float, duration: float) 
     if "EFFINTTM" in piece.primary:
         piece.primary["EFFINTTM"], piece.primary["EFFEXPTM"] = round(integration, 8), exposure
     for key, value in (("XPOSURE", exposure), ("TELAPSE", duration), ("DURATION", duration)):
-        _set_known(piece, key, value)
+        piece._set_known(key, value)
     if len(piece.shape) > 2:
         piece.primary["INTSTART"], piece.primary["INTEND"] = 1, nints
-        _set_card(piece.primary, "CLMINTS", f"{numbers_text(piece.integrations)} of {piece.total[0]}")
-
-# %% ../../nbs/process/02_piece.ipynb #bf501a84
-def _set_known(piece: Piece, key: str, value) -> None:
-    for header in piece._headers:
-        if key in header:
-            header[key] = value
+        piece._set_card("CLMINTS", f"{numbers_text(piece.integrations)} of {piece.total[0]}")
 
 # %% ../../nbs/process/02_piece.ipynb #6e846f2e
 def take_integrations(piece: Piece, index: np.ndarray, tag: str, note: str) -> Piece:
@@ -522,13 +543,23 @@ def take_integrations(piece: Piece, index: np.ndarray, tag: str, note: str) -> P
 # %% ../../nbs/process/02_piece.ipynb #32cbcd71
 def _integration_seconds(piece: Piece, index: np.ndarray) -> tuple[float, float]:
     # How much later the first of some integrations begins, and how much earlier the last one ends, s.
-    nints, rows = piece.shape[0], _table(piece, "INT_TIMES")
+    nints, rows = piece.shape[0], piece._rows("INT_TIMES")
     first, last = int(np.min(index)), int(np.max(index))
     if rows is not None and len(rows) == nints:
         begin, end = rows["int_start_MJD_UTC"].astype(float), rows["int_end_MJD_UTC"].astype(float)
         return (begin[first] - begin.min()) * _DAY, (end.max() - end[last]) * _DAY
     cadence = piece._cadence(nints) or 0.0
     return first * cadence, (nints - 1 - last) * cadence
+
+# %% ../../nbs/process/02_piece.ipynb #0b91129a
+def _moments(piece: Piece) -> np.ndarray:
+    # When each integration was taken, MJD.
+    count, rows = len(piece.integrations), piece._rows("INT_TIMES")
+    if rows is not None and len(rows) == count:
+        return rows["int_mid_MJD_UTC"].astype(float)
+    if (cadence := piece._cadence(count)) is None:
+        raise CalamiError(f"{piece.label}: has neither INT_TIMES nor EXPSTART and EXPEND; use order='given'")
+    return piece.primary["EXPSTART"] + (np.arange(count) + 0.5) * cadence / _DAY
 
 # %% ../../nbs/process/02_piece.ipynb #db84e9e9
 def _pick_rows(piece: Piece, index: np.ndarray, nints: int) -> None:
@@ -574,16 +605,16 @@ def take_groups(piece: Piece, first: int, last: int, tag: str, note: str) -> Pie
     for key, layer in new.layers.items():
         if layer.raw.ndim == 4 and layer.raw.shape[:2] == (nints, ngroups):
             new.layers[key] = layer.take(np.s_[:, first:last])
-    if (rows := _table(new, "GROUP")) is not None:
+    if (rows := new._rows("GROUP")) is not None:
         kept = rows[(rows["group_number"] > first) & (rows["group_number"] <= last)]
         kept["group_number"] -= first
         new.tables["GROUP"] = (new.tables["GROUP"][0], kept)
     _trim_rows(new, late, early)
     _shift_times(new, late, early)
     new.primary["NGROUPS"] = last - first
-    _set_card(new.primary, "CLMGRPS", f"{numbers_text(new.groups)} of {new.total[1]}")
+    new._set_card("CLMGRPS", f"{numbers_text(new.groups)} of {new.total[1]}")
     if new.groups[0] > 1:
-        _set_card(new.primary, "CLMABS", True)
+        new._set_card("CLMABS", True)
     lost = late + early
     _set_lengths(new, nints, piece._number("EFFINTTM") - lost, piece._number("DURATION") - nints * lost)
     return new
@@ -591,7 +622,7 @@ def take_groups(piece: Piece, first: int, last: int, tag: str, note: str) -> Pie
 # %% ../../nbs/process/02_piece.ipynb #cc57f8a8
 def _trim_rows(piece: Piece, late: float, early: float) -> None:
     # Begin each integration later and end it earlier in INT_TIMES, s.
-    if (rows := _table(piece, "INT_TIMES")) is None:
+    if (rows := piece._rows("INT_TIMES")) is None:
         return
     for system in ("MJD_UTC", "BJD_TDB"):
         begin, middle, end = (f"int_{at}_{system}" for at in ("start", "mid", "end"))

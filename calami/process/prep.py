@@ -86,18 +86,17 @@ def write_pieces(
         for piece, part in zip(pieces, parts, strict=True):
             _write_piece(piece, part)
         facts, names = give(), [path.name for path in paths]
-        records = [
-            facts | {"outputs": names, "size": part.stat().st_size, "report": piece.report}
-            for piece, part in zip(pieces, parts, strict=True)
-        ]
-        for path, own in zip(paths, records, strict=True):
+        records = {
+            path: facts | {"outputs": names, "size": part.stat().st_size, "report": piece.report}
+            for path, piece, part in zip(paths, pieces, parts, strict=True)
+        }
+        for path in paths:
             if path in there:
                 sidecar_path(path).unlink(missing_ok=True)  # until it is replaced what is there counts as unknown
             else:
-                write_sidecar(path, own)
-    for path, own in zip(paths, records, strict=True):
-        if path in there:
-            write_sidecar(path, own)
+                write_sidecar(path, records[path])
+    for path in there:
+        write_sidecar(path, records[path])
     return paths
 
 # %% ../../nbs/process/08_prep.ipynb #ce1de971

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,20 +19,7 @@ from ..core.problems import CalamiError
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
-from calami.process.piece import (
-    _DAY,
-    _SPANS,
-    Layer,
-    Piece,
-    _set_card,
-    _set_known,
-    _set_span,
-    _table,
-    join_pieces,
-    numbers_text,
-    read_piece,
-    take_integrations,
-)
+from .piece import Layer, Piece, _moments, _span, join_pieces, numbers_text, read_piece, take_integrations
 from .prep import make_products
 from .recipes import Recipe
 
@@ -183,7 +169,7 @@ class Join(Arrangement):
         whole.name = whole.name.replace(tag=tags.pop() if len(tags) == 1 else "")
         parts = "; ".join(f"{p.label} {numbers_text(p.integrations)}" for p in pieces)
         note = f"join by {self.order}: {len(index)} integrations of {parts}"
-        return [_timed(take_integrations(whole, index, f"join{len(pieces)}", note), pieces)]
+        return [_span(take_integrations(whole, index, f"join{len(pieces)}", note), pieces)]
 
 # %% ../../nbs/process/09_rearrange.ipynb #49d6b00e
 def _counted(pieces: Sequence[Piece], same: bool) -> Piece:
@@ -201,35 +187,6 @@ def _counted(pieces: Sequence[Piece], same: bool) -> Piece:
     if not same:
         whole.integrations, whole.total = np.arange(1, before + 1), (before, whole.total[1])
     return whole
-
-# %% ../../nbs/process/09_rearrange.ipynb #8d9e555c
-def _moments(piece: Piece) -> np.ndarray:
-    # When each integration was taken, MJD.
-    count, rows = len(piece.integrations), _table(piece, "INT_TIMES")
-    if rows is not None and len(rows) == count:
-        return rows["int_mid_MJD_UTC"].astype(float)
-    if (cadence := piece._cadence(count)) is None:
-        raise CalamiError(f"{piece.label}: has neither INT_TIMES nor EXPSTART and EXPEND; use order='given'")
-    return piece.primary["EXPSTART"] + (np.arange(count) + 0.5) * cadence / _DAY
-
-# %% ../../nbs/process/09_rearrange.ipynb #20b18121
-def _timed(new: Piece, pieces: Sequence[Piece]) -> Piece:
-    # Let a joined piece begin with its earliest part and end with its latest.
-    for header, *parts in zip(new._headers, *(p._headers for p in pieces), strict=True):
-        for keys in _SPANS:
-            times = [part.get(key) for part in parts for key in keys[::2]]
-            if all(isinstance(t, float) for t in times) and keys[0] in header:
-                _set_span(header, keys, min(times[::2]), max(times[1::2]))
-    early = min(pieces, key=lambda p: str(p.primary.get("DATE-BEG", "")))
-    late = max(pieces, key=lambda p: str(p.primary.get("DATE-END", "")))
-    for key, source in {"DATE-BEG": early, "DATE-OBS": early, "TIME-OBS": early, "DATE-END": late}.items():
-        if key in source.primary:
-            new.primary[key] = source.primary[key]
-    seconds = [p.primary.get("DURATION") for p in pieces]
-    if all(isinstance(s, int | float) for s in seconds):
-        new.primary["DURATION"] = round(math.fsum(seconds), 3)
-        _set_known(new, "TELAPSE", new.primary["DURATION"])
-    return new
 
 # %% ../../nbs/process/09_rearrange.ipynb #c3efa8ac
 @dataclass(frozen=True)
@@ -356,7 +313,7 @@ class StackDithers(Arrangement):
         products = products if whole else {many: one for one, many in products.items()}
         new.name = new.name.replace(product=products.get(new.name.product, new.name.product))
         new.primary["DATAMODL"] = "CubeModel" if whole else "ImageModel"
-        return [_totals(_timed(new, pieces), pieces, whole)]
+        return [_totals(_span(new, pieces), pieces, whole)]
 
 # %% ../../nbs/process/09_rearrange.ipynb #7c4339b5
 def _place(piece: Piece, align: str) -> tuple[float, float]:
@@ -411,13 +368,13 @@ def _totals(new: Piece, pieces: Sequence[Piece], cube: bool) -> Piece:
     count = new.shape[0] if cube else sum(int(p.primary.get("NINTS") or 1) for p in pieces)
     exposure = sum(p._number("EFFEXPTM") for p in pieces)
     new.primary["NINTS"] = count
-    _set_known(new, "INTSTART", 1)
-    _set_known(new, "INTEND", count)
+    new._set_known("INTSTART", 1)
+    new._set_known("INTEND", count)
     if exposure and "EFFEXPTM" in new.primary:
         new.primary["EFFEXPTM"] = round(exposure, 3)
         if cube:  # one image of it stands for an exposure, or for one integration
             new.primary["EFFINTTM"] = round(exposure / count, 8)
-        _set_known(new, "XPOSURE", round(exposure, 3))
+        new._set_known("XPOSURE", round(exposure, 3))
     new.integrations = np.arange(1, count + 1) if cube else np.arange(0)
     new.total = (count, new.total[1])
     header, _ = new.tables.pop("INT_TIMES", (None, None))
@@ -426,7 +383,7 @@ def _totals(new: Piece, pieces: Sequence[Piece], cube: bool) -> Piece:
         table = np.concatenate(rows)
         table["integration_number"] = np.arange(1, count + 1)
         new.tables["INT_TIMES"] = (header, table)
-    _set_card(new.primary, "CLMINTS", f"1-{count} of {count}")
+    new._set_card("CLMINTS", f"1-{count} of {count}")
     return new
 
 # %% ../../nbs/process/09_rearrange.ipynb #a455a5f4

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ..core.problems import CalamiError
-from .piece import Layer, Piece, _set_card, _table, numbers_text, take_groups, take_integrations
+from .piece import Layer, Piece, numbers_text, take_groups, take_integrations
 
 log = logging.getLogger(__name__)
 
@@ -313,7 +313,7 @@ class Bin(Recipe):
         for key, layer in new.layers.items():
             if layer.raw.ndim == 4 and layer.raw.shape[1] == count * size:
                 new.layers[key] = _binned(layer, size, flags=key == "GROUPDQ")
-        if (rows := _table(new, "GROUP")) is not None:
+        if (rows := new._rows("GROUP")) is not None:
             kept = rows[rows["group_number"] % size == 0]
             kept["group_number"] //= size
             new.tables["GROUP"] = (new.tables["GROUP"][0], kept)
@@ -323,7 +323,7 @@ class Bin(Recipe):
                 new.primary[key] *= size
         new.primary["TGROUP"] = round(new.primary["TGROUP"] * size, 8)
         new.groups = piece.groups[size - 1 : count * size : size]  # each called by its last one
-        _set_card(new.primary, "CLMGRPS", f"{numbers_text(new.groups)} of {piece.total[1]}")
+        new._set_card("CLMGRPS", f"{numbers_text(new.groups)} of {piece.total[1]}")
         return [new]
 
 # %% ../../nbs/process/04_recipes.ipynb #111b6c46
