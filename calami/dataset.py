@@ -59,7 +59,7 @@ class Data(Exposure):
         outdir : path-like
             Folder for the products.
         overwrite : bool
-            Replace products that were made otherwise.
+            Replace products that were made with other settings.
 
         Returns
         -------
@@ -192,7 +192,7 @@ class Dataset(ExposureSet):
         filetype : str, optional
             Product type to start from; the most processed one if not given.
         overwrite : bool
-            Replace products that were made otherwise.
+            Replace products that were made with other settings.
 
         Returns
         -------
@@ -231,7 +231,7 @@ class Dataset(ExposureSet):
         filetype : str, optional
             Product type to start from; the most processed one if not given.
         overwrite : bool
-            Replace products that were made otherwise.
+            Replace products that were made with other settings.
 
         Returns
         -------
@@ -270,7 +270,7 @@ class Dataset(ExposureSet):
 
     def flags(self, filetype: str | None = None):
         """
-        Tell which pipeline parameters were not the default ones (see `calami.process.audit.flags_table`).
+        Say which pipeline parameters were not the default ones (see `calami.process.audit.flags_table`).
 
         Parameters
         ----------

@@ -35,7 +35,7 @@ def test_help_has_examples_for_every_command():
 def test_summary(folder):
     answer = run("summary", folder)
     assert answer.exit_code == 0 and rootname(1, 5) in answer.stdout
-    assert "left out" in answer.stderr and "left out" not in answer.stdout
+    assert "excluded" in answer.stderr and "excluded" not in answer.stdout
 
 
 def test_summary_with_peaks(folder):

@@ -114,7 +114,7 @@ class OldModules:
 
     def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
         """
-        Tell whether it is one of them.
+        Say whether it is one of them.
 
         Parameters
         ----------

@@ -66,7 +66,7 @@ class _Files:
         """
         Header facts of the first segment, keyword to value.
 
-        The keywords of `SUMMARY_COLUMNS`, read card by card: one that cannot be read is left out, and
+        The keywords of `SUMMARY_COLUMNS`, read card by card: one that cannot be read is missing, and
         does not stand in the way of the others.
         """
         keywords = read_keywords(self.paths[0]) if self.has("SCI") else read_keywords(self.paths[0], sci=())
@@ -126,7 +126,7 @@ class _Files:
 
     def has(self, extension: str) -> bool:
         """
-        Tell whether the file has an extension.
+        Say whether the file has an extension.
 
         Parameters
         ----------
@@ -260,7 +260,7 @@ class Exposure(_Files):
             values = [self.facts.get(k) for k in keys]
             if all(map(_is_positive, values)):
                 return float(np.prod(values))
-        raise FileProblem(self.paths[0], "has neither EFFINTTM nor NGROUPS and TGROUP as numbers; mend its header")
+        raise FileProblem(self.paths[0], "has neither EFFINTTM nor NGROUPS and TGROUP as numbers; fix its header")
 
     def rate(self) -> RateImage:
         """
@@ -273,7 +273,7 @@ class Exposure(_Files):
         Returns
         -------
         RateImage
-            ADU/s with standard errors (the flat field's left out) and the mask of good pixels.
+            ADU/s with standard errors (the flat field's excluded) and the mask of good pixels.
 
         Raises
         ------
@@ -327,7 +327,7 @@ def _rate_4d(data: Exposure) -> RateImage:
         raise FileProblem(data.paths[0], "has a single group, so no rate can be formed; use its rate product")
     step = data.facts.get("TGROUP")
     if not _is_positive(step):
-        raise FileProblem(data.paths[0], f"TGROUP is {step!r}, a number of seconds is needed; mend its header")
+        raise FileProblem(data.paths[0], f"TGROUP is {step!r}, a number of seconds is needed; fix its header")
     rates = (data.science[:, 1].astype(float) - data.science[:, 0]) / step
     unusable = niriss.DO_NOT_USE | niriss.SATURATED
     usable = (data.dq[:, :2] & unusable == 0).all(axis=1) & np.isfinite(rates)

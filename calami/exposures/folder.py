@@ -109,10 +109,10 @@ def _walk(folder: str | Path, report: Callable[[str, str], None], seen: set) -> 
             elif entry.name.lower().endswith(SUFFIXES):
                 yield Found.at(entry.path, entry.stat())
         except OSError as error:
-            report(entry.path, f"cannot be read ({error.strerror}); a broken link? remove it or mend its target")
+            report(entry.path, f"cannot be read ({error.strerror}); a broken link? remove it or fix its target")
 
 # %% ../../nbs/exposures/07_folder.ipynb #c14e7c49
-#: Products from raw to processed. The last one present tells the facts of an exposure; unknown ones come first.
+#: Products from raw to processed. The last one present gives the facts of an exposure; unknown ones come first.
 PRODUCT_ORDER = ("trapsfilled", "uncal", "ramp", "rateints", "rate", "calints", "cal")
 #: Products that hold interferometric observables, not images: they have no SCI array.
 OBSERVABLE_PRODUCTS = ("ami-oi", "psf-ami-oi", "amimulti-oi", "aminorm-oi")
@@ -203,9 +203,9 @@ class Products:
 
     def _compare(self, report: Callable[[str, str], None]) -> None:
         for keyword in SHARED_KEYWORDS:
-            told = {f.values[keyword] for f in self._segments.values() if keyword in f.values}
-            if len(told) > 1:
-                listed = " and ".join(sorted(map(repr, told)))
+            values = {f.values[keyword] for f in self._segments.values() if keyword in f.values}
+            if len(values) > 1:
+                listed = " and ".join(sorted(map(repr, values)))
                 report(
                     self.files[self.types[-1]][0].path,
                     f"the files of this exposure disagree on {keyword}: {listed}; are they of one exposure?",
@@ -251,15 +251,15 @@ def summary_table(exposures: Sequence[Products], names: Sequence[str], report: C
         "segments": np.array([e.segments for e in exposures], dtype=int),
     }
     columns = {key: Column(value, description=_OWN_COLUMNS[key]) for key, value in columns.items()}
-    told, nothing = columns_of([e.values for e in exposures]), (None,) * len(exposures)
+    facts, nothing = columns_of([e.values for e in exposures]), (None,) * len(exposures)
     for spec in SUMMARY_COLUMNS:
 
         def wrong(row: int, why: str, keyword: str = spec.keyword) -> None:
             exposure = exposures[row]
             path = exposure.files[exposure.types[-1]][0].path
-            report(path, f"{keyword} {why}; the value is left out, mend the header")
+            report(path, f"{keyword} {why}; the value is excluded, fix the header")
 
-        values = _column(spec.kind, told.get(spec.keyword, nothing), wrong)
+        values = _column(spec.kind, facts.get(spec.keyword, nothing), wrong)
         key, about = spec.keyword.lower(), spec.description
         if spec.unit and spec.kind is float:
             columns[key] = Quantity(values, spec.unit, copy=False)
@@ -324,7 +324,7 @@ class _Finder:
         self._renamed: set[str] = set()
 
     def exclude(self, path: str, reason: str) -> None:
-        self.problems[path, "left out", reason] = None
+        self.problems[path, "excluded", reason] = None
 
     def warn(self, path: str, reason: str) -> None:
         self.problems[path, "warning", reason] = None
@@ -342,7 +342,7 @@ class _Finder:
             if facts.problem:
                 self.exclude(file.path, facts.problem)
                 continue
-            root = f"{name.rootname}_{name.tag}" if name.tag else name.rootname  # a diced chunk is a row of its own
+            root = f"{name.rootname}_{name.tag}" if name.tag else name.rootname  # a diced chunk is a separate row
             exposure = exposures.setdefault(root, Products(root))
             first = exposure.add(file, name.product, name.segment or 0, facts)
             if first is not None:
@@ -393,7 +393,7 @@ class _Finder:
         if not isinstance(name, ExposureName):
             self.others.append(Path(file.path))
             return None
-        self.warn(file.path, f"renamed; taken for {filename}, as its FILENAME card says")
+        self.warn(file.path, f"renamed; read as {filename}, as its FILENAME card says")
         self._renamed.add(file.path)
         return name
 
@@ -656,7 +656,7 @@ class _Tables(_Exposures):
 
     @property
     def problems(self):
-        """What is wrong with the files: a table of file, severity (``left out`` or ``warning``) and reason."""
+        """What is wrong with the files: a table of file, severity (``excluded`` or ``warning``) and reason."""
         from astropy.table import Table
 
         _ = self.summary  # values of the wrong type are found when the table is made
@@ -667,7 +667,7 @@ class _Tables(_Exposures):
 
     def problems_shown(self):
         """
-        Make the table of problems that a person reads: `problems` with paths as seen from `datadir`.
+        Make the table of problems for display: `problems` with paths as seen from `datadir`.
 
         Returns
         -------
@@ -714,7 +714,7 @@ class _Tables(_Exposures):
 
     def info(self, fmt: str = "text", outfile=None, full: bool = False) -> str:
         """
-        Tell what is there.
+        Say what is there.
 
         Parameters
         ----------
@@ -1034,7 +1034,7 @@ def _meets(value, wanted, column: str) -> bool:
     except CalamiError:
         raise
     except Exception as error:  # of a function or a unit that the user gave
-        raise CalamiError(f"select({column}=…): {value!r} cannot be held against {wanted!r} ({error})") from error
+        raise CalamiError(f"select({column}=…): {value!r} cannot be compared with {wanted!r} ({error})") from error
 
 # %% ../../nbs/exposures/07_folder.ipynb #d0743dbb
 def _agrees(value, wanted) -> bool:

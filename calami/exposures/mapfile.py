@@ -188,8 +188,7 @@ def _resolve_pairs(entry: Entry, dataset: ExposureSet, where: str) -> str:
     if not len(chosen):
         raise MappingProblem(f"{where}: no exposure has {pairs}{_nearest(constraints, dataset)}")
     raise MappingProblem(
-        f"{where}: {pairs} selects {len(chosen)} exposures ({_listed(chosen.rootlist)}); "
-        f"add a keyword to tell them apart"
+        f"{where}: {pairs} selects {len(chosen)} exposures ({_listed(chosen.rootlist)}); add a keyword to separate them"
     )
 
 # %% ../../nbs/exposures/08_mapfile.ipynb #59912cb0
@@ -256,7 +255,7 @@ def _parse_association(path: Path, text: str) -> tuple[list[Entry], list[str]]:
 # %% ../../nbs/exposures/08_mapfile.ipynb #f16cc057
 def same_file(first, second) -> bool:
     """
-    Tell whether two paths lead to one file.
+    Say whether two paths lead to one file.
 
     Parameters
     ----------

@@ -261,7 +261,7 @@ def parse_name(name: str | os.PathLike) -> ExposureName | OtherName:
     Parameters
     ----------
     name : str or Path
-        File name, rootname or path. Upper case is read as lower case, and folders are left out.
+        File name, rootname or path. Upper case is read as lower case, and folders are ignored.
 
     Returns
     -------

@@ -80,8 +80,8 @@ class NameFields(dict):
         if key == "tag":
             return _tag(self["rootname"])
         if key == "target":
-            told = self["targprop"]
-            return told if told != "x" else self["targname"]
+            proposed = self["targprop"]
+            return proposed if proposed != "x" else self["targname"]
         if key in ("primary", "subpixel"):
             return str(self._dither()[key == "subpixel"])
         keyword, case = _field(key)

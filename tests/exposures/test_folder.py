@@ -116,7 +116,7 @@ def test_a_bad_file_is_left_out_and_listed(folder, make):
     assert len(ds) == 3
     told = reasons(ds)
     assert list(told) == [bad.name]
-    assert told[bad.name].startswith("left out: ") and FAULTS[make] in told[bad.name]
+    assert told[bad.name].startswith("excluded: ") and FAULTS[make] in told[bad.name]
     assert digests(folder) == before
     age(folder)
     assert reasons(Dataset(folder)) == told == reasons(Dataset(folder))  # from the file, then from the index
@@ -567,7 +567,7 @@ def test_select(folder):
     assert len(ds.select(ngroups=range(5, 8))) == len(ds.select(ngroups=np.array([5, 6]))) == 2
     assert len(ds.select(program=1516, observtn=1)) == 2
     for odd in ({"tgroup": 3 * u.m}, {"targprop": lambda t: t > 5}):
-        with pytest.raises(CalamiError, match="cannot be held against"):
+        with pytest.raises(CalamiError, match="cannot be compared with"):
             ds.select(**odd)
     assert ds.select(role="target").names == ds.names[:2]
     with pytest.raises(CalamiError, match=r"no column 'ngroup'.*did you mean ngroups"):
