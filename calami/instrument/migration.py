@@ -316,7 +316,7 @@ def interpixel_capacitance(charge: np.ndarray, kernel: np.ndarray = IPC_KERNEL) 
     charge : numpy.ndarray
         e-, shape (..., rows, columns).
     kernel : numpy.ndarray
-        Shape (3, 3): the share of a pixel's charge that is seen in it and in its neighbours. What would be seen
+        Shape (3, 3): the fraction of a pixel's charge that is seen in it and in its neighbours. What would be seen
         beyond the border of the array stays in the pixel, so that the sum is kept.
 
     Returns

@@ -82,7 +82,7 @@ METHOD = (
     "Signals are superbias-subtracted, linearised ADU, as the pipeline's charge_migration step sees them; e- with "
     f"a gain of {niriss.GAIN} e-/ADU.",
     "(a) Differences of successive groups of the peak pixel, averaged over integrations, outliers and flagged "
-    "jumps left out; a common law of the rate against the charge held, and a rate at zero charge for each "
+    "jumps excluded; a common law of the rate against the charge held, and a rate at zero charge for each "
     "pointing; crossings from the law that fits best (BIC), intervals from resampled blocks of integrations. "
     "Instantaneous: rate at the charge over rate at zero, less 1; cumulative: mean rate since the reset; half: "
     "second half of the ramp over the first.",
@@ -263,7 +263,7 @@ def true_onset(data: ExposureSet) -> dict[str, Any]:
     Parameters
     ----------
     data : Dataset
-        Exposures with their truth beside them.
+        Exposures with their truth next to them.
 
     Returns
     -------

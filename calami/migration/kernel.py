@@ -120,7 +120,7 @@ class _Series:
     after: np.ndarray
     fitted: np.ndarray  # (K, H, W), bool; a prefix along K
     white: Any  # (pixels, k) -> inverse Cholesky factors (pixels, k, k)
-    blocks: np.ndarray  # (B, K, H, W): share of each block in the mean rate; they sum to `rate`
+    blocks: np.ndarray  # (B, K, H, W): fraction of each block in the mean rate; they sum to `rate`
 
 # %% ../../nbs/migration/03_kernel.ipynb #cfdfe36a
 @dataclass
@@ -306,7 +306,7 @@ class Kernel:
         Returns
         -------
         Kernel
-            The same coefficients; flux and shift are left out.
+            The same coefficients; flux and shift are excluded.
         """
         names = tuple(n for n in fit.free if n in ("edge", "diagonal", "growth"))
         own = [fit.free.index(n) for n in names]
@@ -346,11 +346,11 @@ class Kernel:
         return kernel_table([self])
 
     def __str__(self) -> str:
-        told = [
+        words = [
             f"{name} ({1e6 * value:.3f} ± {1e6 * error:.3f})e-6 per e-"
             for name, value, error in zip(self.names, self.values, self.errors, strict=True)
         ]
-        return f"{', '.join(told)}; χ² {self.chi2:.0f} of {self.dof}"
+        return f"{', '.join(words)}; χ² {self.chi2:.0f} of {self.dof}"
 
     def __repr__(self) -> str:
         return f"<Kernel from {self.source}{', ' * bool(self.filter)}{self.filter}: {self}>"
@@ -500,7 +500,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The verdict in words, for a report."""
-        told = {
+        words = {
             "neither": "Rates do not depend on signal beyond the noise",
             "nonlinearity": "Rates fall with a pixel's own signal: nonlinearity left by the correction, not migration",
             "migration": "Charge migrates",
@@ -508,10 +508,10 @@ class Verdict:
         }[self.answer]
         peak, total = (f"{100 * v:+.2f} ± {100 * e:.2f} %" for v, e in (self.peak, self.aperture))
         if self.answer != "neither":
-            told += f" (odds of migration against nonlinearity alone {_odds(self.log10_odds)})"
+            words += f" (odds of migration against nonlinearity alone {_odds(self.log10_odds)})"
         grows = " The flow grows faster than the charge." if self.superlinear and self.answer != "neither" else ""
         return (
-            f"{self.filter}{': ' * bool(self.filter)}{told}.{grows} As the peak pixel fills by 10 ke-, its rate "
+            f"{self.filter}{': ' * bool(self.filter)}{words}.{grows} As the peak pixel fills by 10 ke-, its rate "
             f"changes by {peak}, the 9×9 sum by {total}."
         )
 

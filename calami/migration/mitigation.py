@@ -340,7 +340,7 @@ def _later_than_migration(version: Version) -> bool:
 
 # %% ../../nbs/migration/06_mitigation.ipynb #19c61305
 def _prepared(raw: ExposureSet, version: Version, first: Run, folder: Path) -> list:
-    # The raw ramps after the version's recipes; exposures that cannot be prepared so are left out, and said.
+    # The raw ramps after the version's recipes; exposures that cannot be prepared so are excluded, and said.
     rates = {_exposure_of(p): p for p in first.paths if p.name.endswith("_rate.fits")}
     made: list = []
     for name in raw.names:
@@ -396,7 +396,7 @@ def fit_versions(
     Returns
     -------
     dict of (str, str) to OIData
-        By version and rootname. An exposure whose fringes cannot be fitted is left out, with a warning of the log.
+        By version and rootname. An exposure whose fringes cannot be fitted is excluded, with a warning of the log.
     """
     engine, options = split_options(options, engine or Engine())
     jobs = {}
@@ -776,8 +776,8 @@ def best_versions(scan: Mitigation, photons: Sequence[float | None] = (None,), r
     -------
     astropy.table.QTable
         A row for each filter, number of photons and version: ``error`` (equivalent contrast with bias and noise, mean
-        over exposures) and its 68 % interval, ``noise_ratio`` (noise over that without mitigation), ``chance`` (share
-        of resamples in which it is the best), ``best``.
+        over exposures) and its 68 % interval, ``noise_ratio`` (noise over that without mitigation), ``chance``
+        (fraction of resamples in which it is the best), ``best``.
     """
     from astropy.table import QTable
 

@@ -45,8 +45,8 @@ UNIT_ADU = 1e4
 #: with charge adds a term.
 POWERS = {"none": (), "linear": (1,), "quadratic": (1, 2), "cubic": (1, 3), "quartic": (1, 4)}
 #: These hold for the first loss. What the peak has lost its neighbours have gained, so the contrast that drives the
-#: flow falls: by this factor times the share lost. Source: noise-free ramps of `charge_ramp` with the kernel `flight`
-#: in F277W and F430M; with 1 all crossings come out within 1 %, with 0 the lowest come out 5 % too low.
+#: flow falls: by this factor times the fraction lost. Source: noise-free ramps of `charge_ramp` with the kernel
+#: `flight` in F277W and F430M; with 1 all crossings come out within 1 %, with 0 the lowest come out 5 % too low.
 LEVELLING = 1.0
 #: How well that factor is known, as a standard deviation: resamples draw it. Source: the same ramps, in which the best
 #: value is between 0.7 and 1.1.
@@ -117,7 +117,7 @@ def _bases(groups: Sequence[_Group], mean_of) -> list[np.ndarray]:
 
 # %% ../../nbs/migration/02_onset.ipynb #2cdf2044
 def _feedback(signal: np.ndarray, law: str, theta: np.ndarray, levelling: np.ndarray) -> np.ndarray:
-    # Share of the contrast that is left at a signal (R, n): what has moved no longer drives. `theta` is (m,),
+    # Fraction of the contrast that is left at a signal (R, n): what has moved no longer drives. `theta` is (m,),
     # `levelling` (R,) or (1,).
     powers = np.array(POWERS[law])
     return np.clip(1 - levelling[:, None] * ((signal[..., None] ** powers) @ (theta / (powers + 1))), 0.3, 1.5)
@@ -310,13 +310,13 @@ class FilterOnset:
     pointings : dict of str to float
         Pointing → rate at zero signal, ADU/s.
     weights : dict of str to float
-        Pointing → its share in the common slope; the peak pixels of these pointings are what the result holds for.
+        Pointing → its fraction of the common slope; the peak pixels of these pointings are what the result holds for.
     n_samples : int
         Group differences used, over all integrations.
     held : numpy.ndarray
         Coefficients with which the feedback was computed, shape (m,).
     levelling : numpy.ndarray
-        By how much the contrast to the neighbours falls for each share of its charge that the peak has lost:
+        By how much the contrast to the neighbours falls for each fraction of its charge that the peak has lost:
         `LEVELLING`, then those drawn for the resamples; shape (1 + n_bootstrap,).
     significance : float
         By how many standard errors the slope of the linear law differs from 0.
@@ -420,7 +420,7 @@ class FilterOnset:
 
     @property
     def has_onset(self) -> bool | None:
-        """Whether the rate is constant below some signal: True, False, or None if that cannot be told."""
+        """Whether the rate is constant below some signal: True, False, or None if that cannot be decided."""
         fits = self.fits
         if "piecewise" not in fits or self.significance < 3:
             return None
@@ -439,12 +439,12 @@ class FilterOnset:
         if self.significance < 3:
             return f"{where}. The count rate of the peak pixel does not depend on its signal; a drop of 1 % lies {one}."
         onset = self.fits.get("piecewise", {}).get("onset_adu", 0) * niriss.GAIN / 1e3
-        told = {
+        words = {
             True: f"There is an onset near {onset:.0f} ke-",
             False: "There is no onset, only a crossing of each threshold",
-            None: "Whether there is an onset below which nothing happens cannot be told",
+            None: "Whether there is an onset below which nothing happens cannot be decided",
         }[self.has_onset]
-        return f"{where}. The rate of the peak pixel has dropped by 1 % {'at' if not one.limit else ''} {one}. {told}."
+        return f"{where}. The rate of the peak pixel has dropped by 1 % {'at' if not one.limit else ''} {one}. {words}."
 
 # %% ../../nbs/migration/02_onset.ipynb #023e8ce4
 #: By how much χ² must be lower for a steeper law to take the place of the quadratic one, which has as many parameters.
@@ -540,7 +540,7 @@ def _filter_onset(name: str, stats: Sequence[RampStatistics], options: OnsetOpti
         notes.append(f"too few integrations to resample, errors from the noise model: {', '.join(few)}")
     pointings, groups = _pool(curves, stats, options.share_rates)
     if options.share_rates and len(groups) < len(curves) and _disagree(curves, stats, groups):
-        notes.append("exposures of one pointing differ in rate by more than noise: each has a rate of its own")
+        notes.append("exposures of one pointing differ in rate by more than noise: each has a separate rate")
         pointings, groups = _pool(curves, stats, False)
     alone = sum(g.rate.shape[1] for g in groups) - len(groups)
     if alone < 1:
@@ -574,7 +574,7 @@ def _draw_levelling(samples: int, seed: int) -> np.ndarray:
 
 # %% ../../nbs/migration/02_onset.ipynb #03a82c5a
 def _disagree(curves, stats, groups) -> bool:
-    # Whether exposures of one pointing need rates of their own.
+    # Whether exposures of one pointing need separate rates.
     _, apart = _pool(curves, stats, False)
     laws = ["linear"] if sum(g.rate.shape[1] for g in groups) - len(apart) < 4 else ["quadratic", "quartic"]
     extra = len(apart) - len(groups)
@@ -584,7 +584,7 @@ def _disagree(curves, stats, groups) -> bool:
 
 # %% ../../nbs/migration/02_onset.ipynb #334be083
 def _slope_weights(groups: Sequence[_Group]) -> list[float]:
-    # Share of each pointing in the common slope of the linear law.
+    # Fraction of each pointing in the common slope of the linear law.
     shares = []
     for g in groups:
         one = g.white.sum(axis=1)
@@ -620,9 +620,9 @@ class Onset:
     filters : dict of str to FilterOnset
         Results.
     thresholds : tuple of float
-        Fractions that `table` tells crossings of.
+        Fractions whose crossings `table` gives.
     definitions : tuple of str
-        Definitions that it tells.
+        Definitions that it gives.
     statistics : tuple of RampStatistics
         What it was made from.
     notes : tuple of str
@@ -771,7 +771,7 @@ class Onset:
         ax : matplotlib.axes.Axes, optional
             Where to draw; new axes if not given.
         filter : str, optional
-            Which filter; may be left out if there is one.
+            Which filter; may be omitted if there is one.
 
         Returns
         -------
@@ -877,7 +877,7 @@ class OnsetOptions:
         Whether pointings (dithers) are drawn at random, too. Then intervals hold for pointings like these; otherwise
         for these very ones.
     saturation_adu : float
-        Reads from here up are not used, nor any after them, beside those flagged as saturated.
+        Reads from here up are not used, nor any after them, in addition to those flagged as saturated.
     """
 
     definitions: Sequence[str] = DEPARTURES

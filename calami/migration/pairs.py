@@ -67,7 +67,7 @@ def region_change(shallow: RateImage, deep: RateImage, region: np.ndarray) -> Ch
     shallow, deep : RateImage
         The two exposures, shape (rows, columns).
     region : numpy.ndarray
-        True for the pixels to sum. Pixels that are bad in either exposure are left out of both.
+        True for the pixels to sum. Pixels that are bad in either exposure are excluded from both.
 
     Returns
     -------
@@ -508,7 +508,7 @@ def find_common_peak(first: RateImage, second: RateImage) -> Peak:
     ------
     NotComparable
         If the peak is bad in either, or a block of 2 × 2 bad pixels lies within 5 pixels of it: the core of the star
-        is lost then (saturated, most likely), and what is left says nothing about migration.
+        is lost then (saturated, most likely), and what remains says nothing about migration.
     """
     weight = first.good.astype(float) + second.good
     total = np.where(first.good, first.value, 0.0) + np.where(second.good, second.value, 0.0)

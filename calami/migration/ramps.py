@@ -35,12 +35,12 @@ __all__ = ['HALF_BOX', 'MAX_BLOCKS', 'SATURATED_FRACTION', 'MOST_SATURATED', 'RE
 HALF_BOX = 9
 #: Blocks that the integrations of a file are divided into, at most.
 MAX_BLOCKS = 24
-#: A read counts as saturated above this share of the nominal full well; pixels differ by about 1 % rms (`Detector`).
+#: A read counts as saturated above this fraction of the nominal full well; pixels differ by about 1 % rms (`Detector`).
 SATURATED_FRACTION = 0.95
-#: A pixel's read, and all later ones, are not used if it is saturated in more than this share of the integrations: what
-#: is left would be the integrations that happened to be low.
+#: A pixel's read, and all later ones, are not used if it is saturated in more than this fraction of the integrations:
+#: what remains would be the integrations that happened to be low.
 MOST_SATURATED = 0.02
-#: Differences further from the median over integrations than this many standard deviations are left out.
+#: Differences further from the median over integrations than this many standard deviations are excluded.
 REJECTION = 5.0
 VERSION = 1
 
@@ -424,7 +424,7 @@ def ramp_statistics(
     cache : path-like, optional
         Folder in which statistics are kept; they are used again as long as the file and the parameters are the same.
     saturation_adu : float
-        Reads from here up are not used, nor any after them, beside those flagged as saturated.
+        Reads from here up are not used, nor any after them, in addition to those flagged as saturated.
     radius : int
         Pixels kept on each side of the peak.
     blocks : int
@@ -577,7 +577,7 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
     stats : RampStatistics
         The exposure.
     region : numpy.ndarray
-        True for the pixels to sum, shape (H, W); those that cannot be used in all differences are left out.
+        True for the pixels to sum, shape (H, W); those that cannot be used in all differences are excluded.
     skip_first : int
         Group differences at the beginning to leave out.
 

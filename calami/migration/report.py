@@ -31,7 +31,7 @@ __all__ = ['numbers_table', 'levels_table', 'write_cm_report', 'ReportOptions', 
 # %% ../../nbs/migration/08_report.ipynb #55284292
 def numbers_table(results: Iterable[Comparison]):
     """
-    Make the table of pairs that a person reads, changes in per cent with their errors.
+    Make the table of pairs for display, changes in per cent with their errors.
 
     Parameters
     ----------

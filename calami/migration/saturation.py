@@ -114,7 +114,7 @@ class Level:
     n_exposures: int
 
     def __str__(self) -> str:
-        """Level and interval as a person writes them."""
+        """Level and interval for display."""
         if self.limit:
             return f"> {self.level:,.0f} ADU"
         low, high = (f"{v:,.0f}" if np.isfinite(v) else "∞" for v in self.interval68)

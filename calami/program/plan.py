@@ -77,10 +77,10 @@ def _activities(dataset: ExposureSet) -> dict[int, list[dict]]:
         row = found.setdefault(key, {"roots": [], "values": []})
         row["roots"].append(root)
         row["values"].append(values)
-    told: dict[int, list[dict]] = {}
+    ordered: dict[int, list[dict]] = {}
     for (observation, visit, _), row in sorted(found.items()):
-        told.setdefault(observation, []).append(_activity(visit, row["roots"], row["values"]))
-    return told
+        ordered.setdefault(observation, []).append(_activity(visit, row["roots"], row["values"]))
+    return ordered
 
 # %% ../../nbs/program/02_plan.ipynb #0cf40821
 def _activity(visit: int, roots: list[str], values: list) -> dict:
@@ -138,7 +138,7 @@ def _observation_rows(planned: PlannedObservation | None, number: int | None, ho
     science = [e for e in done if e["role"] in ("target", "reference") and not e["direct"]]
     acquired = sum(e["dithers"] for e in done if e["role"] == "acquisition")
     together = _matched(planned.exposures if planned else (), science)
-    if not science:  # what is there but no AMI exposure is told all the same
+    if not science:  # what is there but no AMI exposure is listed all the same
         together = [(None, e) for e in done] + together
     for match, item in together:
         row = dict.fromkeys(_JOIN_COLUMNS, "")
@@ -177,8 +177,8 @@ def _unlike(planned: PlannedExposure, item: dict) -> tuple[bool, bool]:
 # %% ../../nbs/program/02_plan.ipynb #aca7350f
 def _reference_by_plan(planned: PlannedObservation | None, values: dict) -> bool:
     # Headers come first; where they do not say whether it is a reference, the plan does.
-    untold = role_of(values) == "target" and not isinstance(values.get("IS_PSF"), bool)
-    return untold and planned is not None and planned.is_psf
+    unsaid = role_of(values) == "target" and not isinstance(values.get("IS_PSF"), bool)
+    return unsaid and planned is not None and planned.is_psf
 
 # %% ../../nbs/program/02_plan.ipynb #07b2397e
 def _planned_cells(planned: PlannedObservation, match: PlannedExposure | None) -> dict:

@@ -243,7 +243,7 @@ def plot_depths(dataset: ExposureSet, ax=None):
     Parameters
     ----------
     dataset : Dataset
-        The exposures; acquisitions are left out.
+        The exposures; acquisitions are excluded.
     ax : matplotlib.axes.Axes, optional
         Where to draw; new axes if not given.
 

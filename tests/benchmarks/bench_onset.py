@@ -33,7 +33,7 @@ from calami.instrument import niriss
 from calami.instrument.migration import IPC_KERNEL, MIGRATION_PRESETS, charge_ramp, crossings, interpixel_capacitance
 from calami.instrument.optics import Pupil, psf
 from calami.migration.kernel import kernel_from_ramps, migration_or_nonlinearity
-from calami.migration.onset import DEFINITIONS, quantify
+from calami.migration.onset import DEPARTURES, quantify
 from calami.migration.ramps import RampStatistics
 
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03)
@@ -126,7 +126,7 @@ def mean_truth(truths, weights):
     """Crossings of the weighted mean of the pointings' departures, e-."""
     grid = np.linspace(100, 0.98 * niriss.SATURATION_E, 2000)
     mean = {"signal": grid}
-    for definition in DEFINITIONS:
+    for definition in DEPARTURES:
         mean[definition] = np.zeros(len(grid))
         for name, weight in weights.items():
             own = truths[name.split(" (")[0]]  # "pointing (exposure)" where each exposure has a rate of its own
@@ -177,7 +177,7 @@ def truth_table(programs, seed):
     every = [r for (preset, _), runs in held.items() for rows, *_ in runs for r in rows]
     print("| definition | threshold | inside | measured | median level/truth | in 68 % | in 95 % | limits that hold |")
     print("|---|---|---|---|---|---|---|---|")
-    for definition in (*DEFINITIONS, "all"):
+    for definition in (*DEPARTURES, "all"):
         for threshold in (*THRESHOLDS, "all"):
             if definition == "all" and threshold != "all":
                 continue
