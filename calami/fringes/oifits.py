@@ -443,13 +443,12 @@ def _read_measured(hdu: Any, like: np.ndarray) -> dict[str, np.ndarray]:
 def _split_samples(part: dict[str, Any]) -> dict[str, np.ndarray]:
     # Columns of a per-integration file become samples; NaN stands in their place until they are averaged.
     samples = {}
-    names = {key: sample for rows in _MEASURED.values() for _, key, sample in rows if sample}
-    for key in [k for k, v in part.items() if isinstance(v, np.ndarray) and v.dtype == float and v.ndim == 2]:
-        if key in ("v2_uv", "cp_uv1", "cp_uv2"):
-            continue
-        if key in names:
-            samples[names[key]] = part[key].T
-        part[key] = np.full(len(part[key]), np.nan)
+    for _, key, sample in itertools.chain(*_MEASURED.values()):
+        if sample and np.ndim(part.get(key)) == 2:
+            samples[sample] = part[key].T
+        for own in (key, f"{key}_err"):
+            if np.ndim(part.get(own)) == 2:
+                part[own] = np.full(len(part[own]), np.nan)
     return samples
 
 # %% ../../nbs/fringes/07_oifits.ipynb #d62c792e
