@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class _Files:
             raise ValueError("an exposure needs at least one file")
         self._name = name
         self._arrays: dict[str, np.ndarray] = {}
+        self._headers: dict[str | int, Any] = {}
 
     @cached_property
     def _identity(self) -> tuple[str, str]:
@@ -86,7 +88,8 @@ class _Files:
     def close(self) -> None:
         """Forget what was read; the next use reads it again. No file is kept open between uses."""
         self._arrays.clear()
-        for cached in ("_header", "_sci_header", "extensions", "facts", "effective_time", "_identity"):
+        self._headers.clear()
+        for cached in ("extensions", "facts", "effective_time", "_identity"):
             self.__dict__.pop(cached, None)
 
     @cached_property
@@ -106,23 +109,19 @@ class _Files:
     @property
     def header(self):
         """Primary header of the first segment: an `astropy.io.fits.Header`, a copy to look at."""
-        return self._header.copy()
+        return self._header_of(0)
 
     @property
     def sci_header(self):
         """Header of the science array: a copy to look at."""
-        return self._sci_header.copy()
+        return self._header_of("SCI")
 
-    @cached_property
-    def _header(self):
-        _ = self.extensions  # finds out first whether the file is cut short
-        with self._hdu(self.paths[0], 0) as hdu:
-            return hdu.header.copy()
-
-    @cached_property
-    def _sci_header(self):
-        with self._hdu(self.paths[0], "SCI") as hdu:
-            return hdu.header.copy()
+    def _header_of(self, extension: str | int):
+        if extension not in self._headers:
+            _ = self.extensions  # finds out first whether the file is cut short
+            with self._hdu(self.paths[0], extension) as hdu:
+                self._headers[extension] = hdu.header.copy()
+        return self._headers[extension].copy()
 
     def has(self, extension: str) -> bool:
         """
