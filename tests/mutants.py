@@ -99,8 +99,8 @@ MUTANTS = [
     ),
     *_of(
         "test_prep.py",
-        ("prep middle", "k = count // 2 + 1", "k = count // 2"),
-        ("prep late", "first * step, (ngroups - last) * step", "first * step, 0.0"),
+        ("prep middle", "factor * _quantile(deviation, count, 0.5)", "factor * _quantile(deviation, count, 0.4)"),
+        ("prep late", "first * float(step), (ngroups - last) * float(step)", "first * float(step), 0.0"),
         ("prep rejected", 'JUMP_DET if of == "differences" else niriss.DO_NOT_USE', "niriss.DO_NOT_USE"),
     ),
     *_of(

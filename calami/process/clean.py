@@ -38,7 +38,8 @@ def _quantile(ordered: np.ndarray, count: np.ndarray, q: float) -> np.ndarray:
 def _spread_mad(ordered: np.ndarray, count: np.ndarray, middle: np.ndarray) -> np.ndarray:
     table = np.array([1.0, 1.0, *MAD_FACTORS])  # of one sample there is no scatter to correct
     factor = np.where(count < len(table), table[np.minimum(count, 9)], count / np.maximum(count - 0.8, 0.1))
-    deviation = np.sort(np.abs(ordered - middle[:, None]), axis=1)
+    deviation = np.subtract(ordered, middle[:, None], out=np.empty_like(ordered), casting="same_kind")
+    np.abs(deviation, out=deviation).sort(axis=1)
     return 1.482602 * factor * _quantile(deviation, count, 0.5)  # 1 / Φ⁻¹(3/4)
 
 # %% ../../nbs/process/05_clean.ipynb #1f1382a2
