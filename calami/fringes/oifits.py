@@ -259,14 +259,10 @@ def write_products(observables: Observables, folder: str | os.PathLike) -> list[
     FileProblem
         If they cannot be written.
     """
-    data, folder = observables, Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileProblem(folder, f"cannot be made ({error})", "choose another folder") from error
-    paths = [write_oifits(data, folder / f"{data.name}_ami-oi.fits")]
-    if len(data.kept_samples.get("v2", ())) > 1:
-        paths.append(write_oifits(data, folder / f"{data.name}_amimulti-oi.fits", per_integration=True))
+    name, folder = observables.name, Path(folder)
+    paths = [write_oifits(observables, folder / f"{name}_ami-oi.fits")]
+    if len(observables.kept_samples.get("v2", ())) > 1:
+        paths.append(write_oifits(observables, folder / f"{name}_amimulti-oi.fits", per_integration=True))
     return paths
 
 # %% ../../nbs/fringes/07_oifits.ipynb #cd287e7d

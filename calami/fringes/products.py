@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import whole_files, write_atomically
-from ..core.problems import CalamiError, FileProblem
+from ..core.problems import CalamiError
 from .companions import CompanionFit, Options, search_companion
 from calami.fringes.limits import (
     DEFINITIONS,
@@ -221,10 +221,6 @@ def analyse(
             logger.warning("no curve by the definition %s: %s", one, problem)
     limits = detection_map(left, kind, extent=limit, **same)
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileProblem(folder, f"cannot be made ({error})", "choose another folder") from error
     for name, figure in _pictures(many, fit, limits, curves).items():
         write_atomically(folder / f"{name}.png", lambda part, f=figure: f.savefig(part, format="png", dpi=150))
     write_curves(curves, folder / "contrast_curve.ecsv")
