@@ -28,67 +28,7 @@ from .process.prep import prep_data, prep_many
 from .process.rearrange import rearrange_sets
 
 # %% auto #0
-__all__ = ['Data', 'Dataset']
-
-# %% ../nbs/01_dataset.ipynb #c8ffd8a8
-class Data(Exposure):
-    """
-    One exposure, opened lazily and never modified, and what a person does with it.
-
-    Parameters
-    ----------
-    paths : path-like or sequence of path-like
-        The file of the exposure, or all its segments in order.
-    name : str, optional
-        What the user calls the exposure; the rootname if not given.
-
-    Raises
-    ------
-    FileProblem
-        At first use, if a file cannot be read, is cut short or lacks the array that is asked for.
-    """
-
-    def prep_data(self, recipes, outdir, *, overwrite: bool = False) -> list[Path]:
-        """
-        Make changed versions of this exposure.
-
-        Parameters
-        ----------
-        recipes : calami.process.recipes.Recipe or sequence of Recipe
-            What to do, in order.
-        outdir : path-like
-            Folder for the products.
-        overwrite : bool
-            Replace products that were made with other settings.
-
-        Returns
-        -------
-        list of pathlib.Path
-            The products; see `calami.process.prep.prep_data`.
-        """
-        return prep_data(self, recipes, outdir, overwrite=overwrite)
-
-    def pipe_data(self, pipeline_or_steps, parameters=None, outdir=".", **options):
-        """
-        Run jwst pipelines or steps on this exposure.
-
-        Parameters
-        ----------
-        pipeline_or_steps : str or sequence of str
-            Such as ``"detector1"``, or names of steps.
-        parameters : mapping, optional
-            Such as ``{"jump.rejection_threshold": 6}``.
-        outdir : path-like
-            Folder for the products.
-        **options
-            As `calami.process.pipeline.pipe_data` takes them: ``cache``, ``keep``, ….
-
-        Returns
-        -------
-        calami.process.pipeline.Run
-            Products, failures, logs; its `dataset` opens the products.
-        """
-        return pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
+__all__ = ['Dataset', 'Data']
 
 # %% ../nbs/01_dataset.ipynb #2fcbb20c
 class Dataset(ExposureSet):
@@ -127,14 +67,30 @@ class Dataset(ExposureSet):
         says what was found instead.
     """
 
-    opener = Data
-
     def __init__(self, datafrom, filetypes=(), infodir=None, verbose: bool = False):
         datafrom = _as_paths(_fetched(datafrom, filetypes))
         self.infodir = Path(infodir).expanduser().absolute() if infodir is not None else None
         super().__init__(datafrom, filetypes, verbose)
         if self.infodir is not None:
             self._write_infodir(datafrom)
+
+    def opener(self, paths, name: str | None = None) -> Data:
+        """
+        Open files as one exposure.
+
+        Parameters
+        ----------
+        paths : sequence of path-like
+            Its files.
+        name : str, optional
+            What it is called.
+
+        Returns
+        -------
+        Data
+            The exposure; nothing is read yet.
+        """
+        return Data(paths, name)
 
     def create_mapping(self, user_file=None, association_file=None, template: str = "default") -> dict[str, str]:
         """
@@ -299,6 +255,66 @@ class Dataset(ExposureSet):
         self._note(f"looked at {_short(datafrom)}: {self.headline()}")
         if not (self.infodir / "names.yaml").exists():  # one from an earlier session is the user's
             self.create_mapping()
+
+# %% ../nbs/01_dataset.ipynb #c8ffd8a8
+class Data(Exposure):
+    """
+    One exposure, opened lazily and never modified, and what a person does with it.
+
+    Parameters
+    ----------
+    paths : path-like or sequence of path-like
+        The file of the exposure, or all its segments in order.
+    name : str, optional
+        What the user calls the exposure; the rootname if not given.
+
+    Raises
+    ------
+    FileProblem
+        At first use, if a file cannot be read, is cut short or lacks the array that is asked for.
+    """
+
+    def prep_data(self, recipes, outdir, *, overwrite: bool = False) -> list[Path]:
+        """
+        Make changed versions of this exposure.
+
+        Parameters
+        ----------
+        recipes : calami.process.recipes.Recipe or sequence of Recipe
+            What to do, in order.
+        outdir : path-like
+            Folder for the products.
+        overwrite : bool
+            Replace products that were made with other settings.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The products; see `calami.process.prep.prep_data`.
+        """
+        return prep_data(self, recipes, outdir, overwrite=overwrite)
+
+    def pipe_data(self, pipeline_or_steps, parameters=None, outdir=".", **options):
+        """
+        Run jwst pipelines or steps on this exposure.
+
+        Parameters
+        ----------
+        pipeline_or_steps : str or sequence of str
+            Such as ``"detector1"``, or names of steps.
+        parameters : mapping, optional
+            Such as ``{"jump.rejection_threshold": 6}``.
+        outdir : path-like
+            Folder for the products.
+        **options
+            As `calami.process.pipeline.pipe_data` takes them: ``cache``, ``keep``, ….
+
+        Returns
+        -------
+        calami.process.pipeline.Run
+            Products, failures, logs; its `dataset` opens the products.
+        """
+        return pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
 
 # %% ../nbs/01_dataset.ipynb #5de5c949
 def _fetched(datafrom, filetypes) -> Any:

@@ -240,7 +240,8 @@ def test_pages_are_thin_drivers(page):
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     assert not any("#| export" in c or "#| default_exp" in c for c in code)
     assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef) for c in code for n in ast.walk(ast.parse(c)))
-    assert sum("assert " in c for c in code) >= 2
+    # A page of validation tells of campaigns, which stand elsewhere: it need not test anything.
+    assert sum("assert " in c for c in code) >= 2 or page.parent.name == "validation"
     assert not any(o["output_type"] == "error" for c in cells for o in c.get("outputs", []))
 
 

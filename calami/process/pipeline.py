@@ -128,14 +128,7 @@ class _Stage:
         return (str(self.resume["path"]), *args[1:])
 
     def find_checkpoint(self) -> dict | None:
-        found = []
-        for folder in map(Path, self.job["search"]):
-            for pattern in ("", ".checkpoints/*/"):
-                for path, record in records_in(folder, f"{pattern}{glob.escape(self.job['stem'])}_*"):
-                    known = record.get("checkpoint")
-                    if known and self.fits(known, path.parent):
-                        product = path.with_name(path.name.removesuffix(".calami.json") + ".fits")
-                        found.append(known | {"path": product})
+        found = [known for known in _checkpoints(self.job) if self.fits(known, known["path"].parent)]
         return max(found, key=lambda c: (c["complete"], len(c["done"])), default=None)
 
     def fits(self, known: Mapping, folder: Path) -> bool:
@@ -167,6 +160,15 @@ class _Stage:
         record = {"operation": "checkpoint", "inputs": self.job["inputs"], "parameters": self.job["parameters"]}
         record |= {"fingerprint": self.key(self.done), "checkpoint": self.checkpoint(self.done, [path])}
         write_sidecar(path, record)
+
+# %% ../../nbs/process/14_pipeline.ipynb #c4ec9017
+def _checkpoints(job: Mapping) -> Iterator[dict]:
+    # What was kept of earlier runs of one input, with the path of each product.
+    for folder in map(Path, job["search"]):
+        for pattern in ("", ".checkpoints/*/"):
+            for path, record in records_in(folder, f"{pattern}{glob.escape(job['stem'])}_*"):
+                if known := record.get("checkpoint"):
+                    yield known | {"path": path.with_name(path.name.removesuffix(".calami.json") + ".fits")}
 
 # %% ../../nbs/process/14_pipeline.ipynb #4d5ec170
 def _watched_class(cls, stage: _Stage):
