@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 import lazy_loader
 
-from calami.core import moved
+from calami import moved
 
 moved.install()
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from .core.images import Peak, RateImage, find_peak
-from .core.moved import forward
 from .dataset import Data
 from .instrument.fourier import FourierFix
+from .moved import forward
 from .process.badpixels import FixBadPixels
 from .process.clean import Clean, Outliers, find_outliers
 from .process.graft import Graft

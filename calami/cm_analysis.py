@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../nbs/04_cm_analysis.ipynb #9ae94f20
 from . import migration
-from .core.moved import forward
+from .moved import forward
 
 __all__ = migration.__all__
 _find_old = forward("cm_analysis")

@@ -15,13 +15,13 @@ import numpy as np
 
 from .archive.download import DownloadProblem, fetch
 from .core.files import write_atomically
-from .core.moved import forward
 from .core.problems import CalamiError
 from .core.tables import render
 from .exposures.exposure import Exposure
 from .exposures.folder import ExposureSet, _as_paths, _short
 from .exposures.mapfile import read_names, same_file, write_association
 from .exposures.naming import automatic_names
+from .moved import forward
 from .process.audit import flags_table
 from .process.pipeline import pipe_data
 from .process.prep import prep_data, prep_many

@@ -5,9 +5,9 @@
 # %% ../nbs/02_mapping.ipynb #1bbccd4b
 from __future__ import annotations
 
-from .core.moved import forward
 from .exposures.mapfile import Entry, parse_names, read_names, resolve, same_file, write_association
 from .exposures.naming import MappingProblem, NameFields, automatic_names, find_name, make_name, tag
+from .moved import forward
 
 #: Where names are made, read and written; part of this page.
 _all_ = [

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/archive/index.ipynb #74c17b62
 import lazy_loader
 
-from ..core.moved import forward
+from ..moved import forward
 
 _NAMES = {
     "token": "Token find_token safe_name",

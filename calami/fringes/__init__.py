@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/fringes/index.ipynb #bbd743bd
 import lazy_loader
 
-from ..core.moved import forward
+from ..moved import forward
 
 _NAMES = {
     "model": "Setup band_of bands fringe_model phase_slope rotated sandwich search_rotation solve star_image",

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/program/index.ipynb #7985d038
 import lazy_loader
 
-from ..core.moved import forward
+from ..moved import forward
 
 _NAMES = {
     "signals": "exposure_view fullness measure_peaks plot_depths program_view setup_view",

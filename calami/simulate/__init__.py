@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/simulate/index.ipynb #8c819810
 import lazy_loader
 
-from ..core.moved import forward
+from ..moved import forward
 
 _NAMES = {
     "stars": "Companion PEAK_FRACTION PlanProblem STARS Star ZERO_POINTS groups_for_peak integrations_for "

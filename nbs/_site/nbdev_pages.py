@@ -133,9 +133,10 @@ def rooms(source_dir):
 def contents(source_dir):
     """The list of all pages: the user's, how-tos, analyses, effects, validation; then the rooms, each with its door."""
     trees = []
-    folders = {"Start": "[0-9]*.ipynb", "How to": "howto/*.ipynb", "Analyses": "analyses/*.ipynb"}
+    folders = {"Start": "0[1-9]_*.ipynb", "How to": "howto/*.ipynb", "Analyses": "analyses/*.ipynb"}
     folders |= {"Effects": "effects/*.ipynb", "Validation": "validation/*.ipynb"}
     folders |= {room.capitalize(): f"{room}/*.ipynb" for room in rooms(source_dir)}
+    folders |= {"Old import paths": "00_*.ipynb"}
     for caption, pattern in folders.items():
         pages = [p.relative_to(source_dir).with_suffix("") for p in source_dir.glob(pattern)]
         pages.sort(key=lambda p: (p.name != "index", p))

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from calami.core.moved import GONE, MOVED
+from calami.moved import GONE, MOVED
 
 #: Public names of the modules of version 0.1.
 NAMES = {
