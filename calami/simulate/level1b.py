@@ -54,7 +54,7 @@ def flight_pixel(exposure: ExposurePlan) -> tuple[float, float]:
     Notes
     -----
     Columns grow with XOFFSET and rows with YOFFSET, by the pixel scales of the aperture (`niriss.PIXEL_SCALE_MAS`).
-    Source: the 25 positions of program 1093, observation 20, which agree with this to 0.03 pixel rms in each axis.
+    Source: the 25 positions of program 1093, observation 20, whose steps agree with it to 0.03 pixel rms in each axis.
     """
     offsets = np.array([exposure.x_offset, exposure.y_offset])
     x, y = niriss.STAR_PIXEL[exposure.filter] + 1e3 * offsets / niriss.PIXEL_SCALE_MAS
