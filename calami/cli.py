@@ -542,11 +542,7 @@ def pipe(
 
 # %% ../nbs/06_cli.ipynb #2de7aab8
 @app.command()
-def flags(
-    folder: Folder,
-    filetypes: FileTypes = None,
-    output: Output = None,
-) -> None:
+def flags(folder: Folder, filetypes: FileTypes = None, output: Output = None) -> None:
     """
     Show which pipeline parameters were not the default ones, for products of any origin.
 

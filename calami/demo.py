@@ -153,11 +153,7 @@ def _rootname(path: Path) -> str:
     return parse_name(path).rootname
 
 # %% ../nbs/05_demo.ipynb #34c7b52b
-def reduce_all(
-    raw: Dataset,
-    outdirs: dict[bool, Path],
-    engine: Engine,
-) -> dict[bool, Run]:
+def reduce_all(raw: Dataset, outdirs: dict[bool, Path], engine: Engine) -> dict[bool, Run]:
     """
     Reduce exposures with and without the `charge_migration` step, to `rate`, `rateints` and `cal`.
 

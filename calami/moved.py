@@ -72,10 +72,7 @@ RENAMED = {
 #: Names that are no more, and what to use instead.
 GONE = {
     ("prep", "clip_sorted"): "calami.process.clean.find_outliers does it for all pixels",
-    (
-        "fringes",
-        "PIPELINE_FIX",
-    ): "see SUPPORT_LIMIT, SUPPORT_WIDENING and BP_FIX_NOISE of instrument.fourier",
+    ("fringes", "PIPELINE_FIX"): "see SUPPORT_LIMIT, SUPPORT_WIDENING and BP_FIX_NOISE of instrument.fourier",
 }
 
 # %% ../nbs/00_moved.ipynb #b422236e

@@ -31,10 +31,7 @@ def _centred_transform(picture: np.ndarray, size: int, span: float) -> np.ndarra
 
 # %% ../../nbs/instrument/04_fourier.ipynb #51211f92
 def forbidden(
-    filter_name: str,
-    size: int,
-    scale_mas: float = float(np.mean(niriss.PIXEL_SCALE_MAS)),
-    mask: Mask | None = None,
+    filter_name: str, size: int, scale_mas: float = float(np.mean(niriss.PIXEL_SCALE_MAS)), mask: Mask | None = None
 ) -> np.ndarray:
     """
     Spatial frequencies that no image through the mask has.

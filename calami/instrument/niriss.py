@@ -163,12 +163,7 @@ V3_IDEAL_ANGLE = 0.56126717
 #: Where a star without offsets falls in flight, by filter: column and row of SUB80, counted from 0 at the middle of the
 #: first pixel. Source: fit to the exposures of program 1093 (2022-06-05), ± 0.05. For F277W nothing was measured: it
 #: has the reference point.
-STAR_PIXEL = {
-    "F277W": AIM_PIXEL,
-    "F380M": (45.295, 39.643),
-    "F430M": (44.948, 39.819),
-    "F480M": (45.231, 39.860),
-}
+STAR_PIXEL = {"F277W": AIM_PIXEL, "F380M": (45.295, 39.643), "F430M": (44.948, 39.819), "F480M": (45.231, 39.860)}
 
 # %% ../../nbs/instrument/01_niriss.ipynb #f4be71a2
 #: DQ bit "bad for any reason". Source: stdatamodels `dqflags.pixel`.

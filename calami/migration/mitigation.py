@@ -373,11 +373,7 @@ def _exposure_of(path: Path) -> str:
 
 # %% ../../nbs/migration/06_mitigation.ipynb #7606de7a
 def fit_versions(
-    runs: Mapping[str, Run],
-    outdir: str | os.PathLike,
-    *,
-    engine: Engine | None = None,
-    **options: Any,
+    runs: Mapping[str, Run], outdir: str | os.PathLike, *, engine: Engine | None = None, **options: Any
 ) -> dict[tuple[str, str], OIData]:
     """
     Fit the fringes of all versions.

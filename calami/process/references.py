@@ -218,10 +218,7 @@ def detector_to_v2v3():
     x_scale, y_scale = (s / 1000 for s in niriss.PIXEL_SCALE_MAS)
     angle = np.radians(V3_IDEAL_ANGLE)
     # VPARITY is -1: V2 runs against the columns.
-    matrix = [
-        [-x_scale * np.cos(angle), y_scale * np.sin(angle)],
-        [x_scale * np.sin(angle), y_scale * np.cos(angle)],
-    ]
+    matrix = [[-x_scale * np.cos(angle), y_scale * np.sin(angle)], [x_scale * np.sin(angle), y_scale * np.cos(angle)]]
     pixel = [first - 1 + here for first, here in zip(niriss.SUB80.start, AIM_PIXEL, strict=True)]
     to_pixel = Shift(-pixel[0]) & Shift(-pixel[1])
     return to_pixel | AffineTransformation2D(matrix) | Shift(AIM_V2V3[0]) & Shift(AIM_V2V3[1])

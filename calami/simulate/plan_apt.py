@@ -50,9 +50,7 @@ def _apt_star(path: Path, target: PlannedTarget, magnitudes: Mapping[str, Any]) 
 
 # %% ../../nbs/simulate/04_plan_apt.ipynb #5865d877
 def plan_from_apt(
-    path: str | os.PathLike,
-    magnitudes: Mapping[str, Any] | None = None,
-    observations: Collection[int] | None = None,
+    path: str | os.PathLike, magnitudes: Mapping[str, Any] | None = None, observations: Collection[int] | None = None
 ) -> Plan:
     """
     Make a plan of the AMI exposures of an APT file.

@@ -33,13 +33,7 @@ author = "The calami developers"
 copyright = f"2026, {author}"
 version = release = calami.__version__
 
-extensions = [
-    "myst_nb",
-    "sphinx.ext.autodoc",
-    "numpydoc",
-    "nbdev_pages",
-    "mathml",
-]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "nbdev_pages", "mathml"]
 exclude_patterns = ["_*", "**/_*", "**/.*"]
 root_doc = "index"
 templates_path = ["_templates"]

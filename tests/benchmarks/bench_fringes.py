@@ -151,10 +151,7 @@ def print_agreement() -> None:
             for shape, (data, flags) in shapes.items():
                 told = {"filter": name, "dq": flags, "oversample": oversample, "header": pointing, "scale": 65.6}
                 a, b = (fitting.fit(data.astype("float32"), mode, **told).samples for mode in ("exact", "jwst"))
-                away = (
-                    np.abs(a["amplitude"] - b["amplitude"]).max(),
-                    np.abs(mask.wrap(a["phase"] - b["phase"])).max(),
-                )
+                away = (np.abs(a["amplitude"] - b["amplitude"]).max(), np.abs(mask.wrap(a["phase"] - b["phase"])).max())
                 print(f"{name} oversample {oversample} {shape:5}  {away[0]:.1e}  {away[1]:.1e}", flush=True)
     print("fast against exact, 1 mas of jitter, rms difference of V², closure phase (deg)")
     for name in FILTERS:

@@ -240,15 +240,7 @@ def schema():
             for child in node:
                 collect(child)
 
-    for name in [
-        "core",
-        "wcsinfo",
-        "bunit",
-        "photometry",
-        "pixelarea",
-        "keyword_photmjsr",
-        "keyword_pixelarea",
-    ]:
+    for name in ["core", "wcsinfo", "bunit", "photometry", "pixelarea", "keyword_photmjsr", "keyword_pixelarea"]:
         collect(yaml.safe_load((folder / f"{name}.schema.yaml").read_text()))
     return found
 
@@ -392,11 +384,7 @@ def test_real_and_simulated_files_like_astropy(shared_data):
 
 def test_every_keyword_of_real_files_like_astropy(shared_data):
     paths = [*shared_data.glob("jw01093/*_nis_cal.fits")][::6]
-    paths += [
-        *shared_data.glob("oifits/*"),
-        *shared_data.glob("reference/*.fits*"),
-        *shared_data.glob("simulated/*"),
-    ]
+    paths += [*shared_data.glob("oifits/*"), *shared_data.glob("reference/*.fits*"), *shared_data.glob("simulated/*")]
     skipped = {"", "COMMENT", "HISTORY", "CONTINUE"}
     for path in paths:
         with fits.open(path) as hdus:
@@ -406,10 +394,7 @@ def test_every_keyword_of_real_files_like_astropy(shared_data):
 
 
 def test_header_texts_like_astropy(shared_data, tmp_path):
-    names = [
-        "real_jw01373017001_04102_00002_nis_ramp_primary_header.txt",
-        "real_jw01093_amiavg_primary_header.txt",
-    ]
+    names = ["real_jw01373017001_04102_00002_nis_ramp_primary_header.txt", "real_jw01093_amiavg_primary_header.txt"]
     for name in names:
         lines = (shared_data / "headers" / name).read_text().splitlines()
         begin = next(n for n, line in enumerate(lines) if line.startswith("SIMPLE"))
@@ -672,17 +657,7 @@ MUTATION = st.tuples(
 def mutate(content, first, last, mutations):
     """Overwrite bytes between two offsets; structural cards stay as they are."""
     content = bytearray(content)
-    kept = (
-        b"SIMPLE",
-        b"XTENSION",
-        b"BITPIX",
-        b"NAXIS",
-        b"PCOUNT",
-        b"GCOUNT",
-        b"EXTNAME",
-        b"EXTEND",
-        b"EXTVER",
-    )
+    kept = (b"SIMPLE", b"XTENSION", b"BITPIX", b"NAXIS", b"PCOUNT", b"GCOUNT", b"EXTNAME", b"EXTEND", b"EXTVER")
     for place, text, at_card in mutations:
         place = first + place % (last - first)
         if at_card:

@@ -20,13 +20,7 @@ from calami.instrument.migration import charge_ramp, crossings, departure
 from calami.migration import onset, ramps
 from calami.migration import ramps as migration_ramps
 from calami.migration.onset import DEPARTURES, _departures, _levels, quantify
-from calami.migration.ramps import (
-    RampStatistics,
-    covariance_of_means,
-    ramp_statistics,
-    slope_of_sum,
-    statistics_of,
-)
+from calami.migration.ramps import RampStatistics, covariance_of_means, ramp_statistics, slope_of_sum, statistics_of
 
 TAU = niriss.SUB80.frame_time
 LIGHT = 2.4e6 * nrm_psf(center=(40.1, 45.2))

@@ -46,12 +46,7 @@ def run_python(code, **kwargs):
 # ---- What the references say
 
 
-@given(
-    a=st.floats(0, 2e-6),
-    gain=st.floats(1.0, 2.5),
-    full=st.floats(20_000, 75_000),
-    others=st.floats(0, 2e-6),
-)
+@given(a=st.floats(0, 2e-6), gain=st.floats(1.0, 2.5), full=st.floats(20_000, 75_000), others=st.floats(0, 2e-6))
 @settings(max_examples=60)
 def test_linearity_gives_the_charge_back_up_to_saturation(a, gain, full, others):
     shape = np.ones((1, 1))

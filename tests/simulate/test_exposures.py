@@ -144,12 +144,7 @@ def test_errors_of_placement_move_the_star_and_not_the_headers():
 
 def test_optics_of_the_instrument_are_used():
     plain = photo_current(ONE, INSTRUMENT)
-    for change in (
-        {"pupil": Pupil()},
-        {"diffusion": 0.0},
-        {"jitter": 30.0},
-        {"response": pixel_response(0.3, 4)},
-    ):
+    for change in ({"pupil": Pupil()}, {"diffusion": 0.0}, {"jitter": 30.0}, {"response": pixel_response(0.3, 4)}):
         other = photo_current(ONE, replace(INSTRUMENT, **change))
         assert 1e-4 < np.abs(other - plain).max() / plain.max() < 0.5, change
 
