@@ -10,7 +10,8 @@ import lazy_loader
 
 _NAMES = {
     "problems": "CalamiError FileProblem NameProblem options_from refuse_unknown",
-    "files": "SUFFIXES cache_folder part_name remove_leftovers whole_files write_atomically",
+    "files": "LARGEST_TEXT LARGEST_YAML SUFFIXES cache_folder open_regular part_name read_json read_text read_yaml "
+    "remove_leftovers whole_files write_atomically",
     "tables": "FORMATS cell_text format_of render table_cells",
     "images": "Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak",
     "record": "PACKAGES file_record versions",

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from .files import open_regular
 from .problems import CalamiError, FileProblem
 
 # %% auto #0
@@ -41,12 +42,11 @@ def open_fits(path: str | os.PathLike, what: str = "", **options) -> Iterator:
     """
     from astropy.io import fits
 
+    open_regular(path).close()  # astropy would wait for a pipe
     try:
         with fits.open(path, **({"memmap": False} | options)) as hdus:
             yield hdus
     except CalamiError:
         raise
-    except FileNotFoundError as error:
-        raise FileProblem(path, "does not exist", "check the path") from error
     except Exception as error:  # astropy raises many kinds for what is damaged
         raise FileProblem(path, f"{what} cannot be read ({error})".strip(), "copy the file again") from error

@@ -44,6 +44,21 @@ class FileProblem(CalamiError):
         """Name the file, what is wrong, and what to do."""
         return f"{self.path.name}: {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
 
+    @classmethod
+    def of(cls, path: str | os.PathLike, error: Exception) -> FileProblem:
+        """Say of a file what the operating system says, and what to do about it."""
+        for kind, reason, remedy in _SYSTEM_ERRORS:
+            if isinstance(error, kind):
+                return cls(path, reason, remedy)
+        return cls(path, f"cannot be read ({getattr(error, 'strerror', None) or error})", "check the path and the disk")
+
+# %% ../../nbs/core/01_problems.ipynb #127f5659
+_SYSTEM_ERRORS = (
+    (FileNotFoundError, "does not exist", "check the path"),
+    (IsADirectoryError, "is a folder, not a file", "give the path of a file"),
+    (PermissionError, "may not be read (permission denied)", "change its permissions"),
+)
+
 # %% ../../nbs/core/01_problems.ipynb #a05dfb88
 class NameProblem(CalamiError, ValueError):
     """A file name, or a part of one, that breaks the JWST naming rules."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 
-from calami.core.files import part_name, whole_files, write_atomically
+from calami.core.files import open_regular, part_name, read_json, read_text, read_yaml, whole_files, write_atomically
 from calami.core.fits import open_fits
 from calami.core.problems import CalamiError, FileProblem
 
@@ -87,3 +87,53 @@ def test_a_file_that_is_none_is_said_so(tmp_path):
         h["SCI"]
     with pytest.raises(CalamiError, match="ours"), open_fits(path):
         raise CalamiError("ours")
+
+
+READERS = [open_regular, read_text, read_json, read_yaml, lambda path: open_fits(path).__enter__()]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_file_is_refused_at_once(tmp_path, reader):
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in {
+        tmp_path: "is a folder",
+        tmp_path / "pipe": "is a pipe or a device",
+        "/dev/zero": "is a pipe or a device",
+        tmp_path / "none": "does not exist",
+        tmp_path / "none\0": "cannot be read",
+        tmp_path / ("n" * 300): "cannot be read",
+    }.items():
+        with pytest.raises(FileProblem, match=reason):
+            reader(path)
+
+
+@pytest.mark.parametrize("reader", [read_text, read_json, read_yaml])
+def test_a_large_file_is_not_read(tmp_path, reader):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(FileProblem, match="is larger than"):
+        reader(tmp_path / "large")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[1, 2", "a: b: c", "\x00", "1" * 5000 + "x: ["])
+@pytest.mark.parametrize("reader", [read_json, read_yaml])
+def test_what_cannot_be_parsed_is_a_problem_of_the_file(tmp_path, reader, text):
+    (tmp_path / "a").write_text(text)
+    with pytest.raises(FileProblem, match=r"^a: is not (JSON|YAML)") as caught:
+        reader(tmp_path / "a")
+    assert caught.value.remedy
+
+
+def test_text_is_read_in_utf8_with_any_line_ends(tmp_path):
+    (tmp_path / "a").write_bytes("\ufeffé\r\nb\rc\n".encode())
+    assert read_text(tmp_path / "a") == "é\nb\nc\n"
+    (tmp_path / "a").write_bytes(b"\xff\xfe")
+    with pytest.raises(FileProblem, match="UTF-8"):
+        read_text(tmp_path / "a")
+
+
+def test_yaml_numbers_without_end_and_dates_that_are_none(tmp_path):
+    for text in ("2001-99-99", "? [a]\n: b", "1" * 5000):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(FileProblem, match="is not YAML"):
+            read_yaml(tmp_path / "a.yaml")
