@@ -14,23 +14,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.images import Peak, RateImage, _is_number, _squares, beside, derivatives, fill_bad, find_peak
+from ..core.images import Peak, RateImage, _squares, beside, derivatives, fill_bad, find_peak
 from ..core.page import axes_or_new
 from ..core.problems import CalamiError
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 from ..instrument.migration import DIAGONAL_RATIO, migration_flow
+from ..process.rearrange import POINTING_TOLERANCE_MAS, pointing_difference
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FIT_RADIUS', 'POINTING_TOLERANCE_MAS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR',
-           'MIGRATION', 'FLUX', 'NOTHING', 'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS',
-           'Change', 'region_change', 'PatternFit', 'migration_pattern', 'fit_patterns', 'NotComparable',
-           'pointing_difference', 'why_not_comparable', 'judge', 'Comparison', 'compare', 'find_common_peak',
-           'undersampled', 'Pair', 'find_pairs', 'common_product', 'compare_all', 'comparison_table', 'plot_change',
-           'plot_profile', 'plot_pixels', 'annuli']
+__all__ = ['log', 'FIT_RADIUS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'MIGRATION', 'FLUX', 'NOTHING',
+           'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'Change', 'region_change',
+           'PatternFit', 'migration_pattern', 'fit_patterns', 'NotComparable', 'why_not_comparable', 'judge',
+           'Comparison', 'compare', 'find_common_peak', 'undersampled', 'Pair', 'find_pairs', 'common_product',
+           'compare_all', 'comparison_table', 'plot_change', 'plot_profile', 'plot_pixels', 'annuli']
 
 # %% ../../nbs/migration/04_pairs.ipynb #82ca8a0a
 @dataclass(frozen=True)
@@ -232,8 +232,6 @@ def _least_squares(patterns: np.ndarray, change: np.ndarray, sigma: np.ndarray):
     return best, covariance, chi2
 
 # %% ../../nbs/migration/04_pairs.ipynb #0432de0c
-#: Largest difference of pointing between two exposures that may be compared, mas.
-POINTING_TOLERANCE_MAS = 5.0
 #: Header keywords that must agree, with what they are called in messages.
 SAME_KEYWORDS = {
     "TARGNAME": "target",
@@ -248,31 +246,6 @@ RATE_PRODUCTS = ("cal", "calints", "rate", "rateints")
 # %% ../../nbs/migration/04_pairs.ipynb #01e30b3e
 class NotComparable(CalamiError):
     """Two exposures that cannot be compared; the message says why and what to do."""
-
-# %% ../../nbs/migration/04_pairs.ipynb #a2ca2655
-def pointing_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> float | None:
-    """
-    How far apart two exposures point.
-
-    Parameters
-    ----------
-    first, second : mapping
-        Header facts, keyword to value: RA_REF and DEC_REF (deg), else XOFFSET and YOFFSET (arcsec).
-
-    Returns
-    -------
-    float or None
-        Distance on the sky, mas; None if the headers do not say.
-    """
-    sky = [m.get(k) for m in (first, second) for k in ("RA_REF", "DEC_REF")]
-    if all(map(_is_number, sky)):
-        ra1, dec1, ra2, dec2 = np.radians(sky)
-        east = np.remainder(ra2 - ra1 + np.pi, 2 * np.pi) - np.pi
-        return float(np.degrees(np.hypot(east * np.cos((dec1 + dec2) / 2), dec2 - dec1)) * 3.6e6)
-    offsets = [m.get(k) for m in (first, second) for k in ("XOFFSET", "YOFFSET")]
-    if all(map(_is_number, offsets)):
-        return 1e3 * float(np.hypot(offsets[2] - offsets[0], offsets[3] - offsets[1]))
-    return None
 
 # %% ../../nbs/migration/04_pairs.ipynb #d803a94b
 def why_not_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ _NAMES = {
     "badpixels": "FIXED_FLAGGED FIXED_FOUND FixBadPixels NOT_FIXED UNTOUCHED",
     "graft": "Graft piece_of",
     "prep": "make_products prep_data prep_many write_pieces",
-    "rearrange": "Arrangement DITHER Join MUST_AGREE Regroup SAME_PLACE StackDithers alike differences "
-    "rearrange_data rearrange_sets",
+    "rearrange": "Arrangement DITHER Join MUST_AGREE POINTING_TOLERANCE_MAS Regroup SAME_PLACE SAME_ROLL StackDithers "
+    "alike differences pointing_difference rearrange_data rearrange_sets why_apart",
     "parameters": "HOUSEKEEPING chain_of check_parameters defaults",
     "references": "AIM_PIXEL AIM_V2V3 AUTHOR DARK_GROUPS HISTORY LINEARITY_ORDER OfflineCache PARAMETERS RULES "
     "Reference SATURATION_MARGIN SERVERLESS SIGNAL_THRESHOLDS USE_AFTER V3_IDEAL_ANGLE default_cache "

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core.images import RateImage, find_peak
+from ..core.images import RateImage, _is_number, find_peak
 from ..core.problems import CalamiError
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
@@ -26,20 +27,28 @@ from .recipes import Recipe
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'MUST_AGREE', 'DITHER', 'SAME_PLACE', 'differences', 'Arrangement', 'Join', 'Regroup', 'StackDithers',
-           'rearrange_data', 'rearrange_sets', 'alike']
+__all__ = ['log', 'MUST_AGREE', 'DITHER', 'SAME_PLACE', 'SAME_ROLL', 'POINTING_TOLERANCE_MAS', 'differences',
+           'pointing_difference', 'why_apart', 'Arrangement', 'Join', 'Regroup', 'StackDithers', 'rearrange_data',
+           'rearrange_sets', 'alike']
 
 # %% ../../nbs/process/09_rearrange.ipynb #39a2a69f
 #: Keywords in which exposures must agree to be joined, and what they are.
 MUST_AGREE = {
-    "TARGPROP": "target", "FILTER": "filter", "PUPIL": "pupil", "SUBARRAY": "subarray", "READPATT": "readout",
-    "NGROUPS": "groups", "TGROUP": "group time", "CLMGRPS": "groups of the exposure", "BUNIT": "unit",
-    "CAL_VER": "version of the pipeline", "CLMABS": "absolute counts",
+    "TARGPROP": "target", "FILTER": "filter", "PUPIL": "pupil", "SUBARRAY": "subarray", "APERNAME": "aperture",
+    "READPATT": "readout", "NGROUPS": "groups", "TGROUP": "group time", "CLMGRPS": "groups of the exposure",
+    "BUNIT": "unit", "CAL_VER": "version of the pipeline", "CLMABS": "absolute counts",
+    "ROLL_REF": "roll of the telescope", "V3I_YANG": "angle of the detector",
 }  # fmt: skip
 #: And those for the place on the detector.
 DITHER = {"PATT_NUM": "dither position", "XOFFSET": "x offset", "YOFFSET": "y offset"}
 #: Offsets that differ by less are the same place, arcsec: a tenth of the placement scatter (0.03 pixel; JDox).
 SAME_PLACE = 0.0002
+#: Rolls that differ by less are the same, deg. Within one observation of program 1093 ROLL_REF varies by 0.0006;
+#: observations 12 and 13 differ by 0.058.
+SAME_ROLL = 0.02
+#: Largest distance on the sky between exposures at one pointing, mas. Within one visit of program 1093 it is 2.
+POINTING_TOLERANCE_MAS = 5.0
+_TOLERANCES = {"ROLL_REF": SAME_ROLL, "V3I_YANG": SAME_ROLL}
 
 # %% ../../nbs/process/09_rearrange.ipynb #31ddfc4e
 def differences(headers: Sequence[Mapping[str, Any]], names: Sequence[str], keywords: Mapping[str, str]) -> list[str]:
@@ -63,23 +72,86 @@ def differences(headers: Sequence[Mapping[str, Any]], names: Sequence[str], keyw
     found = []
     for key, what in keywords.items():
         values = [h.get(key) for h in headers]
-        numbers = [v for v in values if isinstance(v, float)]
-        apart = len(numbers) == len(values) and max(numbers) - min(numbers) > max(SAME_PLACE, 1e-6 * abs(numbers[0]))
-        if apart or (len(numbers) < len(values) and len(set(values)) > 1):
+        if _spread(key, values) > _TOLERANCES.get(key, SAME_PLACE):
             other = next(k for k, v in enumerate(values) if v != values[0])
-            found.append(f"{what} ({key}): {values[0]} in {names[0]}, {values[other]} in {names[other]}")
+            limit = f" (at most {_TOLERANCES[key]} deg apart)" if key in _TOLERANCES else ""
+            found.append(f"{what} ({key}): {values[0]} in {names[0]}, {values[other]} in {names[other]}{limit}")
+    return found
+
+# %% ../../nbs/process/09_rearrange.ipynb #5d6b4a38
+def _spread(key: str, values: Sequence) -> float:
+    # How far values are apart; infinite where they are other words, or where one is missing.
+    values = [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]  # NaN is no value
+    if not all(map(_is_number, values)):
+        return 0.0 if len(set(values)) == 1 else math.inf
+    apart = [v - values[0] for v in values]
+    if key in _TOLERANCES:  # angles: 359.99 and 0.01 are near
+        apart = [(a + 180) % 360 - 180 for a in apart]
+    return max(apart) - min(apart)
+
+# %% ../../nbs/process/09_rearrange.ipynb #83ea31b0
+def pointing_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> float | None:
+    """
+    How far apart two exposures point.
+
+    Parameters
+    ----------
+    first, second : mapping
+        Header facts, keyword to value: RA_REF and DEC_REF (deg), else XOFFSET and YOFFSET (arcsec).
+
+    Returns
+    -------
+    float or None
+        Distance on the sky, mas; None if the headers do not say.
+    """
+    sky = [m.get(k) for m in (first, second) for k in ("RA_REF", "DEC_REF")]
+    if all(map(_is_number, sky)):
+        ra1, dec1, ra2, dec2 = np.radians(sky)
+        east = np.remainder(ra2 - ra1 + np.pi, 2 * np.pi) - np.pi
+        return float(np.degrees(np.hypot(east * np.cos((dec1 + dec2) / 2), dec2 - dec1)) * 3.6e6)
+    offsets = [m.get(k) for m in (first, second) for k in ("XOFFSET", "YOFFSET")]
+    if all(map(_is_number, offsets)):
+        return 1e3 * float(np.hypot(offsets[2] - offsets[0], offsets[3] - offsets[1]))
+    return None
+
+# %% ../../nbs/process/09_rearrange.ipynb #184f44a2
+def why_apart(headers: Sequence[Mapping[str, Any]], names: Sequence[str], dithers: bool = False) -> list[str]:
+    """
+    Say why exposures do not belong together.
+
+    Parameters
+    ----------
+    headers : sequence of mapping
+        Keyword to value, one for each exposure.
+    names : sequence of str
+        What to call them.
+    dithers : bool
+        Whether they may be at different dither positions, and so at different pointings.
+
+    Returns
+    -------
+    list of str
+        A text for each difference: of `MUST_AGREE`, and without `dithers` of `DITHER` and of the pointing.
+    """
+    found = differences(headers, names, MUST_AGREE if dithers else MUST_AGREE | DITHER)
+    apart = [0.0 if dithers else pointing_difference(headers[0], h) or 0.0 for h in headers]
+    if max(apart) > POINTING_TOLERANCE_MAS:
+        far = names[apart.index(max(apart))]
+        limit = f"at most {POINTING_TOLERANCE_MAS:g}"
+        found.append(f"pointing (RA_REF, DEC_REF): {names[0]} and {far} are {max(apart):.1f} mas apart ({limit})")
     return found
 
 # %% ../../nbs/process/09_rearrange.ipynb #0927bfd1
 @dataclass(frozen=True)
 class Arrangement(Recipe):
-    """One way to put exposures together; the base of all."""
+    """One way to put exposures together; the base of all. Kinds of it define `_arrange`."""
 
     _kind = "arrangement"
+    dithers = False
 
     def apply(self, pieces: Sequence[Piece]) -> list[Piece]:
         """
-        Carry it out.
+        Carry it out, if the exposures belong together.
 
         Parameters
         ----------
@@ -96,11 +168,17 @@ class Arrangement(Recipe):
         CalamiError
             If they do not belong together; the message says in what they differ.
         """
+        if not pieces:
+            raise CalamiError("no exposure given; name at least one")
+        _refuse_differences(pieces, self.dithers)
+        return self._arrange(pieces)
+
+    def _arrange(self, pieces: Sequence[Piece]) -> list[Piece]:
         raise NotImplementedError
 
 # %% ../../nbs/process/09_rearrange.ipynb #f2ebe466
-def _refuse_differences(pieces: Sequence[Piece], keywords: Mapping[str, str]) -> None:
-    found = differences([dict(p._headers[1]) | dict(p.primary) for p in pieces], [p.label for p in pieces], keywords)
+def _refuse_differences(pieces: Sequence[Piece], dithers: bool) -> None:
+    found = why_apart([dict(p._headers[1]) | dict(p.primary) for p in pieces], [p.label for p in pieces], dithers)
     products, extensions = sorted({p.name.product for p in pieces}), sorted({" ".join(p.layers) for p in pieces})
     if len(products) > 1:
         found.append("kind of product: " + ", ".join(products))
@@ -123,7 +201,8 @@ class Join(Arrangement):
         ``given``: exposure by exposure as given; ``time``: as they were taken; ``number``: by their number in the
         exposure that they are all parts of, which undoes a slicing.
     dithers : bool
-        Whether exposures at different dither positions may be joined.
+        Whether exposures at different dither positions may be joined. The product is tagged ``join2`` and named after
+        the first.
     """
 
     order: str = "given"
@@ -132,27 +211,11 @@ class Join(Arrangement):
     def __post_init__(self):
         self._check_choice("order", "given", "time", "number")
 
-    def apply(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """
-        Join.
-
-        Parameters
-        ----------
-        pieces : sequence of Piece
-            With three or four dimensions.
-
-        Returns
-        -------
-        list of Piece
-            One, tagged ``join2``, named after the first.
-        """
-        if not pieces:
-            raise CalamiError("no exposure given; name at least one")
+    def _arrange(self, pieces: Sequence[Piece]) -> list[Piece]:
         for piece in pieces:
             if len(piece.shape) < 3:
                 reason = "holds one image and no integrations; use its rateints or calints file"
                 raise CalamiError(f"{piece.label}: {reason}")
-        _refuse_differences(pieces, MUST_AGREE | ({} if self.dithers else DITHER))
         numbers = np.concatenate([p.integrations for p in pieces])
         same = len({p.name.rootname for p in pieces}) == 1 and len(np.unique(numbers)) == len(numbers)
         if self.order == "number" and not same:
@@ -192,7 +255,7 @@ def _counted(pieces: Sequence[Piece], same: bool) -> Piece:
 @dataclass(frozen=True)
 class Regroup(Arrangement):
     """
-    Join exposures and cut them anew.
+    Join exposures and cut them anew, into parts tagged ``join2_part1of3``, ….
 
     Parameters
     ----------
@@ -219,21 +282,8 @@ class Regroup(Arrangement):
         self._check(bool(sets) and all(sets), "an empty set of integrations; name at least one in each")
         object.__setattr__(self, "sets", sets)
 
-    def apply(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """
-        Join and cut.
-
-        Parameters
-        ----------
-        pieces : sequence of Piece
-            With three or four dimensions.
-
-        Returns
-        -------
-        list of Piece
-            The parts, tagged ``join2_part1of3``, ….
-        """
-        (whole,) = Join(self.order, self.dithers).apply(pieces)
+    def _arrange(self, pieces: Sequence[Piece]) -> list[Piece]:
+        (whole,) = Join(self.order, self.dithers)._arrange(pieces)
         total = len(whole.integrations)
         left = 0 if self.size is None else total % self.size
         sets = self.sets or np.arange(1, total - left + 1).reshape(-1, self.size)
@@ -255,7 +305,9 @@ class Regroup(Arrangement):
 @dataclass(frozen=True)
 class StackDithers(Arrangement):
     """
-    Put images at different dither positions on top of each other.
+    Put images at different dither positions on top of each other, at the place of the first.
+
+    They need not agree in pointing; they must in roll. The integrations of a cube are moved alike.
 
     Parameters
     ----------
@@ -273,26 +325,12 @@ class StackDithers(Arrangement):
         self._check_choice("how", "image", "cube")
         self._check_choice("align", "header", "peak")
 
-    def apply(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """
-        Stack.
-
-        Parameters
-        ----------
-        pieces : sequence of Piece
-            Two or more, with two or three dimensions; the integrations of a cube are moved alike.
-
-        Returns
-        -------
-        list of Piece
-            One, tagged ``stack4``, with the place of the first.
-        """
+    def _arrange(self, pieces: Sequence[Piece]) -> list[Piece]:
         if len(pieces) < 2:
             raise CalamiError("a stack needs two exposures or more")
         for piece in pieces:
             if len(piece.shape) == 4:
                 raise CalamiError(f"{piece.label}: holds ramps; stack rate, rateints, cal or calints products")
-        _refuse_differences(pieces, MUST_AGREE)
         places = np.array([_place(p, self.align) for p in pieces])
         exact = places - places[0]
         moves = np.rint(exact).astype(int)
@@ -495,11 +533,14 @@ def alike(dataset: ExposureSet, dithers: bool = False) -> list[list[str]]:
     Returns
     -------
     list of list of str
-        Names that agree in target, filter, groups and so on; in the order of the dataset.
+        Names that agree in target, filter, roll, pointing, groups and so on; in the order of the dataset.
     """
-    keys = [*MUST_AGREE, *(() if dithers else DITHER)]
-    sets: dict[tuple, list[str]] = {}
+    sets: list[tuple[dict, str, list[str]]] = []
     for name, (_, values) in zip(dataset.names, dataset.items(), strict=True):
-        mark = tuple(round(v, 4) if isinstance(v := values.get(k), float) else v for k in keys)
-        sets.setdefault((mark, dataset.types(name)[-1]), []).append(name)
-    return list(sets.values())
+        kind = dataset.types(name)[-1]
+        like = (s for s in sets if s[1] == kind and not why_apart([s[0], values], [s[2][0], name], dithers))
+        if one := next(like, None):
+            one[2].append(name)
+        else:
+            sets.append((values, kind, [name]))
+    return [names for _, _, names in sets]

@@ -11,7 +11,7 @@ from calami.dataset import Dataset
 from calami.instrument import niriss
 from calami.process import recipes
 from calami.process.prep import prep_data
-from calami.process.rearrange import Join, Regroup, StackDithers, alike, differences, rearrange_data
+from calami.process.rearrange import MUST_AGREE, Join, Regroup, StackDithers, alike, differences, rearrange_data
 from calami.process.recipes import Dice, Slice
 from calami.process.record import read_sidecar
 from calami.program.pairing import pair_references
@@ -96,6 +96,53 @@ def test_offsets_and_targets_count():
     assert len(differences([one, one | {"XOFFSET": 0.0163}], "ab", keys)) == 1
     assert len(differences([one, one | {"TARGPROP": "B"}], "ab", keys)) == 1
     assert len(differences([one, {"TARGPROP": "A"}], "ab", keys)) == 2  # missing is not equal
+    unknown = one | {"XOFFSET": float("nan")}
+    assert len(differences([one, unknown], "ab", keys)) == 1 and not differences([unknown, unknown], "ab", keys)
+
+
+TOGETHER = {"ROLL_REF": 171.7650, "V3I_YANG": 0.5613, "RA_REF": 82.18735, "DEC_REF": -65.44754}
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "for_dithers"),
+    [
+        ({}, "", False),
+        ({"ROLL_REF": 171.7656}, "", False),  # what it varies by within one observation
+        ({"ROLL_REF": 171.8230}, r"roll of the telescope \(ROLL_REF\).*at most 0.02 deg", True),  # the next observation
+        ({"ROLL_REF": None}, "ROLL_REF", True),
+        ({"V3I_YANG": -0.57}, "V3I_YANG", True),
+        ({"RA_REF": 82.18735 + 1e-6}, "", False),
+        ({"RA_REF": 82.18735 + 1e-5}, r"pointing \(RA_REF, DEC_REF\): .* 15.0 mas apart \(at most 5\)", False),
+        ({"DEC_REF": -65.4480}, "pointing", False),
+        ({"APERNAME": "NIS_AMI2"}, r"aperture \(APERNAME\)", True),
+    ],
+)
+def test_rolls_pointings_and_apertures_count_in_every_arrangement(change, words, for_dithers, tmp_path):
+    files = []
+    for k, wcs in enumerate((TOGETHER, TOGETHER | change), 1):
+        aperture = {"APERNAME": wcs.pop("APERNAME", "NIS_AMI1")}
+        arrays = {key: np.ones((2, 9, 9), kind) for key, kind in (("SCI", "f4"), ("ERR", "f4"), ("DQ", "u4"))}
+        arrays["DQ"][:] = 0
+        wcs = {key: value for key, value in wcs.items() if value is not None}
+        cards = aperture | {"XOFFSET": 0.0, "YOFFSET": 0.0, "NINTS": 2}
+        (tmp_path / "in").mkdir(exist_ok=True)
+        files.append(write_exposure(tmp_path / "in" / f"{rootname(exposure=k)}_calints.fits", arrays, wcs, **cards))
+    together = {False: not words, True: not (words and for_dithers)}
+    for arrangement in (Join(), Regroup(2), Join(dithers=True), StackDithers(), StackDithers("cube")):
+        out = tmp_path / repr(arrangement)
+        if together[arrangement.dithers]:
+            assert rearrange_data(files, arrangement, out)
+        else:
+            with pytest.raises(CalamiError, match=words):
+                rearrange_data(files, arrangement, out)
+            assert not out.exists()
+    for dithers, fine in together.items():
+        assert len(alike(Dataset(tmp_path / "in"), dithers)) == (1 if fine else 2)
+
+
+def test_a_roll_has_no_beginning():
+    assert not differences([{"ROLL_REF": 359.995}, {"ROLL_REF": 0.005}], "ab", MUST_AGREE)
+    assert differences([{"ROLL_REF": 179.0}, {"ROLL_REF": 359.0}], "ab", MUST_AGREE)
 
 
 def test_regrouping(raws, tmp_path):
