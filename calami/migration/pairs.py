@@ -19,6 +19,7 @@ from ..core.page import axes_or_new
 from ..core.problems import CalamiError
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
+from ..exposures.steps import step_statuses
 from ..instrument import niriss
 from ..instrument.migration import DIAGONAL_RATIO, migration_flow
 from ..process.rearrange import POINTING_TOLERANCE_MAS, pointing_difference
@@ -535,6 +536,7 @@ def _rates(exposure: Exposure) -> tuple[dict, RateImage]:
 def _notes(facts: tuple[dict, dict], times: tuple[float, float]) -> tuple[str, ...]:
     notes = []
     used = {k: (facts[0].get(k, "nothing"), facts[1].get(k, "nothing")) for k in PROCESSING_KEYWORDS}
+    used["S_CHGMIG"] = tuple(step_statuses(f).get("charge_migration", "nothing") for f in facts)  # by any of its names
     differing = [f"{k} ({one} and {other})" for k, (one, other) in used.items() if one != other]
     if differing:
         notes.append(f"the two were processed differently, in {', '.join(differing)}")

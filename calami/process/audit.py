@@ -23,8 +23,9 @@ from ..core.tables import cell_text
 from ..exposures.cards import hdu_walk
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
+from ..exposures.steps import former_flag, step_name, step_statuses
 from .parameters import HOUSEKEEPING, _class, _flat_pars, _is_pipeline, _step_classes, defaults
-from .pipeline import _TAKES, Run, _references_in, _schema_keywords, _stem
+from .pipeline import _TAKES, Run, _references_in, _stem
 from .record import read_sidecar
 from .references import OfflineCache
 
@@ -162,7 +163,7 @@ class _Account:
 def _accounts(path: Path, cache: OfflineCache | None) -> list[_Account]:
     accounts = {}
     for alias, lines in _processing_log(path).items():
-        if alias in _step_classes():
+        if (alias := step_name(alias)) in _step_classes():
             used = _logged_parameters(alias, lines)
             crds = _logged_crds(alias, lines, cache) if used else None
             accounts[alias] = _Account(alias, used, crds, "log in the file" if used else NOT_RECORDED)
@@ -200,10 +201,9 @@ def _primary(path: Path):
 # %% ../../nbs/process/15_audit.ipynb #1ae51294
 def _statuses(path: Path) -> dict[str, str]:
     # In the order in which they are run, as far as the pipelines of AMI give one.
-    header, keywords = _primary(path), _schema_keywords()[0]
+    found = step_statuses(_primary(path))
     order = [step for alias in _TAKES if _is_pipeline(alias) for step in _class(alias).step_defs]
-    known = [*(s for s in order if s in keywords), *(s for s in keywords if s not in order)]
-    return {s: str(header[keywords[s]]).strip() for s in known if keywords[s] in header}
+    return {step: found[step] for step in dict.fromkeys([*order, *found]) if step in found}
 
 # %% ../../nbs/process/15_audit.ipynb #6bb39a5a
 def _remark(path: Path) -> str:
@@ -272,8 +272,9 @@ def count_flags(product: Exposure | str | os.PathLike) -> Table:
     Returns
     -------
     astropy.table.Table
-        ``array``, ``flag`` (its name in stdatamodels, or the number of the bit), ``bit``, ``count`` (pixels, or samples
-        of the ramp) and ``percent`` of all; flags that occur only. A sample with several flags counts for each.
+        ``array``, ``flag`` (its name when the product was made, or the number of the bit), ``bit``, ``count`` (pixels,
+        or samples of the ramp) and ``percent`` of all; flags that occur only. A sample with several flags counts for
+        each.
 
     Raises
     ------
@@ -289,12 +290,14 @@ def count_flags(product: Exposure | str | os.PathLike) -> Table:
     rows = []
     for name in arrays:
         meanings = dqflags.group if name == "GROUPDQ" else dqflags.pixel
+        made_by = data.facts.get("CAL_VER")
         named = {value.bit_length() - 1: word for word, value in meanings.items() if value}
         values = data.array(name)
         together = int(np.bitwise_or.reduce(values, axis=None))
         for bit in [b for b in range(32) if together >> b & 1]:
             count = int(np.count_nonzero(values & values.dtype.type(1 << bit)))
-            rows.append((name, named.get(bit, f"bit {bit}"), bit, count, round(100 * count / values.size, 3)))
+            flag = former_flag(bit, made_by) or named.get(bit, f"bit {bit}")
+            rows.append((name, flag, bit, count, round(100 * count / values.size, 3)))
     return _table_of(rows, "array flag bit count percent", ("U8", "U24", int, int, float))
 
 # %% ../../nbs/process/15_audit.ipynb #8c58296d

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.options import near
 from ..core.problems import CalamiError
+from ..exposures.steps import RENAMED_STEPS, step_name
 from .record import as_json
 
 # %% auto #0
@@ -77,7 +78,7 @@ def _names() -> dict[str, str]:
     names = {}
     for alias, (path, _) in _step_classes().items():
         names |= dict.fromkeys((alias, alias.removeprefix("calwebb_"), path.rsplit(".", 1)[-1].lower()), alias)
-    return names
+    return {old: new for old, new in RENAMED_STEPS.items() if new in names} | names
 
 # %% ../../nbs/process/10_parameters.ipynb #43673e92
 def _is_pipeline(alias: str) -> bool:
@@ -228,7 +229,8 @@ def _science(parameters: Mapping[str, Any], step: str) -> dict[str, Any]:
 
 # %% ../../nbs/process/10_parameters.ipynb #55a229b3
 def _flat_pars(alias: str, pars: Mapping) -> dict[str, Any]:
-    # From what `Step.get_pars` or a parameter file says.
+    # From what `Step.get_pars` or a parameter file says, steps by their names of today.
     sections = {alias: {k: v for k, v in pars.items() if k != "steps"}} | dict(pars.get("steps", {}))
+    sections = {step_name(name): section for name, section in sections.items()}
     drop = {"class", "name", "config_file"}
     return {f"{s}.{k}": as_json(v) for s, section in sections.items() for k, v in section.items() if k not in drop}

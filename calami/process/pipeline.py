@@ -31,6 +31,7 @@ from ..core.tables import render
 from ..exposures.cards import hdu_walk
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
+from ..exposures.steps import RENAMED_STEPS
 from .engine import Engine
 from .offline import _opened, _settle_crds, call_by_name
 from calami.process.parameters import (
@@ -252,8 +253,11 @@ def _make_step(stage: _Stage, alias: str):
 
 # %% ../../nbs/process/14_pipeline.ipynb #becd1843
 def _skip(step, model):
-    if not isinstance(model, str) and hasattr(model.meta.cal_step, step.class_alias):
-        setattr(model.meta.cal_step, step.class_alias, "SKIPPED")
+    if not isinstance(model, str):
+        status, names = model.meta.cal_step, [n for n, today in RENAMED_STEPS.items() if today == step.class_alias]
+        for name in (step.class_alias, *names):  # such as dark_sub of dark_current
+            if hasattr(status, name):
+                setattr(status, name, "SKIPPED")
     return model
 
 # %% ../../nbs/process/14_pipeline.ipynb #50758562
@@ -416,18 +420,17 @@ def main_product(products: Sequence[Path]) -> Path:
 
 # %% ../../nbs/process/14_pipeline.ipynb #0f8fc3c7
 @functools.cache
-def _schema_keywords() -> tuple[dict[str, str], dict[str, str]]:
-    # {step: S_ keyword}, {reference type: R_ keyword}
+def _reference_keywords() -> dict[str, str]:
+    # {reference type: R_ keyword}
     from stdatamodels.jwst.datamodels import JwstDataModel
 
-    meta = JwstDataModel().schema["properties"]["meta"]["properties"]
-    steps = {k: v["fits_keyword"] for k, v in meta["cal_step"]["properties"].items() if "fits_keyword" in v}
-    files = {k: v.get("properties", {}).get("name", {}) for k, v in meta["ref_file"]["properties"].items()}
-    return steps, {k: v["fits_keyword"] for k, v in files.items() if "fits_keyword" in v}
+    files = JwstDataModel().schema["properties"]["meta"]["properties"]["ref_file"]["properties"]
+    names = {kind: values.get("properties", {}).get("name", {}) for kind, values in files.items()}
+    return {kind: name["fits_keyword"] for kind, name in names.items() if "fits_keyword" in name}
 
 # %% ../../nbs/process/14_pipeline.ipynb #12e42619
 def _references_in(header) -> dict[str, str]:
-    facts = {reftype: str(header.get(key, "N/A")).strip() for reftype, key in _schema_keywords()[1].items()}
+    facts = {reftype: str(header.get(key, "N/A")).strip() for reftype, key in _reference_keywords().items()}
     return {reftype: name for reftype, name in facts.items() if name not in ("N/A", "")}
 
 # %% ../../nbs/process/14_pipeline.ipynb #572111c5

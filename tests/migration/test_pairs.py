@@ -391,6 +391,8 @@ def test_undersampling_by_filter():
 def test_different_processing_is_told(tmp_path):
     result = migration_pairs.compare(*pair(tmp_path, deep={"S_CHGMIG": "COMPLETE", "R_FLAT": "crds://other.fits"}))
     assert "S_CHGMIG (nothing and COMPLETE)" in result.sentence and "R_FLAT" in result.sentence
+    then = migration_pairs.compare(*pair(tmp_path, S_UNDSMP="COMPLETE"))  # what jwst 1.11 called it
+    assert "charge_migration step was applied to both" in then.sentence
     both = migration_pairs.compare(*pair(tmp_path, S_CHGMIG="COMPLETE"))
     assert "charge_migration step was applied to both" in both.sentence
     assert migration_pairs.comparison_table([both])["notes"][0]

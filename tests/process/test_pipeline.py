@@ -248,6 +248,13 @@ def test_detector1_by_steps_is_detector1(first, uncal, cache, executor, tmp_path
     )
 
 
+def test_a_skipped_step_is_marked_whatever_the_metadata_call_it(uncal, cache, executor, tmp_path):
+    run = pipe_data(
+        uncal, ["dq_init", "dark_current"], {"dark_sub.skip": True}, tmp_path, cache=cache, executor=executor
+    )
+    assert step_status(run.raise_failures().paths[0], "dark_current") == "SKIPPED"
+
+
 def test_a_single_step_and_products_to_keep(first, cache, executor, tmp_path):
     run = pipe_data(product(first, "ramp"), "ramp_fit", None, tmp_path, products="rate", cache=cache, executor=executor)
     assert [p.name.split("_nis_")[1] for p in run.raise_failures().paths] == ["rate.fits"]
