@@ -24,8 +24,8 @@ _NAMES = {
     "mitigation": "Departure Entry Mitigation RULES STEP_THRESHOLDS ScanExposure ScanOptions Version best_versions "
     "choose_reference equivalent_contrast fit_versions fringe_departure magnitudes mitigation_scan plot_bias "
     "plot_reached process_versions standard_versions whole_frames version_style with_step without_step",
-    "saturation": "Advice AdviceOptions Level advise effective_saturation meeting_level plot_saturation "
-    "recommendation_table rising saturation_table write_parameter_files",
+    "saturation": "Advice AdviceOptions GROWTH_SIGNIFICANCE Level MOST_PHOTONS advise charge_bias effective_saturation "
+    "meeting_level plot_saturation recommendation_table rising saturation_table write_parameter_files",
     "report": "ReportOptions levels_table numbers_table run_record write_cm_report",
     "answers": "ASSUMPTIONS AnswerOptions Answers METHOD PHOTONS QUESTIONS answer_questions onset_words true_onset "
     "write_answers",

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from astropy.table import QTable
 
 # %% auto #0
-__all__ = ['rising', 'meeting_level', 'Level', 'effective_saturation', 'saturation_table', 'plot_saturation', 'Advice', 'advise',
-           'AdviceOptions', 'recommendation_table', 'write_parameter_files']
+__all__ = ['GROWTH_SIGNIFICANCE', 'MOST_PHOTONS', 'rising', 'charge_bias', 'meeting_level', 'Level', 'effective_saturation',
+           'saturation_table', 'plot_saturation', 'Advice', 'advise', 'AdviceOptions', 'recommendation_table',
+           'write_parameter_files']
 
 # %% ../../nbs/migration/07_saturation.ipynb #503bfdcc
-def rising(values: np.ndarray) -> np.ndarray:
+def rising(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """
     Fit numbers that never fall to numbers in order (isotonic regression).
 
@@ -39,6 +40,8 @@ def rising(values: np.ndarray) -> np.ndarray:
     ----------
     values : numpy.ndarray
         Shape (n,) or (n, series); each series is fitted on its own.
+    weights : numpy.ndarray, optional
+        Of the numbers, shape (n,); equal if not given.
 
     Returns
     -------
@@ -47,40 +50,87 @@ def rising(values: np.ndarray) -> np.ndarray:
     """
     from scipy.optimize import isotonic_regression
 
-    return np.apply_along_axis(lambda series: isotonic_regression(series).x, 0, np.asarray(values, float))
+    values = np.asarray(values, float)
+    return np.apply_along_axis(lambda series: isotonic_regression(series, weights=weights).x, 0, values)
 
 # %% ../../nbs/migration/07_saturation.ipynb #5d4cd217
-def meeting_level(levels: np.ndarray, bias: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def charge_bias(levels: np.ndarray, bias: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """
-    Find the level at which a bias becomes as large as a noise.
+    Give the part of a bias that grows with charge; what does not is a floor.
 
     Parameters
     ----------
     levels : numpy.ndarray
         Increasing, above 0, shape (n,).
     bias : numpy.ndarray
-        Mean squares there, made to rise from 0 at level 0, shape (n,) or (n, series).
-    noise : numpy.ndarray
-        Mean squares there, shape (n,).
+        Mean squares there, shape (n,) or (n, series).
+    weights : numpy.ndarray, optional
+        Of the levels, shape (n,).
 
     Returns
     -------
     numpy.ndarray
-        The level of each series, in the unit of `levels`, shape () or (series,); infinite if the bias stays below.
+        Mean squares that rise from 0 at no charge, same shape; all 0 for a single level, which may be
+        all floor.
+    """
+    fit = rising(bias, weights)
+    next_one = min(int(np.searchsorted(levels, 1.2 * levels[0])), len(levels) - 1)
+    if levels[next_one] <= levels[0]:
+        return np.zeros_like(fit)
+    below = (fit[next_one] - fit[0]) / ((levels[next_one] / levels[0]) ** 2 - 1)  # f at the shallowest depth
+    return fit - fit[0] + np.minimum(below, np.maximum(fit[0], 0))
+
+# %% ../../nbs/migration/07_saturation.ipynb #9f5deb3a
+def meeting_level(
+    levels: np.ndarray, bias: np.ndarray, noise: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """
+    Find the level at which the part of a bias that grows with charge becomes as large as a noise.
+
+    Parameters
+    ----------
+    levels : numpy.ndarray
+        Increasing, above 0, shape (n,).
+    bias : numpy.ndarray
+        Mean squares there, shape (n,) or (n, series).
+    noise : numpy.ndarray
+        Mean squares there, shape (n,).
+    weights : numpy.ndarray, optional
+        Of the levels, shape (n,).
+
+    Returns
+    -------
+    numpy.ndarray
+        The level of each series, in the unit of `levels`, shape () or (series,); infinite if the bias stays below,
+        below the first of `levels` where the bias there is already larger.
     """
     bias = np.asarray(bias, float)
     one = bias.ndim == 1
-    rms = np.sqrt(np.maximum(rising(bias.reshape(len(levels), -1)), 0) / np.asarray(noise, float)[:, None])
+    found = _where_equal(levels, charge_bias(levels, bias.reshape(len(levels), -1), weights), noise)
+    return found[0] if one else found
+
+# %% ../../nbs/migration/07_saturation.ipynb #d0ec70f7
+def _where_equal(levels: np.ndarray, grown: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    # The level of each series at which what grows with charge (n, series) is as large as the noise (n,).
+    rms = np.sqrt(grown / np.asarray(noise, float)[:, None])
     grid, rms = np.r_[0.0, levels], np.concatenate((np.zeros((1, rms.shape[1])), rms))
     place = np.argmax(rms >= 1, axis=0)  # 0 where it never is
     series = np.arange(rms.shape[1])
     below = np.maximum(place - 1, 0)
     step = rms[place, series] - rms[below, series]
     share = np.divide(1 - rms[below, series], step, out=np.zeros_like(step), where=step > 0)
-    found = np.where(place > 0, grid[below] + share * (grid[place] - grid[below]), np.inf)
-    return found[0] if one else found
+    return np.where(place > 0, grid[below] + share * (grid[place] - grid[below]), np.inf)
 
-# %% ../../nbs/migration/07_saturation.ipynb #7b241d25
+# %% ../../nbs/migration/07_saturation.ipynb #c190650b
+#: Significance, in standard errors, that the growth of a bias with charge must have for a level.
+GROWTH_SIGNIFICANCE = 3.0
+#: Numbers of photons further beyond those of any exposure are refused: the bias that such an exposure would see is far
+#: below the noise of these.
+MOST_PHOTONS = 10.0
+#: Fraction of the resamples that must have a level.
+_ENOUGH = 0.975
+
+# %% ../../nbs/migration/07_saturation.ipynb #ef5c7eb2
 @dataclass(frozen=True)
 class Level:
     """
@@ -93,14 +143,20 @@ class Level:
     photons : float
         Photons in the exposure.
     level : float
-        ADU; the deepest exposure where `limit` is ``>``.
+        ADU; NaN where `limit` is ``?``.
     interval68, interval95 : tuple of float
         ADU; the upper end is infinite if it lies beyond the deepest exposure.
     limit : str
-        ``>`` if the bias stays below the noise at all depths; the level is then what is exceeded in 95 % of the
-        resamples. Empty otherwise.
+        Empty for a measured level. ``>`` for a lower limit: what is exceeded in 97.5 % of the resamples. ``<`` for an
+        upper limit: bias exceeds noise at the shallowest depth already. ``?`` if it was not sampled; see `reason`.
     n_exposures : int
-        Depths that it rests on.
+        Exposures that it rests on.
+    n_depths : int
+        Different depths (by 10 % or more) among them.
+    significance : float
+        Of the growth of the bias with charge, in standard errors.
+    reason : str
+        Why there is no measured level; empty if there is.
     """
 
     filter: str
@@ -112,15 +168,25 @@ class Level:
     interval95: tuple[float, float]
     limit: str
     n_exposures: int
+    n_depths: int = 0
+    significance: float = math.nan
+    reason: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether the level is measured, and no limit."""
+        return not self.limit
 
     def __str__(self) -> str:
         """Level and interval for display."""
+        if self.limit == "?":
+            return f"not sampled ({self.reason})"
         if self.limit:
-            return f"> {self.level:,.0f} ADU"
+            return f"{self.limit} {self.level:,.0f} ADU"
         low, high = (f"{v:,.0f}" if np.isfinite(v) else "∞" for v in self.interval68)
         return f"{self.level:,.0f} ADU ({low} to {high})"
 
-# %% ../../nbs/migration/07_saturation.ipynb #c190650b
+# %% ../../nbs/migration/07_saturation.ipynb #d6889a12
 def effective_saturation(
     scan: Mitigation,
     photons: Sequence[float] = (1e7, 1e8, 1e9, 1e10),
@@ -136,7 +202,8 @@ def effective_saturation(
     scan : Mitigation
         Bias at several depths.
     photons : sequence of float
-        Photons of the exposure, over the whole image.
+        Photons of the exposure, over the whole image; where they are more than `MOST_PHOTONS` times those of any
+        exposure of the scan, the answer is that it was not sampled.
     versions : sequence of str, optional
         Names of versions; all if not given.
     rule : str
@@ -157,21 +224,36 @@ def effective_saturation(
     for name in scan.filters:
         for version in names:
             entries = scan.of(name, rule, version)
-            if not entries:
-                continue
-            for count in photons:
-                met = {key: _meeting(entries, key, count) for key in ("v2", "cp")}
-                met["both"] = (min(v for v, _ in met.values()), np.minimum(*(d for _, d in met.values())))
-                deepest = entries[-1].target.level
-                for key, (value, draws) in met.items():
-                    level = _interval(value, draws, deepest)
-                    found.append(Level(name, version, key, float(count), *level, len(entries)))
+            if entries:
+                found += _levels_of(name, version, entries, photons)
     if not found:
         asked = ", ".join(versions) if versions else "any version"
         raise CalamiError(f"the scan has no exposure of {asked} with a reference by the rule {rule!r}")
     return found
 
-# %% ../../nbs/migration/07_saturation.ipynb #ef5c7eb2
+# %% ../../nbs/migration/07_saturation.ipynb #1f51ac2f
+def _levels_of(filter: str, version: str, entries: Sequence[Entry], photons: Sequence[float]) -> list[Level]:
+    levels = np.array([e.target.level for e in entries])
+    depths = 1 + int(np.sum(np.diff(np.log(levels)) > math.log(1.1)))
+    most = max(e.target.photons for e in entries)
+    biases = {key: _bias_of(entries, key) for key in ("v2", "cp")}
+    found = []
+    for count in map(float, photons):
+        met = {key: _meeting(entries, key, bias, count) for key, bias in biases.items()}
+        met["both"] = _lower(*met.values())
+        for key, one in met.items():
+            facts = (filter, version, key, count)
+            if depths < 2:
+                reason = f"{depths} depth: a bias that grows with charge cannot be told from one that does not"
+            elif count > MOST_PHOTONS * most:
+                reason = f"{count:.0e} photons, the exposures have up to {most:.0e}"
+            else:
+                reason = ""
+            answer = (math.nan, *((math.nan,) * 2,) * 2, "?", reason) if reason else _interval(one, levels)
+            found.append(Level(*facts, *answer[:4], len(entries), depths, one.significance, answer[4]))
+    return found
+
+# %% ../../nbs/migration/07_saturation.ipynb #0c0f940b
 def saturation_table(levels: Sequence[Level]) -> QTable:
     """
     Make the table of effective saturation, as in ``cm_saturation.ecsv``.
@@ -184,7 +266,7 @@ def saturation_table(levels: Sequence[Level]) -> QTable:
     Returns
     -------
     astropy.table.QTable
-        A row each; levels and intervals in ADU and e-.
+        A row each; levels and intervals in ADU and e-; ``limit`` is that of `Level`.
     """
     from astropy import units as u
     from astropy.table import QTable
@@ -195,31 +277,67 @@ def saturation_table(levels: Sequence[Level]) -> QTable:
         row |= {"limit": one.limit, "level_adu": one.level, "level_e": niriss.to_electrons(one.level)}
         for name, pair in (("68", one.interval68), ("95", one.interval95)):
             row |= {f"lo{name}_adu": pair[0], f"hi{name}_adu": pair[1]}
-        rows.append(row | {"n_exposures": one.n_exposures})
+        row |= {"n_exposures": one.n_exposures, "n_depths": one.n_depths, "significance": one.significance}
+        rows.append(row | {"reason": one.reason})
     table = QTable(rows=rows)
     for name in table.colnames:
         if name.endswith(("_adu", "_e")):
             table[name] = table[name] * (u.adu if name.endswith("_adu") else u.electron)
     return table
 
-# %% ../../nbs/migration/07_saturation.ipynb #d6889a12
-def _meeting(entries: Sequence[Entry], key: str, photons: float) -> tuple[float, np.ndarray]:
-    # Level for the data and for each resample. Noise of an exposure with so many photons: it goes as 1/photons.
+# %% ../../nbs/migration/07_saturation.ipynb #5d9bcbd3
+@dataclass(frozen=True, eq=False)
+class _Met:
+    # Where bias meets noise, for the data and each resample; significance of the growth of the bias, and of the bias at
+    # the sampled depth from which on it is above the noise.
+    level: float
+    draws: np.ndarray
+    significance: float
+    there: float
+
+# %% ../../nbs/migration/07_saturation.ipynb #def0833b
+def _bias_of(entries: Sequence[Entry], key: str) -> tuple[np.ndarray, float]:
+    # What grows with charge (n, 1 + draws), and the significance of a growth with the square of the charge.
+    bias = np.array([np.r_[getattr(e.departure, key), getattr(e.departure, f"{key}_draws")] for e in entries])
+    spread = bias[:, 1:].std(axis=1)
+    weights = 1 / np.maximum(spread, 1e-3 * spread.max()) ** 2 if spread.any() else np.ones(len(spread))
+    levels = np.array([e.target.level for e in entries])
+    square = levels**2
+    away = square - np.average(square, weights=weights)
+    slopes = (weights * away) @ bias / max(float(weights @ away**2), 1e-300)
+    return charge_bias(levels, bias, weights), float(slopes[0] / max(slopes[1:].std(), 1e-300))
+
+# %% ../../nbs/migration/07_saturation.ipynb #082759f7
+def _meeting(entries: Sequence[Entry], key: str, known: tuple[np.ndarray, float], photons: float) -> _Met:
+    # Noise of an exposure with so many photons: it goes as 1/photons.
+    grown, significance = known
     levels = np.array([e.target.level for e in entries])
     noise = np.array([getattr(e.departure, f"{key}_noise") * e.target.photons / photons for e in entries])
-    bias = np.array([np.r_[getattr(e.departure, key), getattr(e.departure, f"{key}_draws")] for e in entries])
-    found = meeting_level(levels, bias, noise)
-    return float(found[0]), found[1:]
+    found = _where_equal(levels, grown, noise)
+    upper = grown[min(int(np.searchsorted(levels, found[0])), len(levels) - 1)]
+    return _Met(float(found[0]), found[1:], significance, float(upper[0] / max(upper[1:].std(), 1e-300)))
 
-# %% ../../nbs/migration/07_saturation.ipynb #1f51ac2f
-def _interval(value: float, draws: np.ndarray, deepest: float) -> tuple[float, tuple, tuple, str]:
+# %% ../../nbs/migration/07_saturation.ipynb #3e3ddcb9
+def _lower(one: _Met, other: _Met) -> _Met:
+    # The lower of two levels; one that is noise does not count, but its resamples do.
+    known = [m for m in (one, other) if m.significance > GROWTH_SIGNIFICANCE] or [one, other]
+    lowest = min(known, key=lambda m: m.level)
+    return _Met(lowest.level, np.minimum(one.draws, other.draws), lowest.significance, lowest.there)
+
+# %% ../../nbs/migration/07_saturation.ipynb #891f5a4a
+def _interval(met: _Met, levels: np.ndarray) -> tuple[float, tuple, tuple, str, str]:
     low95, low68, high68, high95 = (
-        float(np.quantile(draws, q, method="inverted_cdf")) for q in (0.025, 0.16, 0.84, 0.975)
+        float(np.quantile(met.draws, q, method="inverted_cdf")) for q in (0.025, 0.16, 0.84, 0.975)
     )
-    if np.isfinite(value):
-        return value, (low68, high68), (low95, high95), ""
-    exceeded = min(float(np.quantile(draws, 0.05, method="inverted_cdf")), deepest)
-    return exceeded, (low68, math.inf), (low95, math.inf), ">"
+    known = met.significance > GROWTH_SIGNIFICANCE and met.there > 2 and np.mean(np.isfinite(met.draws)) >= _ENOUGH
+    if known and np.isfinite(met.level) and met.level >= levels[0] and low95 <= met.level <= high95:
+        return met.level, (low68, high68), (low95, high95), "", ""
+    if known and met.level < levels[0]:
+        reason = "bias exceeds noise at the shallowest depth"
+        return max(high95, levels[0]), (low68, high68), (low95, high95), "<", reason
+    grows = met.significance > GROWTH_SIGNIFICANCE
+    reason = "bias stays below noise" if grows else "no bias that grows with charge is seen"
+    return min(low95, levels[-1]), (low68, math.inf), (low95, math.inf), ">", reason
 
 # %% ../../nbs/migration/07_saturation.ipynb #82b18b6b
 def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "both", ax=None):
@@ -238,10 +356,10 @@ def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "bot
     Returns
     -------
     matplotlib.axes.Axes
-        The axes; arrows are lower limits.
+        The axes; arrows that point up are lower limits, down upper ones. What was not sampled is not drawn.
     """
     ax = axes_or_new(ax, 5.6, 3.8)
-    chosen = [x for x in levels if (x.filter, x.observable) == (filter, observable)]
+    chosen = [x for x in levels if (x.filter, x.observable) == (filter, observable) and x.limit != "?"]
     for n, version in enumerate(dict.fromkeys(x.version for x in chosen)):
         own = sorted((x for x in chosen if x.version == version), key=lambda x: x.photons)
         style = version_style(n)
@@ -250,8 +368,9 @@ def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "bot
         for x in own:
             low, high = x.interval68
             ax.vlines(x.photons, low, high if np.isfinite(high) else x.level, color=style["color"], lw=0.8)
-        limits = np.array([bool(x.limit) for x in own])
-        ax.plot(photons[limits], level[limits], ls="", marker="^", mfc="none", ms=9, color=style["color"])
+        for sign, marker in ((">", "^"), ("<", "v")):
+            limits = np.array([x.limit == sign for x in own])
+            ax.plot(photons[limits], level[limits], ls="", marker=marker, mfc="none", ms=9, color=style["color"])
     ax.set(xscale="log", xlabel="photons in the exposure", ylabel="effective saturation, peak pixel [ADU]")
     ax.set_ylim(bottom=0)
     ax.secondary_yaxis("right", functions=(_thousand_e, _adu)).set_ylabel("[1000 e-]")
@@ -393,16 +512,24 @@ def _limit(filter: str, photons: float, options: AdviceOptions):
         if not (math.isfinite(limit_adu) and limit_adu > 0):
             raise CalamiError(f"limit_adu is {limit_adu}; give a number of ADU above 0")
         return niriss.to_electrons(limit_adu), "as given", ()
+    documented = (niriss.MIGRATION_LIMIT_E, "JWST documentation, 1 % at the peak")
+    if not levels:
+        return *documented, ()
+    one = _nearest(filter, photons, version, levels)
+    if one.limit == "?":
+        return *documented, (f"effective saturation was not sampled: {one.reason}",)
+    level, source = niriss.to_electrons(one.level), f"effective saturation for {one.photons:.0e} photons, {version}"
+    if one.limit == ">" and level < niriss.MIGRATION_LIMIT_E:
+        return *documented, (f"effective saturation is only known to lie above {level:,.0f} e-: {one.reason}",)
+    return level, source, (f"the level is a limit ({one.limit}): {one.reason}",) if one.limit else ()
+
+# %% ../../nbs/migration/07_saturation.ipynb #1d0b384b
+def _nearest(filter: str, photons: float, version: str, levels: Sequence[Level]) -> Level:
     own = [x for x in levels if (x.filter, x.version, x.observable) == (filter, version, "both")]
-    if levels and not own:
+    if not own:
         have = sorted({f"{x.filter} {x.version}" for x in levels})
         raise CalamiError(f"there is no effective saturation of {filter}, {version}; there is {', '.join(have)}")
-    if not own:
-        return niriss.MIGRATION_LIMIT_E, "JWST documentation, 1 % at the peak", ()
-    nearest = min(own, key=lambda x: abs(math.log(x.photons / photons)))
-    bound = ("the level is a lower limit: no exposure of the scan was deep enough",) if nearest.limit else ()
-    source = f"effective saturation for {nearest.photons:.0e} photons, {version}"
-    return niriss.to_electrons(nearest.level), source, bound
+    return min(own, key=lambda x: abs(math.log(x.photons / photons)))
 
 # %% ../../nbs/migration/07_saturation.ipynb #0e3cb488
 def recommendation_table(
@@ -432,19 +559,21 @@ def recommendation_table(
     Returns
     -------
     astropy.table.QTable
-        A row for each filter: crossing, effective saturation in ADU and e-, groups for each magnitude.
+        A row for each filter: crossing, effective saturation in ADU and e- (``limit`` is that of `Level`), and for each
+        magnitude the groups that `advise` gives.
     """
     from astropy import units as u
     from astropy.table import QTable
 
     rows = []
     for name in dict.fromkeys(x.filter for x in levels):
-        limit, _, remarks = _limit(name, photons, AdviceOptions(levels=levels, version=version))
+        one = _nearest(name, photons, version, levels)
+        limit, *_ = _limit(name, photons, AdviceOptions(levels=levels, version=version))
         row: dict[str, Any] = {"filter": name, "version": version, "photons": photons}
         if crossings is not None:
             row["one_percent_adu"] = crossings.get(name, math.nan) * u.adu
-        row |= {"limit": ">" if remarks else "", "level_adu": niriss.to_adu(limit) * u.adu}
-        row["level_e"] = limit * u.electron
+        row |= {"limit": one.limit, "level_adu": one.level * u.adu}
+        row["level_e"] = niriss.to_electrons(one.level) * u.electron
         for magnitude in magnitudes:
             plan = advise(name, magnitude, photons, levels=levels, version=version)
             row[f"groups_{magnitude:g}mag"] = plan.ngroups if plan.peak_e <= limit else 0
