@@ -15,7 +15,7 @@ _NAMES = {
     "tables": "FORMATS cell_text format_of render table_cells",
     "images": "Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak",
     "record": "PACKAGES file_record versions",
-    "page": "Figure Heading Html Note axes_or_new figure_png html_page",
+    "page": "Figure Heading Html Note axes_or_new figure_png html_page safe_text",
     "fits": "open_fits",
     "options": "near split_options take_options",
 }

@@ -30,37 +30,61 @@ class RateImage:
         of the same pixel, so it cancels when two of them are compared.
     good : numpy.ndarray
         True where the pixel may be used.
+    saturated : numpy.ndarray or None
+        True for pixels that are not good because they were full; None if that is not known.
     """
 
     value: np.ndarray
     error: np.ndarray
     good: np.ndarray
+    saturated: np.ndarray | None = None
 
 # %% ../../nbs/core/04_images.ipynb #dc990464
 @dataclass(frozen=True)
 class Peak:
     """
-    The brightest good pixel of the star.
+    The brightest pixel of the star.
 
     Attributes
     ----------
     row, col : int
         Its place, counted from 0.
     rate : float
-        Its count rate, ADU/s.
+        Its count rate, ADU/s; NaN if a pixel that is not good may be the brightest.
     rate_error : float
         Standard error of `rate`, ADU/s.
+    above : float or None
+        Where `rate` is not known: that of the brightest good pixel, ADU/s, which the peak exceeds.
+    lost : str
+        Why `rate` is not known: ``saturated`` or ``flagged``; empty if it is.
     """
 
     row: int
     col: int
     rate: float
     rate_error: float
+    above: float | None = None
+    lost: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why the rate is not known, in words; empty if it is."""
+        why = {"saturated": "saturated", "flagged": "flagged, or not finite"}
+        return f"the core of the star is {why[self.lost]}" if self.lost else ""
+
+    def __repr__(self) -> str:
+        if self.lost:
+            return f"Peak(row={self.row}, col={self.col}, rate > {self.above}: {self.reason})"
+        return f"Peak(row={self.row}, col={self.col}, rate={self.rate}, rate_error={self.rate_error})"
 
 # %% ../../nbs/core/04_images.ipynb #6cca7936
 def find_peak(image: RateImage) -> Peak:
     """
-    Find the star and its brightest good pixel.
+    Find the star and its brightest pixel.
+
+    Where bad pixels may hide a brighter one, its rate is not known, and that of the brightest good pixel is only what
+    it exceeds: where there are full pixels next to that one, a hole of 3 × 3, or a bad pixel next to it in brighter
+    surroundings than its own.
 
     Parameters
     ----------
@@ -70,7 +94,8 @@ def find_peak(image: RateImage) -> Peak:
     Returns
     -------
     Peak
-        Row and column (from 0), rate and its error, ADU/s.
+        Row and column (from 0) of the brightest good pixel, rate and its error, ADU/s; or what the rate exceeds, and
+        why it is not known.
 
     Raises
     ------
@@ -91,7 +116,9 @@ def find_peak(image: RateImage) -> Peak:
     box = value[top : row + 2, left : col + 2]
     i, j = np.unravel_index(np.nanargmax(box), box.shape)
     row, col = int(top + i), int(left + j)
-    return Peak(row, col, float(image.value[row, col]), float(image.error[row, col]))
+    rate, error = float(image.value[row, col]), float(image.error[row, col])
+    lost = _lost_core(image, usable, boxes, (row, col))
+    return Peak(row, col, np.nan, np.nan, rate, lost) if lost else Peak(row, col, rate, error)
 
 # %% ../../nbs/core/04_images.ipynb #ffcbfea7
 def fill_from_neighbours(
@@ -208,6 +235,38 @@ def derivatives(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ky = 2j * np.pi * np.fft.fftfreq(image.shape[0])[:, None]
     kx = 2j * np.pi * np.fft.fftfreq(image.shape[1])[None, :]
     return np.fft.ifft2(kx * transform).real, np.fft.ifft2(ky * transform).real
+
+# %% ../../nbs/core/04_images.ipynb #16860b9b
+#: Pixels around the brightest good one in which a hole may be the star; side of such a hole.
+_HOLE_DISTANCE, _HOLE_SIDE = 8, 3
+#: A pixel is beside the peak, not on it, where less than this fraction of the peak's rate is on its far side.
+_FAR_SIDE = 0.25
+
+# %% ../../nbs/core/04_images.ipynb #12151205
+def _lost_core(image: RateImage, usable: np.ndarray, boxes: np.ndarray, place: tuple[int, int]) -> str:
+    # Why a bad pixel may be brighter than the brightest good one, at `place`; empty if none may. `boxes` are the 3 × 3.
+    hole = ~usable & usable.any(axis=1)[:, None] & usable.any(axis=0)  # not the edges of reference pixels
+    full = np.zeros_like(hole) if image.saturated is None else image.saturated & hole
+    away = _squares(hole.shape, *place)
+    core = hole & (away <= 1) & full
+    for row, col in np.argwhere(hole & (away == 1)):
+        far = 2 * row - place[0], 2 * col - place[1]
+        inside = 0 <= far[0] < hole.shape[0] and 0 <= far[1] < hole.shape[1]
+        dark = inside and usable[far] and image.value[far] < _FAR_SIDE * image.value[place]
+        core[row, col] |= not dark and _around(boxes[row, col]) > _around(boxes[place])
+    side = (_HOLE_SIDE, _HOLE_SIDE)
+    blocks = np.lib.stride_tricks.sliding_window_view(np.pad(hole, 1), side).all(axis=(-2, -1))
+    core |= blocks & (away <= _HOLE_DISTANCE)
+    if not core.any():
+        return ""
+    return "saturated" if full[core].any() else "flagged"
+
+# %% ../../nbs/core/04_images.ipynb #51caa7d9
+def _around(box: np.ndarray) -> float:
+    # Mean of the known ones of eight neighbours; infinite if there is none.
+    known = np.delete(box, 4)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else np.inf
 
 # %% ../../nbs/core/04_images.ipynb #872995fa
 def _is_number(value) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from .tables import render
 
 # %% auto #0
-__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'figure_png', 'axes_or_new']
+__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'figure_png', 'axes_or_new', 'safe_text']
 
 # %% ../../nbs/core/06_page.ipynb #1c0b10c3
 def html_page(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence]], answer: Sequence = ()) -> str:
@@ -174,3 +174,20 @@ def axes_or_new(ax, width: float, height: float):
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+# %% ../../nbs/core/06_page.ipynb #26128757
+def safe_text(text: Any) -> str:
+    """
+    Make text from files safe for figures: matplotlib takes what is between two ``$`` for a formula.
+
+    Parameters
+    ----------
+    text : object
+        Such as a FILTER or the name of a star.
+
+    Returns
+    -------
+    str
+        Text that is drawn as it is, in one line.
+    """
+    return " ".join(str(text).replace("$", r"\$").split())

@@ -272,7 +272,7 @@ class Exposure(_Files):
         Returns
         -------
         RateImage
-            ADU/s with standard errors (the flat field's excluded) and the mask of good pixels.
+            ADU/s with standard errors (the flat field's excluded), the mask of good pixels and that of full ones.
 
         Raises
         ------
@@ -287,12 +287,13 @@ class Exposure(_Files):
 
     def peak(self) -> Peak:
         """
-        Brightest good pixel of the star, bad pixels ignored.
+        Brightest pixel of the star, bad pixels elsewhere ignored.
 
         Returns
         -------
         Peak
-            Row and column (from 0), count rate and its error, ADU/s.
+            Row and column (from 0), count rate and its error, ADU/s; where the core is saturated or flagged, what
+            the rate exceeds, and why it is not known.
         """
         try:
             return find_peak(self.rate())
@@ -309,7 +310,7 @@ class Exposure(_Files):
 def _rate_2d(data: Exposure) -> RateImage:
     value = data.science.astype(float) / data.per_adu
     error = np.sqrt(_variance(data))
-    return RateImage(value, error, _usable(data))
+    return RateImage(value, error, _usable(data), data.dq & niriss.SATURATED != 0)
 
 # %% ../../nbs/exposures/06_exposure.ipynb #cd4e1496
 def _rate_3d(data: Exposure) -> RateImage:
@@ -318,7 +319,8 @@ def _rate_3d(data: Exposure) -> RateImage:
     total = np.where(usable, data.science, 0).sum(axis=0, dtype=float)
     variance = np.where(usable, _variance(data), 0).sum(axis=0)
     safe = np.maximum(count, 1)
-    return RateImage(total / safe / data.per_adu, np.sqrt(variance) / safe, count > 0)
+    full = (data.dq & niriss.SATURATED != 0).any(axis=0)
+    return RateImage(total / safe / data.per_adu, np.sqrt(variance) / safe, count > 0, full)
 
 # %% ../../nbs/exposures/06_exposure.ipynb #3085e7fa
 def _rate_4d(data: Exposure) -> RateImage:
@@ -328,14 +330,15 @@ def _rate_4d(data: Exposure) -> RateImage:
     if not _is_positive(step):
         raise FileProblem(data.paths[0], f"TGROUP is {step!r}, a number of seconds is needed; fix its header")
     rates = (data.science[:, 1].astype(float) - data.science[:, 0]) / step
-    unusable = niriss.DO_NOT_USE | niriss.SATURATED
-    usable = (data.dq[:, :2] & unusable == 0).all(axis=1) & np.isfinite(rates)
+    flags = data.dq[:, :2]
+    full = _full_reads(data, flags)
+    usable = (flags & niriss.DO_NOT_USE == 0).all(axis=1) & np.isfinite(rates) & ~full
     count = usable.sum(axis=0)
     safe = np.maximum(count, 1)
     mean = np.where(usable, rates, 0).sum(axis=0) / safe
     electrons = niriss.to_electrons(np.maximum(mean, 0) * step) + 2 * niriss.READ_NOISE_E**2
     error = niriss.to_adu(np.sqrt(electrons / safe)) / step
-    return RateImage(mean, error, count > 0)
+    return RateImage(mean, error, count > 0, full.any(axis=0))
 
 # %% ../../nbs/exposures/06_exposure.ipynb #40127dab
 def _variance(data: Exposure) -> np.ndarray:
@@ -348,6 +351,18 @@ def _variance(data: Exposure) -> np.ndarray:
 def _usable(data: Exposure) -> np.ndarray:
     known = np.isfinite(data.science) & np.isfinite(data.error) & (data.error > 0)
     return (data.dq & niriss.DO_NOT_USE == 0) & known
+
+# %% ../../nbs/exposures/06_exposure.ipynb #e20717eb
+#: A raw read is full from this fraction of the full well above the rest of the image, or at the end of the converter.
+_NEARLY_FULL, _LARGEST_READ = 0.9, 65535
+
+# %% ../../nbs/exposures/06_exposure.ipynb #e14bfcce
+def _full_reads(data: Exposure, flags: np.ndarray) -> np.ndarray:
+    # Pixels full in one of the first two reads, shape (integrations, rows, columns); raw reads have no flags for it.
+    if data.has("GROUPDQ") or data.has("DQ"):
+        return (flags & niriss.SATURATED != 0).any(axis=1)
+    level = np.median(data.science[:, 0]) + niriss.to_adu(_NEARLY_FULL * niriss.SATURATION_E)
+    return data.science[:, 1] >= min(level, _LARGEST_READ)
 
 # %% ../../nbs/exposures/06_exposure.ipynb #8fc05db2
 def _is_positive(value) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.page import axes_or_new
+from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError
 from .companions import CompanionFit, position
 from .limits import ContrastCurve, DetectionMap
@@ -49,7 +49,8 @@ def plot_uv(data: Observables | Sequence[Observables], ax: Axes | None = None) -
     for number, one in enumerate(_several(data)):
         uv = one.v2_uv / one.wavelength / 1e6
         both = np.concatenate((uv, -uv))
-        ax.plot(*both.T, _MARKERS[number % 7], color=COLOURS[number % 7], ms=4, label=f"{one.target} {one.filter}")
+        style = {"ms": 4, "color": COLOURS[number % 7], "label": safe_text(f"{one.target} {one.filter}")}
+        ax.plot(*both.T, _MARKERS[number % 7], **style)
     ax.set(xlabel="u, east (Mλ)", ylabel="v, north (Mλ)", aspect="equal")
     if not ax.xaxis_inverted():
         ax.invert_xaxis()
@@ -142,7 +143,7 @@ def _plot_against(data, ax: Axes | None, key: str, style: dict[str, Any]) -> Axe
         good, x = getattr(one, f"{key}_good"), one.baseline_length if key == "v2" else one.longest_side
         values, errors = factor * getattr(one, key), factor * getattr(one, f"{key}_err")
         usual = {"fmt": _MARKERS[number % 7], "color": COLOURS[number % 7], "ms": 4, "lw": 1, "ls": "none"}
-        usual["label"] = f"{one.target or one.name} {one.filter}"
+        usual["label"] = safe_text(f"{one.target or one.name} {one.filter}")
         ax.errorbar(x[good], values[good], errors[good], **(usual | style))
         flagged = ~good & np.isfinite(values)
         if flagged.any():
@@ -244,11 +245,11 @@ def plot_curves(
         x = curve.separation if axis == "mas" else curve.separation_lambda_b
         y = np.where(curve.reached, curve.dmag if mag else curve.contrast, np.nan)
         style = "--" if curve.label.startswith(("photon", "systematic")) else "-"
-        ax.plot(x, y, style, color=COLOURS[number % len(COLOURS)], label=curve.label)
+        ax.plot(x, y, style, color=COLOURS[number % len(COLOURS)], label=safe_text(curve.label))
     if fit is not None and axis == "mas":
         for number, (name, value) in enumerate((fit.dmag if mag else fit.contrast).items()):
             marker = _MARKERS[number % 7]
-            ax.plot(fit.separation, value, marker, color="k", ms=5, mfc="none", label=f"companion, {name}")
+            ax.plot(fit.separation, value, marker, color="k", ms=5, mfc="none", label=safe_text(f"companion, {name}"))
     ax.set_xlabel("separation (mas)" if axis == "mas" else "separation (λ/B)")
     ax.set_ylabel("Δ magnitude" if mag else "flux ratio")
     if mag and not ax.yaxis_inverted():

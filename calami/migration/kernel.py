@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.images import RateImage, fill_from_neighbours, find_peak
-from ..core.page import axes_or_new
+from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from
 from ..exposures.exposure import Exposure
 from ..instrument import niriss
@@ -548,7 +548,8 @@ class Verdict:
         value, error = (100 * np.array([self.rings[r][k] for r in radius]) for k in (0, 1))
         ax.errorbar(radius, value, error, fmt="o-", ms=4, capsize=2)
         ax.axhline(0, color="0.6", lw=0.8, zorder=0)
-        ax.set(xlabel="distance from the peak [pixel]", ylabel="change per 10 ke- in the peak [%]", title=self.filter)
+        ax.set(xlabel="distance from the peak [pixel]", ylabel="change per 10 ke- in the peak [%]")
+        ax.set_title(safe_text(self.filter))
         return ax
 
     def __repr__(self) -> str:

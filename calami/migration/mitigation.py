@@ -20,8 +20,8 @@ import numpy as np
 import calami
 from .. import fringes
 from ..core.options import split_options, take_options
-from ..core.page import axes_or_new
-from ..core.problems import CalamiError
+from ..core.page import axes_or_new, safe_text
+from ..core.problems import CalamiError, FileProblem
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..fringes.calibration import calibrate
@@ -327,6 +327,8 @@ def _peak_level(path: Path) -> tuple[float, float]:
     with Exposure(path) as data:
         rate, header = data.rate(), data.header
         peak = data.peak()
+    if peak.lost:
+        raise FileProblem(path, f"{peak.reason}; neither its charge nor its photons are known", "use fewer groups")
     seconds = float(header["NGROUPS"]) * float(header["TGROUP"])
     rows, columns = np.indices(rate.value.shape)
     near = (np.maximum(abs(rows - peak.row), abs(columns - peak.col)) <= 25) & rate.good
@@ -679,8 +681,8 @@ def mitigation_scan(
     runs = process_versions(raw, versions, outdir, engine=engine)
     local = Engine(workers=engine.workers, progress=engine.progress)
     fringes = fit_versions(runs, outdir, engine=local, **fit_options)
-    exposures = _exposures(raw, runs[versions[0].name])
     failures = [f"{name}, {v}: {why}" for v, run in runs.items() for name, why in run.failures.items()]
+    exposures = _exposures(raw, runs[versions[0].name], failures)
     entries, separations = [], np.asarray(wish.separations, float)
     for target in exposures:
         for rule in wish.rules:
@@ -743,7 +745,8 @@ def _row(e: Entry, separations: np.ndarray) -> dict[str, Any]:
     return row
 
 # %% ../../nbs/migration/06_mitigation.ipynb #bc1175f8
-def _exposures(raw: ExposureSet, run: Run) -> list[ScanExposure]:
+def _exposures(raw: ExposureSet, run: Run, failures: list[str]) -> list[ScanExposure]:
+    # What is known of each exposure; why one is excluded goes into `failures`.
     names = {raw[n].rootname: n for n in raw.names}
     found = []
     for path in (p for p in run.paths if p.name.endswith("_rate.fits")):
@@ -751,7 +754,10 @@ def _exposures(raw: ExposureSet, run: Run) -> list[ScanExposure]:
         place = "/".join(str(facts.get(k, "")) for k in ("PATT_NUM", "XOFFSET", "YOFFSET"))
         star = str(facts.get("TARGPROP") or facts.get("TARGNAME") or "")
         what = (root, names.get(root, root), star, str(facts["FILTER"]))
-        found.append(ScanExposure(*what, *_peak_level(path), place, int(facts["NGROUPS"])))
+        try:
+            found.append(ScanExposure(*what, *_peak_level(path), place, int(facts["NGROUPS"])))
+        except CalamiError as error:
+            failures.append(f"{names.get(root, root)} is excluded: {error}")
     return found
 
 # %% ../../nbs/migration/06_mitigation.ipynb #fd5a85f1
@@ -901,10 +907,10 @@ def plot_bias(scan: Mitigation, filter: str, rule: str = "shallowest", ax=None):
 # %% ../../nbs/migration/06_mitigation.ipynb #7291e5b3
 def _finished(ax, filter: str, rule: str, what: str):
     ax.set(xlabel="peak at the end of the ramp [ADU]", ylabel=what)
-    ax.set_title(f"{filter}, reference: {rule}", loc="left", fontsize=10)
+    ax.set_title(safe_text(f"{filter}, reference: {rule}"), loc="left", fontsize=10)
     ax.legend(fontsize=7, frameon=False)
     return ax
 
 # %% ../../nbs/migration/06_mitigation.ipynb #949a2d9b
 def _label(version: Version) -> str:
-    return "no mitigation" if version.name == "none" else version.name
+    return "no mitigation" if version.name == "none" else safe_text(version.name)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.page import axes_or_new
+from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, options_from
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
@@ -973,7 +973,7 @@ def _plot(result: FilterOnset, thresholds: Sequence[float], ax):
     bottom = min(100 * (1 + low.min()), 100 * (value - 2 * spread).min(), 99.0)
     top = max(100.6, 100 * (value + 2 * spread).max())
     ax.set(xlim=(0, 1.03 * result.reach_adu), ylim=(bottom - 0.3, top), xlabel="signal of the peak pixel [ADU]",
-           ylabel="count rate / rate at zero signal [%]", title=result.filter)  # fmt: skip
+           ylabel="count rate / rate at zero signal [%]", title=safe_text(result.filter))  # fmt: skip
     upper = ax.secondary_xaxis("top", functions=(lambda x: x * niriss.GAIN / 1e3, lambda x: x * 1e3 / niriss.GAIN))
     upper.set_xlabel("[ke-]")
     ax.legend(frameon=False, fontsize=8, loc="lower left")

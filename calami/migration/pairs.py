@@ -490,7 +490,8 @@ def find_common_peak(first: RateImage, second: RateImage) -> Peak:
     star = find_peak(either)
     bad = ~(first.good & second.good)
     blocks = bad[:-1, :-1] & bad[1:, :-1] & bad[:-1, 1:] & bad[1:, 1:]
-    if bad[star.row, star.col] or (blocks & (_squares(bad.shape, star.row, star.col) <= 5)[:-1, :-1]).any():
+    close = (_squares(bad.shape, star.row, star.col) <= 5)[:-1, :-1]
+    if star.lost or bad[star.row, star.col] or (blocks & close).any():
         raise NotComparable(
             f"the core of the star (row {star.row}, column {star.col}) is flagged or saturated in one of them; "
             f"choose an exposure that is less deep"

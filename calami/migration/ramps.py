@@ -357,7 +357,7 @@ def _find_star(sample: np.ndarray, flags: np.ndarray | None, good: np.ndarray, s
         raise CalamiError("no pixel of it can be used: all are flagged or not finite")
     star = find_peak(RateImage(image, np.ones(image.shape), good))
     level, spread = np.median(image[good]), 1.4826 * np.median(np.abs(image[good] - np.median(image[good])))
-    if not star.rate - level > 10 * max(spread, np.sqrt(_noise(np.array(0.0)) / len(sample))):
+    if not image[star.row, star.col] - level > 10 * max(spread, np.sqrt(_noise(np.array(0.0)) / len(sample))):
         raise CalamiError("no star stands out in the difference of the first two reads; is it on the subarray?")
     rows, columns = image.shape
     inside = 2 <= star.row < rows - 2 and 2 <= star.col < columns - 2

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import write_atomically
-from ..core.page import axes_or_new
+from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, options_from
 from ..instrument import niriss
 from ..instrument.detector import Detector
@@ -364,7 +364,7 @@ def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "bot
         own = sorted((x for x in chosen if x.version == version), key=lambda x: x.photons)
         style = version_style(n)
         photons, level = np.array([x.photons for x in own]), np.array([x.level for x in own])
-        ax.plot(photons, level, label="no mitigation" if version == "none" else version, **style)
+        ax.plot(photons, level, label="no mitigation" if version == "none" else safe_text(version), **style)
         for x in own:
             low, high = x.interval68
             ax.vlines(x.photons, low, high if np.isfinite(high) else x.level, color=style["color"], lw=0.8)
@@ -374,7 +374,7 @@ def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "bot
     ax.set(xscale="log", xlabel="photons in the exposure", ylabel="effective saturation, peak pixel [ADU]")
     ax.set_ylim(bottom=0)
     ax.secondary_yaxis("right", functions=(_thousand_e, _adu)).set_ylabel("[1000 e-]")
-    ax.set_title(f"{filter}: where bias equals noise ({observable})", loc="left", fontsize=10)
+    ax.set_title(f"{safe_text(filter)}: where bias equals noise ({observable})", loc="left", fontsize=10)
     ax.legend(fontsize=7, frameon=False)
     return ax
 

@@ -369,6 +369,8 @@ def _place(piece: Piece, align: str) -> tuple[float, float]:
         peak = find_peak(RateImage(mean, np.ones_like(mean), good.any(axis=0)))
     except CalamiError as error:
         raise CalamiError(f"{piece.label}: {error}") from None
+    if peak.lost:
+        raise CalamiError(f"{piece.label}: {peak.reason}, so where it is cannot be seen; use align='header'")
     return peak.col, peak.row
 
 # %% ../../nbs/process/09_rearrange.ipynb #72874436

@@ -14,7 +14,7 @@ from ..core.problems import CalamiError
 from ..exposures.columns import role_of
 from ..exposures.folder import ExposureSet
 from .plan import _activities, _join_observations, _reference_by_plan
-from .signals import _float, measure_peaks
+from .signals import _float, _peak_of, measure_peaks
 
 # %% auto #0
 __all__ = ['PAIRING_RULES', 'reference_pairs', 'pair_references']
@@ -35,10 +35,11 @@ def reference_pairs(dataset: ExposureSet, apt: AptProgram | None = None) -> dict
     Returns
     -------
     dict of str to list of str
-        Name of a target exposure to names of reference exposures in its filter, the best first; empty where there is
-        none. For `calami.fringes.calibration.calibrate`: ``calibrate(oi[name], [oi[r] for r in pairs[name][:3]])``.
+        Name of a target exposure to names of reference exposures in its filter, the best first (those whose core is
+        saturated or flagged last); empty where there is none. For
+        `calami.fringes.calibration.calibrate`: ``calibrate(oi[name], [oi[r] for r in pairs[name][:3]])``.
     """
-    ranked = _ranked(_candidates(dataset, apt=apt), ("plan", "dither", "time"))
+    ranked = _ranked(_candidates(dataset, apt), ("plan", "dither", "time"))
     return {target.name: [other.name for other in found] for target, found in ranked}
 
 # %% ../../nbs/program/05_pairing.ipynb #66e01ceb
@@ -59,7 +60,7 @@ def pair_references(
     rules : sequence of str
         Of ``dither``, ``peak``, ``time``, the most important first.
     count : int
-        At most so many references for each target, the best first.
+        At most so many references for each target, the best first; those whose core is saturated or flagged last.
     peak_step : float
         Peak counts that differ by less than this fraction count as equal.
 
@@ -79,7 +80,7 @@ def pair_references(
     unknown = [r for r in rules if r not in PAIRING_RULES]
     if unknown or not rules:
         raise CalamiError(f"rules are one or more of {', '.join(PAIRING_RULES)}, not {', '.join(map(str, unknown))}")
-    ranked = _ranked(_candidates(dataset, "peak" in rules), rules, peak_step)
+    ranked = _ranked(_candidates(dataset), rules, peak_step)
     if not ranked:
         raise CalamiError("no target among these exposures: all are references or acquisitions")
     rows = []
@@ -92,7 +93,8 @@ def pair_references(
 # %% ../../nbs/program/05_pairing.ipynb #fd3a4af4
 @dataclass(frozen=True)
 class _Candidate:
-    # What pairing looks at; `linked` are the observations that the plan links with this one.
+    # What pairing looks at; `linked` are the observations that the plan links with this one, `lost` is why the peak is
+    # not known.
     name: str
     role: str
     observation: int
@@ -102,21 +104,23 @@ class _Candidate:
     counts: float
     mjd: float
     linked: frozenset = frozenset()
+    lost: str = ""
 
 # %% ../../nbs/program/05_pairing.ipynb #6242f18b
-def _candidates(dataset: ExposureSet, peaks: bool = False, apt: AptProgram | None = None) -> list[_Candidate]:
-    measured = measure_peaks(dataset) if peaks else [None] * len(dataset)
+def _candidates(dataset: ExposureSet, apt: AptProgram | None = None) -> list[_Candidate]:
     joined = _join_observations(apt, _activities(dataset)) if apt else []
     plan = {n: o for o, n, _ in joined if o is not None and n is not None}
     flown = {o.number: n for n, o in plan.items()}
     found = []
-    for name, root, (_, v), peak in zip(dataset.names, dataset.rootlist, dataset.items(), measured, strict=True):
+    every = zip(dataset.names, dataset.rootlist, dataset.items(), measure_peaks(dataset), strict=True)
+    for name, root, (_, v), peak in every:
         number = int(root[7:10])
         role = "reference" if _reference_by_plan(plan.get(number), v) else role_of(v)
         counts = peak["rate"] * peak["seconds"] if peak else math.nan
         linked = frozenset(flown[r] for r in plan[number].references if r in flown) if number in plan else frozenset()
         setup = (v.get("FILTER"), v.get("PUPIL"), v.get("PATT_NUM"))
-        found.append(_Candidate(name, role, number, *setup, counts, _float(v.get("EXPMID")), linked))
+        lost = _peak_of(peak).reason if peak else ""
+        found.append(_Candidate(name, role, number, *setup, counts, _float(v.get("EXPMID")), linked, lost))
     return found
 
 # %% ../../nbs/program/05_pairing.ipynb #f1dc633f
@@ -127,7 +131,8 @@ def _ranked(
     found = []
     for target in (c for c in candidates if c.role == "target" and c.pupil != "CLEARP"):
         fit = [c for c in candidates if c.role == "reference" and (c.filter, c.pupil) == (target.filter, target.pupil)]
-        found.append((target, sorted(fit, key=lambda c, t=target: [_distance(t, c, r, peak_step) for r in rules])))
+        order = {c.name: (bool(c.lost), *(_distance(target, c, r, peak_step) for r in rules)) for c in fit}
+        found.append((target, sorted(fit, key=lambda c, order=order: order[c.name])))
     return found
 
 # %% ../../nbs/program/05_pairing.ipynb #953d0abc
@@ -156,5 +161,6 @@ def _pair_row(target: _Candidate, other: _Candidate | None, rank: int, count: in
     }
     place = {1: "best", 2: "second", 3: "third"}.get(rank, f"{rank}th")
     reason = f"{place} of {count} in {target.filter} by {', '.join(rules)}: " + ", ".join(words[r] for r in rules)
+    reason += "".join(f"; {why} ({c.name})" for c in (target, other) if (why := c.lost))
     row |= {"reference": other.name, "dithers": f"{target.dither} {other.dither}", "peak_ratio": ratio}
     return row | {"hours": hours, "reason": reason}

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.page import axes_or_new
+from ..core.images import Peak
+from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
@@ -43,7 +44,7 @@ def fullness(rate: float, seconds: float) -> tuple[float, float, float]:
 
 # %% ../../nbs/program/01_signals.ipynb #1ce79b8b
 #: What is measured of each exposure; the number changes when the way of measuring does.
-_PEAK_KEY = "peak/2"
+_PEAK_KEY = "peak/3"
 
 # %% ../../nbs/program/01_signals.ipynb #3bf7a1be
 def measure_peaks(dataset: ExposureSet) -> list[dict | None]:
@@ -58,8 +59,9 @@ def measure_peaks(dataset: ExposureSet) -> list[dict | None]:
     Returns
     -------
     list of dict or None
-        In the order of `Dataset.rootlist`: ``row``, ``col`` (from 0), ``rate`` and ``rate_error`` (ADU/s) and
-        ``seconds`` (ramp time, s); None where it cannot be measured.
+        In the order of `Dataset.rootlist`: the fields of `calami.core.images.Peak` and ``seconds`` (ramp time, s);
+        None where it cannot be measured. Where the core of a star is saturated or flagged, ``rate`` is NaN, and
+        ``lost`` says which.
     """
     from tqdm.auto import tqdm
 
@@ -74,6 +76,9 @@ def measure_peaks(dataset: ExposureSet) -> list[dict | None]:
             reason = getattr(problem, "reason", problem)
             dataset.warn(dataset.paths(root, dataset.image_type(root))[0], f"peak not measured: {reason}")
             peaks.append(None)
+        if peaks[-1] and peaks[-1]["lost"]:
+            reason = f"peak not known: {_peak_of(peaks[-1]).reason}; it is {_limit_words(peaks[-1])}"
+            dataset.warn(dataset.paths(root, dataset.image_type(root))[0], reason)
     dataset.remember()
     return peaks
 
@@ -92,7 +97,8 @@ def exposure_view(dataset: ExposureSet):
     astropy.table.QTable
         A row an exposure: name, role, target, set-up, dither, date executed; the peak's place, its count rate in
         ADU/s and e-/s, its signal at the end of the ramp in ADU and as a fraction of full well and of the
-        charge-migration limit. NaN (and -1 for the place) where it could not be measured.
+        charge-migration limit. NaN (and -1 for the place) where it is not known; where the core of the star is
+        saturated or flagged, ``peak_limit`` says what the peak exceeds.
     """
     from astropy.table import QTable
     from astropy.units import Unit
@@ -101,7 +107,7 @@ def exposure_view(dataset: ExposureSet):
     table.remove_columns(["types"])
     peaks = measure_peaks(dataset)
     nothing = {"row": -1, "col": -1, "rate": math.nan, "rate_error": math.nan, "seconds": math.nan}
-    known = [p or nothing for p in peaks]
+    known = [p if p and not p["lost"] else nothing for p in peaks]
     rate = np.array([p["rate"] for p in known], float)
     signal = np.array([fullness(p["rate"], p["seconds"]) for p in known], float).reshape(-1, 3)
     table["peak_row"] = np.array([p["row"] for p in known], int)
@@ -111,6 +117,7 @@ def exposure_view(dataset: ExposureSet):
     table["peak_signal"] = signal[:, 0] * Unit("adu")
     table["of_full_well"] = signal[:, 1]
     table["of_migration_limit"] = signal[:, 2]
+    table["peak_limit"] = np.array([_limit_words(p) for p in peaks], dtype=str)
     for column, style in _STYLES.items():
         table[column].info.format = style
     return table
@@ -130,6 +137,22 @@ def _measure(dataset: ExposureSet, root: str) -> dict:
     with dataset.data(root, dataset.image_type(root)) as exposure:
         return asdict(exposure.peak()) | {"seconds": exposure.effective_time}
 
+# %% ../../nbs/program/01_signals.ipynb #c100c1ab
+def _peak_of(found: dict) -> Peak:
+    return Peak(**{key: value for key, value in found.items() if key != "seconds"})
+
+# %% ../../nbs/program/01_signals.ipynb #a07d6a4f
+def _exceeded(found: dict | None) -> float:
+    # Signal at the end of the ramp that a peak exceeds which is not known, ADU; NaN if it is known, or not measured.
+    if not (found and found["lost"]):
+        return math.nan
+    full = niriss.to_adu(niriss.SATURATION_E) if found["lost"] == "saturated" else 0.0
+    return max(found["above"] * found["seconds"], full)
+
+# %% ../../nbs/program/01_signals.ipynb #94c5c312
+def _limit_words(found: dict | None) -> str:
+    return "" if math.isnan(level := _exceeded(found)) else f"> {level:,.0f} ADU"
+
 # %% ../../nbs/program/01_signals.ipynb #8835f558
 def setup_view(dataset: ExposureSet):
     """
@@ -144,7 +167,8 @@ def setup_view(dataset: ExposureSet):
     -------
     astropy.table.QTable
         Program, observation, role, target, filter, groups, integrations, number of exposures and dither positions,
-        first and last date executed, exposure time (s), and the range of the peak signal over the migration limit.
+        first and last date executed, exposure time (s), the range of the peak signal over the migration limit (its
+        upper end NaN if a peak is not known), and for how many exposures it is not known.
     """
     from astropy.table import QTable
     from astropy.units import Unit
@@ -159,14 +183,15 @@ def setup_view(dataset: ExposureSet):
     for (program, observation, role, target, filt, ngroups, nints, *_), members in groups.items():
         dates = [facts[k][w] for k in members for w in ("DATE-BEG", "DATE-END") if isinstance(facts[k].get(w), str)]
         times = [_float(facts[k].get("EFFEXPTM")) for k in members]
-        filled = np.asarray(view["of_migration_limit"][members])
+        filled, lost = np.asarray(view["of_migration_limit"][members]), sum(view["peak_limit"][members] != "")
         rows.append({
             "program": program, "observation": observation, "role": str(role), "target": target,
             "filter": str(filt or ""), "ngroups": ngroups or 0, "nints": nints or 0, "exposures": len(members),
             "dithers": len({facts[k].get("PATT_NUM") for k in members}),
             "first": _minute(min(dates, default="")), "last": _minute(max(dates, default="")),
             "exposure_time": sum(t for t in times if math.isfinite(t)),
-            "least_of_limit": _extreme(filled, np.nanmin), "most_of_limit": _extreme(filled, np.nanmax),
+            "least_of_limit": _extreme(filled, np.nanmin),
+            "most_of_limit": math.nan if lost else _extreme(filled, np.nanmax), "peaks_unknown": int(lost),
         })  # fmt: skip
     table = QTable(rows=rows) if rows else QTable(names=_SETUP_COLUMNS)
     table["exposure_time"] = table["exposure_time"] * Unit("s")
@@ -176,7 +201,7 @@ def setup_view(dataset: ExposureSet):
 
 # %% ../../nbs/program/01_signals.ipynb #cb0d5a12
 _SETUP_COLUMNS = "program observation role target filter ngroups nints exposures dithers first last".split()
-_SETUP_COLUMNS += ["exposure_time", "least_of_limit", "most_of_limit"]
+_SETUP_COLUMNS += ["exposure_time", "least_of_limit", "most_of_limit", "peaks_unknown"]
 _PROGRAM_COLUMNS = "program title pi observations exposures targets filters first last exposure_time".split()
 
 # %% ../../nbs/program/01_signals.ipynb #1f0fa991
@@ -250,24 +275,27 @@ def plot_depths(dataset: ExposureSet, ax=None):
     Returns
     -------
     matplotlib.axes.Axes
-        The axes.
+        The axes; an arrow upwards marks a peak that is not known, and exceeds what is drawn.
     """
     ax = axes_or_new(ax, 8, 4)
-    view = exposure_view(dataset)
-    use = np.isin(view["role"], ("target", "reference")) & np.isfinite(view["peak_signal"])
-    view = view[use]
-    order = np.argsort(view["rootname"])
-    filters = sorted(set(map(str, view["filter"])))
-    for k, filt in enumerate(filters):
-        here = [i for i, j in enumerate(order) if view["filter"][j] == filt]
-        signal = niriss.to_electrons(np.array([view["peak_signal"].value[order[i]] for i in here])) / 1e3
-        ax.plot(here, signal, "os^Dv"[k % 5], color=f"C{k}", ms=5, label=filt)
+    view, exceeded = exposure_view(dataset), np.array([_exceeded(p) for p in measure_peaks(dataset)])
+    signal = niriss.to_electrons(np.where(np.isnan(exceeded), view["peak_signal"].value, exceeded)) / 1e3
+    use = np.isin(view["role"], ("target", "reference")) & np.isfinite(signal)
+    order = np.flatnonzero(use)[np.argsort(view["rootname"][use])]
+    signal, limit, filt = signal[order], np.isfinite(exceeded[order]), view["filter"][order].astype(str)
+    filters = sorted(set(filt))
+    for k, name in enumerate(filters):
+        here = np.flatnonzero(filt == name)
+        ax.plot(here, signal[here], "os^Dv"[k % 5], color=f"C{k}", ms=5, label=safe_text(name))
+    up = {"xytext": (0, 16), "textcoords": "offset points", "arrowprops": {"arrowstyle": "<-", "color": "0.3"}}
+    for place in np.flatnonzero(limit):  # the core is saturated or flagged: more than this
+        ax.annotate("", (place, signal[place]), **up)
     levels = ((niriss.MIGRATION_LIMIT_E, "--", "migration\nlimit (JDox)"), (niriss.SATURATION_E, "-", "full well"))
     for level, style, word in levels:
         ax.axhline(level / 1e3, color="0.4", ls=style, lw=1)
         ax.annotate(word, (1.01, level / 1e3), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="0.3")
     ax.set(xlabel="exposure, in the order of rootnames", ylabel="peak at the end of the ramp [ke-]")
-    ax.set_ylim(0, 1.12 * max(niriss.SATURATION_E / 1e3, *(niriss.to_electrons(view["peak_signal"].value) / 1e3), 0))
+    ax.set_ylim(0, 1.12 * max(niriss.SATURATION_E / 1e3, *signal, 0))
     if filters:
         ax.legend(frameon=False, ncols=len(filters), fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.12))
     return ax

@@ -245,3 +245,13 @@ def test_all_real_peaks_are_at_the_target(shared_data):
     for path in sorted((shared_data / "jw01093").glob("*_cal.fits")):
         peak = Data(path).peak()
         assert abs(peak.row - 40) <= 1 and abs(peak.col - 45) <= 1
+
+
+def test_a_core_that_is_full_from_the_second_read_is_not_known(tmp_path):
+    # Raw reads have no flags: what stands still near full well is full, and no faint pixel.
+    y, x = np.mgrid[:20, :20]
+    electrons = 4e5 * np.exp(-0.5 * ((x - 9) ** 2 + (y - 10) ** 2))  # a group
+    reads = np.minimum(electrons * np.arange(1, 5)[:, None, None], niriss.SATURATION_E)
+    arrays = {"SCI": np.rint(niriss.to_adu(reads) + 9000)[None].astype("uint16")}
+    peak = Data(write_exposure(tmp_path / f"{rootname()}_uncal.fits", arrays, NGROUPS=4)).peak()
+    assert peak.lost == "saturated" and np.isnan(peak.rate)

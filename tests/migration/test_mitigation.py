@@ -1,15 +1,18 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import fringe_cube, fringe_images, rootname, write_exposure
+from toys import fringe_cube, fringe_images, rootname, write_exposure, write_star
 
 from calami.core.problems import CalamiError
 from calami.dataset import Dataset
 from calami.fringes.observables import from_samples, point_source
+from calami.instrument import niriss
 from calami.migration import mitigation
 from calami.migration.mitigation import ScanExposure, Version, choose_reference, equivalent_contrast, fringe_departure
 from calami.process import references
@@ -207,3 +210,14 @@ def test_a_fit_is_made_again_when_the_code_of_fits_has_changed(tmp_path, monkeyp
     monkeypatch.setattr(mitigation, "_code_of_fits", lambda: "another")
     mitigation._fringe_job(str(product), str(target), {})
     assert target.stat().st_mtime_ns > first
+
+
+def test_a_saturated_exposure_is_excluded_with_its_reason(tmp_path):
+    made = [write_star(tmp_path / f"{rootname(n)}_rate.fits", 5, flux=n) for n in (1, 2)]
+    with fits.open(made[1], mode="update") as hdus:
+        hdus["SCI"].data[39:42, 44:47] = np.nan
+        hdus["DQ"].data[39:42, 44:47] |= niriss.DO_NOT_USE | niriss.SATURATED
+    failures = []
+    (left,) = mitigation._exposures(Dataset(tmp_path), SimpleNamespace(paths=made), failures)
+    assert left.rootname == rootname(1) and len(failures) == 1
+    assert "is excluded" in failures[0] and "the core of the star is saturated" in failures[0]

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import QTable
 from toys import rootname, write_exposure, write_star
 
@@ -136,3 +137,15 @@ def test_problems_are_on_the_page(ds, tmp_path):
     fresh = Dataset(ds.datadir)
     page = report.write_cm_report(tmp_path / "out", fresh, compare_all(fresh)[0])
     assert "peak not measured" in page.read_text()
+
+
+@pytest.mark.parametrize("word", [r"$\frac{1}{$", "${}_^$", r"\$$"])
+def test_words_of_files_are_drawn_as_they_are(tmp_path, word):
+    # matplotlib takes what is between two $ for a formula; a FILTER or a name is none.
+    for number, groups in ((2, 5), (5, 13)):
+        write_star(tmp_path / f"{rootname(1, number)}_rate.fits", groups, seed=number, TARGNAME=word)
+        with fits.open(tmp_path / f"{rootname(1, number)}_rate.fits", mode="update") as hdus:
+            hdus[0].header["FILTER"] = word
+    ds = Dataset(tmp_path)
+    results, refused = compare_all(ds)
+    assert report.write_cm_report(tmp_path / "out", ds, results, refused).is_file()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from toys import rootname, write_exposure, write_star
 
 from calami.archive import apt as archive_apt
@@ -79,6 +80,50 @@ def test_depths_are_drawn(ds):
 
     ax = Figure().subplots()
     assert signals.plot_depths(ds, ax) is ax and "ke-" in ax.get_ylabel()
+
+
+def saturated(path, ngroups, bright=5.0, **cards):
+    """A star whose core is full from the first group: flagged, without a value."""
+    write_star(path, ngroups, flux=bright, **cards)
+    with fits.open(path, mode="update") as hdus:
+        for name in ("SCI", "ERR"):
+            hdus[name].data[39:42, 44:47] = np.nan
+        hdus["DQ"].data[39:42, 44:47] |= niriss.DO_NOT_USE | niriss.SATURATED
+    return path
+
+
+def test_a_saturated_core_has_no_signal_and_says_what_it_exceeds(tmp_path):
+    from matplotlib.figure import Figure
+
+    saturated(tmp_path / f"{rootname(1, 1)}_rate.fits", 5)
+    write_star(tmp_path / f"{rootname(1, 2)}_rate.fits", 5)
+    ds = Dataset(tmp_path)
+    first, second = signals.exposure_view(ds)
+    assert np.isnan([first[k] for k in ("of_full_well", "of_migration_limit")]).all() and first["peak_row"] == -1
+    assert np.isnan(first["peak_signal"].value) and first["peak_limit"] == "> 44,668 ADU" and not second["peak_limit"]
+    assert "peak not known: the core of the star is saturated; it is > 44,668 ADU" in list(ds.problems["reason"])
+    setup = signals.setup_view(ds)[0]
+    assert np.isnan(setup["most_of_limit"]) and setup["peaks_unknown"] == 1 and setup["least_of_limit"] > 0
+    table = stars.target_table(ds, simbad=False)
+    assert table["peak_F480M"][0] == pytest.approx(second["peak_rate"].value)
+    ax = signals.plot_depths(ds, Figure().subplots())
+    assert 72 in np.round(ax.lines[0].get_ydata()) and len(ax.texts) == 3  # an arrow, and the words of two levels
+
+
+def test_a_saturated_reference_comes_last_and_is_not_matched_by_brightness(tmp_path):
+    write_star(tmp_path / f"{rootname(1)}_rate.fits", 5, TARGPROP="target")
+    saturated(tmp_path / f"{rootname(2)}_rate.fits", 5, TARGPROP="full", IS_PSF=True)
+    write_star(tmp_path / f"{rootname(3)}_rate.fits", 5, flux=3.0, TARGPROP="good", IS_PSF=True, PATT_NUM=2)
+    ds = Dataset(tmp_path)
+    for rules in (("dither", "peak", "time"), ("peak",), ("dither",)):
+        best, last = pairing.pair_references(ds, rules, count=5)
+        assert best["reference"].startswith("good") and last["reference"].startswith("full")
+        assert (
+            np.isnan(last["peak_ratio"])
+            and f"the core of the star is saturated ({last['reference']})" in last["reason"]
+        )
+    (found,) = pairing.reference_pairs(ds).values()
+    assert found[0].startswith("good")
 
 
 def test_depths_of_nothing_are_drawn_too(tmp_path):
