@@ -494,7 +494,7 @@ def find_common_peak(first: RateImage, second: RateImage) -> Peak:
     if star.lost or bad[star.row, star.col] or (blocks & close).any():
         raise NotComparable(
             f"the core of the star (row {star.row}, column {star.col}) is flagged or saturated in one of them; "
-            f"choose an exposure that is less deep"
+            f"choose exposures that are less deep, or at another dither position"
         )
     return star
 
