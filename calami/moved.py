@@ -30,7 +30,7 @@ MOVED = {
     "effects": "simulate.effects",
     "fringes": "fringes.fitting instrument.mask fringes.model fringes.frames "
     "fringes.average fringes.observables fringes.stock fringes.plots instrument.niriss",
-    "headers": "exposures.cards core.problems exposures.names exposures.columns",
+    "headers": "exposures.cards core.headers core.problems exposures.names exposures.columns",
     "kernel": "migration.kernel",
     "level1b": "simulate.level1b instrument.niriss",
     "mapping": "exposures.mapfile exposures.naming",

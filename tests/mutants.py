@@ -89,7 +89,7 @@ MUTANTS = [
     *_of(
         "test_cards.py",
         ("headers PCOUNT", '_whole(values, "PCOUNT", 0)', "0"),
-        ("headers END", 'CARD_SIZE] != b"END".ljust(CARD_SIZE):', 'CARD_SIZE] == b"impossible":'),
+        ("headers END", 'CARD_SIZE] != _END_CARD:', 'CARD_SIZE] == b"impossible":'),
     ),
     *_of(
         "test_download.py",

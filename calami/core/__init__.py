@@ -16,6 +16,7 @@ _NAMES = {
     "images": "Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak",
     "record": "PACKAGES file_record versions",
     "page": "Figure Heading Html Note axes_or_new figure_png html_page safe_text",
+    "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
     "fits": "open_fits",
     "options": "near split_options take_options",
 }

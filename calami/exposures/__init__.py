@@ -11,7 +11,7 @@ import lazy_loader
 _NAMES = {
     "names": "DETECTORS ExposureName OtherName parse_name",
     "columns": "ACQUISITION_TYPES Column PRIMARY_KEYWORDS SCI_KEYWORDS SUMMARY_COLUMNS role_of",
-    "cards": "BLOCK_SIZE CARD_SIZE CardProblem HDU Keywords hdu_walk read_keywords",
+    "cards": "CardProblem Keywords read_keywords",
     "index": "Facts Found Index Row columns_of",
     "naming": "MappingProblem NameFields TEMPLATES automatic_names find_name make_name tag",
     "exposure": "DIMENSIONS Exposure",

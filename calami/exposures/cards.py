@@ -5,201 +5,21 @@
 # %% ../../nbs/exposures/03_cards.ipynb #2ceccf49
 from __future__ import annotations
 
-import contextlib
-import gzip
 import logging
-import math
 import os
-import re
-import threading
-import warnings
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
+from ..core.headers import _DAMAGED, BLOCK_SIZE, _explain, _File, _Trouble, _values, _walk, _Wanted
+from ..core.headers import hdu_walk as hdu_walk
 from ..core.problems import FileProblem
 from .columns import PRIMARY_KEYWORDS, SCI_KEYWORDS
 
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'CARD_SIZE', 'BLOCK_SIZE', 'CardProblem', 'HDU', 'hdu_walk', 'Keywords', 'read_keywords']
-
-# %% ../../nbs/exposures/03_cards.ipynb #d3160a1b
-CARD_SIZE = 80
-BLOCK_SIZE = 2880
-_match_value = re.compile(
-    rb"= +(?:'([ -&(-~]+)' *(?:/[ -~]*)?"  # text without quotes in it
-    rb"|'(?:)(?=' *(?:/[ -&(-~]*)?\Z)' *(?:/[ -~]*)?"  # empty text, no quote in the comment either
-    rb"|([TF]) *(?:/[ -~]*)?"
-    rb"|([+-]?[0-9]+) *(?:/[ -~]*)?"
-    rb"|([+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=E))(?:E[+-]?[0-9]+)?) *(?:/[ -~]*)?)"
-).fullmatch
-
-# %% ../../nbs/exposures/03_cards.ipynb #c925a9c0
-class _Unusual(Exception):
-    """A card that the strict patterns do not know."""
-
-# %% ../../nbs/exposures/03_cards.ipynb #5e91bd31
-@lru_cache(maxsize=20_000)
-def _plain_value(field: bytes) -> str | bool | int | float:
-    # Value of the 72 characters after a keyword. Text with a colon and a blank is unusual: a record-valued card?
-    match = _match_value(field)
-    if match is None:
-        raise _Unusual
-    text, logical, whole, decimal = match.groups()
-    if text is not None:
-        if b": " in text:
-            raise _Unusual
-        return text.rstrip(b" ").decode("ascii")
-    if logical is not None:
-        return logical == b"T"
-    if whole is not None:
-        return int(whole)
-    return "" if decimal is None else float(decimal)
-
-# %% ../../nbs/exposures/03_cards.ipynb #1bcc0f75
-_match_piece = re.compile(rb"(?:= +|  )'([ -&(-~]*)' *(?:/[ -&(-~]*)?").fullmatch
-
-# %% ../../nbs/exposures/03_cards.ipynb #4703ef8c
-@lru_cache(maxsize=1000)
-def _plain_long_value(image: bytes) -> str:
-    # Text of a card and the CONTINUE cards after it, if they are of the usual form.
-    pieces = []
-    for start in range(0, len(image), CARD_SIZE):
-        match = _match_piece(image, start + 8, start + CARD_SIZE)
-        if match is None or b": " in match[1] or (image[start + 8 : start + 9] == b"=") != (start == 0):
-            raise _Unusual
-        pieces.append(match[1].rstrip(b" ").removesuffix(b"&"))
-    text = b"".join(pieces)
-    if not text:
-        raise _Unusual
-    return text.rstrip(b" ").decode("ascii")
-
-# %% ../../nbs/exposures/03_cards.ipynb #904bf59a
-_ASTROPY_LOCK = threading.Lock()  # warnings.catch_warnings is not safe in threads
-
-# %% ../../nbs/exposures/03_cards.ipynb #4448acd9
-def _card_images(raw: bytes) -> list[str]:
-    # The cards up to END, CONTINUE cards with the card they belong to; as in astropy a "?" for what is not ASCII.
-    text = raw.decode("ascii", "replace").replace("\ufffd", "?")
-    images: list[str] = []
-    for start in range(0, len(text), CARD_SIZE):
-        image = text[start : start + CARD_SIZE]
-        if images and image.startswith("CONTINUE"):
-            images[-1] += image
-        elif image == "END".ljust(CARD_SIZE):
-            break
-        else:
-            images.append(image)
-    return images
-
-# %% ../../nbs/exposures/03_cards.ipynb #c28947be
-def _astropy_values(raw: bytes, keywords: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    # Values of keywords in a header or a card as astropy reads them, and what is wrong with those it cannot read.
-    from astropy.io import fits
-
-    values: dict[str, Any] = {}
-    problems: dict[str, str] = {}
-    images = _card_images(raw)
-    with _ASTROPY_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            header = fits.Header.fromstring("".join(images))
-            names = [card.keyword.upper() for card in header.cards]
-        except Exception as error:  # of many kinds, for headers that are beyond repair
-            raise _Trouble(f"has a header that cannot be parsed ({error})", _DAMAGED) from error
-        for keyword in keywords:
-            if keyword not in header:
-                continue
-            image = images[names.index(keyword)] if keyword in names else ""
-            shown, equals = image[:CARD_SIZE].rstrip(), image.find("= ")
-            if image and not image.upper().startswith("HIERARCH") and not 0 <= equals <= 8:
-                problems[keyword] = f"unreadable card {shown!r} (no '= ' in columns 9 and 10)"
-                continue
-            try:
-                values[keyword] = header[keyword]
-            except Exception:  # astropy raises VerifyError, ValueError, IndexError, …
-                problems[keyword] = f"unreadable card {shown!r}"
-    return values, problems
-
-# %% ../../nbs/exposures/03_cards.ipynb #4790ee87
-_DAMAGED = "download the file again, or restore it from a good copy"
-_STRUCTURE = ("SIMPLE", "BITPIX", "NAXIS", "GROUPS", "PCOUNT", "GCOUNT", "EXTNAME", "EXTVER")
-_plain_key = re.compile(rb"[A-Z0-9_-]+ *| {8}").fullmatch
-_ends_header = re.compile(rb"END(?![A-Z0-9_-])").match
-_naxis_key = re.compile("NAXIS[1-9][0-9]{0,2}").fullmatch
-_is_number = re.compile(rb"(?:SIMPLE|BITPIX|NAXIS[0-9]*|EXTEND|GROUPS|PCOUNT|GCOUNT|EXTVER) *").fullmatch
-
-# %% ../../nbs/exposures/03_cards.ipynb #67b93a47
-class _Trouble(Exception):
-    """What is wrong with a file, before its path is known: reason and remedy."""
-
-# %% ../../nbs/exposures/03_cards.ipynb #1346eb69
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """Where the cards of a header are."""
-
-    spans: dict[str, tuple[int, int]]  # keyword to first and last byte of its first card, CONTINUE cards included
-    repeated: frozenset[str] = frozenset()
-    structure: tuple[slice, ...] = ()  # cards that say how many data follow
-    is_odd: bool = False  # to be read by astropy
-
-# %% ../../nbs/exposures/03_cards.ipynb #cd48d6be
-def _check_keys(keys: list[bytes]) -> None:
-    # Refuses what cannot be one whole header.
-    for number, key in enumerate(keys):
-        if _ends_header(key):
-            raise _Trouble(f"card {number + 1} of a header is a damaged END card", _DAMAGED)
-        if number and key == b"XTENSION":
-            raise _Trouble("a header has no END card: it runs into the next one", _DAMAGED)
-        if key == b"CONTINUE" and number and _is_number(keys[number - 1]):
-            name = keys[number - 1].decode().rstrip()
-            raise _Trouble(f"the keyword {name} is followed by CONTINUE, as if it were text", _DAMAGED)
-
-# %% ../../nbs/exposures/03_cards.ipynb #df82e393
-@lru_cache(maxsize=1000)
-def _layout(first_bytes: bytes) -> _Layout:
-    # From the first eight bytes of every card before END.
-    keys = [first_bytes[start : start + 8] for start in range(0, len(first_bytes), 8)]
-    _check_keys(keys)
-    if b"HIERARCH" in keys or not all(map(_plain_key, keys)):
-        return _Layout({}, is_odd=True)
-    names = [key.decode().rstrip() for key in keys]
-    repeated = frozenset(name for name, count in Counter(names).items() if count > 1)
-    spans: dict[str, tuple[int, int]] = {}
-    structure = []
-    for number, name in enumerate(names):
-        stop = number + 1
-        while stop < len(names) and names[stop] == "CONTINUE":
-            stop += 1
-        span = number * CARD_SIZE, stop * CARD_SIZE
-        spans.setdefault(name, span)
-        if name in _STRUCTURE or _naxis_key(name):
-            structure.append(slice(*span))
-            if name in repeated and not name.startswith("EXT"):
-                raise _Trouble(f"the keyword {name} is given twice in a header", _DAMAGED)
-    return _Layout(spans, repeated, tuple(structure))
-
-# %% ../../nbs/exposures/03_cards.ipynb #d7d0d8db
-_END_KEY = np.frombuffer(b"END     ", "u8")[0]
-
-
-def _find_header(block: bytes, start: int) -> tuple[bytes, _Layout] | None:
-    # Cards and layout of the header that begins there; None if its END is not in the block.
-    keys = np.ndarray(((len(block) - start) // CARD_SIZE,), "u8", block, start, (CARD_SIZE,))
-    (ends,) = np.nonzero(keys == _END_KEY)
-    if not len(ends):
-        return None
-    layout, stop = _layout(keys[: ends[0]].tobytes()), start + int(ends[0]) * CARD_SIZE
-    if block[stop : stop + CARD_SIZE] != b"END".ljust(CARD_SIZE):
-        raise _Trouble("the END card of a header is damaged", _DAMAGED)
-    return block[start:stop], layout
+__all__ = ['logger', 'CardProblem', 'Keywords', 'read_keywords']
 
 # %% ../../nbs/exposures/03_cards.ipynb #0fff62be
 class CardProblem(NamedTuple):
@@ -215,238 +35,6 @@ class CardProblem(NamedTuple):
     def __str__(self) -> str:
         """Say what cannot be read, and why."""
         return f"{self.keyword} ({self.hdu}): {self.reason}"
-
-# %% ../../nbs/exposures/03_cards.ipynb #d857657e
-@lru_cache(maxsize=1000)
-def _odd_card(image: bytes) -> tuple[dict[str, Any], dict[str, str]]:
-    return _astropy_values(image, [image[:8].decode().rstrip()])
-
-# %% ../../nbs/exposures/03_cards.ipynb #06970018
-@lru_cache(maxsize=1000)
-def _places(layout: _Layout, wanted: tuple[str, ...]) -> list[tuple[str, Callable[[bytes], Any], slice]]:
-    # Of the keywords that are there: how to parse which bytes.
-    places = []
-    for keyword in filter(layout.spans.__contains__, wanted):
-        start, stop = layout.spans[keyword]
-        is_short = stop - start == CARD_SIZE
-        parse = _plain_value if is_short else _plain_long_value
-        places.append((keyword, parse, slice(start + 8 * is_short, stop)))
-    return places
-
-# %% ../../nbs/exposures/03_cards.ipynb #4fa109bf
-def _values(cards: bytes, layout: _Layout, wanted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    # Values of the keywords that are there, and what is wrong with those that cannot be read.
-    if layout.is_odd:
-        return _astropy_values(cards, wanted)
-    places = _places(layout, wanted)
-    with contextlib.suppress(_Unusual):
-        return {keyword: parse(cards[where]) for keyword, parse, where in places}, {}
-    values: dict[str, Any] = {}
-    problems: dict[str, str] = {}
-    for keyword, parse, where in places:
-        try:
-            values[keyword] = parse(cards[where])
-        except _Unusual:  # where it is repeated, a record-valued card gives way to a later one
-            again = keyword in layout.repeated
-            image = cards[slice(*layout.spans[keyword])]
-            found, wrong = _astropy_values(cards, [keyword]) if again else _odd_card(image)
-            values.update(found)
-            problems.update(wrong)
-    return values, problems
-
-# %% ../../nbs/exposures/03_cards.ipynb #53055980
-class HDU(NamedTuple):
-    """Place and shape of one header-data unit; offsets in bytes from the start of the (unpacked) file."""
-
-    name: str
-    """EXTNAME in capitals; ``''`` for the primary HDU and nameless ones."""
-    ver: int
-    """EXTVER, 1 if there is none."""
-    header_start: int
-    """First byte of the header."""
-    data_start: int
-    """First byte of the data."""
-    data_end: int
-    """First byte after the data and their padding."""
-    shape: tuple[int, ...]
-    """Axes in numpy order, the slowest first; rows and bytes per row for a table."""
-    bitpix: int
-    """BITPIX: bits per number, negative for floating point."""
-
-# %% ../../nbs/exposures/03_cards.ipynb #8167344b
-def _whole(values: dict[str, Any], keyword: str, default: int | None = None, least: int = 0) -> int:
-    value = values.get(keyword, default)
-    if type(value) is not int or value < least:
-        found = "missing" if value is None else f"{value!r}"
-        raise _Trouble(f"{keyword} is {found}, expected a whole number of at least {least}", _DAMAGED)
-    return value
-
-# %% ../../nbs/exposures/03_cards.ipynb #ac0117cd
-def _data_size(values: dict[str, Any]) -> tuple[tuple[int, ...], int]:
-    # Axes in numpy order and bytes of the data with their padding (FITS Standard 4.0, section 4.4.1).
-    if values.get("SIMPLE", True) is not True:
-        raise _Trouble("the file says itself that it does not conform to FITS (SIMPLE is not T)", _DAMAGED)
-    bitpix = values.get("BITPIX")
-    if type(bitpix) is not int or bitpix not in (8, 16, 32, 64, -32, -64):
-        raise _Trouble(f"BITPIX is {bitpix!r}, expected 8, 16, 32, 64, -32 or -64", _DAMAGED)
-    naxis = _whole(values, "NAXIS")
-    if naxis > 999:
-        raise _Trouble(f"NAXIS is {naxis}, expected at most 999", _DAMAGED)
-    axes = [_whole(values, f"NAXIS{number}") for number in range(1, naxis + 1)]
-    lengths = axes[1:] if axes[:1] == [0] and values.get("GROUPS") is True else axes
-    count = math.prod(lengths) if lengths else 0
-    count = (count + _whole(values, "PCOUNT", 0)) * _whole(values, "GCOUNT", 1) if naxis else 0
-    return tuple(reversed(axes)), -(-count * abs(bitpix) // 8 // BLOCK_SIZE) * BLOCK_SIZE
-
-# %% ../../nbs/exposures/03_cards.ipynb #5cf3ab34
-@lru_cache(maxsize=500)
-def _structure(cards: bytes) -> tuple[str, int, int, tuple[int, ...], int]:
-    # Name, version, BITPIX, shape and size of the data.
-    layout = _layout(b"".join(cards[start : start + 8] for start in range(0, len(cards), CARD_SIZE)))
-    axes = (f"NAXIS{number}" for number in range(1, 1000)) if layout.is_odd else filter(_naxis_key, layout.spans)
-    values, _ = _values(cards, layout, (*_STRUCTURE, *axes))
-    name, ver = values.get("EXTNAME"), values.get("EXTVER")
-    name = name.strip().upper() if isinstance(name, str) else ""
-    shape, size = _data_size(values)
-    return name, ver if type(ver) is int else 1, values["BITPIX"], shape, size
-
-
-def _hdu_of(cards: bytes, layout: _Layout, start: int) -> HDU:
-    # The HDU whose header begins at that byte of the file.
-    structural = cards if layout.is_odd else b"".join([cards[each] for each in layout.structure])
-    name, ver, bitpix, shape, size = _structure(structural)
-    data_start = start + -(-(len(cards) + CARD_SIZE) // BLOCK_SIZE) * BLOCK_SIZE
-    return HDU(name, ver, start, data_start, data_start + size, shape, bitpix)
-
-# %% ../../nbs/exposures/03_cards.ipynb #8ff2820d
-_FIRST_READ = 17 * BLOCK_SIZE  # a primary header of 345 cards and a SCI header of 150 fit in
-_LONGEST_HEADER = 1000 * BLOCK_SIZE  # 36,000 cards
-
-# %% ../../nbs/exposures/03_cards.ipynb #05fe1fa9
-class _File:
-    """An open file, unpacked if it is gzipped, to be read at any place."""
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not wait for a writer
-        self.stream = None
-        try:
-            self.size: int | None = os.fstat(self.descriptor).st_size
-            self.head = os.pread(self.descriptor, _FIRST_READ, 0)
-            if self.head.startswith(b"\x1f\x8b"):
-                self.stream = gzip.GzipFile(fileobj=os.fdopen(self.descriptor, "rb", closefd=False))
-                self.size = None
-                self.head = self.read(_FIRST_READ, 0)
-            if not self.head:
-                raise _Trouble("is empty (0 bytes)", _DAMAGED)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def read(self, count: int, offset: int) -> bytes:
-        """Up to so many bytes from there."""
-        if self.stream is None:
-            return os.pread(self.descriptor, count, offset)
-        self.stream.seek(offset)
-        return self.stream.read(count)
-
-    def reaches(self, offset: int) -> bool:
-        """Whether there are at least so many bytes."""
-        if self.size is not None:
-            return offset <= self.size
-        return offset <= len(self.head) or len(self.read(1, offset - 1)) == 1
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.stream is not None:
-            self.stream.close()
-        os.close(self.descriptor)
-
-# %% ../../nbs/exposures/03_cards.ipynb #8c054bef
-def _walk(file: _File) -> Iterator[tuple[HDU, bytes, _Layout]]:
-    # From HDU to HDU, each of them whole; with the cards of its header and where they are.
-    block, base, offset = file.head, 0, 0
-    while True:
-        if offset - base + BLOCK_SIZE > len(block):
-            block, base = file.read(2 * BLOCK_SIZE, offset), offset
-        if offset - base >= len(block):
-            return
-        _check_first_card(block[offset - base : offset - base + 10], offset)
-        found = _find_header(block, offset - base)
-        for count in (_FIRST_READ, _LONGEST_HEADER):
-            if found is None:
-                block, base = file.read(count, offset), offset
-                found = _find_header(block, 0)
-        if found is None and len(block) < _LONGEST_HEADER:
-            raise _Trouble(f"ends inside a header (no END card after byte {offset})", _DAMAGED)
-        if found is None:
-            raise _Trouble(f"a header has no END card within {_LONGEST_HEADER} bytes", _DAMAGED)
-        hdu = _hdu_of(*found, offset)
-        if not file.reaches(hdu.data_end):
-            reason = f"is cut short: the {hdu.name or 'PRIMARY'} data should go on to byte {hdu.data_end}"
-            raise _Trouble(reason, _DAMAGED)
-        yield hdu, *found
-        offset = hdu.data_end
-
-# %% ../../nbs/exposures/03_cards.ipynb #1c6db05a
-def _check_first_card(first: bytes, offset: int) -> None:
-    if offset and first != b"XTENSION= ":
-        raise _Trouble(
-            f"bytes {offset} and on are neither data nor a header",
-            "the file was written over or joined with another; " + _DAMAGED,
-        )
-    if not offset and first != b"SIMPLE  = ":
-        raise _Trouble("is not a FITS file (it does not begin with 'SIMPLE  = ')", "give the path of a FITS file")
-
-# %% ../../nbs/exposures/03_cards.ipynb #d5b8f91a
-_READ_ERRORS = (_Trouble, OSError, EOFError, zlib.error)
-
-# %% ../../nbs/exposures/03_cards.ipynb #8ee5a236
-def _explain(path: str | os.PathLike, error: Exception) -> FileProblem:
-    if isinstance(error, _Trouble):
-        return FileProblem(path, *error.args)
-    if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
-        return FileProblem(path, f"is a damaged gzip file ({error})", _DAMAGED)
-    if isinstance(error, FileNotFoundError):
-        return FileProblem(path, "does not exist", "check the path")
-    if isinstance(error, IsADirectoryError):
-        return FileProblem(path, "is a folder, not a file", "give the path of a FITS file")
-    if isinstance(error, PermissionError):
-        return FileProblem(path, "may not be read (permission denied)", "change its permissions")
-    reason = getattr(error, "strerror", None) or error
-    return FileProblem(path, f"cannot be read ({reason})", "check the path and the disk")
-
-# %% ../../nbs/exposures/03_cards.ipynb #690c1864
-def hdu_walk(path: str | os.PathLike) -> list[HDU]:
-    """List the HDUs of a FITS file, and make sure that it is whole.
-
-    Parameters
-    ----------
-    path : str or Path
-        A ``.fits`` or ``.fits.gz`` file.
-
-    Returns
-    -------
-    list of HDU
-        In the order of the file.
-
-    Raises
-    ------
-    FileProblem
-        The file is not FITS, cannot be read, ends inside a header or inside the data its headers promise, or
-        has bytes after its last HDU that are no HDU.
-
-    Notes
-    -----
-    Only headers are read, so damage inside the data is not seen. The FITS Standard allows special records
-    after the last HDU; JWST files have none, and here they count as damage.
-    """
-    try:
-        with _File(path) as file:
-            return [hdu for hdu, _, _ in _walk(file)]
-    except _READ_ERRORS as error:
-        raise _explain(path, error) from error
 
 # %% ../../nbs/exposures/03_cards.ipynb #3b54ec88
 class Keywords(dict):
@@ -478,27 +66,35 @@ class Keywords(dict):
         return Keywords, (dict(self),), (None, slots)
 
 # %% ../../nbs/exposures/03_cards.ipynb #6c942fa3
-def _read(file: _File, primary: tuple[str, ...], sci: tuple[str, ...], structure: bool) -> Keywords:
+@lru_cache(maxsize=100)
+def _wanted(primary: tuple[str, ...], sci: tuple[str, ...]) -> tuple[_Wanted, _Wanted]:
+    refused = {"", "COMMENT", "HISTORY", "CONTINUE", "END"} & {*primary, *sci}
+    if refused:
+        raise ValueError(f"keywords without a single value cannot be read: {sorted(refused)}")
+    both = {*primary} & {*sci}
+    return _Wanted({key: key for key in primary}), _Wanted({key: f"SCI.{key}" if key in both else key for key in sci})
+
+
+def _read(file: _File, primary: _Wanted, sci: _Wanted, structure: bool) -> Keywords:
     walk = _walk(file)
-    hdu, cards, layout = next(walk)
-    values, wrong = _values(cards, layout, primary)
+    hdu, header = next(walk)
+    values, wrong = _values(header, primary)
     found, problems, names = Keywords(values), [CardProblem("PRIMARY", *each) for each in wrong.items()], [hdu.name]
     found.sci_shape = found.sci_bitpix = None
-    if sci:
-        for hdu, cards, layout in walk:  # noqa: B007 (used below)
+    if sci.names:
+        for hdu, header in walk:  # noqa: B007 (used below)
             names.append(hdu.name)
             if hdu.name == "SCI":
                 break
         else:
             raise _Trouble("has no SCI extension", "ask for no SCI keywords, or give an exposure's file")
         found.sci_shape, found.sci_bitpix = hdu.shape, hdu.bitpix
-        values, wrong = _values(cards, layout, sci)
-        both = values.keys() & primary
-        found.update({f"SCI.{key}" if key in both else key: value for key, value in values.items()})
+        values, wrong = _values(header, sci)
+        found.update(values)
         problems += [CardProblem("SCI", *each) for each in wrong.items()]
     if not structure and file.size is not None and file.size % BLOCK_SIZE:
         raise _Trouble(f"has {file.size} bytes, not a multiple of {BLOCK_SIZE}: it is cut short", _DAMAGED)
-    found.extnames = (*names, *(hdu.name for hdu, _, _ in walk)) if structure else ()
+    found.extnames = (*names, *(hdu.name for hdu, _ in walk)) if structure else ()
     found.problems = tuple(problems)
     return found
 
@@ -553,14 +149,12 @@ def read_keywords(
     its end, or without `structure` to the end of the SCI data. Up to 20,000 values and 1,000 header layouts
     are kept in memory to make the next file quick, some ten megabytes at the most.
     """
-    refused = {key for key in ("", "COMMENT", "HISTORY", "CONTINUE", "END") if key in primary or key in sci}
-    if refused:
-        raise ValueError(f"keywords without a single value cannot be read: {sorted(refused)}")
+    wanted = _wanted(tuple(primary), tuple(sci))
     try:
         with _File(path) as file:
-            found = _read(file, tuple(primary), tuple(sci), structure)
+            found = _read(file, *wanted, structure)
             found.path, found.size = path, file.size
-    except _READ_ERRORS as error:
+    except Exception as error:
         raise _explain(path, error) from error
     if found.problems:
         logger.debug("%s: %s", path, "; ".join(map(str, found.problems)))

@@ -77,7 +77,7 @@ def test_a_file_that_is_none_is_said_so(tmp_path):
     with pytest.raises(FileProblem, match="does not exist"), open_fits(path):
         pass
     path.write_bytes(b"SIMPLE  =")
-    with pytest.raises(FileProblem, match="its SCI extension cannot be read"), open_fits(path, "its SCI extension"):
+    with pytest.raises(FileProblem, match="is not a FITS file"), open_fits(path, "its SCI extension"):
         pass
     fits.PrimaryHDU().writeto(path, overwrite=True)
     with (
