@@ -5,6 +5,7 @@
 # %% ../nbs/06_cli.ipynb #87b2244e
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -689,23 +690,17 @@ Repair = Annotated[
 ]
 
 # %% ../nbs/06_cli.ipynb #5bd03969
-def _read_oifits(paths, repair: bool) -> list:
+@contextlib.contextmanager
+def _warnings_on_stderr():
     import warnings
-
-    from calami.fringes.oifits import read_oifits
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        data = [read_oifits(path, repair=repair) for path in paths]
-    for warning in said:
-        typer.echo(f"warning: {str(warning.message).replace('repair=True', '--repair')}", err=True)
-    seen: dict = {}
-    for path, one in zip(paths, data, strict=True):
-        what = one.name, one.target, one.filter, str(one.mjd)
-        if what in seen:
-            raise CalamiError(f"{path.name}: is the same exposure as {seen[what].name} ({one.name}); give one of them")
-        seen[what] = path
-    return data
+        try:
+            yield
+        finally:
+            for warning in said:
+                typer.echo(f"warning: {str(warning.message).replace('repair=True', '--repair')}", err=True)
 
 # %% ../nbs/06_cli.ipynb #0e329f76
 @app.command()
@@ -726,7 +721,7 @@ def fringes(
     """
     Fit fringes and write OIFITS files: ROOTNAME_ami-oi.fits, and of cubes ROOTNAME_amimulti-oi.fits.
 
-    One file an exposure. Those that cannot be fitted are reported, and the others done.
+    Segments of one exposure are fitted together. What cannot be fitted is reported, and the others done.
 
     **Examples**
 
@@ -735,7 +730,7 @@ def fringes(
     """
     from astropy.table import Table
 
-    from calami.calutil import Data
+    from calami.exposures.exposure import group_segments
     from calami.fringes import fitting
     from calami.fringes.oifits import write_products
 
@@ -745,12 +740,13 @@ def fringes(
         from calami.archive.simbad import model_spectrum
 
         spectrum = model_spectrum(spectral_type)
-    for path in files:
+    groups = group_segments(files)
+    for exposure in groups:
+        path, name = exposure.paths[0], exposure.name
         try:
-            name = Data(path).name
             if name in done:
                 raise CalamiError(f"{path.name}: {done[name].name} is the same exposure; give one of them")
-            seen = fitting.fit(path, mode, oversample=oversample, holes=chosen, spectrum=spectrum)
+            seen = fitting.fit(exposure, mode, oversample=oversample, holes=chosen, spectrum=spectrum)
             write_products(seen, output)
             for note in seen.notes:
                 typer.echo(f"{path.name}: {note}", err=True)
@@ -758,13 +754,15 @@ def fringes(
             wrong.append(str(problem))
             typer.echo(f"calami: {problem}", err=True)
             continue
+        finally:
+            exposure.close()
         done[name] = path
         rows.append({**seen.summary(), "file": f"{name}_ami-oi.fits"})
     if rows:
         _print_table(Table(rows), f"{len(rows)} exposures")
         typer.echo(f"wrote {len(rows)} exposures to {output}", err=True)
     if wrong:
-        raise CalamiError(f"{len(wrong)} of {len(files)} files could not be fitted")
+        raise CalamiError(f"{len(wrong)} of {len(groups)} exposures could not be fitted")
 
 # %% ../nbs/06_cli.ipynb #7552bedc
 @app.command()
@@ -788,15 +786,20 @@ def calibrate(
     - `calami calibrate oi/abdor_ami-oi.fits oi/hd37093_ami-oi.fits oi/hd36805_ami-oi.fits -o abdor_f480m.fits`
     """
     from calami.fringes.calibration import calibrate as by_references
-    from calami.fringes.oifits import write_oifits
+    from calami.fringes.observables import distinct_exposures
+    from calami.fringes.oifits import read_oifits, write_oifits
 
     if output.resolve() in {path.resolve() for path in (target, *references)}:
         raise CalamiError(f"{output}: is one of the files to be read; choose another name")
-    star, *others = _read_oifits((target, *references), repair)
-    for path, one in zip((target, *references), (star, *others), strict=True):
-        if one.references:
-            text = f"{path.name}: is calibrated already, by {', '.join(one.references)}"
-            raise CalamiError(f"{text}; give the file that calami fringes wrote")
+    with _warnings_on_stderr():
+        star, *others = (read_oifits(path, repair=repair) for path in (target, *references))
+        for path, one in zip((target, *references), (star, *others), strict=True):
+            if one.references:
+                text = f"{path.name}: is calibrated already, by {', '.join(one.references)}"
+                raise CalamiError(f"{text}; give the file that calami fringes wrote")
+            if one is not star and one.identity == star.identity:
+                raise CalamiError(f"{path.name}: is the same exposure as {target.name}; give that of a reference star")
+        others = distinct_exposures(others)
     done = by_references(star, others, weights=weights, scatter=scatter)
     write_oifits(done, output)
     typer.echo(f"{done.target} by {', '.join(done.references)}, {done.filter}")
@@ -831,9 +834,12 @@ def contrast(
     - `calami contrast abdor_f480m.fits abdor_f430m.fits abdor_f380m.fits -o abdor --rescale`
     - `calami contrast abdor_f480m.fits -o abdor --observables cp --kind absil`
     """
+    from calami.fringes.observables import distinct_exposures
+    from calami.fringes.oifits import read_oifits
     from calami.fringes.products import analyse
 
-    data = _read_oifits(files, repair)
+    with _warnings_on_stderr():
+        data = distinct_exposures([read_oifits(path, repair=repair) for path in files])
     stars = sorted({one.target for one in data})
     if len(stars) > 1:
         typer.echo(f"warning: files of different stars are fitted as one: {', '.join(stars)}", err=True)

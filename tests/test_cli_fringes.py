@@ -66,7 +66,7 @@ def test_what_cannot_be_fitted_is_told_and_the_others_done(exposures, tmp_path):
     wrong = tmp_path / f"{rootname(3)}_cal.fits"
     write_exposure(wrong, {"SCI": np.ones((80, 80), "float32"), "DQ": np.ones((80, 80), "uint32")}, POINTING)
     answer = run("fringes", wrong, exposures[1], "-o", tmp_path / "oi", "--holes", "B4,C2,B5,C6")
-    assert answer.exit_code == 1 and wrong.name in answer.stderr and "1 of 2 files" in answer.stderr
+    assert answer.exit_code == 1 and wrong.name in answer.stderr and "1 of 2 exposures" in answer.stderr
     assert len(read_oifits(tmp_path / "oi" / f"{rootname(2)}_ami-oi.fits").v2) == 6
     assert "Traceback" not in answer.stderr
 
@@ -184,3 +184,44 @@ def test_errors_of_the_stock_code_are_told_each_time(exposures, tmp_path):
     one = tmp_path / f"{rootname(1)}_ami-oi.fits"
     answer = run("contrast", one, "-o", tmp_path / "out", "--limit", 100)
     assert answer.exit_code == 0 and "was fitted in mode jwst" in answer.stderr
+
+
+def test_segments_of_one_exposure_are_fitted_together(exposures, tmp_path):
+    whole, paths = exposures[0], []
+    with fits.open(whole) as hdus:
+        arrays = {name: hdus[name].data for name in ("SCI", "ERR", "DQ")}
+    for number in (1, 2):
+        path = tmp_path / whole.name.replace("_nis", f"-seg{number:03d}_nis")
+        part = {name: values[3 * number - 3 : 3 * number] for name, values in arrays.items()}
+        paths.append(write_exposure(path, part, POINTING, NINTS=6, EXSEGNUM=number, EXSEGTOT=2))
+    for kind, files in (("whole", [whole]), ("parts", paths[::-1])):
+        assert run("fringes", *files, "-o", tmp_path / kind).exit_code == 0
+    one, other = (read_oifits(tmp_path / kind / f"{rootname(1)}_ami-oi.fits") for kind in ("whole", "parts"))
+    assert np.array_equal(one.v2, other.v2) and np.array_equal(one.cp_covariance, other.cp_covariance)
+    answer = run("fringes", paths[1], "-o", tmp_path / "part")
+    assert answer.exit_code == 0 and "1 of its 2 segments are here" in answer.stderr
+
+
+def test_what_the_stock_code_raises_names_the_file_and_others_are_done(exposures, tmp_path):
+    lost = tmp_path / f"{rootname(3)}_calints.fits"
+    with fits.open(exposures[0]) as hdus:
+        hdus["SCI"].data[0], hdus["DQ"].data[0] = np.nan, 1
+        hdus.writeto(lost)
+    answer = run("fringes", lost, exposures[0], "-o", tmp_path, "--mode", "jwst")
+    assert answer.exit_code == 1 and f"{lost.name}: the stock code cannot fit it (IndexError" in answer.stderr
+    assert "use mode='exact'" in answer.stderr and (tmp_path / f"{rootname(1)}_ami-oi.fits").exists()
+
+
+def test_contrast_says_which_of_the_files_of_one_exposure_it_uses(exposures, tmp_path):
+    run("fringes", exposures[0], "-o", tmp_path)
+    means, single = (tmp_path / f"{rootname(1)}_{kind}-oi.fits" for kind in ("ami", "amimulti"))
+    words = "-o", tmp_path / "out", "--limit", 100
+    alone = run("contrast", means, *words)
+    both = run("contrast", means, single, *words)
+    assert both.stdout == alone.stdout and f"the exposure {rootname(1)} counts once" in both.stderr
+    other = write_oifits(add_noise(point_source("F480M", name="other"), np.random.default_rng(1)), tmp_path / "o.fits")
+    assert run("calibrate", means, other, "-o", tmp_path / "done.fits").exit_code == 0
+    answer = run("contrast", means, tmp_path / "done.fits", *words)
+    assert answer.exit_code == 1 and "calibrated by a reference star" in answer.stderr
+    answer = run("calibrate", means, single, "-o", tmp_path / "again.fits")
+    assert answer.exit_code == 1 and f"is the same exposure as {means.name}" in answer.stderr

@@ -14,7 +14,7 @@ _NAMES = {
     "cards": "CardProblem Keywords read_keywords",
     "index": "Facts Found Index Row columns_of",
     "naming": "MappingProblem NameFields TEMPLATES automatic_names find_name make_name tag",
-    "exposure": "DIMENSIONS Exposure",
+    "exposure": "DIMENSIONS Exposure group_segments",
     "folder": "COMPACT_COLUMNS EXTENSIONS_EXPECTED ExposureSet NEEDED_KEYWORDS OBSERVABLE_PRODUCTS "
     "PRODUCT_ORDER Products SHARED_KEYWORDS StderrOfTheMoment find_files read_facts read_many "
     "summary_table",

@@ -21,7 +21,7 @@ from .names import ExposureName, parse_name
 from ..instrument import niriss
 
 # %% auto #0
-__all__ = ['DIMENSIONS', 'Exposure']
+__all__ = ['DIMENSIONS', 'Exposure', 'group_segments']
 
 # %% ../../nbs/exposures/06_exposure.ipynb #4d48e8f5
 #: How many dimensions the SCI array of each kind of product has; other products are looked at as they come.
@@ -41,7 +41,7 @@ class _Files:
         self._headers: dict[str | int, Any] = {}
 
     @cached_property
-    def _identity(self) -> tuple[str, str]:
+    def _identity(self) -> tuple[str, str, int]:
         # Rootname and product; a renamed file still has its own name in its FILENAME card.
         for source in (lambda: self.paths[0], lambda: self.facts.get("FILENAME") or ""):
             try:
@@ -49,9 +49,9 @@ class _Files:
             except (NameProblem, FileProblem):
                 continue
             if isinstance(name, ExposureName):
-                return name.rootname, name.product
+                return name.rootname, name.product, name.segment or 0
         stem = self.paths[0].name.split(".")[0]
-        return stem, stem.rsplit("_", 1)[-1]
+        return stem, stem.rsplit("_", 1)[-1], 0
 
     @property
     def rootname(self) -> str:
@@ -367,3 +367,27 @@ def _full_reads(data: Exposure, flags: np.ndarray) -> np.ndarray:
 # %% ../../nbs/exposures/06_exposure.ipynb #8fc05db2
 def _is_positive(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+
+# %% ../../nbs/exposures/06_exposure.ipynb #d9abbac0
+def group_segments(paths: Iterable[str | Path]) -> list[Exposure]:
+    """
+    Put files that are segments of one exposure together.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+        Files of any exposures.
+
+    Returns
+    -------
+    list of Exposure
+        One for each exposure and kind of product, its segments in order, in the order of the first file of each. A file
+        that is there twice, or whole, stays alone.
+    """
+    groups: dict[tuple, dict[int, Path]] = {}
+    for number, path in enumerate(paths):
+        one = Exposure(path)
+        *key, segment = one._identity
+        alone = not segment or segment in groups.get(tuple(key), ())
+        groups.setdefault((*key, number) if alone else tuple(key), {})[segment] = Path(path)
+    return [Exposure([group[number] for number in sorted(group)]) for group in groups.values()]

@@ -15,10 +15,11 @@ _NAMES = {
     "frames": "CORE FALLBACK_SCALE_MAS HEADER_KEYWORDS LEAST_DISTANCE RARE_JUMPS",
     "average": "GROSS OUTLIERS circular_mean independent_phases outlying_integrations shrunk_covariance",
     "observables": "BASELINE_FIELDS OIData OIFITSWarning Observables SYNONYMS TRIANGLE_FIELDS add_noise "
-    "closure_covariance closure_matrix from_observables from_samples mean_and_covariance photon_errors point_source "
-    "wrap",
+    "closure_covariance closure_matrix distinct_exposures from_observables from_samples mean_and_covariance "
+    "photon_errors point_source wrap",
     "fitting": "FitOptions LEAST_CHANGE UNLIKE fit",
-    "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS find_defects read_oifits repair_errors write_oifits write_products",
+    "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS Part find_defects list_parts read_oifits repair_errors write_oifits "
+    "write_products",
     "calibration": "BASELINE_TOLERANCE calibrate reference_weights selfcal",
     "companions": "CompanionFit FalseAlarm Options Prepared SearchOptions add_companion companion_fringe disc position "
     "prepare sample_factor search_companion sigma_of spot_response",

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core.problems import CalamiError
-from .observables import Observables, _picked, _several, from_samples, wrap
+from .observables import Observables, _picked, distinct_exposures, from_samples, wrap
 
 # %% auto #0
 __all__ = ['BASELINE_TOLERANCE', 'reference_weights', 'calibrate', 'selfcal']
@@ -101,7 +101,7 @@ def calibrate(
     CalamiError
         If filters or baselines do not agree, or weights cannot be had.
     """
-    references = _several(references)
+    references = distinct_exposures(references)
     if not references:
         raise CalamiError(f"{target.name}: no reference star given")
     aligned = [_align(r, target) for r in references]

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.problems import CalamiError, options_from
 from .model import Setup, fringe_model, star_image
-from .observables import Observables, _several, closure_covariance, wrap
+from .observables import Observables, closure_covariance, distinct_exposures, wrap
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.niriss import HOLE_FLAT_TO_FLAT, PIXEL_SCALE_MAS
 from ..instrument.optics import MAS
@@ -389,7 +389,7 @@ def prepare(data: Observables | Sequence[Observables], **options: Any) -> list[P
 
 # %% ../../nbs/fringes/09_companions.ipynb #147dc58f
 def _prepared(data: Observables | Sequence[Observables], options: Options) -> list[Prepared]:
-    if not (many := _several(data)):
+    if not (many := distinct_exposures(data)):
         raise CalamiError("no data given; give one or more Observables (calami.fringes.oifits.read_oifits)")
     return [Prepared(one, options) for one in many]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.fits import open_fits
 from ..core.images import RateImage, find_peak
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.exposure import Exposure
@@ -94,6 +95,8 @@ def _from_arrays(science, dq, error, frames: _Frames, jumps: bool = True) -> _Fr
 
 # %% ../../nbs/fringes/02_frames.ipynb #43a0d8c9
 def _from_file(data: Exposure, jumps: bool) -> _Frames:
+    if not data.has("SCI"):
+        return _from_primary(data.paths[0], jumps)
     header: dict = {}
     primary, sci = data.header, data.sci_header
     for key in HEADER_KEYWORDS:
@@ -110,7 +113,24 @@ def _from_file(data: Exposure, jumps: bool) -> _Frames:
             variance = np.where(variance > flat, variance - flat, np.nan)
         error = np.sqrt(variance)
     dq = data.dq if data.has("DQ") else None
-    return _from_arrays(data.science, dq, error, _Frames(header, data.name, data.paths[0]), jumps)
+    frames = _Frames(header, data.name, data.paths[0])
+    if isinstance(count := primary.get("EXSEGTOT"), int) and count > len(data.paths):
+        frames.notes.append(f"{len(data.paths)} of its {count} segments are here")
+    return _from_arrays(data.science, dq, error, frames, jumps)
+
+# %% ../../nbs/fringes/02_frames.ipynb #887b79ca
+def _from_primary(path: Path, jumps: bool) -> _Frames:
+    # An image or cube that stands in the primary HDU, without flags and errors, as ImPlaneIA writes it
+    with open_fits(path) as hdus:
+        header, image = dict(hdus[0].header), hdus[0].data
+        extensions = ", ".join(hdu.name for hdu in hdus[1:] if hdu.name)
+    if image is None:
+        found = f"it has {extensions}" if extensions else "it has none"
+        raise FileProblem(path, f"has no SCI extension ({found}); give a rate, rateints, cal or calints product")
+    facts = {key: header[key] for key in HEADER_KEYWORDS if key in header}
+    frames = _Frames(facts, path.name.split(".")[0], path)
+    frames.notes.append("an image without flags and errors: bad pixels are those that are found")
+    return _from_arrays(image, None, None, frames, jumps)
 
 # %% ../../nbs/fringes/02_frames.ipynb #eef062e4
 def _read(data, dq, error, header: Mapping | None, jumps: bool = True) -> _Frames:

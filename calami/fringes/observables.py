@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +22,8 @@ from ..instrument.mask import _chosen, closure_matrix, pairs_of, piston_matrix, 
 
 # %% auto #0
 __all__ = ['BASELINE_FIELDS', 'TRIANGLE_FIELDS', 'SYNONYMS', 'OIData', 'closure_covariance', 'Observables', 'mean_and_covariance',
-           'from_samples', 'from_observables', 'photon_errors', 'point_source', 'add_noise', 'OIFITSWarning']
+           'from_samples', 'from_observables', 'photon_errors', 'point_source', 'add_noise', 'distinct_exposures',
+           'OIFITSWarning']
 
 # %% ../../nbs/fringes/04_observables.ipynb #dc62f4e9
 def closure_covariance(errors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -54,9 +57,9 @@ def closure_covariance(errors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 # %% ../../nbs/fringes/04_observables.ipynb #f59a1b47
 #: What goes by baselines and what by triangles, with the rest of its shape.
 BASELINE_FIELDS = {"v2": (), "v2_err": (), "v2_uv": (2,), "v2_stations": (2,), "v2_flag": ()}
-BASELINE_FIELDS |= dict.fromkeys(("visamp", "visamp_err", "visphi", "visphi_err"), ())
+BASELINE_FIELDS |= dict.fromkeys(("visamp", "visamp_err", "visphi", "visphi_err", "v2_count"), ())
 TRIANGLE_FIELDS = {"cp": (), "cp_err": (), "cp_uv1": (2,), "cp_uv2": (2,), "cp_stations": (3,), "cp_flag": ()}
-TRIANGLE_FIELDS |= {"t3amp": (), "t3amp_err": ()}
+TRIANGLE_FIELDS |= {"t3amp": (), "t3amp_err": (), "cp_count": ()}
 #: Other names of attributes: those of results of `calami.fringes.fitting.fit` before they were one with what OIFITS
 #: holds.
 SYNONYMS = {
@@ -122,6 +125,8 @@ class _Measured:
     mode: str = ""
     error_source: str = ""
     shrinkage: float = 1.0
+    v2_count: np.ndarray | None = None
+    cp_count: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.v2), len(self.cp)
@@ -131,6 +136,12 @@ class _Measured:
             value = getattr(self, key)
             if value is not None and np.shape(value) != shape:
                 raise CalamiError(f"{self.name}: {key} has shape {np.shape(value)}, expected {shape}")
+        for key in ("v2_stations", "cp_stations"):
+            numbers = getattr(self, key)
+            if numbers.size and not 1 <= numbers.min() <= numbers.max() <= (len(self.stations) or np.inf):
+                count = f"to {len(self.stations)}" if self.stations else "on"
+                found = f"{numbers.min()} to {numbers.max()}"
+                raise CalamiError(f"{self.name}: {key} are {found}; stations are counted from 1 {count}")
         if not (0 < self.wavelength < 1e-3 and 0 <= self.bandwidth < self.wavelength):
             raise CalamiError(
                 f"{self.name}: wavelength {self.wavelength} m and bandwidth {self.bandwidth} m cannot be right; both "
@@ -216,6 +227,9 @@ class Observables(_Measured):
         ``"integrations"``, ``"ERR"`` (a single image), ``"residual"`` (a single image without ERR) or ``"jwst"``.
     shrinkage : float
         See `shrunk_covariance`; 1 for a single image.
+    v2_count, cp_count : numpy.ndarray or None
+        How many integrations are behind each squared visibility, shape (n,), and each closure phase, shape (m,), where
+        single values were left out; None if it is not known, or the same for all.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -265,6 +279,17 @@ class Observables(_Measured):
         """Matrix from the phases of all pairs of stations in the triangles to the closure phases."""
         pairs = sorted({tuple(sorted(p)) for t in self.cp_stations.tolist() for p in itertools.combinations(t, 2)})
         return closure_matrix(self.cp_stations, np.array(pairs, int).reshape(-1, 2))
+
+    @property
+    def exposure(self) -> str:
+        """Rootname of the exposure, from the header or the name; empty if it has none, for instance a simulated one."""
+        found = _rootname(str(self.header.get("FILENAME"))) or _rootname(self.name)
+        return str(self.header.get("CALROOT") or (found[0] if found else ""))
+
+    @property
+    def identity(self) -> tuple:
+        """What two observables of one exposure and band have in common."""
+        return self.exposure, self.filter if self.filter in niriss.FILTERS else round(self.wavelength, 12)
 
     @property
     def kept_samples(self) -> dict[str, np.ndarray]:
@@ -370,7 +395,7 @@ def mean_and_covariance(samples: np.ndarray, circular: bool = False) -> tuple[np
     Parameters
     ----------
     samples : numpy.ndarray
-        Values, shape (integrations, n).
+        Values, shape (integrations, n); one that is not finite is left out.
     circular : bool
         Whether they are angles in rad.
 
@@ -379,15 +404,18 @@ def mean_and_covariance(samples: np.ndarray, circular: bool = False) -> tuple[np
     mean : numpy.ndarray
         Shape (n,).
     covariance : numpy.ndarray
-        Shape (n, n); NaN if there is only one integration.
+        Shape (n, n); NaN where there is only one integration.
     """
     samples = np.asarray(samples, float)
-    count = len(samples)
-    mean = np.angle(np.exp(1j * samples).mean(axis=0)) if circular else samples.mean(axis=0)
-    if count < 2:
-        return mean, np.full((samples.shape[1],) * 2, np.nan)
-    away = wrap(samples - mean) if circular else samples - mean
-    return mean, away.T @ away / (count * (count - 1))
+    known = np.isfinite(samples)
+    count = known.sum(axis=0)
+    values = np.where(known, samples, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = (np.where(known, np.exp(1j * values), 0) if circular else values).sum(axis=0) / count
+        mean = np.angle(mean) if circular else mean
+        away = np.where(known, wrap(values - mean) if circular else values - mean, 0.0)
+        root = np.sqrt(count * (count - 1.0))
+        return mean, away.T @ away / np.outer(root, root)
 
 # %% ../../nbs/fringes/04_observables.ipynb #4eafda1c
 def from_samples(data: Observables, keep: np.ndarray | slice = slice(None), name: str | None = None) -> Observables:
@@ -406,7 +434,8 @@ def from_samples(data: Observables, keep: np.ndarray | slice = slice(None), name
     Returns
     -------
     Observables
-        Means, standard errors and covariances of these integrations, and their samples.
+        Means, standard errors and covariances of these integrations, and their samples. A value that is not finite is
+        left out alone; `v2_count` and `cp_count` say how many were used.
 
     Raises
     ------
@@ -419,11 +448,20 @@ def from_samples(data: Observables, keep: np.ndarray | slice = slice(None), name
     samples = {key: np.asarray(values)[keep] for key, values in had.items()}
     if not len(samples["v2"]):
         raise CalamiError(f"{data.name}: none of its {len(had['v2'])} integrations was chosen")
+    if len(samples["v2"]) != len(samples["cp"]):
+        numbers = f"{len(samples['v2'])} integrations of V2 and {len(samples['cp'])} of closure phases"
+        raise CalamiError(f"{data.name}: has {numbers}; they must be the same")
     values: dict[str, Any] = {"samples": samples, "name": name or data.name}
-    values["n_samples"] = values["n_integrations"] = len(samples["v2"])
+    used = np.isfinite(np.concatenate((samples["v2"], samples["cp"]), axis=1))
+    count = used.sum(axis=0)
+    values["n_integrations"] = int(used.any(axis=1).sum())
+    # What is in fewer than half of the integrations does not make all covariances worthless.
+    values["n_samples"] = int(count[2 * count >= values["n_integrations"]].min(initial=values["n_integrations"]))
+    if (count < len(used)).any():
+        values["v2_count"], values["cp_count"] = np.split(count, [samples["v2"].shape[1]])
     for key, circular in (("v2", False), ("cp", True)):
         values[key], covariance = mean_and_covariance(samples[key], circular)
-        known = len(samples[key]) > 1
+        known = values["n_samples"] > 1
         values[f"{key}_covariance"] = covariance if known else None
         values[f"{key}_err"] = np.sqrt(np.diag(covariance))
     for key, source, circular in (("visamp", "amplitude", False), ("visphi", "phase", True)):
@@ -571,6 +609,54 @@ def _picked(data: Observables, v2: np.ndarray, cp: np.ndarray) -> dict[str, Any]
         if getattr(data, covariance) is not None:
             new[covariance] = getattr(data, covariance)[np.ix_(index, index)]
     return new
+
+# %% ../../nbs/fringes/04_observables.ipynb #c067d0b0
+def distinct_exposures(data: Observables | Sequence[Observables]) -> list[Observables]:
+    """
+    Let each exposure count once.
+
+    Parameters
+    ----------
+    data : Observables or sequence of Observables
+        What is to be fitted together.
+
+    Returns
+    -------
+    list of Observables
+        Of an exposure that is there with its means and with its single integrations, the means.
+
+    Warns
+    -----
+    OIFITSWarning
+        For each that is left out, why.
+
+    Raises
+    ------
+    CalamiError
+        If calibrated and raw data are mixed, or an exposure is there twice in the same way.
+    """
+    chosen: dict[tuple, Observables] = {}
+    many = _several(data)
+    raw, done = ([one.name for one in many if bool(one.references) is calibrated] for calibrated in (False, True))
+    if raw and done:
+        text = f"{', '.join(done)} calibrated by a reference star and {', '.join(raw)} not"
+        raise CalamiError(f"{text}: they would disagree; give the calibrated ones only, or calibrate the others")
+    for number, one in enumerate(many):
+        key = one.identity if one.exposure else (number,)  # nothing is known of simulated data
+        if key not in chosen:
+            chosen[key] = one
+            continue
+        other = chosen[key]
+        if bool(one.samples) == bool(other.samples):
+            raise CalamiError(f"{one.name}: is the same exposure as {other.name} ({one.exposure}); give one of them")
+        means, single = (one, other) if other.samples else (other, one)
+        chosen[key] = means
+        text = f"{single.name} with single integrations is not used, and {means.name} is: it holds their means"
+        warnings.warn(f"{text}, and the exposure {one.exposure} counts once", OIFITSWarning, stacklevel=2)
+    return list(chosen.values())
+
+# %% ../../nbs/fringes/04_observables.ipynb #be834d73
+_rootname = re.compile(r"jw[0-9]{11}_[0-9a-z]{5}_[0-9]{5}_[a-z0-9]+").match
 
 # %% ../../nbs/fringes/04_observables.ipynb #2fa7e17e
 def _several(data: Observables | Sequence[Observables]) -> list[Observables]:

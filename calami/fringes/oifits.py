@@ -9,8 +9,10 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import warnings
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ from ..instrument import niriss
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'KEPT_KEYWORDS', 'write_oifits', 'write_products', 'read_oifits', 'find_defects',
-           'repair_errors']
+__all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'KEPT_KEYWORDS', 'EPOCH_GAPS', 'LONGEST_BASELINE', 'write_oifits', 'write_products',
+           'read_oifits', 'Part', 'list_parts', 'find_defects', 'repair_errors']
 
 # %% ../../nbs/fringes/07_oifits.ipynb #8c47f883
 #: Extensions with the covariances of the squared visibilities (1) and of the closure phases (rad²).
@@ -36,9 +38,11 @@ COVARIANCE_EXTENSIONS = {"v2_covariance": "CALAMI_V2COV", "cp_covariance": "CALA
 KEPT_KEYWORDS = (
     "TELESCOP INSTRUME DETECTOR PUPIL EXP_TYPE TITLE PI_NAME PROGRAM OBSERVTN VISIT TARGNAME TARGPROP TARG_RA TARG_DEC "
     "TARGURA TARGUDEC MU_RA MU_DEC MU_EPOCH DATE-OBS TIME-OBS EXPSTART EXPMID EXPEND NINTS NGROUPS EFFINTTM EFFEXPTM "
-    "DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX CALMODE"
+    "CALROOT DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX CALMODE"
 ).split()
 _ARCSEC = 1 / 3600  # degrees
+# What stands where OIFITS wants a name or a date and none is known
+_UNKNOWN, _UNKNOWN_DATE = "UNKNOWN", "2000-01-01"
 # Table: column, attribute and sample of what is measured; errors are in columns of that name and ERR.
 _MEASURED = {
     "OI_VIS": (("VISAMP", "visamp", "amplitude"), ("VISPHI", "visphi", "phase")),
@@ -157,7 +161,7 @@ def _target_hdu(data: Observables):
     def number(key: str) -> float:
         return float(data.header.get(key) or 0)
 
-    names = {"TARGET_ID": 1, "TARGET": np.array(data.target[:16].encode("ascii", "replace"), "S16")}
+    names = {"TARGET_ID": 1, "TARGET": np.array(_ascii(data.target.strip() or _UNKNOWN)[:16], "S16")}
     place = {"RAEP0": number("TARG_RA"), "DECEP0": number("TARG_DEC"), "EQUINOX": 2000.0}
     place |= {"RA_ERR": number("TARGURA") * _ARCSEC, "DEC_ERR": number("TARGUDEC") * _ARCSEC, "SYSVEL": 0.0}
     kinds = {"VELTYP": np.array(b"UNKNOWN", "S8"), "VELDEF": np.array(b"OPTICAL", "S8")}
@@ -178,7 +182,9 @@ def _visibility_hdus(data: Observables, single: bool) -> dict[str, Any]:
     for table, rest in (("OI_VIS", uv), ("OI_VIS2", uv), ("OI_T3", sides)):
         rows = len(rest["FLAG"])
         if rows and (table != "OI_VIS" or single or data.visamp is not None):
-            made[table] = _columns(rows, **start, **_measured_columns(data, table, single), **rest)
+            count = None if single or table == "OI_VIS" else data.cp_count if table == "OI_T3" else data.v2_count
+            more = {} if count is None else {"NS_COUNT": count}  # NS_: not of the standard
+            made[table] = _columns(rows, **start, **_measured_columns(data, table, single), **rest, **more)
     return made
 
 # %% ../../nbs/fringes/07_oifits.ipynb #7dc3a2ca
@@ -212,13 +218,20 @@ def _primary(data: Observables):
     from astropy.io import fits
 
     observer, date = str(data.header.get("PI_NAME") or "UNKNOWN"), _date(data.mjd)
-    cards = {"TELESCOP": "JWST", "INSTRUME": "NIRISS", "TARGPROP": data.target, "PI_NAME": observer, "DATE-OBS": date}
+    cards = {"TELESCOP": "JWST", "INSTRUME": "NIRISS", "PI_NAME": observer, "DATE-OBS": date}
+    cards |= {"TARGPROP": data.target} if data.target.strip() else {}
     for key in KEPT_KEYWORDS:
         value = data.header.get(key)
         if value not in (None, "") and not (isinstance(value, float) and not np.isfinite(value)):
             cards[key] = value
     cards |= {"ORIGIN": "calami", "CONTENT": "OIFITS2", "DATAMODL": "AmiOIModel", "INSMODE": "NRM"}
-    cards |= {"OBJECT": data.target, "OBSERVER": observer, "FILTER": data.filter, "FILT": data.filter}
+    cards |= {
+        "OBJECT": data.target.strip() or _UNKNOWN,
+        "OBSERVER": observer,
+        "FILTER": data.filter,
+        "FILT": data.filter,
+    }
+    cards |= {"CALROOT": data.exposure} if data.exposure else {}
     cards |= {"DATE": date, "CALNAME": data.name}  # not today, so that files are reproducible
     cards |= {"CALIB": ", ".join(data.references)} if data.references else {}
     cards |= {"MJD": data.mjd} if np.isfinite(data.mjd) else {}
@@ -233,9 +246,7 @@ def _primary(data: Observables):
 
 # %% ../../nbs/fringes/07_oifits.ipynb #8139f6e2
 def _date(mjd: float) -> str:
-    from astropy.time import Time
-
-    return Time(mjd if np.isfinite(mjd) else 51544.0, format="mjd").isot[:10]  # unknown: 2000-01-01
+    return _iso(mjd)[:10] or _UNKNOWN_DATE
 
 # %% ../../nbs/fringes/07_oifits.ipynb #38fe3912
 def write_products(observables: Observables, folder: str | os.PathLike) -> list[Path]:
@@ -266,14 +277,30 @@ def write_products(observables: Observables, folder: str | os.PathLike) -> list[
     return paths
 
 # %% ../../nbs/fringes/07_oifits.ipynb #cd287e7d
-def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> Observables:
+def read_oifits(
+    path: str | os.PathLike,
+    *,
+    target: str | int | None = None,
+    channel: str | float | tuple[str, float] | None = None,
+    epoch: str | float | None = None,
+    repair: bool = False,
+) -> Observables:
     """
-    Read an OIFITS file of one exposure in one filter, written by calami, jwst, AMICAL or ImPlaneIA.
+    Read one exposure in one filter from an OIFITS file of calami, jwst, AMICAL, ImPlaneIA or another program.
+
+    Which table belongs to which is taken from INSNAME, ARRNAME and TARGET_ID, units from TUNIT. Of a file with several
+    targets, channels or epochs one is chosen; `list_parts` says what there is.
 
     Parameters
     ----------
     path : path-like
         The file. One with values of single integrations is averaged, with covariances.
+    target : str or int, optional
+        Name or TARGET_ID.
+    channel : str, float or tuple, optional
+        INSNAME, wavelength (m), or both.
+    epoch : str or float, optional
+        MJD, or the beginning of the time in ISO format.
     repair : bool
         Fix the known errors of jwst's files as far as the file allows; otherwise they are only reported.
 
@@ -290,35 +317,367 @@ def read_oifits(path: str | os.PathLike, *, repair: bool = False) -> Observables
     Raises
     ------
     FileProblem
-        If it is no such file, or holds more than one target, exposure or wavelength channel.
+        If it is no such file, or holds more than one target, channel or epoch of those that were asked for; the message
+        lists them all.
     """
     path = Path(path)
     with _quiet_open(path) as hdus:
-        wavelength, band = _channel(path, hdus)
-        header = hdus[0].header
-        origin = _origin(header, hdus)
-        part = _read_parts(path, hdus)
-        samples = _split_samples(part)
-        for key, name in COVARIANCE_EXTENSIONS.items():
-            count = len(part[key[:2]])
-            if name in hdus and np.shape(hdus[name].data) == (count, count):
-                part[key] = np.asarray(hdus[name].data, float)
-            elif name in hdus and count:
-                reason = f"its {name} has shape {np.shape(hdus[name].data)}, expected {(count, count)}"
-                raise FileProblem(path, reason, "write the file again, or remove that extension")
-        part |= _header_facts(path, hdus, origin) | _stations(hdus, part)
-        part |= {"wavelength": wavelength, "bandwidth": band, "filter": _filter_name(header, wavelength)}
-        part |= {"origin": origin, "samples": samples, "n_samples": int(header.get("CALAMI_N", 0))}
-        calibrated_q4 = "OI_Q4" in hdus and ("aminorm" in path.name or bool(part["references"]))
-    data = Observables(**part)
-    if {"v2", "cp"} <= set(samples):
-        data = from_samples(data)
-    elif origin == "jwst":
+        tables = _tables(path, hdus)
+        part = _one_part(path, tables, {"target": target, "channel": channel, "epoch": epoch})
+        tables = [table for table in (table.of(part) for table in tables) if len(table.rows)]
+        header, origin = hdus[0].header, _origin(hdus[0].header)
+        values = _read_parts(path, tables, origin)
+        _refuse_other_telescope(path, header, values)
+        values |= _covariances(path, hdus, values) | _header_facts(path, header, tables, part, origin)
+        values |= {"origin": origin, "n_samples": int(_number(header.get("CALAMI_N"), 0))}
+        calibrated_q4 = "OI_Q4" in hdus and ("aminorm" in path.name or bool(values["references"]))
+        data = Observables(**values)
+        data.header["CALROOT"] = data.exposure or f"{_product.sub('', data.name)} {data.target} {data.mjd:.5f}"
+        data = from_samples(data) if {"v2", "cp"} <= set(data.samples) else data
+    if origin == "jwst" and not data.samples:
         data = _jwst_errors(data, repair, calibrated_q4)
     _warn(data)
     return data
 
+# %% ../../nbs/fringes/07_oifits.ipynb #18261502
+_product = re.compile(r"_(psf-)?ami(multi|norm)?-oi$")
+
 # %% ../../nbs/fringes/07_oifits.ipynb #2770cde0
+@dataclass(frozen=True)
+class Part:
+    """
+    One target in one channel at one time, as an OIFITS file holds it.
+
+    Attributes
+    ----------
+    target : str
+        Name of the star.
+    target_id : int
+        Its TARGET_ID.
+    instrument : str
+        INSNAME.
+    wavelength, bandwidth : float
+        Of the channel, m.
+    epoch : float
+        Time of the middle, MJD; NaN if it is not known.
+    """
+
+    target: str
+    target_id: int
+    instrument: str
+    wavelength: float
+    bandwidth: float
+    epoch: float
+    _number: int | None = None  # of the channel in its table; None if it has one
+    _times: tuple[float, float] = (-np.inf, np.inf)  # first and last time
+
+    def say(self, what: str) -> str:
+        """
+        Give one of its facts for a message.
+
+        Parameters
+        ----------
+        what : str
+            ``"target"``, ``"channel"`` or ``"epoch"``.
+
+        Returns
+        -------
+        str
+            As `read_oifits` takes it.
+        """
+        if what == "channel":
+            return repr((self.instrument, float(f"{self.wavelength:.7g}")))
+        return repr((self.target or self.target_id) if what == "target" else round(self.epoch, 6))
+
+    def identity(self, what: str) -> tuple:
+        """
+        Give what tells it from others.
+
+        Parameters
+        ----------
+        what : str
+            ``"target"``, ``"channel"`` or ``"epoch"``.
+
+        Returns
+        -------
+        tuple
+            Equal for two parts that have it in common.
+        """
+        return {"target": (self.target_id,), "channel": (self.instrument, self._number), "epoch": self._times}[what]
+
+    def agrees(self, what: str, wanted: Any) -> bool:
+        """
+        Say whether it is what was asked for.
+
+        Parameters
+        ----------
+        what : str
+            ``"target"``, ``"channel"`` or ``"epoch"``.
+        wanted : object
+            As `read_oifits` takes it.
+
+        Returns
+        -------
+        bool
+            True if so, or if nothing was asked for.
+        """
+        if wanted is None or isinstance(wanted, tuple):
+            return wanted is None or all(self.agrees(what, one) for one in wanted)
+        if not isinstance(wanted, str):
+            mine, near = {
+                "target": (self.target_id, 0), "channel": (self.wavelength, 1e-5 * self.wavelength),
+                "epoch": (self.epoch, EPOCH_GAPS[-1]),
+            }[what]  # fmt: skip
+            return abs(mine - wanted) <= near or (what == "epoch" and self._times[0] <= wanted <= self._times[1])
+        if what == "epoch":
+            return _iso(self.epoch).startswith(wanted.strip().replace(" ", "T"))
+        return wanted.strip().lower() == (self.target if what == "target" else self.instrument).lower()
+
+# %% ../../nbs/fringes/07_oifits.ipynb #6b388d1f
+#: Times of one epoch follow each other within the first of these, days; if then a baseline is there more than once,
+#: within the second.
+EPOCH_GAPS = (0.02, 2e-5)
+
+# %% ../../nbs/fringes/07_oifits.ipynb #560c2551
+def list_parts(path: str | os.PathLike) -> list[Part]:
+    """
+    List what an OIFITS file holds.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    list of Part
+        Each combination of target, channel and epoch that has data.
+    """
+    path = Path(path)
+    with _quiet_open(path) as hdus:
+        return _parts(_tables(path, hdus))
+
+# %% ../../nbs/fringes/07_oifits.ipynb #3329bc57
+def _one_part(path: Path, tables: list[_Table], wanted: dict[str, Any]) -> Part:
+    parts = _parts(tables)
+    lists = {what: {part.identity(what): part.say(what) for part in parts} for what in wanted}
+    inside = "; ".join(f"{what}s {', '.join(known.values())}" for what, known in lists.items())
+    for what, value in wanted.items():
+        left = [part for part in parts if part.agrees(what, value)]
+        if not left:
+            raise FileProblem(path, f"has nothing of {what} {value!r}; it holds {inside}", f"choose another {what}")
+        parts = left
+    for what in wanted:
+        count = len({part.identity(what) for part in parts})
+        if count > 1:
+            reason = f"has {count} {what}s, expected one; it holds {inside}"
+            raise FileProblem(path, reason, f"choose one: read_oifits(path, {what}={parts[0].say(what)})")
+    return parts[0]
+
+# %% ../../nbs/fringes/07_oifits.ipynb #a18235a7
+def _tables(path: Path, hdus: Any) -> list[_Table]:
+    # Those of measured values, with what they refer to
+    found = {name: [h for h in hdus if h.name == name and h.data is not None and len(h.data)] for name in _REFERRED}
+    if not found["OI_WAVELENGTH"]:
+        raise FileProblem(path, "has no OI_WAVELENGTH table, so its wavelength is not known", "write it again")
+    tables = []
+    for hdu in hdus:
+        if hdu.name in _MEASURED and hdu.data is not None and len(hdu.data):
+            wave, array = (_referred(path, hdu, found, name) for name in ("OI_WAVELENGTH", "OI_ARRAY"))
+            _demand(path, wave, ["EFF_WAVE", "EFF_BAND"])
+            _demand(path, hdu, _NEEDED[hdu.name])
+            tables.append(_Table(path, hdu, wave, array, next(iter(found["OI_TARGET"]), None)))
+    if not {table.hdu.name for table in tables} & {"OI_VIS2", "OI_T3"}:
+        have = ", ".join(h.name for h in hdus[1:]) or "no extension"
+        raise FileProblem(path, f"has neither OI_VIS2 nor OI_T3 (it has {have})", "is it an OIFITS file?")
+    return tables
+
+# %% ../../nbs/fringes/07_oifits.ipynb #b0d7df70
+_REFERRED = {"OI_WAVELENGTH": "INSNAME", "OI_ARRAY": "ARRNAME", "OI_TARGET": ""}
+_SIDES = {"OI_VIS": ("",), "OI_VIS2": ("",), "OI_T3": ("1", "2")}
+_NEEDED = {
+    "OI_VIS": ["UCOORD", "VCOORD", "STA_INDEX"],
+    "OI_VIS2": ["VIS2DATA", "VIS2ERR", "UCOORD", "VCOORD", "STA_INDEX"],
+    "OI_T3": ["T3PHI", "T3PHIERR", "U1COORD", "V1COORD", "U2COORD", "V2COORD", "STA_INDEX"],
+}
+
+# %% ../../nbs/fringes/07_oifits.ipynb #b66b1121
+def _referred(path: Path, hdu: Any, found: dict[str, list], name: str) -> Any:
+    # The table that `hdu` names by a keyword; the only one if one of them has no name
+    key, tables = _REFERRED[name], found[name]
+    wanted = str(hdu.header.get(key, "")).strip().upper()
+    names = [str(table.header.get(key, "")).strip().upper() for table in tables]
+    same = [table for table, one in zip(tables, names, strict=True) if one == wanted and wanted]
+    if len(same) == 1 or (len(tables) == 1 and not (wanted and names[0])):
+        return (same or tables)[0]
+    if name == "OI_ARRAY" and not same:
+        return None
+    reason = f"its {hdu.name} belongs to {key} {wanted or 'without name'}, and of {name} it has {', '.join(names)}"
+    raise FileProblem(path, reason, f"write it again, with one {name} for each {key}")
+
+# %% ../../nbs/fringes/07_oifits.ipynb #d4bdaff7
+class _Table:
+    # Rows of a table of measured values; numbers in the units of the standard
+
+    def __init__(self, path: Path, hdu: Any, wave: Any, array: Any, targets: Any) -> None:
+        self.path, self.hdu, self.array, self.targets = path, hdu, array, targets
+        self.rows, self.number = np.arange(len(hdu.data)), None
+        self.instrument = str(wave.header.get("INSNAME", "")).strip()
+        self.waves = np.column_stack([_column(path, wave, key).reshape(-1) for key in ("EFF_WAVE", "EFF_BAND")])
+        if np.ptp(self.waves[:, 0]) <= 1e-6 * self.waves[0, 0]:
+            self.waves = self.waves[:1]  # one wavelength repeated for each integration
+        self.ids = self.column("TARGET_ID", 1).astype(int)
+        self.times = self.column("MJD", 0)
+        self.dated = not self.times.any()  # by DATE-OBS only
+        if self.dated:
+            self.times = _mjd(hdu.header.get("DATE-OBS")) + self.column("TIME", 0) / 86400
+        self.times[~(self.times > 0)] = np.nan
+        self.stations = np.asarray(hdu.data["STA_INDEX"]).astype(int)
+        if self.stations.shape != (len(hdu.data), len(_SIDES[hdu.name]) + 1):
+            raise FileProblem(path, f"its {hdu.name} has STA_INDEX of shape {self.stations.shape}", "write it again")
+
+    def column(self, name: str, default: float = np.nan) -> np.ndarray:
+        # One number a row, or several: those of the channel if one has been chosen
+        values = _column(self.path, self.hdu, name)
+        return np.full(len(self.rows), float(default)) if values is None else self.in_channel(name, values)
+
+    def in_channel(self, name: str, values: np.ndarray) -> np.ndarray:
+        width = values.shape[1] if values.ndim == 2 else 1
+        if self.number is not None and name in _SPECTRAL:
+            if width != len(self.waves):
+                reason = f"its {self.hdu.name} has {width} {name} a row, and {len(self.waves)} wavelengths"
+                raise FileProblem(self.path, reason, "write it again")
+            values = values[:, self.number]
+        return (values[:, 0] if values.ndim == 2 and width == 1 else values)[self.rows]
+
+    def of(self, part: Part) -> _Table:
+        chosen = copy(self)
+        first, last = part._times
+        with np.errstate(invalid="ignore"):
+            when = np.isnan(self.times) if np.isnan(part.epoch) else (self.times >= first) & (self.times <= last)
+        chosen.rows = np.flatnonzero(when & (self.ids == part.target_id) & (self.instrument == part.instrument))
+        chosen.number = part._number
+        return chosen
+
+    def flags(self) -> np.ndarray:
+        # FLAG, or False; text says T or F for each value
+        if "FLAG" not in [name.upper() for name in self.hdu.columns.names]:
+            return np.zeros(len(self.rows), bool)
+        flags = np.asarray(self.hdu.data["FLAG"])
+        if flags.dtype.kind in "SU":
+            words = [" ".join(str(word).upper().split()) for word in np.ravel(flags)]
+            words = [_TRUTH.get(word, [_TRUTH.get(letter) for letter in word]) for word in words]
+            if any(None in word for word in words) or len(set(map(len, words))) > 1:
+                reason = f"its {self.hdu.name} has text in FLAG that is not T or F"
+                raise FileProblem(self.path, reason, "write it again")
+            flags = np.reshape(words, (len(flags), -1))
+        return self.in_channel("FLAG", flags.astype(bool))
+
+# %% ../../nbs/fringes/07_oifits.ipynb #d0733fd6
+_TRUTH = {"T": [True], "TRUE": [True], "1": [True], "F": [False], "FALSE": [False], "0": [False], "": [False]}
+_SPECTRAL = {name for name, _, _ in itertools.chain(*_MEASURED.values())}  # one number for each channel
+_SPECTRAL |= {_error_of(name) for name in _SPECTRAL} | {"FLAG"}
+
+# %% ../../nbs/fringes/07_oifits.ipynb #6539e03b
+def _column(path: Path, hdu: Any, name: str) -> np.ndarray | None:
+    # As native floats in the unit of the standard; None if it is not there
+    column = next((c for c in hdu.columns if c.name.upper() == name), None)
+    if column is None:
+        return None
+    values = np.asarray(hdu.data[column.name])
+    if values.dtype.kind not in "iufb" or values.ndim > 2 or not values.size:
+        raise FileProblem(path, f"its {hdu.name} has no numbers in {name}", "write it again")
+    return values.astype(float) * _factor(path, hdu.name, name, (column.unit or "").strip())
+
+# %% ../../nbs/fringes/07_oifits.ipynb #8f3dce61
+def _factor(path: Path, table: str, column: str, unit: str) -> float:
+    # From a unit to that of the standard, however it is spelt: METERS, deg, Degrees
+    from astropy import units
+
+    wanted = _UNIT_OF.get(column, "")
+    if not unit or unit == wanted:
+        return 1.0
+    for spelling in (unit, unit.lower(), unit.lower().rstrip("s")):
+        with contextlib.suppress(ValueError, TypeError):
+            return float(units.Unit(spelling).to(wanted))
+    if column.startswith(("VISAMP", "T3AMP")):
+        return np.nan  # of electrons or light, and no visibility
+    reason = f"its {table} has {column} in {unit!r}, expected {wanted or 'a number without unit'}"
+    raise FileProblem(path, reason, "write it again in that unit")
+
+# %% ../../nbs/fringes/07_oifits.ipynb #cad06e02
+def _parts(tables: list[_Table]) -> list[Part]:
+    parts = {}
+    for table in tables:
+        if table.hdu.name == "OI_VIS":
+            continue
+        for identity in np.unique(table.ids).tolist():
+            same = [t for t in tables if t.instrument == table.instrument and t.hdu.name != "OI_VIS"]
+            for times in _epochs(same, identity):
+                for number, (wavelength, width) in enumerate(table.waves.tolist()):
+                    number = number if len(table.waves) > 1 else None
+                    middle = float((times[0] + times[1]) / 2)
+                    facts = _target_name(table, identity), identity, table.instrument, wavelength, width, middle
+                    part = Part(*facts, number, times)
+                    if len(table.of(part).rows):
+                        parts[part.say("epoch"), identity, table.instrument, number] = part
+    return list(parts.values())
+
+# %% ../../nbs/fringes/07_oifits.ipynb #9375b450
+def _epochs(tables: list[_Table], identity: int) -> list[tuple[float, float]]:
+    # First and last time of each epoch of a target; NaN if it is not known
+    seen = [(t.times[t.ids == identity], t.stations[t.ids == identity]) for t in tables]
+    times = np.unique(np.concatenate([times for times, _ in seen]))
+    known = times[np.isfinite(times)]
+    found: list[tuple[float, float]] = [(np.nan, np.nan)] if len(known) < len(times) else []
+    if not len(known):
+        return found
+    for gap in EPOCH_GAPS:
+        groups = np.split(known, np.flatnonzero(np.diff(known) > gap) + 1)
+        spans = [(float(group[0]), float(group[-1])) for group in groups]
+        twice = any(_repeated(rows[(when >= a) & (when <= b)]) for a, b in spans for when, rows in seen)
+        if not twice:
+            break
+    if len(spans) == 1:  # then tables without times belong to it, too
+        for table in tables:
+            table.times[(table.ids == identity) & np.isnan(table.times)] = spans[0][0]
+        return spans
+    return [*spans, *found]
+
+# %% ../../nbs/fringes/07_oifits.ipynb #6acc8e9d
+def _repeated(stations: np.ndarray) -> str:
+    # Stations that are there more than once, such as 1-2; nothing if none are
+    rows, counts = np.unique(np.sort(stations, axis=1), axis=0, return_counts=True)
+    return "-".join(map(str, rows[counts > 1][0])) if (counts > 1).any() else ""
+
+# %% ../../nbs/fringes/07_oifits.ipynb #2db71d5f
+def _target_name(table: _Table, identity: int) -> str:
+    # As OI_TARGET has it; nothing if it does not say
+    targets = table.targets
+    if targets is None or not {"TARGET_ID", "TARGET"} <= set(targets.columns.names):
+        return ""
+    names = dict(zip(targets.data["TARGET_ID"], targets.data["TARGET"], strict=True))
+    name = str(names.get(identity, "")).strip()
+    return "" if name.upper() == _UNKNOWN else name
+
+# %% ../../nbs/fringes/07_oifits.ipynb #cbfecae5
+def _mjd(date: Any) -> float:
+    # Of DATE-OBS; NaN if it is none
+    from astropy.time import Time
+
+    date = str(date).strip()
+    try:
+        return np.nan if date == _UNKNOWN_DATE else float(Time(date, format="isot" if "T" in date else "iso").mjd)
+    except ValueError:
+        return np.nan
+
+# %% ../../nbs/fringes/07_oifits.ipynb #d5e7034b
+def _iso(mjd: float) -> str:
+    from astropy.time import Time
+
+    return Time(mjd, format="mjd").isot if np.isfinite(mjd) else ""
+
+# %% ../../nbs/fringes/07_oifits.ipynb #73e719dd
 @contextlib.contextmanager
 def _quiet_open(path: Path):
     hdu_walk(path)  # finds out whether it is cut short
@@ -326,19 +685,12 @@ def _quiet_open(path: Path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on units that astropy does not know; what matters is checked below
             _ = [hdu.data for hdu in hdus if hdu.name.startswith(("OI_", "CALAMI_"))]
-        yield hdus
-
-# %% ../../nbs/fringes/07_oifits.ipynb #6b388d1f
-def _table(path: Path, hdus: Any, name: str):
-    found = [hdu for hdu in hdus if hdu.name == name]
-    if len(found) > 1:
-        raise FileProblem(path, f"has {len(found)} tables {name}, expected one", "split it into one file per exposure")
-    if not found or not len(found[0].data):
-        return None
-    targets = set(np.atleast_1d(found[0].data["TARGET_ID"]).tolist()) if "TARGET_ID" in found[0].columns.names else {1}
-    if len(targets) > 1:
-        raise FileProblem(path, f"{name} has {len(targets)} targets, expected one", "split it into one file per target")
-    return found[0]
+        try:
+            yield hdus
+        except FileProblem:
+            raise
+        except CalamiError as problem:
+            raise FileProblem(path, str(problem), "write the file again") from problem
 
 # %% ../../nbs/fringes/07_oifits.ipynb #0e057ac9
 def _demand(path: Path, hdu: Any, columns: list[str]) -> None:
@@ -348,43 +700,116 @@ def _demand(path: Path, hdu: Any, columns: list[str]) -> None:
         raise FileProblem(path, reason, "write the file again")
 
 # %% ../../nbs/fringes/07_oifits.ipynb #8796ee89
-def _values(hdu: Any, column: str, like: np.ndarray | None = None) -> np.ndarray | None:
-    # As native floats; (rows,) for one number a row, (rows, k) else
-    names = [c.upper() for c in hdu.columns.names]
-    if column not in names:
-        return None if like is None else np.full(like.shape, np.nan)
-    values = np.asarray(hdu.data[column]).astype(float)
-    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+def _read_parts(path: Path, tables: list[_Table], origin: str) -> dict[str, Any]:
+    # Everything of OI_VIS2, OI_T3 and OI_VIS, angles in rad
+    values: dict[str, Any] = {"samples": {}}
+    for name, key in (("OI_VIS2", "v2"), ("OI_T3", "cp")):
+        values |= _read_measured([t for t in tables if t.hdu.name == name], name, key, values["samples"])
+        if again := _repeated(values[f"{key}_stations"]):
+            reason = f"its {name} has the stations {again} more than once at the same time"
+            raise FileProblem(path, reason, "give a file with one value, or with a column for each integration")
+    visibilities = [t for t in tables if t.hdu.name == "OI_VIS"]
+    samples: dict[str, np.ndarray] = {}
+    found = _read_measured(visibilities, "OI_VIS", "visamp", samples)
+    if np.array_equal(found["visamp_stations"], values["v2_stations"]) and len(values["v2"]):
+        values |= {key: found[key] for key in ("visamp", "visamp_err", "visphi", "visphi_err")}
+        values["samples"] |= samples
+    for key in ("v2", "cp"):
+        if values["samples"] and not len(values[key]):  # that table is not there
+            values["samples"].setdefault(key, np.zeros((len(next(iter(values["samples"].values()))), 0)))
+    return values | _stations(tables, values)
 
 # %% ../../nbs/fringes/07_oifits.ipynb #5448e1bf
-def _flags(hdu: Any) -> np.ndarray:
-    if "FLAG" not in [c.upper() for c in hdu.columns.names]:
-        return np.zeros(len(hdu.data), bool)
-    flag = np.asarray(hdu.data["FLAG"]).astype(bool)
-    return flag.reshape(len(flag), -1).any(axis=1)
+def _read_measured(tables: list[_Table], name: str, main: str, samples: dict[str, np.ndarray]) -> dict[str, Any]:
+    # Values, errors, baselines, stations and flags of tables of one kind; columns with one number for each integration
+    # go into `samples`, NaN where flagged, and NaN stands in their place until they are averaged
+    def joined(parts: list[np.ndarray], empty: tuple = (0,)) -> np.ndarray:
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise FileProblem(tables[0].path, f"its tables {name} have different numbers of values", "split it")
+        return np.concatenate(parts) if parts else np.zeros(empty)
+
+    sides = _SIDES[name]
+    flags = joined([table.flags() for table in tables]).astype(bool)
+    part: dict[str, Any] = {}
+    many = False
+    for column, key, sample in _MEASURED[name]:
+        for own, found in ((key, column), (f"{key}_err", _error_of(column))):
+            values = joined([table.column(found) for table in tables])
+            many |= values.ndim == 2
+            part[own] = np.radians(values) if "PHI" in column else values
+            if values.ndim == 2:
+                if sample and own == key:
+                    samples[sample] = np.where(flags if flags.ndim == 2 else flags[:, None], np.nan, part[own]).T
+                part[own] = np.full(len(values), np.nan)
+    for side in sides:
+        places = [[table.column(f"{axis}{side}COORD") for table in tables] for axis in "UV"]
+        part[f"{main}_uv{side}"] = np.column_stack([joined(axis) for axis in places])
+    numbers = [t.stations[t.rows] for t in tables]
+    part[f"{main}_stations"] = (np.concatenate(numbers) if tables else np.zeros((0, 1 + len(sides)))).astype(int)
+    if tables and main != "visamp" and all("NS_COUNT" in table.hdu.columns.names for table in tables):
+        part[f"{main}_count"] = joined([table.column("NS_COUNT") for table in tables]).astype(int)
+    known = np.isfinite(sum(part[f"{main}_uv{side}"] for side in sides)).all(axis=1)
+    whole = flags if flags.ndim == 1 else flags.all(axis=1) if many else flags.any(axis=1)
+    part[f"{main}_flag"] = whole | ~known
+    return part
 
 # %% ../../nbs/fringes/07_oifits.ipynb #17599ebf
-def _channel(path: Path, hdus: Any) -> tuple[float, float]:
-    hdu = next((h for h in hdus if h.name == "OI_WAVELENGTH"), None)
-    if hdu is None or not len(hdu.data):
-        raise FileProblem(path, "has no OI_WAVELENGTH table, so its wavelength is not known", "write it again")
-    _demand(path, hdu, ["EFF_WAVE", "EFF_BAND"])
-    wavelength, band = (np.atleast_1d(np.asarray(hdu.data[c], float)).ravel() for c in ("EFF_WAVE", "EFF_BAND"))
-    if np.ptp(wavelength) > 1e-6 * wavelength[0]:
-        reason = f"has {len(wavelength)} wavelength channels; AMI data have one"
-        raise FileProblem(path, reason, "split it into one file per channel")
-    return float(wavelength[0]), float(band[0])
+def _stations(tables: list[_Table], values: dict[str, Any]) -> dict[str, Any]:
+    # Numbers from 1 in the order of OI_ARRAY, or of the numbers where it does not say; names and places
+    used = [values[key] for key in ("v2_stations", "cp_stations")]
+    hdu = tables[0].array
+    facts: dict[str, Any] = {}
+    index = np.unique(np.concatenate([numbers.ravel() for numbers in used]))
+    if hdu is not None and "STA_INDEX" in hdu.columns.names:
+        numbers = np.asarray(hdu.data["STA_INDEX"]).ravel().astype(int)
+        if np.isin(index, numbers).all() and len(set(numbers.tolist())) == len(numbers):
+            order = np.argsort(numbers)
+            index = numbers[order]
+            if "STA_NAME" in hdu.columns.names:
+                facts["stations"] = tuple(str(n).strip() for n in np.asarray(hdu.data["STA_NAME"])[order])
+            places = _column(tables[0].path, hdu, "STAXYZ")
+            if places is not None and places.ndim == 2 and places.shape[1] >= 2:
+                facts["station_xy"] = places[order][:, :2]
+    return facts | {key: np.searchsorted(index, values[key]) + 1 for key in ("v2_stations", "cp_stations")}
 
 # %% ../../nbs/fringes/07_oifits.ipynb #6150a9e9
+#: Longest baseline of JWST, m; those of files that say they are from it and are not within this are in other units.
+LONGEST_BASELINE = 6.6
+
+# %% ../../nbs/fringes/07_oifits.ipynb #1946d1da
+def _refuse_other_telescope(path: Path, header: Any, values: dict[str, Any]) -> None:
+    sides = np.concatenate([values["v2_uv"], values["cp_uv1"], values["cp_uv2"]])
+    longest = np.hypot(*sides.T).max(initial=0, where=np.isfinite(sides).all(axis=1))
+    here = {str(header.get(key, "")).strip().upper() for key in ("TELESCOP", "INSTRUME")} & {"JWST", "NIRISS"}
+    if here and longest and not LONGEST_BASELINE / 100 < longest < LONGEST_BASELINE:
+        reason = f"its longest baseline is {longest:.3g} m, and that of JWST {LONGEST_BASELINE} m"
+        raise FileProblem(path, reason, "are UCOORD and VCOORD in metres?")
+
+# %% ../../nbs/fringes/07_oifits.ipynb #87d00a7d
+def _covariances(path: Path, hdus: Any, values: dict[str, Any]) -> dict[str, np.ndarray]:
+    found = {}
+    for key, name in COVARIANCE_EXTENSIONS.items():
+        count = len(values[key[:2]])
+        if name in hdus and np.shape(hdus[name].data) == (count, count):
+            found[key] = np.asarray(hdus[name].data, float)
+        elif name in hdus and count:
+            reason = f"its {name} has shape {np.shape(hdus[name].data)}, expected {(count, count)}"
+            raise FileProblem(path, reason, "write the file again, or remove that extension")
+    return found
+
+# %% ../../nbs/fringes/07_oifits.ipynb #778ee2d5
 def _filter_name(header: Any, wavelength: float) -> str:
+    # That of the header, unless it is known to be elsewhere
     for key in ("FILTER", "FILT"):
-        if str(header.get(key, "")).strip():
-            return str(header[key]).strip()
+        name = str(header.get(key) or "").strip()
+        known = niriss.FILTERS.get(name)
+        if name and (known is None or abs(known.pivot / (wavelength * 1e6) - 1) < 0.03):
+            return name
     near = min(niriss.FILTERS.values(), key=lambda f: abs(f.pivot - wavelength * 1e6))
     return near.name if abs(near.pivot / (wavelength * 1e6) - 1) < 0.03 else f"{wavelength * 1e6:.2f}um"
 
-# %% ../../nbs/fringes/07_oifits.ipynb #1946d1da
-def _origin(header: Any, hdus: Any) -> str:
+# %% ../../nbs/fringes/07_oifits.ipynb #545e308e
+def _origin(header: Any) -> str:
     if "CALAMI" in header:
         return "calami"
     if header.get("DATAMODL") == "AmiOIModel" or "CAL_VER" in header:
@@ -401,94 +826,37 @@ def _version(text: Any) -> tuple[int, int]:
     return tuple(int(p) if p.isdigit() else 0 for p in [*parts, "0", "0"][:2])
 
 # %% ../../nbs/fringes/07_oifits.ipynb #d3780d65
-def _read_parts(path: Path, hdus: Any) -> dict[str, Any]:
-    # Everything of OI_VIS2, OI_T3 and OI_VIS, angles in rad
-    v2, t3, vis = (_table(path, hdus, name) for name in ("OI_VIS2", "OI_T3", "OI_VIS"))
-    if v2 is None and t3 is None:
-        have = ", ".join(h.name for h in hdus[1:]) or "no extension"
-        raise FileProblem(path, f"has neither OI_VIS2 nor OI_T3 (it has {have})", "is it an OIFITS file?")
-    part: dict[str, Any] = {}
-    for key, hdu, uv in (("v2", v2, {"v2_uv": ""}), ("cp", t3, {"cp_uv1": "1", "cp_uv2": "2"})):
-        if hdu is None:
-            part |= {key: np.zeros(0), f"{key}_err": np.zeros(0), f"{key}_stations": np.zeros((0, 1 + len(uv)), int)}
-            part |= {f"{key}_flag": np.zeros(0, bool)} | {side: np.zeros((0, 2)) for side in uv}
-            continue
-        columns = {side: [f"{axis}{number}COORD" for axis in "UV"] for side, number in uv.items()}
-        data = "VIS2DATA" if key == "v2" else "T3PHI"
-        _demand(path, hdu, [data, _error_of(data), *itertools.chain(*columns.values()), "STA_INDEX"])
-        part |= _read_measured(hdu, _values(hdu, data))
-        part |= {side: np.column_stack([_values(hdu, c) for c in pair]) for side, pair in columns.items()}
-        part[f"{key}_stations"] = np.asarray(hdu.data["STA_INDEX"]).astype(int)
-        part[f"{key}_flag"] = _flags(hdu) | ~np.isfinite(sum(part[side] for side in uv)).all(axis=1)
-    stations = [h.data["STA_INDEX"] for h in (v2, vis) if h is not None and "STA_INDEX" in h.columns.names]
-    if len(stations) == 2 and np.array_equal(*stations):
-        part |= _read_measured(vis, part["v2"])
-    return part
+def _number(value: Any, default: float = np.nan) -> float:
+    # A card without value, or with text, is as good as none
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
 
 # %% ../../nbs/fringes/07_oifits.ipynb #9bfcc2d5
-def _read_measured(hdu: Any, like: np.ndarray) -> dict[str, np.ndarray]:
-    # Values and errors of a table, angles in rad; NaN where a column is missing
-    part = {}
-    for name, key, _ in _MEASURED[hdu.name]:
-        for column, own in ((name, key), (_error_of(name), f"{key}_err")):
-            values = _values(hdu, column, like)
-            part[own] = np.radians(values) if "PHI" in name else values
-    return part
-
-# %% ../../nbs/fringes/07_oifits.ipynb #656f28d8
-def _split_samples(part: dict[str, Any]) -> dict[str, np.ndarray]:
-    # Columns of a per-integration file become samples; NaN stands in their place until they are averaged.
-    samples = {}
-    for _, key, sample in itertools.chain(*_MEASURED.values()):
-        if sample and np.ndim(part.get(key)) == 2:
-            samples[sample] = part[key].T
-        for own in (key, f"{key}_err"):
-            if np.ndim(part.get(own)) == 2:
-                part[own] = np.full(len(part[own]), np.nan)
-    return samples
-
-# %% ../../nbs/fringes/07_oifits.ipynb #d62c792e
-def _stations(hdus: Any, part: dict[str, Any]) -> dict[str, Any]:
-    hdu = next((h for h in hdus if h.name == "OI_ARRAY"), None)
-    if hdu is None:
-        return {}
-    index = np.asarray(hdu.data["STA_INDEX"]).astype(int)
-    order = np.argsort(index)
-    numbers = {key: part[key] for key in ("v2_stations", "cp_stations")}
-    used = np.concatenate([values.ravel() for values in numbers.values()])
-    if np.isin(used, index).all() and len(set(index.tolist())) == len(index):  # count from 1, whatever the file does
-        numbers = {key: np.searchsorted(index[order], values) + 1 for key, values in numbers.items()}
-    names = tuple(str(n).strip() for n in np.asarray(hdu.data["STA_NAME"])[order])
-    return {**numbers, "stations": names, "station_xy": np.asarray(hdu.data["STAXYZ"], float)[order][:, :2]}
-
-# %% ../../nbs/fringes/07_oifits.ipynb #a699767c
-def _header_facts(path: Path, hdus: Any, origin: str) -> dict[str, Any]:
-    header = hdus[0].header
-    target = next((h for h in hdus if h.name == "OI_TARGET"), None)
-    name = str(target.data["TARGET"][0]).strip() if target is not None else ""
-    if str(header.get("TARGPROP", "")).strip():
-        name = str(header["TARGPROP"]).strip()
-    references = tuple(
-        r.strip() for r in str(header.get("CALIB") or header.get("CALNAME_R") or "").split(",") if r.strip()
-    )
+def _header_facts(path: Path, header: Any, tables: list[_Table], part: Part, origin: str) -> dict[str, Any]:
+    stars = {star for table in tables for star in table.ids.tolist()}
+    own = str(header.get("TARGPROP") or "").strip() if len(stars) == 1 else ""
+    calibrators = str(header.get("CALIB") or header.get("CALNAME_R") or "").split(",")
+    references = tuple(r.strip() for r in calibrators if r.strip())
     if not references and "aminorm" in path.name:
         references = (str(header.get("CAL_OBJ") or "unknown"),)
-    table = next(h for h in hdus if h.name in ("OI_VIS2", "OI_T3") and len(h.data))
-    times = {c: np.atleast_1d(_values(table, c, np.zeros(1))) for c in ("MJD", "INT_TIME")}
-    mjd, seconds = (float(np.ravel(times[c])[0]) for c in ("MJD", "INT_TIME"))
+    seconds = float(np.median(tables[0].column("INT_TIME")))
+    mjd = np.nan if tables[0].dated and part.epoch % 1 == 0 else part.epoch  # not known if it is but a date
     if origin == "jwst":  # its tables have the date only, and the exposure time times NINTS
-        mjd, seconds = float(header.get("EXPMID", mjd)), float(header.get("EFFEXPTM", seconds))
+        mjd, seconds = _number(header.get("EXPMID"), mjd), _number(header.get("EFFEXPTM"), seconds)
     facts = {key: header[key] for key in KEPT_KEYWORDS if key in header}
     stem = path.name.removesuffix(".gz").removesuffix(".fits").removesuffix(".oifits")
+    spot = niriss.HOLE_FLAT_TO_FLAT if origin in ("jwst", "ImPlaneIA") else 0.0
     return {
         "name": str(header.get("CALNAME") or stem),
-        "target": name or "unknown",
+        "target": own or part.target or "unknown",
+        "filter": _filter_name(header, part.wavelength),
+        "wavelength": part.wavelength,
+        "bandwidth": part.bandwidth,
         "references": references,
         "mjd": mjd or np.nan,
         "int_time": seconds or np.nan,
         # Whether light away from the star counts less: fitters in the image, not those in the Fourier plane.
-        "spot": float(header.get("CALSPOT", niriss.HOLE_FLAT_TO_FLAT if origin in ("jwst", "ImPlaneIA") else 0.0)),
-        "header": facts,
+        "spot": _number(header.get("CALSPOT"), spot),
+        "header": {key: value for key, value in facts.items() if isinstance(value, (str, int, float))},
     }
 
 # %% ../../nbs/fringes/07_oifits.ipynb #305507a3
@@ -509,7 +877,7 @@ def find_defects(data: Observables) -> dict[str, str]:
     """
     if data.origin != "jwst" or not (np.isfinite(data.v2_err).any() or np.isfinite(data.cp_err).any()):
         return {}
-    count, found = int(data.header.get("NINTS", 1)), {}
+    count, found = int(_number(data.header.get("NINTS"), 1)), {}
     version = str(data.header.get("CAL_VER", "unknown"))
     if _version(version) < (1, 17):
         if count > 1:

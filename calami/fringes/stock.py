@@ -63,7 +63,13 @@ def _run_pipeline(frames: _Frames, setup: Setup, fix: bool):
 
 # %% ../../nbs/fringes/05_stock.ipynb #bad05797
 def _fit_pipeline(frames: _Frames, setup: Setup, fix: bool) -> Observables:
-    mean, _, pictures = _run_pipeline(frames, setup, fix)
+    try:
+        mean, _, pictures = _run_pipeline(frames, setup, fix)
+    except CalamiError:
+        raise
+    except Exception as error:  # the stock code has none of its own
+        text = f"the stock code cannot fit it ({type(error).__name__}: {error}); use mode='exact' or 'fast'"
+        raise frames.problem(text) from error
     coefficients = np.asarray(pictures.solns_table["coeffs"], float).reshape(len(frames.cube), -1)
     cubes = {key: np.asarray(getattr(pictures, key), float) for key in ("centered_image", "fit_image", "resid_image")}
     samples = _samples_of(coefficients, 7) | {"kept": np.ones(len(coefficients), bool)}

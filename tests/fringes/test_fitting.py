@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import fringe_cube, fringe_images, write_exposure
@@ -461,3 +462,15 @@ def test_a_star_that_moved_is_left_out_even_of_five(star, mode):
     assert any("1 of 5 integrations do not belong" in note for note in moved.notes)
     four = {**given, "error": np.delete(error, 3, axis=0), "dq": np.delete(dq, 3, axis=0)}
     assert np.allclose(moved.v2, fit(np.delete(cube, 3, axis=0), mode, **four).v2, rtol=0, atol=1e-12)
+
+
+def test_a_cube_in_the_primary_hdu_is_read_as_the_array_is(tmp_path):
+    cube = fringe_cube(fringe_images("F480M", seed=3, size=80), 4, seed=1)[0]
+    facts = {"FILTER": "F480M", "ROLL_REF": 30.0, "V3I_YANG": 0.5, "VPARITY": -1, "CDELT1": 1.82e-5, "CDELT2": 1.82e-5}
+    fits.PrimaryHDU(cube, fits.Header(facts)).writeto(tmp_path / "star.fits")
+    seen, same = fit(tmp_path / "star.fits"), fit(cube, header=facts)
+    assert np.array_equal(seen.v2, same.v2) and np.array_equal(seen.cp, same.cp) and seen.name == "star"
+    assert any("without flags" in note for note in seen.notes)
+    fits.PrimaryHDU().writeto(tmp_path / "none.fits")
+    with pytest.raises(FileProblem, match=r"none\.fits: has no SCI extension"):
+        fit(tmp_path / "none.fits")
