@@ -278,3 +278,10 @@ def fringe_cube(images, nints=20, electrons=1.5e6, jitter_mas=1.0, read_noise=25
     dq[:, middle[0] - 2 : middle[0] + 3, middle[1] - 2 : middle[1] + 3] = 0
     cube[dq != 0] = rng.normal(0, 0.05 * image.max(), np.count_nonzero(dq))
     return cube, error, dq
+
+
+def mean_of_two(image):
+    """Light between pixels as the science notes of the project took it."""
+    halves = {(0, 1): (np.s_[:, 1:], np.s_[:, :-1]), (1, 0): (np.s_[1:], np.s_[:-1])}
+    halves |= {(1, 1): (np.s_[1:, 1:], np.s_[:-1, :-1]), (1, -1): (np.s_[1:, :-1], np.s_[:-1, 1:])}
+    return {step: (image[here] + image[there]) / 2 for step, (here, there) in halves.items()}

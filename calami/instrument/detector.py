@@ -14,10 +14,12 @@ from . import niriss
 from calami.instrument.migration import (
     IPC_KERNEL,
     MIGRATION_PRESETS,
+    Light,
     Migration,
     collect,
     find_migration,
     interpixel_capacitance,
+    light_between,
 )
 
 # %% auto #0
@@ -340,7 +342,15 @@ def _bad_pixels(rng: np.random.Generator, reference: np.ndarray) -> tuple[np.nda
 
 # %% ../../nbs/instrument/06_detector.ipynb #c4e3916a
 def simulate_ramps(
-    current: np.ndarray, ngroups: int, nints: int, detector: Detector, seed=None, *, steps: int = 2, block: int = 8
+    current: np.ndarray,
+    ngroups: int,
+    nints: int,
+    detector: Detector,
+    seed=None,
+    *,
+    steps: int = 2,
+    block: int = 8,
+    light: Light | None = None,
 ) -> np.ndarray:
     """
     Simulate the raw reads of an exposure.
@@ -359,6 +369,8 @@ def simulate_ramps(
         Steps of the migration in each group.
     block : int
         Integrations computed at a time. It bounds the memory, and the reads depend on it.
+    light : mapping, optional
+        Light between the pixels, e-/s; by default `light_between` of `current`.
 
     Returns
     -------
@@ -381,17 +393,19 @@ def simulate_ramps(
         sequence = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key, pool_size=seed.pool_size)
     else:
         sequence = np.random.SeedSequence(seed)
+    between = {step: value * detector.subarray.frame_time for step, value in (light or light_between(current)).items()}
     raw = np.empty((nints, ngroups, *shape), np.uint16)
     starts = range(0, nints, block)
     for start, child in zip(starts, sequence.spawn(len(starts)), strict=True):
         part = raw[start : start + block]
         rng = np.random.Generator(np.random.SFC64(child))
-        part[:] = _read_out(_charges(current, part.shape, detector, rng, steps), detector, rng)
+        part[:] = _read_out(_charges(current, between, part.shape, detector, rng, steps), detector, rng)
     return raw
 
 # %% ../../nbs/instrument/06_detector.ipynb #a0dfdd7f
-def _charges(current, shape, detector: Detector, rng, steps: int) -> np.ndarray:
-    # Charge at each read, e-, float32, shape `shape`: light, dark, cosmic rays, migration, full wells.
+def _charges(current, between, shape, detector: Detector, rng, steps: int) -> np.ndarray:
+    # Charge at each read, e-, float32, shape `shape`: light, dark, cosmic rays, migration, full wells. `between` is the
+    # light between the pixels, e- a group.
     duration = detector.subarray.frame_time
     light = np.where(detector.reference, 0.0, np.asarray(current, dtype=float) * detector.flat)
     mean = (light + detector.dark) * duration
@@ -401,12 +415,13 @@ def _charges(current, shape, detector: Detector, rng, steps: int) -> np.ndarray:
     where, extra = cosmic_rays(shape, duration, detector.cosmic_ray_rate, rng)
     lit = detector.subarray.reference_rows if detector.reference[0].all() else 0
     full = detector.saturation.astype(np.float32)
+    between = {step: light[lit:] for step, light in between.items()}
     for group in range(groups):
         arriving = rng.poisson(mean, charge.shape).astype(np.float32) if detector.photon_noise else None
         arriving = np.broadcast_to(mean.astype(np.float32), charge.shape).copy() if arriving is None else arriving
         now = where[1] == group
         np.add.at(arriving, (where[0][now], where[2][now], where[3][now]), extra[now].astype(np.float32))
-        collect(charge[:, lit:], arriving[:, lit:], detector.migration, steps)
+        collect(charge[:, lit:], arriving[:, lit:], detector.migration, steps, between)
         np.minimum(charge, full, out=charge)
         reads[:, group] = charge
     return reads

@@ -5,6 +5,7 @@
 # %% ../../nbs/instrument/05_migration.ipynb #1d65c919
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ from ..core.problems import CalamiError
 from . import niriss
 
 # %% auto #0
-__all__ = ['EDGE_STEPS', 'DIAGONAL_STEPS', 'DIAGONAL_RATIO', 'MIGRATION_PRESETS', 'IPC_KERNEL', 'migration_flow', 'Migration',
-           'find_migration', 'collect', 'charge_ramp', 'departure', 'crossings', 'interpixel_capacitance']
+__all__ = ['EDGE_STEPS', 'DIAGONAL_STEPS', 'DIAGONAL_RATIO', 'EDGE_WEIGHTS', 'Light', 'MIGRATION_PRESETS', 'IPC_KERNEL',
+           'migration_flow', 'light_between', 'Migration', 'find_migration', 'collect', 'charge_ramp', 'departure',
+           'crossings', 'interpixel_capacitance']
 
 # %% ../../nbs/instrument/05_migration.ipynb #fbc6d092
 #: Row and column steps to the four neighbours across an edge, two of each opposite pair.
@@ -26,20 +28,20 @@ DIAGONAL_RATIO = 0.10 / 0.39
 
 # %% ../../nbs/instrument/05_migration.ipynb #d02ba3c6
 def migration_flow(
-    charge: np.ndarray, current: np.ndarray, edge: float, diagonal: float, growth: float = 0.0, power: float = 1.0
+    charge: np.ndarray, current: Light, edge: float, diagonal: float, growth: float = 0.0, power: float = 1.0
 ) -> np.ndarray:
     """
     Charge that each pixel gains by migration, per second.
 
-    Boundary-flux model: between neighbours i and j flows c (Qi - Qj) (Fi + Fj) / 2, so the sum over the array is zero.
-    Nothing flows across the border of the array.
+    Boundary-flux model: between neighbours i and j flows c (Qi - Qj) Fij, Fij the light on the edge or the corner
+    between them, so the sum over the array is zero. Nothing flows across the border of the array.
 
     Parameters
     ----------
     charge : numpy.ndarray
         Charge held, e-, shape (..., rows, columns).
-    current : numpy.ndarray
-        Photo-current, e-/s, same shape.
+    current : numpy.ndarray or mapping
+        Photo-current of the pixels, e-/s, same shape; or the light between them, as `light_between` gives it.
     edge, diagonal : float
         Coefficients for neighbours across an edge and across a corner, per e-.
     growth, power : float
@@ -51,16 +53,25 @@ def migration_flow(
     numpy.ndarray
         Net gain, e-/s, same shape; negative for the pixel that loses.
     """
-    gain = np.zeros(np.broadcast_shapes(np.shape(charge), np.shape(current)))
+    light = current if isinstance(current, Mapping) else light_between(current)
+    law = Migration(edge, diagonal, growth, power) if growth else None
+    gain = np.zeros(charge.shape if isinstance(current, Mapping) else np.broadcast_shapes(charge.shape, current.shape))
     for steps, coefficient in ((EDGE_STEPS, edge), (DIAGONAL_STEPS, diagonal)):
-        for step in steps:
-            here, there = _neighbours(step)
-            flow = coefficient / 2 * (charge[here] - charge[there]) * (current[here] + current[there])
-            if growth:
-                flow *= 1 + (growth * np.maximum(charge[here], charge[there])) ** power
-            gain[here] -= flow
-            gain[there] += flow
+        for step in steps if coefficient else ():
+            _move(gain, charge, step, coefficient * light[step], law)
     return gain
+
+# %% ../../nbs/instrument/05_migration.ipynb #348c6fa8
+def _move(gain: np.ndarray, charge: np.ndarray, step: tuple[int, int], weight: np.ndarray, law: Migration | None):
+    # Take from `gain` what flows to the neighbour one step on, and give it to that; `law` where the flow grows.
+    here, there = _neighbours(step)
+    flow = charge[here] - charge[there]
+    flow *= weight
+    if law is not None and law.growth:
+        grown = law.growth * np.maximum(charge[here], charge[there])
+        flow *= 1 + (grown if law.power == 1 else grown**law.power)
+    gain[here] -= flow
+    gain[there] += flow
 
 # %% ../../nbs/instrument/05_migration.ipynb #c52d260f
 def _neighbours(step: tuple[int, int]) -> tuple[tuple, tuple]:
@@ -70,6 +81,62 @@ def _neighbours(step: tuple[int, int]) -> tuple[tuple, tuple]:
         here.append(slice(None, -1) if s > 0 else slice(1, None) if s < 0 else slice(None))
         there.append(slice(1, None) if s > 0 else slice(None, -1) if s < 0 else slice(None))
     return tuple(here), tuple(there)
+
+# %% ../../nbs/instrument/05_migration.ipynb #b0dc97a7
+#: Weights of the first, second, … pixel on either side of an edge, for the light on it. Least-squares solution for
+#: point sources through F380M, F430M and F480M at six places (`calami.instrument.optics.fine_psf`); both sides sum
+#: to 1.
+EDGE_WEIGHTS = (0.67833, -0.26636, 0.12970, -0.06233, 0.02066)
+#: Photo-currents of pixels, or the light between them.
+Light = np.ndarray | Mapping[tuple[int, int], np.ndarray]
+
+# %% ../../nbs/instrument/05_migration.ipynb #09ecde4e
+def light_between(image: np.ndarray, points: int = 1) -> dict[tuple[int, int], np.ndarray]:
+    """
+    Light on the edges and corners between pixels.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Photo-current, any unit, shape (..., rows × points, columns × points). Beyond the border it is taken to stay as
+        it is there.
+    points : int
+        Parts along the side of a pixel on which the light is known (`calami.instrument.optics.fine_psf`): 1 for an
+        image of pixels.
+
+    Returns
+    -------
+    dict
+        For each of `EDGE_STEPS` and `DIAGONAL_STEPS` the light between a pixel and the one that step on: as much as a
+        pixel would get that is lit like that everywhere; never negative. Shape (..., rows or rows - 1, columns or
+        columns - 1).
+
+    Raises
+    ------
+    CalamiError
+        If the image is not made of whole pixels.
+    """
+    image = np.asarray(image)
+    *more, tall, wide = image.shape
+    if points < 1 or tall % points or wide % points:
+        raise CalamiError(f"an image of {tall} × {wide} is not made of pixels of {points} × {points} parts")
+    rows = image.reshape(*more, tall // points, points, wide).sum(axis=-2) if points > 1 else image
+    columns = image.reshape(*more, tall, wide // points, points).sum(axis=-1) if points > 1 else image
+    edge, next_row = np.s_[..., points - 1 :: points], np.s_[..., points - 1 :: points, :]
+    across, down = points * _halfway(rows, -1)[edge], points * _halfway(columns, -2)[next_row]
+    corner = points**2 * _halfway(_halfway(image, -1)[edge], -2)[next_row]
+    found = zip((*EDGE_STEPS, *DIAGONAL_STEPS), (across, down, corner, corner), strict=True)
+    return {step: np.maximum(light, 0.0) for step, light in found}
+
+# %% ../../nbs/instrument/05_migration.ipynb #f1d02846
+def _halfway(image: np.ndarray, axis: int) -> np.ndarray:
+    # Values halfway between neighbours along an axis.
+    line, reach, count = np.moveaxis(image, axis, -1), len(EDGE_WEIGHTS), image.shape[axis] - 1
+    beyond = [line[..., :1]] * (reach - 1), [line[..., -1:]] * (reach - 1)
+    line = np.concatenate([*beyond[0], line, *beyond[1]], axis=-1)
+    sides = ((reach - 1 - k, reach + k) for k in range(reach))
+    pairs = (line[..., low : low + count] + line[..., high : high + count] for low, high in sides)
+    return np.moveaxis(sum(w * pair for w, pair in zip(EDGE_WEIGHTS, pairs, strict=True)), -1, axis)
 
 # %% ../../nbs/instrument/05_migration.ipynb #462ed490
 @dataclass(frozen=True)
@@ -86,6 +153,9 @@ class Migration:
         pixels; growth per e-.
     source : str
         Where the numbers are from.
+    nonlinearity, cubic : float
+        What the pipeline's linearity correction leaves: a pixel of signal S shows S - nonlinearity S² - cubic S³; per
+        e- and per e-². It belongs to processed images; charge that is simulated does not know it.
     """
 
     edge: float
@@ -93,10 +163,14 @@ class Migration:
     growth: float = 0.0
     power: float = 1.0
     source: str = ""
+    nonlinearity: float = 0.0
+    cubic: float = 0.0
 
     def __post_init__(self):
         if not all(np.isfinite(c) and c >= 0 for c in (self.edge, self.diagonal, self.growth, self.power)):
             raise CalamiError(f"migration coefficients are numbers from 0 up, not {self}")
+        if not np.isfinite([self.nonlinearity, self.cubic]).all():
+            raise CalamiError(f"the nonlinearity that is left is a number, not {self}")
 
 # %% ../../nbs/instrument/05_migration.ipynb #79d8888b
 #: Coefficients by name.
@@ -104,10 +178,12 @@ MIGRATION_PRESETS = {
     "none": Migration(0.0, 0.0, source="no migration"),
     "h4rg": Migration(0.39e-6, 0.10e-6, source="SCA 20829, solid-waffle; H4RG-10, not NIRISS"),
     "h4rg_weak": Migration(0.28e-6, 0.04e-6, source="SCA 18237, solid-waffle; H4RG-10, not NIRISS"),
-    "flight": Migration(0.32e-6, 0.12e-6, 5.6e-5, source="fit to 1093 obs 012, AB Dor, F480M; superlinear"),
-    "flight_linear": Migration(1.45e-6, 0.14e-6, source="fit to 1093 obs 012, AB Dor, F480M; linear"),
+    "flight": Migration(
+        0.64e-6, 0.37e-6, 1.6e-5, source="fit to 1093 obs 012, AB Dor, F480M; superlinear, own signal", cubic=-5.1e-12
+    ),
+    "flight_linear": Migration(0.79e-6, 0.58e-6, source="fit to 1093 obs 012, AB Dor, F480M; linear"),
     "flight_steep": Migration(
-        0.39e-6, 0.10e-6, 2.8e-5, 3.0, source="h4rg at small signals, steepening fitted to 1093 obs 012"
+        0.39e-6, 0.10e-6, 2.95e-5, 3.0, source="h4rg at small signals, steepening fitted to 1093 obs 012"
     ),
 }
 
@@ -140,7 +216,9 @@ def find_migration(migration: str | Migration) -> Migration:
         raise CalamiError(f"no migration coefficients called {migration!r}; there are {known}") from None
 
 # %% ../../nbs/instrument/05_migration.ipynb #55347f0b
-def collect(charge: np.ndarray, arriving: np.ndarray, migration: Migration, steps: int = 2) -> None:
+def collect(
+    charge: np.ndarray, arriving: np.ndarray, migration: Migration, steps: int = 2, light: Light | None = None
+) -> None:
     """
     Add the electrons of one group to the charge held, in place.
 
@@ -154,28 +232,29 @@ def collect(charge: np.ndarray, arriving: np.ndarray, migration: Migration, step
         Coefficients.
     steps : int
         Steps the group is divided into, at least 1.
+    light : numpy.ndarray or mapping, optional
+        Electrons expected in the pixels, or between them as `light_between` gives it; `arriving` by default.
+
+    Raises
+    ------
+    CalamiError
+        If there is no step.
     """
     if steps < 1:
         raise CalamiError(f"a group is divided into at least 1 step, not {steps}")
-    part = arriving / steps
     if not migration.edge and not migration.diagonal:
         charge += arriving
         return
-    pairs = []
-    for directions, coefficient in ((EDGE_STEPS, migration.edge), (DIAGONAL_STEPS, migration.diagonal)):
-        for here, there in map(_neighbours, directions if coefficient else ()):
-            pairs.append((here, there, coefficient / 2 * (part[here] + part[there])))
+    light = arriving if light is None else light
+    light = light if isinstance(light, Mapping) else light_between(light)
+    rates = [(s, migration.edge) for s in EDGE_STEPS] + [(s, migration.diagonal) for s in DIAGONAL_STEPS]
+    weights = {step: (rate / steps * light[step]).astype(charge.dtype) for step, rate in rates if rate}
+    part = arriving / steps
     for _ in range(steps):
         charge += part / 2
         gain = part / 2
-        for here, there, weight in pairs:
-            flow = charge[here] - charge[there]
-            flow *= weight
-            if migration.growth:
-                grown = migration.growth * np.maximum(charge[here], charge[there])
-                flow *= 1 + (grown if migration.power == 1 else grown**migration.power)
-            gain[here] -= flow
-            gain[there] += flow
+        for step, weight in weights.items():
+            _move(gain, charge, step, weight, migration)
         charge += gain
 
 # %% ../../nbs/instrument/05_migration.ipynb #27eea943
@@ -185,6 +264,7 @@ def charge_ramp(
     migration: Migration | str = "h4rg",
     steps: int = 2,
     full: np.ndarray = np.inf,
+    light: Light | None = None,
 ) -> np.ndarray:
     """
     Charge in each pixel as time goes on, without noise.
@@ -201,17 +281,21 @@ def charge_ramp(
         Steps from one time to the next.
     full : float or numpy.ndarray
         Charge above which a pixel takes no more, e-.
+    light : mapping, optional
+        Light between the pixels, e-/s, as `light_between` gives it for `current`.
 
     Returns
     -------
     numpy.ndarray
         e-, shape (n, rows, columns).
     """
-    migration = find_migration(migration)
-    charge = np.zeros(np.shape(current))
+    migration, current = find_migration(migration), np.asarray(current, dtype=float)
+    light = light or light_between(current)
+    charge = np.zeros(current.shape)
     ramp = np.empty((len(times), *charge.shape))
     for i, duration in enumerate(np.diff(times, prepend=0.0)):
-        collect(charge, np.asarray(current, dtype=float) * duration, migration, steps)
+        now = {step: between * duration for step, between in light.items()}
+        collect(charge, current * duration, migration, steps, now)
         np.minimum(charge, full, out=charge)
         ramp[i] = charge
     return ramp
@@ -223,7 +307,7 @@ def departure(
     migration: Migration | str = "h4rg",
     ipc: np.ndarray | None = None,
     full: float = niriss.SATURATION_E,
-    points: int = 200,
+    light: Light | None = None,
 ) -> dict[str, np.ndarray]:
     """
     By how much the rate of a pixel has changed when it holds a given signal, without noise.
@@ -240,19 +324,24 @@ def departure(
         Kernel of the inter-pixel capacitance, shape (3, 3): signals as they are read. Charges as they are by default.
     full : float
         Signal up to which to go, e-.
-    points : int
-        Number of steps.
+    light : mapping, optional
+        Light between the pixels, e-/s, as `light_between` gives it for `current`.
 
     Returns
     -------
     dict
-        Arrays of shape (points,): ``signal`` (e-), and as fractions ``instantaneous``: r(Q)/r(0) - 1; ``cumulative``:
-        mean rate from reset over r(0), minus 1; ``half``: rate in the second half over that in the first, minus 1.
+        Arrays of shape (200,) or less: ``signal`` (e-), and as fractions ``instantaneous``: r(Q)/r(0) - 1;
+        ``cumulative``: mean rate from reset over r(0), minus 1; ``half``: rate in the second half over that in the
+        first, minus 1.
     """
     row, column = pixel
-    top, left = max(row - 8, 0), max(column - 8, 0)
-    image = np.asarray(current, dtype=float)[top : row + 9, left : column + 9]
-    here = (row - top, column - left)
+    top, left, points = max(row - 8, 0), max(column - 8, 0), 200
+    box = np.s_[top : row + 9, left : column + 9]
+    image, here = np.asarray(current, dtype=float)[box], (row - top, column - left)
+    between = {
+        (dy, dx): full_light[top : top + image.shape[0] - dy, left : left + image.shape[1] - abs(dx)]
+        for (dy, dx), full_light in (light or light_between(current)).items()
+    }
 
     def seen(charge):
         return (charge if ipc is None else interpixel_capacitance(charge, ipc))[..., here[0], here[1]]
@@ -261,7 +350,7 @@ def departure(
     if not rate > 0:
         raise CalamiError(f"no light falls on the pixel in row {row}, column {column}: its rate cannot depart")
     times = np.arange(1, 2 * points + 1) * (1.2 * full / rate / (2 * points))
-    signal = seen(charge_ramp(image, times, migration, steps=1))
+    signal = seen(charge_ramp(image, times, migration, steps=1, light=between))
     whole = signal[1::2]
     slope = np.gradient(signal, times, edge_order=2)[1::2]
     halfway = signal[:points]

@@ -19,7 +19,8 @@ from . import niriss
 # %% auto #0
 __all__ = ['Spectrum', 'DWARF_TEMPERATURES', 'COMMISSIONING', 'MAS', 'DIFFUSION_MAS', 'JITTER_MAS', 'hexagon_transform',
            'passband', 'blackbody', 'tabulated', 'star_temperature', 'star_spectrum', 'sample_passband', 'Distortion',
-           'detector_centers', 'Pupil', 'monochromatic', 'pixel_response', 'Source', 'PsfOptions', 'psf']
+           'detector_centers', 'Pupil', 'monochromatic', 'pixel_response', 'Source', 'PsfOptions', 'psf',
+           'within_pixels', 'fine_psf']
 
 # %% ../../nbs/instrument/02_optics.ipynb #6458edc4
 def hexagon_transform(u: np.ndarray, v: np.ndarray, flat_to_flat: float, distortion: np.ndarray | None = None):
@@ -613,6 +614,63 @@ def psf(
     CalamiError
         If there is no curve of the filter, the star is outside the array, or a number is impossible.
     """
+    chosen = options_from(PsfOptions, options)
+    fine = fine_psf(filter_name, position, shape, **options)
+    return within_pixels(fine, chosen.oversample, chosen.response)
+
+# %% ../../nbs/instrument/02_optics.ipynb #61151357
+def within_pixels(fine: np.ndarray, oversample: int, response: np.ndarray | None = None) -> np.ndarray:
+    """
+    Sum an image over its pixels.
+
+    Parameters
+    ----------
+    fine : numpy.ndarray
+        As `fine_psf` gives it.
+    oversample : int
+        Parts along the side of a pixel.
+    response : numpy.ndarray, optional
+        Sensitivity within a pixel (`pixel_response`), shape (oversample, oversample).
+
+    Returns
+    -------
+    numpy.ndarray
+        What each pixel sees, shape of `fine` / oversample, never negative.
+    """
+    rows, columns = (n // oversample for n in fine.shape)
+    blocks = fine.reshape(rows, oversample, columns, oversample)
+    if response is not None:
+        blocks = blocks * np.asarray(response)[None, :, None, :]
+    return np.maximum(blocks.sum(axis=(1, 3)), 0.0)
+
+# %% ../../nbs/instrument/02_optics.ipynb #14784ae0
+def fine_psf(
+    filter_name: str,
+    position: tuple[float, float] | None = None,
+    shape: tuple[int, int] = niriss.SUB80.shape,
+    **options: Any,
+) -> np.ndarray:
+    """
+    Image of a source through the mask and a filter, on points within the detector's pixels.
+
+    Parameters
+    ----------
+    filter_name, position, shape
+        As for `psf`.
+    **options
+        Fields of `PsfOptions`; ``response`` is not looked at here.
+
+    Returns
+    -------
+    numpy.ndarray
+        Fraction of all the light that falls on each of oversample × oversample parts of every pixel, shape `shape` ×
+        oversample; ripples of the transform may be negative.
+
+    Raises
+    ------
+    CalamiError
+        As for `psf`.
+    """
     from scipy.fft import irfft2, rfft2
 
     chosen, (rows, columns) = options_from(PsfOptions, options), shape
@@ -634,10 +692,7 @@ def psf(
     ) * (scale[0] * scale[1] / oversample**2)
     image = irfft2(rfft2(image) * _visibility(source, blur, image.shape, 1 / oversample), image.shape)
     cut = slice(margin * oversample, -margin * oversample)
-    blocks = image[cut, cut].reshape(rows, oversample, columns, oversample)
-    if chosen.response is not None:
-        blocks = blocks * np.asarray(chosen.response)[None, :, None, :]
-    return np.maximum(blocks.sum(axis=(1, 3)), 0.0)
+    return image[cut, cut]
 
 # %% ../../nbs/instrument/02_optics.ipynb #19002b4b
 def _visibility(source: Source, blur: float, shape: tuple[int, int], step: float) -> np.ndarray:

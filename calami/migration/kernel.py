@@ -18,7 +18,7 @@ from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from
 from ..exposures.exposure import Exposure
 from ..instrument import niriss
-from ..instrument.migration import IPC_KERNEL, Migration, interpixel_capacitance, migration_flow
+from ..instrument.migration import IPC_KERNEL, Migration, interpixel_capacitance, light_between, migration_flow
 from .ramps import RampStatistics, covariance_of_means, noise_factor, slope_of_sum
 from ..process.piece import numbers_of
 
@@ -81,7 +81,7 @@ def patterns(
         In the order of `PATTERNS`, shape (5, K, rows, columns); e-/s for coefficients of 1 per e-, and of 1 per e-²
         where they grow.
     """
-    light = np.broadcast_to(undo_capacitance(current, ipc), before.shape)
+    light = light_between(undo_capacitance(current, ipc))
     ends = [undo_capacitance(signal, ipc) for signal in (before, after)]
     found = np.zeros((len(PATTERNS), *before.shape))
     for charge, weight in ((ends[0], 1 / 6), ((ends[0] + ends[1]) / 2, 4 / 6), (ends[1], 1 / 6)):  # Simpson's rule
@@ -308,7 +308,7 @@ class Kernel:
         Kernel
             The same coefficients; flux and shift are excluded.
         """
-        names = tuple(n for n in fit.free if n in ("edge", "diagonal", "growth"))
+        names = tuple(n for n in fit.free if n in _UNITS)
         own = [fit.free.index(n) for n in names]
         return cls(
             fit.migration, names, fit.values[own], fit.errors[own], fit.covariance[np.ix_(own, own)], fit.chi2,

@@ -5,19 +5,22 @@
 # %% ../../nbs/migration/05_pair_kernel.ipynb #5b04c08a
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from ..core.images import derivatives, fill_bad
+from ..core.images import RateImage, derivatives, fill_bad
 from ..core.problems import CalamiError
 from ..instrument import niriss
-from ..instrument.migration import Migration, charge_ramp, find_migration, interpixel_capacitance
+from ..instrument.fourier import FourierFix, forbidden
+from ..instrument.migration import Light, Migration, charge_ramp, find_migration, interpixel_capacitance
 from .pairs import FIT_RADIUS, Comparison
 
 # %% auto #0
-__all__ = ['KERNEL_PARAMETERS', 'slope_weights', 'KernelFit', 'observed_slope', 'current_behind', 'fit_kernel']
+__all__ = ['KERNEL_PARAMETERS', 'NUISANCES', 'CORE_RADIUS', 'slope_weights', 'KernelFit', 'observed_slope', 'current_behind',
+           'fit_kernel']
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #ef5d5130
 def slope_weights(ngroups: int, frame_time: float, power: float = 10.0) -> np.ndarray:
@@ -47,7 +50,14 @@ def slope_weights(ngroups: int, frame_time: float, power: float = 10.0) -> np.nd
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #50c7fd3c
 #: What `fit_kernel` can fit of a `Migration`.
-KERNEL_PARAMETERS = ("edge", "diagonal", "growth")
+KERNEL_PARAMETERS = ("edge", "diagonal", "growth", "nonlinearity", "cubic")
+#: What is fitted along with them. ``bright_dx`` and ``bright_dy`` are a shift in proportion to the signal (the value is
+#: that of the peak pixel): the bright pixels of AB Dor moved, and the faint ones did not.
+NUISANCES = ("flux", "dx", "dy", "bright_dx", "bright_dy")
+_SCALES = {"edge": 1e-6, "diagonal": 1e-6, "growth": 1e-5, "nonlinearity": 1e-7, "cubic": 1e-12}
+_NOT_NEGATIVE = ("edge", "diagonal", "growth")
+#: Pixels around the peak within which the fit is judged; the floor is measured outside.
+CORE_RADIUS = 3.0
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #6521b8f4
 @dataclass(frozen=True)
@@ -60,16 +70,19 @@ class KernelFit:
     migration : Migration
         The coefficients.
     free : tuple of str
-        Which of them were fitted; then ``flux``, ``dx``, ``dy``.
+        Which of them were fitted; then `NUISANCES`.
     values, errors : numpy.ndarray
-        Of the free ones: edge and diagonal per e-, growth per e-, flux as a fraction, dx and dy in pixels. The errors
-        are scaled by √(χ²/dof) where that is above 1.
+        Of the free ones: edge, diagonal, growth and nonlinearity per e-, cubic per e-², flux as a fraction, shifts in
+        pixels. The errors are scaled by √(χ²/dof) where that is above 1.
     covariance : numpy.ndarray
         Scaled likewise.
-    chi2 : float
-        χ² of the fit with the errors of the images.
-    n_pixels : int
-        Pixels fitted.
+    floor : float
+        Scatter of the pixels beyond `CORE_RADIUS`, a fraction of their rate, that the errors of the images and the
+        model do not explain; it is part of all errors.
+    chi2, chi2_core : float
+        χ² of the fit, and of the pixels within `CORE_RADIUS`.
+    n_pixels, n_core : int
+        Pixels fitted, and those within `CORE_RADIUS`.
     rate : numpy.ndarray
         Photo-current before migration and capacitance, e-/s, shape of `shallow`.
     shallow, deep : numpy.ndarray
@@ -85,24 +98,39 @@ class KernelFit:
     values: np.ndarray
     errors: np.ndarray
     covariance: np.ndarray
+    floor: float
     chi2: float
+    chi2_core: float
     n_pixels: int
+    n_core: int
     rate: np.ndarray
     shallow: np.ndarray
     deep: np.ndarray
     model: np.ndarray
     used: np.ndarray
 
+    @property
+    def at_bound(self) -> tuple[str, ...]:
+        """Coefficients of the flow that ended at 0, the least they can be: their errors give upper limits."""
+        found = zip(self.free, self.values, self.errors, strict=True)
+        return tuple(name for name, value, error in found if name in _NOT_NEGATIVE and value < 1e-3 * error)
+
     def __str__(self) -> str:
-        words = [
-            f"{name} ({1e6 * value:.2f} ± {1e6 * error:.2f})e-6 per e-"
-            for name, value, error in zip(self.free, self.values, self.errors, strict=True)
-            if name in KERNEL_PARAMETERS
-        ]
-        return f"{', '.join(words)}; χ² {self.chi2:.0f} of {self.n_pixels} pixels"
+        words = []
+        for name, value, error in zip(self.free, self.values, self.errors, strict=True):
+            if name in KERNEL_PARAMETERS:
+                unit, scale = ("e-12 per e-²", 1e12) if name == "cubic" else ("e-6 per e-", 1e6)
+                measured = f"({scale * value:.2f} ± {scale * error:.2f})"
+                words.append(f"{name} {f'< {2 * scale * error:.2f} ' if name in self.at_bound else measured}{unit}")
+        return (
+            f"{', '.join(words)}; χ² {self.chi2_core:.0f} of {self.n_core} pixels in the core, with a floor of "
+            f"{100 * self.floor:.2f} % from those around it"
+        )
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #6ed97293
-def observed_slope(current: np.ndarray, migration: Migration, ngroups: int, frame_time: float) -> np.ndarray:
+def observed_slope(
+    current: np.ndarray, migration: Migration, ngroups: int, frame_time: float, light: Light | None = None
+) -> np.ndarray:
     """
     Count rate that an exposure shows, without noise.
 
@@ -116,14 +144,19 @@ def observed_slope(current: np.ndarray, migration: Migration, ngroups: int, fram
         Reads of a ramp, at least 2.
     frame_time : float
         Seconds from one read to the next.
+    light : mapping, optional
+        Light between the pixels, e-/s, as `calami.instrument.migration.light_between` gives it for `current`.
 
     Returns
     -------
     numpy.ndarray
-        e-/s, same shape: the weighted slope of the ramp, seen through the inter-pixel capacitance.
+        e-/s, same shape: the weighted slope of the ramp, seen through the inter-pixel capacitance, with the
+        nonlinearity that the coefficients say is left.
     """
-    ramp = charge_ramp(current, frame_time * np.arange(1, ngroups + 1), migration)
-    return interpixel_capacitance(np.tensordot(slope_weights(ngroups, frame_time), ramp, axes=1))
+    ramp = interpixel_capacitance(charge_ramp(current, frame_time * np.arange(1, ngroups + 1), migration, light=light))
+    if migration.nonlinearity or migration.cubic:
+        ramp = ramp - migration.nonlinearity * ramp**2 - migration.cubic * ramp**3
+    return np.tensordot(slope_weights(ngroups, frame_time), ramp, axes=1)
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #2de1cc2d
 def current_behind(slope: np.ndarray, migration: Migration, ngroups: int, frame_time: float) -> np.ndarray:
@@ -154,7 +187,10 @@ def current_behind(slope: np.ndarray, migration: Migration, ngroups: int, frame_
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #528f5db1
 def fit_kernel(
-    result: Comparison, start: Migration | str = "flight", free: Iterable[str] = KERNEL_PARAMETERS, margin: int = 8
+    result: Comparison,
+    start: Migration | str = "flight",
+    free: Iterable[str] = ("edge", "diagonal", "growth", "cubic"),
+    margin: int = 8,
 ) -> KernelFit:
     """
     Fit the coefficients of charge migration to a pair of exposures.
@@ -192,29 +228,46 @@ def fit_kernel(
             f"not fitted: {', '.join(sorted(unknown)) or 'any'}"
         )
     view = _kernel_view(result, groups, margin)
-    scale = np.array([1e-6, 1e-6, 1e-5])[[KERNEL_PARAMETERS.index(n) for n in free]]
-    first = np.array([getattr(start, n) for n in free]) / scale
+    names = (*free, *NUISANCES)
+    units = np.array([_SCALES.get(name, 0.01) for name in names])
+    at_least = np.array([0.0 if name in _NOT_NEGATIVE else -np.inf for name in names])
+    first = [max(getattr(start, n), 0.05 * _SCALES[n]) if n in _NOT_NEGATIVE else getattr(start, n) for n in free]
+    values, floor, next_floor = np.concatenate((first, np.zeros(len(NUISANCES)))), -1.0, 0.0
 
     def misfit(parameters):
-        coefficients = replace(start, **dict(zip(free, np.abs(parameters[: len(free)]) * scale, strict=True)))
-        model = view.predict(coefficients)
-        flux, dx, dy = parameters[len(free) :] * 0.01
-        moved = model * (1 + flux) - dx * view.gradient[0] - dy * view.gradient[1]
-        return ((view.deep - moved) / view.error)[view.used]
+        rest = view.deep - view.moved(_with(start, free, parameters * units), (parameters * units)[len(free) :])
+        return (rest / np.hypot(view.error, floor * view.deep))[view.used]
 
-    fit = least_squares(misfit, np.concatenate((np.maximum(first, 0.05), np.zeros(3))), diff_step=1e-3)
-    chi2, dof = 2 * fit.cost, max(view.used.sum() - len(fit.x), 1)
-    units = np.concatenate((scale, np.full(3, 0.01)))
-    covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * max(chi2 / dof, 1.0) * np.outer(units, units)
-    values = fit.x * units
-    values[: len(free)] = np.abs(values[: len(free)])
-    found = replace(start, **dict(zip(free, values.tolist(), strict=False)), source=f"fitted to {result.deep}")
-    return KernelFit(
-        found, (*free, "flux", "dx", "dy"), values, np.sqrt(np.diag(covariance)), covariance, chi2,
-        int(view.used.sum()), view.current(found), view.shallow, view.deep, view.predict(found), view.used,
-    )  # fmt: skip
+    for _ in range(5):  # the floor and the fit that it is measured with
+        if abs(next_floor - floor) < 1e-5:
+            break
+        floor = next_floor
+        fit = least_squares(misfit, values / units, partial(_slopes, misfit), bounds=(at_least, np.inf))
+        values, next_floor = fit.x * units, view.floor(fit.fun, floor)
+    found = replace(_with(start, free, values), source=f"fitted to {result.deep}")
+    return _kernel_fit(view, found, names, values, fit, units, floor)
+
+# %% ../../nbs/migration/05_pair_kernel.ipynb #ce56ea05
+def _slopes(misfit: Callable, parameters: np.ndarray) -> np.ndarray:
+    # The steps are absolute: in proportion to a coefficient that is nearly 0 they would drown in rounding.
+    here, steps = misfit(parameters), 1e-3 * np.eye(len(parameters))
+    return np.column_stack([(misfit(parameters + step) - here) / 1e-3 for step in steps])
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #c9a284fd
+def _with(start: Migration, free: tuple[str, ...], values: np.ndarray) -> Migration:
+    return replace(start, **dict(zip(free, values.tolist(), strict=False)))
+
+# %% ../../nbs/migration/05_pair_kernel.ipynb #0e71d665
+def _kernel_fit(view: _KernelView, found: Migration, names, values, fit, units, floor) -> KernelFit:
+    chi2, dof = 2 * fit.cost, max(view.used.sum() - len(names), 1)
+    covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * max(chi2 / dof, 1.0) * np.outer(units, units)
+    core = view.core[view.used]
+    return KernelFit(
+        found, names, values, np.sqrt(np.diag(covariance)), covariance, floor, chi2, float((fit.fun[core] ** 2).sum()),
+        len(core), int(core.sum()), view.current(found), view.shallow, view.deep, view.predict(found), view.used,
+    )  # fmt: skip
+
+# %% ../../nbs/migration/05_pair_kernel.ipynb #258233b6
 @dataclass(frozen=True)
 class _KernelView:
     # The part of a pair that a kernel is fitted to, e-/s.
@@ -222,6 +275,7 @@ class _KernelView:
     deep: np.ndarray
     error: np.ndarray
     used: np.ndarray
+    core: np.ndarray
     gradient: tuple[np.ndarray, np.ndarray]
     groups: tuple[int, int]
     frame_time: float
@@ -232,18 +286,54 @@ class _KernelView:
     def predict(self, migration: Migration) -> np.ndarray:
         return observed_slope(self.current(migration), migration, self.groups[1], self.frame_time)
 
-# %% ../../nbs/migration/05_pair_kernel.ipynb #0e71d665
+    def moved(self, migration: Migration, nuisances: np.ndarray) -> np.ndarray:
+        # The deep image with the flux and at the place that `NUISANCES` say.
+        flux, dx, dy, bright_dx, bright_dy = nuisances
+        bright = self.deep / self.deep.max()
+        shift = (dx + bright_dx * bright) * self.gradient[0] + (dy + bright_dy * bright) * self.gradient[1]
+        return self.predict(migration) * (1 + flux) - shift
+
+    def floor(self, misfit: np.ndarray, floor: float) -> float:
+        # Fraction of the rate that must be added to the errors for a χ² of 1 a pixel outside the core.
+        from scipy.optimize import brentq
+
+        outside = ~self.core[self.used]
+        error, rate = (a[self.used][outside] for a in (self.error, self.deep))
+        rest = misfit[outside] ** 2 * (error**2 + (floor * rate) ** 2)
+
+        def excess(fraction: float) -> float:
+            return float((rest / (error**2 + (fraction * rate) ** 2)).mean()) - 1
+
+        return brentq(excess, 0.0, 1.0) if len(rest) and excess(0.0) > 0 else 0.0
+
+# %% ../../nbs/migration/05_pair_kernel.ipynb #c5b58d79
 def _kernel_view(result: Comparison, groups: list[int], margin: int) -> _KernelView:
     half = int(FIT_RADIUS) + margin
     top, left = max(result.peak_row - half, 0), max(result.peak_col - half, 0)
     box = np.s_[top : result.peak_row + half + 1, left : result.peak_col + half + 1]
-    shallow, deep = (fill_bad(niriss.to_electrons(i.value), i.good)[box] for i in result.images)
+    whole = [niriss.to_electrons(_without_holes(i, result)) for i in result.images]
     good = (result.images[0].good & result.images[1].good)[box]
     error = niriss.to_electrons(np.hypot(*(i.error[box] for i in result.images)))
     rows, cols = np.ogrid[: good.shape[0], : good.shape[1]]
-    near = np.hypot(rows - (result.peak_row - top), cols - (result.peak_col - left)) <= FIT_RADIUS
-    shallow = np.maximum(shallow, 1e-3 * shallow.max())
+    distance = np.hypot(rows - (result.peak_row - top), cols - (result.peak_col - left))
+    shallow, deep = (image[box] for image in whole)
     return _KernelView(
-        shallow, deep, np.where(good, error, 1.0), near & good, derivatives(shallow), tuple(groups),
+        np.maximum(shallow, 1e-3 * shallow.max()), deep, np.where(good, error, 1.0), (distance <= FIT_RADIUS) & good,
+        distance <= CORE_RADIUS, tuple(d[box] for d in derivatives(whole[0])), tuple(groups),
         result.times[0] / groups[0],
     )  # fmt: skip
+
+# %% ../../nbs/migration/05_pair_kernel.ipynb #1fd65e8e
+def _without_holes(image: RateImage, result: Comparison) -> np.ndarray:
+    # Bad pixels filled: what flows to their neighbours rests on it. The mean of the neighbours is wrong by half between
+    # fringes; that no power may stand at frequencies beyond the mask tells a tenth of that.
+    filled = fill_bad(image.value, image.good)
+    name, size = str(result.facts[0].get("FILTER") or ""), min(min(filled.shape) // 2 * 2, 64)
+    outside = forbidden(name, size) if name in niriss.FILTERS and size >= 32 else np.zeros((2, 2), bool)
+    if outside.mean() < 0.1:  # undersampled, or no filter that is known
+        return filled
+    peak = zip((result.peak_row, result.peak_col), filled.shape, strict=True)
+    top, left = (int(np.clip(at - size // 2, 0, length - size)) for at, length in peak)
+    box = np.s_[top : top + size, left : left + size]
+    filled[box] = FourierFix(outside).correct(filled[box], ~image.good[box])
+    return filled

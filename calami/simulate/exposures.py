@@ -21,8 +21,17 @@ from ..core.options import take_options
 from ..core.problems import CalamiError, FileProblem
 from ..instrument import niriss
 from ..instrument.detector import Detector, simulate_ramps
-from ..instrument.migration import Migration, crossings, departure
-from ..instrument.optics import DIFFUSION_MAS, JITTER_MAS, Pupil, Source, psf, star_spectrum
+from ..instrument.migration import DIAGONAL_STEPS, EDGE_STEPS, Migration, crossings, departure, light_between
+from calami.instrument.optics import (
+    DIFFUSION_MAS,
+    JITTER_MAS,
+    Pupil,
+    Source,
+    fine_psf,
+    psf,
+    star_spectrum,
+    within_pixels,
+)
 from ..process.engine import Engine
 from ..process.offline import call_by_name
 from calami.simulate.level1b import (
@@ -40,8 +49,8 @@ from .stars import PlanProblem, total_rate
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'THRESHOLDS', 'Instrument', 'photo_current', 'truth', 'truth_path', 'read_truth', 'expected_files',
-           'exposure_seed', 'simulate_exposure', 'SimulateOptions', 'simulate_plan']
+__all__ = ['log', 'THRESHOLDS', 'Instrument', 'exposure_light', 'photo_current', 'truth', 'truth_path', 'read_truth',
+           'expected_files', 'exposure_seed', 'simulate_exposure', 'SimulateOptions', 'simulate_plan']
 
 # %% ../../nbs/simulate/06_exposures.ipynb #a8b7ea61
 @dataclass(frozen=True, eq=False)
@@ -126,9 +135,11 @@ def _plain(value, whole: bool = False):
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value
 
 # %% ../../nbs/simulate/06_exposures.ipynb #57a0d650
-def photo_current(exposure: ExposurePlan, instrument: Instrument | None = None) -> np.ndarray:
+def exposure_light(
+    exposure: ExposurePlan, instrument: Instrument | None = None
+) -> tuple[np.ndarray, dict[tuple[int, int], np.ndarray]]:
     """
-    Light of an exposure on the detector.
+    Light of an exposure in the pixels of the detector, and between them.
 
     Parameters
     ----------
@@ -139,15 +150,18 @@ def photo_current(exposure: ExposurePlan, instrument: Instrument | None = None) 
 
     Returns
     -------
-    numpy.ndarray
+    current : numpy.ndarray
         Electrons per second in pixels of response 1, shape (80, 80).
+    between : dict
+        Electrons per second on the edges and corners, as `calami.instrument.migration.light_between` gives them.
     """
     instrument = instrument or Instrument.default()
     star, angle = exposure.star, pointing(exposure).pa_aper
     places = [sky_to_detector(c.separation_mas, c.position_angle, angle) for c in star.companions]
     weights = np.array([1.0, *(c.contrast for c in star.companions)])
     source = Source(np.array([(0.0, 0.0), *places]), weights / weights.sum())
-    image = psf(
+    oversample = 3 if instrument.response is None else len(instrument.response)
+    fine = fine_psf(
         exposure.filter,
         exposure.pixel,
         pupil=instrument.pupil,
@@ -155,10 +169,27 @@ def photo_current(exposure: ExposurePlan, instrument: Instrument | None = None) 
         source=source,
         diffusion=instrument.diffusion,
         jitter=instrument.jitter,
-        response=instrument.response,
-        oversample=3 if instrument.response is None else len(instrument.response),
+        oversample=oversample,
     )
-    return image * (total_rate(star, exposure.filter) * weights.sum() / _fraction_in_window(exposure.filter))
+    fine *= total_rate(star, exposure.filter) * weights.sum() / _fraction_in_window(exposure.filter)
+    return within_pixels(fine, oversample, instrument.response), light_between(fine, oversample)
+
+# %% ../../nbs/simulate/06_exposures.ipynb #e8d1b542
+def photo_current(exposure: ExposurePlan, instrument: Instrument | None = None) -> np.ndarray:
+    """
+    Light of an exposure in the pixels of the detector.
+
+    Parameters
+    ----------
+    exposure, instrument
+        As for `exposure_light`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Electrons per second in pixels of response 1, shape (80, 80).
+    """
+    return exposure_light(exposure, instrument)[0]
 
 # %% ../../nbs/simulate/06_exposures.ipynb #7bf1b58a
 @lru_cache(maxsize=64)
@@ -166,12 +197,17 @@ def _fraction_in_window(filter_name: str) -> float:
     # Zero points are sums over SUB80 with the star in its usual place.
     return float(psf(filter_name, niriss.AIM_PIXEL).sum())
 
+# %% ../../nbs/simulate/06_exposures.ipynb #68c891ad
+def _short(image: np.ndarray) -> list[list[float]]:
+    # Rows of numbers with six digits, as JSON can hold them.
+    return [[float(f"{value:.6g}") for value in line] for line in image]
+
 # %% ../../nbs/simulate/06_exposures.ipynb #5c1f26aa
 #: Losses of rate, as fractions, whose signals the truth gives.
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03)
 
 # %% ../../nbs/simulate/06_exposures.ipynb #7fbfe8ab
-def truth(exposure: ExposurePlan, instrument: Instrument, seed: int, current: np.ndarray | None = None) -> dict:
+def truth(exposure: ExposurePlan, instrument: Instrument, seed: int, light: tuple | None = None) -> dict:
     """
     Say what is true of a simulated exposure.
 
@@ -183,24 +219,25 @@ def truth(exposure: ExposurePlan, instrument: Instrument, seed: int, current: np
         What it is taken with.
     seed : int
         Seed of the program.
-    current : numpy.ndarray, optional
-        As `photo_current` gives it, if it is known already.
+    light : tuple, optional
+        As `exposure_light` gives it, if it is known already.
 
     Returns
     -------
     dict
         As it is written next to the exposure: ``exposure``, ``instrument``, ``seed``, ``peak`` (row, column, rate in
         e-/s, charge at the last group without migration), ``crossings`` (definition → threshold → e-, or None where
-        it is not reached before saturation), ``rate`` (e-/s, rows of columns, response included).
+        it is not reached before saturation), ``rate`` (e-/s, rows of columns, response included), ``light`` (e-/s, on
+        the edges between columns, between rows, and on the corners).
     """
     detector = instrument.detector
-    current = photo_current(exposure, instrument) if current is None else current
+    current, between = light or exposure_light(exposure, instrument)
     rate = np.where(detector.reference, 0.0, current * detector.flat)
     row, column = (int(i) for i in np.unravel_index(np.argmax(rate), rate.shape))
     full = float(min(detector.saturation[row, column], 2e5))
     found = {}
     for name, kernel in (("charge", None), ("seen", detector.ipc)):
-        path = departure(rate, (row, column), detector.migration, kernel, full)
+        path = departure(rate, (row, column), detector.migration, kernel, full, between)
         for definition, values in crossings(path, THRESHOLDS).items():
             found.setdefault(name, {})[definition] = {
                 str(t): None if np.isnan(v) else round(v, 1) for t, v in values.items()
@@ -214,7 +251,8 @@ def truth(exposure: ExposurePlan, instrument: Instrument, seed: int, current: np
         },
         "crossings": found,
         "units": {"rate": "e-/s", "crossings": "e-", "charge": "e-"},
-        "rate": [[float(f"{value:.6g}") for value in line] for line in rate],
+        "rate": _short(rate),
+        "light": [_short(between[step]) for step in (*EDGE_STEPS, DIAGONAL_STEPS[0])],
     }  # fmt: skip
 
 # %% ../../nbs/simulate/06_exposures.ipynb #fb30d6b2
@@ -251,7 +289,7 @@ def read_truth(folder: str | os.PathLike, rootname: str) -> dict:
     Returns
     -------
     dict
-        As `truth` gives it, ``rate`` as an array.
+        As `truth` gives it, ``rate`` as an array, ``light`` as `calami.instrument.migration.light_between` gives it.
 
     Raises
     ------
@@ -262,6 +300,8 @@ def read_truth(folder: str | os.PathLike, rootname: str) -> dict:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         facts["rate"] = np.array(facts["rate"], dtype=float)
+        across, down, corner = (np.array(light, dtype=float) for light in facts["light"])
+        facts["light"] = dict(zip((*EDGE_STEPS, *DIAGONAL_STEPS), (across, down, corner, corner), strict=True))
     except FileNotFoundError:
         raise FileProblem(path, "is not there", "give the folder that calami simulate has written") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -371,9 +411,10 @@ def simulate_exposure(
     if not overwrite and _is_there(exposure, outdir, instrument, seed, max_bytes):
         log.info("%s already exists", exposure.rootname)
         return expected_files(exposure, outdir, max_bytes)
-    current = photo_current(exposure, instrument)
-    facts = truth(exposure, instrument, seed, current)
-    ramps = simulate_ramps(current, exposure.ngroups, exposure.nints, instrument.detector, sequence)
+    light = exposure_light(exposure, instrument)
+    facts = truth(exposure, instrument, seed, light)
+    plan, detector = (exposure.ngroups, exposure.nints), instrument.detector
+    ramps = simulate_ramps(light[0], *plan, detector, sequence, light=light[1])
     if overwrite:  # no pixels may stand next to the truth of others, not even if we are interrupted now
         for path in _written_before(exposure, outdir):
             path.unlink(missing_ok=True)

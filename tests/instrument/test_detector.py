@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import closure_phases, visibilities
+from toys import closure_phases, mean_of_two, visibilities
 
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
@@ -32,9 +32,10 @@ from calami.instrument.migration import (
     departure,
     find_migration,
     interpixel_capacitance,
+    light_between,
     migration_flow,
 )
-from calami.instrument.optics import Pupil, psf
+from calami.instrument.optics import Pupil, fine_psf, psf, within_pixels
 
 FRAME = niriss.SUB80.frame_time
 DEFAULT = Detector.default()
@@ -106,7 +107,43 @@ def test_flow_between_pixels_by_hand():
     steep = migration_flow(np.array([[1000.0], [400.0]]), np.array([[10.0], [30.0]]), 1e-4, 1.0, 2e-3, 3.0)
     assert np.allclose(steep, [[-1.2 * 9], [1.2 * 9]])  # × 1 + (2e-3 × 1000)³
     corner = migration_flow(np.array([[1000.0, 0], [0, 400]]), np.array([[10.0, 0], [0, 30]]), 0.0, 1e-4)
-    assert np.allclose(corner[0, 0], -1.2) and np.allclose(corner[1, 1], 1.2)
+    assert np.allclose(corner[0, 0], -0.6) and np.allclose(corner[1, 1], 0.6)  # (10 + 0 + 0 + 30) / 4 on the corner
+
+
+@pytest.mark.parametrize(("filt", "worst"), [("F380M", 0.011), ("F430M", 0.008), ("F480M", 0.005), ("F277W", 0.2)])
+def test_the_light_between_pixels_against_a_finer_image(filt, worst):
+    for place in ((15.3, 14.8), (15.0, 15.5)):
+        fine = fine_psf(filt, place, (31, 31), oversample=20)
+        image = within_pixels(fine, 20)
+        middle = np.add.reduceat(fine, np.arange(0, 620, 20), axis=0)  # rows summed, columns still fine
+        between = 20 * (middle[:, 19:-1:20] + middle[:, 20::20]) / 2  # on either side of each edge
+        found = light_between(image)
+        inner = np.s_[5:-5, 5:-5]
+        assert np.abs(found[0, 1] - between)[inner].max() < worst * image.max()
+        if filt != "F277W":
+            assert np.abs(mean_of_two(image)[0, 1] - between).max() > 10 * worst * image.max()
+        # Three parts a pixel, as a simulated exposure has them, are as good as twenty.
+        coarse = light_between(fine_psf(filt, place, (31, 31), oversample=3), 3)
+        for step, light in light_between(fine, 20).items():
+            assert np.abs(light - coarse[step])[inner].max() < 0.01 * image.max()
+        assert np.abs(light_between(fine, 20)[0, 1] - between)[inner].max() < 2e-3 * image.max()
+
+
+@given(seeds, st.integers(1, 4))
+@settings(max_examples=20)
+def test_light_between_pixels_of_a_flat_or_tilted_image(seed, points):
+    level, slope_x, slope_y = np.random.default_rng(seed).uniform(0.5, 1, 3)
+    rows, columns = np.indices((24 * points, 26 * points)) / points
+    found = light_between((100 + level + slope_y * rows + slope_x * columns) / points**2, points)
+    shift = 0.5 * (1 / points - 1)  # from the middle of a part to that of its pixel
+    inner = np.s_[6:-6, 6:-6]
+    for (dy, dx), light in found.items():
+        y, x = np.indices(light.shape)
+        corner_x = 0.5 if dx else 0.0
+        expected = 100 + level + slope_y * (y - shift + 0.5 * dy) + slope_x * (x - shift + corner_x)
+        assert np.allclose(light[inner], expected[inner], rtol=1e-9)
+    with pytest.raises(CalamiError, match="parts"):
+        light_between(np.ones((7, 8)), 2)
 
 
 @given(seeds, st.sampled_from(sorted(MIGRATION_PRESETS)), st.integers(1, 5))
@@ -173,7 +210,8 @@ LONGEST_V2 = {"F277W": -0.043, "F380M": -0.015, "F430M": -0.012, "F480M": -0.010
 
 @pytest.mark.parametrize("filt", CROSSINGS)
 def test_crossings_of_the_notes(filt):
-    found = crossings(departure(1e6 * psf(filt, (20, 20), (41, 41)), (20, 20)))
+    image = 1e6 * psf(filt, (20, 20), (41, 41))
+    found = crossings(departure(image, (20, 20), light=mean_of_two(image)))
     instantaneous, half = CROSSINGS[filt]
     assert np.allclose(list(found["instantaneous"].values()), np.multiply(instantaneous, 1e3), rtol=0.1)
     assert np.allclose(list(found["half"].values())[:2], np.multiply(half, 1e3), rtol=0.1)
@@ -181,12 +219,12 @@ def test_crossings_of_the_notes(filt):
     assert np.allclose(found["cumulative"][0.01], found["instantaneous"][0.02], rtol=0.03)
 
 
-def ramp_to(peak, current, migration="h4rg"):
+def ramp_to(peak, current, migration="h4rg", light=None):
     """Charge at 100 times, the last when the brightest pixel holds `peak`."""
     at = np.unravel_index(current.argmax(), current.shape)
     end = peak / current.max()
     for _ in range(20):
-        ramp = charge_ramp(current, np.linspace(0, end, 101)[1:], migration, steps=1)
+        ramp = charge_ramp(current, np.linspace(0, end, 101)[1:], migration, steps=1, light=light)
         end *= peak / ramp[-1][at]
     assert ramp[-1][at] == pytest.approx(peak, rel=1e-6)
     return ramp
@@ -195,7 +233,7 @@ def ramp_to(peak, current, migration="h4rg"):
 @pytest.mark.parametrize("filt", LONGEST_V2)
 def test_visibilities_of_the_notes(filt):
     current = psf(filt, (20, 20), (41, 41))
-    ramp = ramp_to(26_000, current)
+    ramp = ramp_to(26_000, current, light=mean_of_two(current))
     before = visibilities(current, filt, (20, 20))
     change = {}
     for name, image in (("cumulative", ramp[-1]), ("now", ramp[-1] - ramp[-2])):

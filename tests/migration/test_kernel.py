@@ -30,7 +30,7 @@ from calami.migration.kernel import (
     patterns,
     undo_capacitance,
 )
-from calami.migration.pair_kernel import KernelFit
+from calami.migration.pair_kernel import NUISANCES, KernelFit
 from calami.migration.ramps import RampStatistics, statistics_of
 
 
@@ -152,13 +152,14 @@ def test_the_kernel_of_diced_files(tmp_path):
 
 def test_a_pair_in_the_common_form(tmp_path):
     image = np.zeros((3, 3))
-    covariance = np.diag([1.0, 4.0, 9.0, 1.0, 1.0, 1.0])
+    names = ("edge", "diagonal", "growth", "cubic", *NUISANCES)
+    covariance = np.diag([1.0, 4.0, 9.0, *[1.0] * 6])
     fit = KernelFit(
-        Migration(3e-7, 1e-7), ("edge", "diagonal", "growth", "flux", "dx", "dy"), np.arange(6.0), np.ones(6),
-        covariance, 10.0, 50, image, image, image, image, image > 0,
+        Migration(3e-7, 1e-7), names, np.arange(9.0), np.ones(9), covariance, 0.01, 10.0, 5.0, 50, 9, image, image,
+        image, image, image > 0,
     )  # fmt: skip
     pair = Kernel.of_pair(fit, "F480M", ("a", "b"))
-    assert pair.names == ("edge", "diagonal", "growth") and pair.covariance.shape == (3, 3) and pair.dof == 44
+    assert pair.names == ("edge", "diagonal", "growth") and pair.covariance.shape == (3, 3) and pair.dof == 41
     diced = kernel_from_diced(chunks_of())
     table = kernel_table([pair, diced])
     table.write(tmp_path / "cm_kernel.ecsv")
