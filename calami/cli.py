@@ -63,8 +63,8 @@ app = typer.Typer(
 # %% ../nbs/06_cli.ipynb #f52c2350
 #: Columns that a narrow terminal does without, the first of these first.
 _DROPPED_FIRST = (
-    "rootname pupil types patt_num effinttm peak_row peak_col peak_rate_e peak_limit date-beg targprop role nints peak_rate "
-    "filter of_full_well peak_signal"
+    "rootname pupil types patt_num effinttm peak_row peak_col peak_rate_e peak_limit date-beg targprop role nints "
+    "peak_rate filter of_full_well peak_signal"
 ).split()
 Format = Annotated[
     Literal["text", "markdown", "html", "ecsv", "json", "csv"] | None,

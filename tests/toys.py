@@ -92,11 +92,15 @@ def noisy_rate(rate, ngroups, nints, rng):
     return rate + rng.normal(0, 1, rate.shape) * error, error
 
 
-def write_star(path, ngroups, electrons_per_s=4.2e6, nints=60, seed=1, shift=0.0, flux=1.0, bad=(), **cards):
+#: Stars whose peak takes 13 groups to 65 ke-, e-/s.
+BRIGHT = {"F277W": 1.45e6, "F380M": 2.35e6, "F430M": 2.85e6}
+
+
+def write_star(path, ngroups, electrons_per_s=None, nints=60, seed=1, shift=0.0, flux=1.0, bad=(), **cards):
     """Write a simulated `rate` file of a star, moved along x by `shift` (pixels); physics: `edge`, `nonlinear`."""
     physics = {key: cards.pop(key) for key in ("edge", "nonlinear") if key in cards}
     filt = cards.get("FILTER", "F480M")
-    current = electrons_per_s * flux * nrm_psf(filt, center=(40.1, 45.2 + shift)) + 20.0
+    current = (electrons_per_s or BRIGHT.get(filt, 3.4e6)) * flux * nrm_psf(filt, center=(40.1, 45.2 + shift)) + 20.0
     rng = np.random.default_rng(seed)
     rate, error = noisy_rate(ramp_rate(current, ngroups, **physics), ngroups, nints, rng)
     dq = np.zeros(rate.shape, "uint32")

@@ -149,7 +149,7 @@ def figure_png(draw: Sequence, width: float, height: float) -> bytes:
     for panel, ax in zip(draw, figure.subplots(1, len(draw), squeeze=False)[0], strict=True):
         panel(ax)
     out = BytesIO()
-    figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(out, format="png", dpi=130, metadata={"Software": None}, bbox_inches="tight")
     return out.getvalue()
 
 # %% ../../nbs/core/06_page.ipynb #d1067af8

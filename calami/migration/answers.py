@@ -37,7 +37,8 @@ from calami.migration.mitigation import (
     process_versions,
     without_step,
 )
-from .onset import Onset, quantify
+from .onset import FilterOnset, Onset, quantify
+from .pairs import POOR_FIT
 from .report import _SIMULATED, _made_by, _provenance
 from calami.migration.saturation import (
     Level,
@@ -202,11 +203,27 @@ def _onset_sentences(answers: Answers) -> list[str]:
     lines, onset = [], answers.onset
     for name, result in onset.filters.items():
         crossings = result.crossings(onset.thresholds, ["instantaneous"])
-        found = ", ".join(f"{100 * c.threshold:g} % {'' if c.limit else 'at '}{c}" for c in crossings)
-        lines.append(f"{name}: the rate of the peak pixel has dropped by {found} (instantaneous).")
+        seen = ", ".join(f"{100 * c.threshold:g} % at {c}" for c in crossings if not c.limit)
+        unseen = ", ".join(f"{100 * c.threshold:g} % up to {c.level_e / 1e3:.1f} ke-" for c in crossings if c.limit)
+        parts = [f"has dropped by {seen} (instantaneous)"] if seen else []
+        parts += [f"has not dropped by {unseen} (95 %)"] if unseen else []
+        lines.append(f"{name}: the rate of the peak pixel {'; it '.join(parts)}.{_fit_of(result)}")
         if name in answers.verdicts:
             lines.append(answers.verdicts[name].sentence)
     return lines
+
+# %% ../../nbs/migration/09_answers.ipynb #4e394536
+def _fit_of(result: FilterOnset) -> str:
+    # How well the law describes the rates, and what that means for its crossings.
+    fit = result.fits[result.law]
+    ratio = fit["chi2"] / max(fit["dof"], 1)
+    words = f" Law: {result.law}, χ² {ratio:.2f} for each degree of freedom"
+    if ratio <= POOR_FIT:
+        return words + "."
+    return (
+        f"{words}: it does not describe the rates, so that the crossings may be off by more than their intervals; look "
+        f"at the residuals, and at the free curve in the figure."
+    )
 
 # %% ../../nbs/migration/09_answers.ipynb #0944d579
 def _contrast_sentences(answers: Answers) -> list[str]:
@@ -229,6 +246,7 @@ def _contrast_sentences(answers: Answers) -> list[str]:
             f"{deepest.reference.level:,.0f} ADU: 5σ contrast at {scan.separations[k]:.0f} mas is "
             f"{magnitudes(deepest.reached)[k]:.2f} mag without mitigation"
             + reached(scan.of(name, version=chosen.name), f", {{}} with the best version ({chosen.name})")
+            + _rivals(answers, name, chosen)
             + f"; without bias it would be {magnitudes(deepest.limit)[k]:.2f} mag"
             + reached(
                 scan.of(name, "matched", plain[0].version.name),
@@ -237,6 +255,21 @@ def _contrast_sentences(answers: Answers) -> list[str]:
             + "."
         )
     return lines
+
+# %% ../../nbs/migration/09_answers.ipynb #c29474f7
+#: A version is not told apart from the best one if it is the best in more than this fraction of the resamples.
+_RIVAL = 0.05
+
+# %% ../../nbs/migration/09_answers.ipynb #cca420bb
+def _rivals(answers: Answers, filter: str, chosen: Version) -> str:
+    # Versions that may as well be the best, and what that means.
+    rows = [r for r in answers.best if r["filter"] == filter and np.isclose(r["photons"], answers.photons)]
+    others = [str(r["version"]) for r in rows if r["version"] != chosen.name and r["chance"] > _RIVAL]
+    if not others:
+        return ""
+    none = answers.scan.versions[0].name
+    shown = " and ".join("no mitigation" if other == none else other for other in others)
+    return f", which cannot be told apart from {shown} (more integrations or depths would decide)"
 
 # %% ../../nbs/migration/09_answers.ipynb #05b2609f
 def _saturation_sentences(answers: Answers) -> list[str]:
@@ -247,10 +280,21 @@ def _saturation_sentences(answers: Answers) -> list[str]:
         if chosen is not None:
             wanted[chosen.name] = f"with {chosen.name}"
         own = [x for x in answers.levels if x.filter == name and x.observable == "both" and x.version in wanted]
-        parts = " and ".join(f"{x} {wanted[x.version]}" for x in own if np.isclose(x.photons, answers.photons))
+        parts = [_level_words(x, wanted[x.version]) for x in own if np.isclose(x.photons, answers.photons)]
         if parts:
-            lines.append(f"{name}: bias equals the noise of {answers.photons:.0e} photons at {parts}.")
+            lines.append(f"{name}, {answers.photons:.0e} photons: {'; '.join(parts)}.")
     return lines
+
+# %% ../../nbs/migration/09_answers.ipynb #6c0e5553
+def _level_words(level: Level, version: str) -> str:
+    # What a level says, and what would decide where it says nothing.
+    if level.measured:
+        return f"{version}, bias equals the noise at {level}"
+    if level.limit == "?":
+        return f"{version}, effective saturation was not sampled ({level.reason}); other depths would decide"
+    if level.limit == "<":
+        return f"{version}, bias exceeds the noise below {level.level:,.0f} ADU; shallower exposures would decide"
+    return f"{version}, bias stays below the noise up to {level.level:,.0f} ADU (97.5 %; {level.reason})"
 
 # %% ../../nbs/migration/09_answers.ipynb #6e1a1ce3
 PHOTONS = (1e7, 1e8, 1e9, 1e10)

@@ -508,7 +508,7 @@ class Verdict:
         }[self.answer]
         peak, total = (f"{100 * v:+.2f} ± {100 * e:.2f} %" for v, e in (self.peak, self.aperture))
         if self.answer != "neither":
-            words += f" (odds of migration against nonlinearity alone {_odds(self.log10_odds)})"
+            words += f" (odds of migration against nonlinearity alone: {_odds(self.log10_odds)})"
         grows = " The flow grows faster than the charge." if self.superlinear and self.answer != "neither" else ""
         return (
             f"{self.filter}{': ' * bool(self.filter)}{words}.{grows} As the peak pixel fills by 10 ke-, its rate "
@@ -663,10 +663,16 @@ def kernel_from_ramps(statistics: RampStatistics | Iterable[RampStatistics], **o
 def _grown(hypothesis: str, grows: Mapping[str, bool]) -> tuple[str, ...]:
     return (*HYPOTHESES[hypothesis], "growth") if grows[hypothesis] else HYPOTHESES[hypothesis]
 
+# %% ../../nbs/migration/03_kernel.ipynb #3bc5acc6
+#: Common logarithm of odds that are not written as numbers: a model that leaves anything out makes any number.
+_BEYOND_DOUBT = 6
+
 # %% ../../nbs/migration/03_kernel.ipynb #babea80c
 def _odds(log10: float) -> str:
     if abs(log10) < 0.3:
         return "even"
+    if abs(log10) > _BEYOND_DOUBT:
+        return f"beyond doubt, {'more than 10^6 to 1' if log10 > 0 else 'less than 1 to 10^6'}"
     size = f"10^{abs(log10):.0f}" if abs(log10) >= 3 else f"{10 ** abs(log10):.0f}"
     return f"{size} to 1" if log10 > 0 else f"1 to {size}"
 

@@ -259,7 +259,9 @@ def _resampled_means(data: OIData, n_bootstrap: int, rng: np.random.Generator) -
     # V² and closure phases of means over integrations drawn with replacement, shapes (draws, n) and (draws, m)
     v2, cp = data.samples["v2"], data.samples["cp"]
     count = len(v2)
-    weights = rng.multinomial(count, np.full(count, 1 / count), n_bootstrap) / count
+    drawn = rng.multinomial(count, np.full(count, 1 / count), n_bootstrap)
+    # Drawn integrations scatter by √((n - 1) / n) too little about their mean.
+    weights = (1 + (drawn - 1) * np.sqrt(count / (count - 1))) / count
     away = np.angle(np.exp(1j * (cp - data.cp)))  # small angles about the mean, which may then be averaged as numbers
     return data.v2 + weights @ v2 - v2.mean(axis=0), data.cp + weights @ away - away.mean(axis=0)
 
@@ -325,14 +327,17 @@ def process_versions(
 def _peak_level(path: Path) -> tuple[float, float]:
     # Charge of the peak pixel at the end of the ramp (ADU), and all detected photons of the exposure.
     with Exposure(path) as data:
-        rate, header = data.rate(), data.header
-        peak = data.peak()
+        rate, peak = data.rate(), data.peak()
+        seconds, nints = data.effective_time, float(data.facts["NINTS"])
     if peak.lost:
         raise FileProblem(path, f"{peak.reason}; neither its charge nor its photons are known", "use fewer groups")
-    seconds = float(header["NGROUPS"]) * float(header["TGROUP"])
+    full = niriss.to_electrons(peak.rate * seconds) / niriss.SATURATION_E
+    if full > 1:
+        why = f"its peak would hold {full:.1f} times full well"
+        raise FileProblem(path, why, "use fewer groups, or fix its header")
     rows, columns = np.indices(rate.value.shape)
     near = (np.maximum(abs(rows - peak.row), abs(columns - peak.col)) <= 25) & rate.good
-    photons = rate.value[near].sum() * seconds * float(header["NINTS"]) * niriss.GAIN
+    photons = rate.value[near].sum() * seconds * nints * niriss.GAIN
     return float(peak.rate * seconds), float(photons)
 
 # %% ../../nbs/migration/06_mitigation.ipynb #85b84e5e

@@ -27,8 +27,8 @@ from ..process.rearrange import POINTING_TOLERANCE_MAS, pointing_difference
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FIT_RADIUS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'MIGRATION', 'FLUX', 'NOTHING',
-           'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'Change', 'region_change',
+__all__ = ['log', 'FIT_RADIUS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'POOR_FIT', 'MIGRATION', 'FLUX',
+           'NOTHING', 'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'Change', 'region_change',
            'PatternFit', 'migration_pattern', 'fit_patterns', 'NotComparable', 'why_not_comparable', 'judge',
            'Comparison', 'compare', 'find_common_peak', 'undersampled', 'Pair', 'find_pairs', 'common_product',
            'compare_all', 'comparison_table', 'plot_change', 'plot_profile', 'plot_pixels', 'annuli']
@@ -137,6 +137,11 @@ class PatternFit:
     def edge_significance(self) -> float:
         """Edge coefficient over its error; 0 where it could not be measured."""
         return self.edge / self.edge_error if 0 < self.edge_error < np.inf else 0.0
+
+    @property
+    def chi2_per_dof(self) -> float:
+        """χ² over the degrees of freedom, with all patterns; 1 where the model describes all of the change."""
+        return self.chi2 / max(self.n_pixels - 4, 1)
 
     def without_shift(self) -> PatternFit:
         """Give the fit of an undersampled image: its flux; shift and coefficient are unknown, nothing is taken off."""
@@ -278,6 +283,8 @@ def why_not_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> s
 SIGNIFICANT = 3.0
 #: Changes of a sum smaller than this are not called changes, whatever their formal error.
 SUM_FLOOR = 0.001
+#: χ² over degrees of freedom from which on a fit does not describe its data, and sentences that rest on it say so.
+POOR_FIT = 1.5
 #: The verdicts.
 MIGRATION, FLUX = "consistent with charge migration", "consistent with a flux change"
 NOTHING, UNCLEAR = "no significant change", "changed, cause unclear"
@@ -400,7 +407,30 @@ class Comparison:
         return (
             f"From {first} to {last} at the end of the ramp, the peak pixel changes by {self.peak}, the ring around "
             f"its neighbours by {self.ring} and the {SUM_APERTURE}×{SUM_APERTURE} sum by {self.total}"
-            f"{self._shift_words()}: {self.verdict}." + "".join(f" Note: {note}." for note in self.notes)
+            f"{self._shift_words()}: {self.verdict}.{self._limits()}"
+            + "".join(f" Note: {note}." for note in self.notes)
+        )
+
+    def _limits(self) -> str:
+        # How far the verdict reaches, and what would decide where it is open.
+        if self.verdict == MIGRATION and self.fit.chi2_per_dof > POOR_FIT:
+            return (
+                f" The pattern of migration describes the change, but not all of it: χ² is {self.fit.chi2_per_dof:.1f} "
+                f"for each degree of freedom."
+            )
+        if self.verdict == NOTHING:
+            size = 100 * (abs(self.peak.value) + 1.645 * self.peak.error)
+            return f" A change of the peak by more than {size:.1f} % is excluded (95 %)."
+        if self.verdict != UNCLEAR:
+            return ""
+        if undersampled(self.facts[0].get("FILTER")):
+            return (
+                " Migration cannot be told apart from a shift of the star; the same pair in F380M, F430M or F480M, or "
+                "at several dither positions, would decide."
+            )
+        return (
+            " Migration cannot be told apart from nonlinearity that the correction left, from a drift, or from a "
+            "change of the flux; their ramps (calami cm on uncal or ramp files), or another pair, would decide."
         )
 
     def _shift_words(self) -> str:
@@ -456,6 +486,7 @@ def compare(shallow, deep) -> Comparison:
         raise NotComparable(f"{both}: {reason}; choose two exposures that differ in their number of groups only")
     try:
         result = _measure(pair, (facts1, facts2), before, after)
+        _refuse_full(pair, result)
     except NotComparable as problem:
         raise NotComparable(f"{both}: {problem}") from None
     moved = float(np.hypot(*result.fit.shift_mas))
@@ -574,6 +605,17 @@ def _measure(pair: list[Exposure], facts: tuple[dict, dict], before: RateImage, 
         pair[0].name, pair[1].name, facts, times, star.row, star.col, peak_adu, *changes, sums, fit, verdict,
         _notes(facts, times), (pair[0].paths, pair[1].paths), (before, after),
     )  # fmt: skip
+
+# %% ../../nbs/migration/04_pairs.ipynb #15d2b955
+def _refuse_full(pair: list[Exposure], result: Comparison) -> None:
+    # A pixel cannot hold more than full well: it saturates before the end of the ramp, or a header is wrong.
+    for exposure, signal in zip(pair, result.peak_e, strict=True):
+        if signal > niriss.SATURATION_E:
+            raise NotComparable(
+                f"the peak of {exposure.name} would hold {signal:,.0f} e- after {exposure.effective_time:.3g} s, and "
+                f"{niriss.SATURATION_E:,.0f} is full well: it saturates, or EFFINTTM ({exposure.effective_time:.6g} s) "
+                f"is wrong"
+            )
 
 # %% ../../nbs/migration/04_pairs.ipynb #77a5cc62
 def _without(change: Change, part: Change) -> Change:

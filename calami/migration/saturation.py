@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from astropy.table import QTable
 
 # %% auto #0
-__all__ = ['GROWTH_SIGNIFICANCE', 'MOST_PHOTONS', 'rising', 'charge_bias', 'meeting_level', 'Level', 'effective_saturation',
-           'saturation_table', 'plot_saturation', 'Advice', 'advise', 'AdviceOptions', 'recommendation_table',
-           'write_parameter_files']
+__all__ = ['GROWTH_SIGNIFICANCE', 'MOST_PHOTONS', 'MOST_INTEGRATIONS', 'DOWNLINK_BYTES', 'rising', 'charge_bias', 'meeting_level',
+           'Level', 'effective_saturation', 'saturation_table', 'plot_saturation', 'Advice', 'advise', 'AdviceOptions',
+           'recommendation_table', 'write_parameter_files']
 
 # %% ../../nbs/migration/07_saturation.ipynb #503bfdcc
 def rising(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -453,7 +453,8 @@ def advise(filter: str, magnitude: float | None = None, photons: float = 1e8, **
     Returns
     -------
     Advice
-        Groups and integrations; at least two groups, with a remark if even those are too many.
+        Groups and integrations; at least two groups, with a remark if even those are too many, and one where an
+        exposure cannot be so long.
 
     Raises
     ------
@@ -478,6 +479,7 @@ def advise(filter: str, magnitude: float | None = None, photons: float = 1e8, **
     nints = integrations_for(star, filter, ngroups, photons)
     seconds = nints * niriss.ramp_time(ngroups)
     collected = per_group / PEAK_FRACTION[filter] * ngroups * nints
+    remarks += _beyond_limits(ngroups, nints)
     return Advice(
         filter, float(magnitude), float(limit), source, ngroups, nints, ngroups * per_group, collected, seconds, remarks
     )
@@ -504,6 +506,25 @@ class AdviceOptions:
     limit_adu: float | None = None
     levels: Sequence[Level] = ()
     version: str = "none"
+
+# %% ../../nbs/migration/07_saturation.ipynb #6ac6abb9
+#: Integrations that an exposure has at most, as APT takes them.
+MOST_INTEGRATIONS = 10_000
+#: Bytes that one contact with the ground transmits at least. Source: JDox, JWST Solid State Recorder.
+DOWNLINK_BYTES = 28.6e9
+
+# %% ../../nbs/migration/07_saturation.ipynb #f8b04bdd
+def _beyond_limits(ngroups: int, nints: int) -> tuple[str, ...]:
+    remarks = []
+    if nints > MOST_INTEGRATIONS:
+        number = math.ceil(nints / MOST_INTEGRATIONS)
+        remarks.append(
+            f"an exposure has at most {MOST_INTEGRATIONS:,} integrations: this takes {number:,}, or fewer photons"
+        )
+    size = 2 * math.prod(niriss.SUB80.shape) * ngroups * nints
+    if size > DOWNLINK_BYTES:
+        remarks.append(f"{size / 1e9:,.0f} GB are more than one downlink of {DOWNLINK_BYTES / 1e9:.1f} GB carries")
+    return tuple(remarks)
 
 # %% ../../nbs/migration/07_saturation.ipynb #7cb5d5c2
 def _limit(filter: str, photons: float, options: AdviceOptions):

@@ -76,8 +76,7 @@ def measure_peaks(dataset: ExposureSet) -> list[dict | None]:
             reason = getattr(problem, "reason", problem)
             dataset.warn(dataset.paths(root, dataset.image_type(root))[0], f"peak not measured: {reason}")
             peaks.append(None)
-        if peaks[-1] and peaks[-1]["lost"]:
-            reason = f"peak not known: {_peak_of(peaks[-1]).reason}; it is {_limit_words(peaks[-1])}"
+        if reason := _doubts(peaks[-1]):
             dataset.warn(dataset.paths(root, dataset.image_type(root))[0], reason)
     dataset.remember()
     return peaks
@@ -152,6 +151,21 @@ def _exceeded(found: dict | None) -> float:
 # %% ../../nbs/program/01_signals.ipynb #94c5c312
 def _limit_words(found: dict | None) -> str:
     return "" if math.isnan(level := _exceeded(found)) else f"> {level:,.0f} ADU"
+
+# %% ../../nbs/program/01_signals.ipynb #5da31d7e
+def _doubts(found: dict | None) -> str:
+    # Why a peak is not known, or cannot be what it says; empty if it is fine.
+    if not found:
+        return ""
+    if found["lost"]:
+        return f"peak not known: {_peak_of(found).reason}; it is {_limit_words(found)}"
+    signal, full, _ = fullness(found["rate"], found["seconds"])
+    if full <= 1:
+        return ""
+    return (
+        f"its peak would hold {signal:,.0f} ADU at the end of the ramp, {full:.1f} times full well: it saturates "
+        f"before, or the header is wrong"
+    )
 
 # %% ../../nbs/program/01_signals.ipynb #8835f558
 def setup_view(dataset: ExposureSet):

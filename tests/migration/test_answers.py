@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from calami.migration.mitigation import (
     with_step,
     without_step,
 )
-from calami.migration.saturation import effective_saturation
+from calami.migration.saturation import Level, effective_saturation
 
 LIGHT = 2.4e6 * nrm_psf(center=(40.1, 45.2))
 
@@ -128,9 +129,37 @@ def test_the_whole_report(partial, ramps, scan, tmp_path):
     assert wanted | {"jwst_niriss_pars-chargemigrationstep_f480m.asdf"} <= names
     assert answers.best_version("F480M").name == "step 12000 ADU"
     assert "with the best version (step 12000 ADU)" in answers.sentences("b")[0]
-    assert "without mitigation and" in answers.sentences("c")[0]
+    assert "without mitigation, bias" in answers.sentences("c")[0] and "; with step 12000" in answers.sentences("c")[0]
     text = page.read_text(encoding="utf-8")
     assert "a note" in text and text.count("<img") == 2 and "http" not in text.split("</style>")[0]
+
+
+@pytest.mark.parametrize(
+    "limit, words",
+    [("", "equals the noise at 9,000 ADU"), (">", "stays below the noise up to 9,000 ADU"),
+     ("<", "exceeds the noise below 9,000 ADU; shallower"), ("?", "was not sampled (one depth); other depths")],
+)  # fmt: skip
+def test_a_level_that_is_a_limit_says_so_and_what_would_decide(partial, scan, limit, words):
+    level = Level("F480M", "none", "both", 1e8, 9000.0, (8e3, 1e4), (7e3, 1.1e4), limit, 3, 3, 9.0, "one depth")
+    answers = replace(whole(partial, scan), levels=(level,))
+    assert words in answers.sentences("c")[0]
+
+
+def test_a_law_that_does_not_fit_says_so(partial, scan):
+    (name, result), *_ = partial.onset.filters.items()
+    fit = result.fits[result.law]
+    assert f"{fit['chi2'] / fit['dof']:.2f} for each degree of freedom." in partial.sentences("a")[0]
+    poor = replace(result, fits=result.fits | {result.law: fit | {"chi2": 6.4 * fit["dof"]}})
+    told = replace(partial, onset=replace(partial.onset, filters={name: poor}))
+    assert "6.40 for each degree of freedom: it does not describe the rates" in told.sentences("a")[0]
+
+
+def test_versions_that_may_as_well_be_the_best_are_named(partial, scan):
+    answers = whole(partial, scan)
+    assert "cannot be told apart" not in answers.sentences("b")[0]
+    best = answers.best.copy()
+    best["chance"] = 0.5
+    assert "cannot be told apart from no mitigation" in replace(answers, best=best).sentences("b")[0]
 
 
 def test_truth_stands_beside_the_answer(partial):
@@ -153,3 +182,15 @@ def test_the_command_plans():
     assert answer.exit_code == 0 and "7 groups" in answer.stdout
     wrong = CliRunner().invoke(app, ["advise", "F480M"])
     assert wrong.exit_code == 1 and "one of the two" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [(("F480M", "20"), "an exposure has at most 10,000 integrations: this takes 52"),
+     (("F480M", "20"), "GB are more than one downlink of 28.6 GB"),
+     (("F480M", "1"), "the star is too bright")],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_carried_out_says_so(words, told):
+    answer = CliRunner().invoke(app, ["advise", *words])
+    assert told in answer.stdout
+    assert "at most" not in CliRunner().invoke(app, ["advise", "F480M", "6"]).stdout

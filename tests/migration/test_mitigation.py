@@ -72,6 +72,16 @@ def test_intervals_of_the_bias_hold_the_truth():
     assert np.abs(np.mean(inside, axis=0) - 0.68).max() < 0.08, np.mean(inside, axis=0)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_few_integrations_have_errors_that_are_not_too_small(count):
+    # Scatter of the signed departure over the rms of its standard errors, 400 pairs; without the correction for the
+    # mean it is √(n / (n - 1)): 1.41, 1.22 and 1.12.
+    rng = np.random.default_rng(12)
+    found = [fringe_departure(cube(rng, count), cube(rng, count), 100, seed) for seed in range(400)]
+    scatter = np.std([one.long_v2 for one in found])
+    assert abs(scatter / np.sqrt(np.mean([one.long_v2_error**2 for one in found])) - 1) < 0.09
+
+
 def test_errors_of_the_bias_agree_with_a_numerical_jacobian():
     # Covariance of the means of the integrations, taken through calibration and mean squares by moving one value after
     # the other. The bias is far above the noise, so that mean squares are nearly linear in what is moved.
@@ -221,3 +231,13 @@ def test_a_saturated_exposure_is_excluded_with_its_reason(tmp_path):
     (left,) = mitigation._exposures(Dataset(tmp_path), SimpleNamespace(paths=made), failures)
     assert left.rootname == rootname(1) and len(failures) == 1
     assert "is excluded" in failures[0] and "the core of the star is saturated" in failures[0]
+
+
+def test_more_than_full_well_is_no_level(tmp_path):
+    path = write_star(tmp_path / f"{rootname()}_rate.fits", 5)
+    level, photons = mitigation._peak_level(path)
+    assert level > 0 and photons > 0
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header["NGROUPS"], hdus[0].header["EFFINTTM"] = 100, 7.544
+    with pytest.raises(CalamiError, match="times full well; use fewer groups, or fix its header"):
+        mitigation._peak_level(path)

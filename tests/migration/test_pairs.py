@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from astropy.io import fits as astropy_fits
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import noisy_rate, nrm_psf, ramp_rate, rootname, write_exposure, write_star
@@ -532,3 +533,24 @@ def test_one_star_at_one_depth_in_two_visits_shows_no_migration(shared_data):
     ds = Dataset(shared_data / "jw01093")
     result = migration_pairs.compare(ds["jw01093018001_03102_00001_nis"], ds["jw01093020001_03102_00001_nis"])
     assert result.verdict != migration_pairs.MIGRATION and result.fit.shift_mas[1] > 2
+
+
+def test_more_than_full_well_gets_no_verdict(tmp_path):
+    first, second = pair(tmp_path, edge=1e-6)
+    with astropy_fits.open(second.paths[0], mode="update") as hdus:
+        hdus[0].header["EFFINTTM"], hdus[0].header["NGROUPS"] = 8.98072, 119
+    with pytest.raises(migration_pairs.NotComparable, match=r"72,000 is full well.*EFFINTTM \(8.98072 s\) is wrong"):
+        migration_pairs.compare(first, second)
+
+
+def test_a_verdict_says_how_far_it_reaches(tmp_path):
+    plain = migration_pairs.compare(*pair(tmp_path, edge=1.2e-6))
+    assert plain.verdict == migration_pairs.MIGRATION and "not all of it" not in plain.sentence
+    poor = replace(plain, fit=replace(plain.fit, chi2=6.4 * (plain.fit.n_pixels - 4)))
+    assert "but not all of it: χ² is 6.4 for each degree of freedom" in poor.sentence
+    nothing = replace(plain, verdict=migration_pairs.NOTHING, peak=migration_pairs.Change(-0.001, 0.002))
+    assert "by more than 0.4 % is excluded (95 %)" in nothing.sentence
+    unclear = replace(plain, verdict=migration_pairs.UNCLEAR)
+    assert "cannot be told apart from nonlinearity" in unclear.sentence and "would decide" in unclear.sentence
+    coarse = replace(unclear, facts=tuple(f | {"FILTER": "F277W"} for f in plain.facts))
+    assert "cannot be told apart from a shift of the star" in coarse.sentence
