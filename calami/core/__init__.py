@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "problems": "CalamiError FileProblem NameProblem options_from refuse_unknown",
+    "problems": "CalamiError FileProblem NameProblem faults_of options_from refuse_unknown",
     "files": "LARGEST_TEXT LARGEST_YAML SUFFIXES cache_folder open_regular part_name read_json read_text read_yaml "
     "remove_leftovers whole_files write_atomically",
     "tables": "FORMATS cell_text format_of render table_cells",

@@ -5,15 +5,16 @@
 # %% ../../nbs/core/01_problems.ipynb #b3fee59a
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 # %% auto #0
-__all__ = ['CalamiError', 'FileProblem', 'NameProblem', 'options_from', 'refuse_unknown']
+__all__ = ['CalamiError', 'FileProblem', 'faults_of', 'NameProblem', 'options_from', 'refuse_unknown']
 
 # %% ../../nbs/core/01_problems.ipynb #a3169085
 class CalamiError(Exception):
@@ -58,6 +59,34 @@ _SYSTEM_ERRORS = (
     (IsADirectoryError, "is a folder, not a file", "give the path of a file"),
     (PermissionError, "may not be read (permission denied)", "change its permissions"),
 )
+
+# %% ../../nbs/core/01_problems.ipynb #5a4b1cea
+@contextlib.contextmanager
+def faults_of(path: str | os.PathLike, what: str, remedy: str = "") -> Iterator[None]:
+    """
+    Count whatever goes wrong within as a fault of a file, unless calami has said already what it is.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    what : str
+        What cannot be done: ``cannot be prepared``.
+    remedy : str
+        What the user can do about it.
+
+    Raises
+    ------
+    FileProblem
+        With the kind and the words of the other error.
+    """
+    try:
+        yield
+    except CalamiError:
+        raise
+    except Exception as error:  # other packages raise many kinds for what is damaged
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        raise FileProblem(path, f"{what} ({words})", remedy) from error
 
 # %% ../../nbs/core/01_problems.ipynb #a05dfb88
 class NameProblem(CalamiError, ValueError):

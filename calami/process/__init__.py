@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "record": "as_json digest_of fingerprint_of input_facts is_current read_sidecar records_in sidecar_path "
+    "record": "as_json digest_of fingerprint_of input_facts is_current misfit read_sidecar records_in sidecar_path "
     "write_sidecar",
     "piece": "KEYWORDS Layer Piece join_pieces numbers_of numbers_text read_piece take_groups take_integrations",
     "recipes": "Bin Dice Recipe Slice Truncate",

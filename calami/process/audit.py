@@ -18,14 +18,14 @@ import numpy as np
 
 from ..core.files import cache_folder
 from ..core.fits import open_fits
-from ..core.problems import FileProblem
+from ..core.problems import FileProblem, faults_of
 from ..core.tables import cell_text
-from ..exposures.cards import hdu_walk
+from ..exposures.cards import hdu_walk, read_keywords
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
-from ..exposures.steps import former_flag, step_name, step_statuses
+from ..exposures.steps import STEP_KEYWORDS, former_flag, step_name, step_statuses
 from .parameters import HOUSEKEEPING, _class, _flat_pars, _is_pipeline, _step_classes, defaults
-from .pipeline import _TAKES, Run, _references_in, _stem
+from .pipeline import _TAKES, Run, _reference_keywords, _references_in, _stem
 from .record import read_sidecar
 from .references import OfflineCache
 
@@ -67,7 +67,7 @@ def _logged_parameters(alias: str, lines: Sequence[str]) -> dict[str, Any] | Non
         if match is None:
             continue
         text = textwrap.dedent(match[1].strip("\n")).strip()
-        with contextlib.suppress(ValueError, SyntaxError, yaml.YAMLError):
+        with contextlib.suppress(Exception):  # words of another version; the log has no parameters then
             facts = ast.literal_eval(text) if text.startswith("{") else yaml.safe_load(text)
             if isinstance(facts, dict):
                 return {k: None if v == "None" else v for k, v in _flat_pars(alias, facts).items()}
@@ -97,7 +97,8 @@ def _logged_crds(alias: str, lines: Sequence[str], cache: OfflineCache | None) -
         path = next((f / name for f in _crds_folders(cache) if (f / name).is_file()), None)
         if path is None:
             return None
-        config = config_parser.load_config_file(str(path)).dict()
+        with faults_of(path, "is no file of parameters", "fetch it from CRDS again"):
+            config = config_parser.load_config_file(str(path)).dict()
         facts |= _flat_pars(config.get("name") if config.get("name") in _step_classes() else alias, config)
     return facts
 
@@ -172,7 +173,7 @@ def _accounts(path: Path, cache: OfflineCache | None) -> list[_Account]:
         record = read_sidecar(path)
     if record.get("operation") == "pipe":
         ours = [record["stage"]] if record["stage"] != "steps" else record["chain"]
-        for alias in ours:
+        for alias in filter(_step_classes().__contains__, ours):  # not those of another version of jwst
             known = defaults(alias)
             used = {k: v for k, v in record["parameters"].items() if k in known}
             crds = {k: v for k, v in record["crds_parameters"].items() if k in known}
@@ -193,10 +194,9 @@ def _unknown_steps(path: Path, accounts: Sequence[_Account]) -> list[str]:
     return [step for step, word in status.items() if word == "COMPLETE" and step not in facts]
 
 # %% ../../nbs/process/15_audit.ipynb #36a5cf37
-def _primary(path: Path):
-    hdu_walk(path)
-    with open_fits(path) as hdus:
-        return hdus[0].header
+def _primary(path: Path) -> dict[str, Any]:
+    # What is asked of a primary header here; a card that cannot be read is missing.
+    return read_keywords(path, ("CAL_VER", "CRDS_CTX", *STEP_KEYWORDS, *_reference_keywords().values()), ())
 
 # %% ../../nbs/process/15_audit.ipynb #1ae51294
 def _statuses(path: Path) -> dict[str, str]:
@@ -209,7 +209,7 @@ def _statuses(path: Path) -> dict[str, str]:
 def _remark(path: Path) -> str:
     from importlib.metadata import version
 
-    made, here = str(_primary(path).get("CAL_VER", "")).strip(), version("jwst")
+    made, here = str(_primary(path).get("CAL_VER") or "").strip(), version("jwst")
     if made == here:
         return ""
     return f"made with jwst {made or '(unknown)'}, defaults of {here}"
@@ -349,9 +349,10 @@ def _summary_of(name: str, path: Path, cache: OfflineCache | None) -> tuple[dict
     head = {"name": name, "product": path.name.split(".")[0].rpartition("_")[2]}
     head |= {"jwst": "", "context": "", "remark": ""}
     try:
-        header = _primary(path)
-        head |= {"jwst": str(header.get("CAL_VER", "")), "context": str(header.get("CRDS_CTX", ""))}
-        rows = nondefault(path, cache=cache)
+        with faults_of(path, "cannot be looked at"):
+            header = _primary(path)
+            head |= {"jwst": str(header.get("CAL_VER") or ""), "context": str(header.get("CRDS_CTX") or "")}
+            rows = nondefault(path, cache=cache)
     except FileProblem as problem:
         return head | {"remark": problem.reason}, {}
     head["remark"] = _remark(path)

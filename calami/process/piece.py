@@ -20,8 +20,8 @@ import numpy as np
 
 import calami
 from ..core.fits import open_fits
-from ..core.problems import CalamiError, FileProblem, NameProblem
-from ..exposures.cards import hdu_walk
+from ..core.problems import CalamiError, FileProblem, NameProblem, faults_of
+from ..exposures.cards import hdu_walk, read_keywords
 from ..exposures.exposure import Exposure
 from ..exposures.names import ExposureName, parse_name
 
@@ -335,6 +335,11 @@ def read_piece(data: Exposure | str | os.PathLike | Sequence) -> Piece:
         If a file is no JWST exposure, or is damaged, or segments do not fit together.
     """
     paths = data.paths if isinstance(data, Exposure) else Exposure(data).paths
+    with faults_of(paths[0], "cannot be read as an exposure", "check its header, or fetch it again"):
+        return _read_pieces(paths)
+
+# %% ../../nbs/process/02_piece.ipynb #0c345d6b
+def _read_pieces(paths: Sequence[Path]) -> Piece:
     pieces = sorted((_read_file(path) for path in paths), key=lambda p: p.primary.get("INTSTART", 1))
     first = pieces[0]
     if len(pieces) > 1:
@@ -428,14 +433,11 @@ def _read_file(path: Path) -> Piece:
 
 # %% ../../nbs/process/02_piece.ipynb #aaaa3eb4
 def _name_of(path: Path) -> ExposureName:
-    from astropy.io import fits
-
-    for source in (lambda: path.name, lambda: fits.getval(path, "FILENAME")):
-        with contextlib.suppress(NameProblem, KeyError, OSError):
+    for source in (lambda: path.name, lambda: read_keywords(path, ("FILENAME",), ())["FILENAME"]):
+        with contextlib.suppress(NameProblem, KeyError):
             name = parse_name(str(source()))
             if isinstance(name, ExposureName) and name.product:
                 return name.replace(extension=".fits")
-    hdu_walk(path)  # says so if it is not even a FITS file
     raise FileProblem(path, "is not named like a JWST exposure", "graft its pixels under a JWST header first: graft()")
 
 # %% ../../nbs/process/02_piece.ipynb #6272113f

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.files import remove_leftovers
+from ..core.files import read_json, remove_leftovers
 from ..core.fits import open_fits
 from ..core.options import near, take_options
-from ..core.problems import CalamiError, FileProblem
+from ..core.problems import CalamiError, FileProblem, faults_of
 from ..core.record import file_record, versions
 from ..core.tables import render
 from ..exposures.cards import hdu_walk
@@ -45,7 +45,7 @@ from calami.process.parameters import (
     check_parameters,
     defaults,
 )
-from .record import digest_of, read_sidecar, records_in, sidecar_path, write_sidecar
+from .record import digest_of, misfit, read_sidecar, records_in, sidecar_path, write_sidecar
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -77,11 +77,19 @@ class _Stage:
         self.exported: list[Path] = []
         self.resume: dict | None = None
         self.products: list[Path] = []
+        self.at = alias  # what is running
         self.seconds = 0.0
 
     def timed(self, run: Callable, folder: Path) -> None:
         started = time.perf_counter()
-        run(self, folder)
+        try:
+            run(self, folder)
+        except CalamiError:
+            raise
+        except (Exception, SystemExit) as error:  # CRDS ends the program where it cannot go on
+            reason = f"{self.at} of jwst failed ({_describe_error(error)})"
+            remedy = f"it wants a file as MAST delivers it, and references for it: see {_failed_log(self.job).name}"
+            raise FileProblem(self.path, reason, remedy) from error
         self.seconds = time.perf_counter() - started
 
     def key(self, done: Sequence[str]) -> str:
@@ -108,7 +116,7 @@ class _Stage:
             taken = self.resume is not None and name in self.resume["done"]
             if name in self.job["keep"] and not taken:
                 self.keep(name, args[0])
-            started = time.perf_counter()
+            self.at, started = name, time.perf_counter()
             result = args[0] if taken else run(*args)
             self.note(name, "taken" if taken else "skipped" if step.skip else "run", time.perf_counter() - started)
             return result
@@ -272,7 +280,7 @@ def _run_steps(stage: _Stage, folder: Path) -> None:
             continue
         if alias in stage.job["keep"]:
             stage.keep(alias, models[0] if len(models) == 1 else models)
-        started = time.perf_counter()
+        stage.at, started = alias, time.perf_counter()
         skip = stage.job["parameters"].get(f"{alias}.skip", False)
         results = [_skip(step, m) if skip else step.run(m) for m in models]
         models = [m for r in results for m in (r if isinstance(r, (tuple, list)) else [r])]
@@ -524,13 +532,17 @@ def _move_checkpoints(source: Path, target: Path) -> None:
             sidecar_path(place).unlink(missing_ok=True)
         path.replace(place)
 
+# %% ../../nbs/process/14_pipeline.ipynb #5cc5a422
+def _failed_log(job: Mapping) -> Path:
+    return Path(job["outdir"]) / f"{Path(job['file']).name.split('.')[0]}.failed.log"
+
 # %% ../../nbs/process/14_pipeline.ipynb #fa3630f0
 def _run_job(job: Mapping) -> dict[str, Any]:
     """Process one file; what is wrong with it is reported, not raised."""
     started = time.perf_counter()
-    work, outdir = Path(job["work"]), Path(job["outdir"])
+    work = Path(job["work"])
     result = dict(_NOTHING)
-    logfile = outdir / f"{Path(job['file']).name.split('.')[0]}.failed.log"
+    logfile = _failed_log(job)
     try:
         work.mkdir(parents=True)
         with _logged(work / "log", job["alone"]):
@@ -568,10 +580,10 @@ def _freeze_gc() -> None:
 
 # %% ../../nbs/process/14_pipeline.ipynb #24693355
 def _describe_error(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return "it ended the program without a reason"
     text = " ".join(str(error).split()) or "no reason given"
-    if isinstance(error, CalamiError):
-        return text
-    return f"{type(error).__name__}: {text}"
+    return text if isinstance(error, CalamiError) else f"{type(error).__name__}: {text}"
 
 # %% ../../nbs/process/14_pipeline.ipynb #0d8e3fd3
 @dataclass(frozen=True)
@@ -780,7 +792,7 @@ def _host() -> str:
 # %% ../../nbs/process/14_pipeline.ipynb #de5e4c99
 def _make_job(common: Mapping, name: str, path: Path) -> dict[str, Any]:
     if path.suffix != ".json":
-        hdu_walk(path)  # refuses what is no whole FITS file
+        _refuse_without_metadata(path)
     elif not path.is_file():
         raise FileProblem(path, "there is no such association", "check the path")
     outdir = Path(common["outdir"])
@@ -796,17 +808,24 @@ def _make_job(common: Mapping, name: str, path: Path) -> dict[str, Any]:
     # No name of host or user in it: jwst blanks log lines that hold one.
     return job | {"work": str(outdir / f".calami-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{stem}")}
 
+# %% ../../nbs/process/14_pipeline.ipynb #36892364
+def _refuse_without_metadata(path: Path) -> None:
+    # jwst opens no file without its ASDF extension, and says so late.
+    if "ASDF" in [hdu.name for hdu in hdu_walk(path)]:  # which also refuses what is no whole FITS file
+        return
+    reason = "has no ASDF extension, without which jwst opens no file: another program has written it"
+    recipe = f"graft:header={path.name}" if _type_of(path, _stem(path)) in ("rate", "cal") else "slice:1"
+    remedy = f"fetch it from MAST again, or add one with: calami prep {path.name} {recipe} -o OUT"
+    raise FileProblem(path, reason, remedy)
+
 # %% ../../nbs/process/14_pipeline.ipynb #a1d2b570
 def _members(path: Path) -> list[Path]:
     if path.suffix != ".json":
         return []
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        members = [m["expname"] for p in facts["products"] for m in p["members"]]
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"is no association ({error!r})"
-        raise FileProblem(path, reason, "give an association of jwst, or exposures") from error
-    return [path.parent / name for name in members]
+    facts = read_json(path)
+    if wrong := misfit(facts, {"products": [{"members": [{"expname": str}]}]}):
+        raise FileProblem(path, f"is no association ({wrong})", "give an association of jwst, or exposures")
+    return [path.parent / member["expname"] for product in facts["products"] for member in product["members"]]
 
 # %% ../../nbs/process/14_pipeline.ipynb #3d24f1df
 def _there_already(job: Mapping) -> list[Path]:
@@ -879,6 +898,12 @@ def _run_jobs(jobs: Sequence[Mapping], engine: Engine) -> Iterator[tuple[Mapping
             yield job, result or _DIED
         waiting = [job for job in died if job not in begun]
 
+# %% ../../nbs/process/14_pipeline.ipynb #434ab326
+_CRDS_REMEDY = """for data of the telescope set
+    export CRDS_PATH=$HOME/crds_cache
+    export CRDS_SERVER_URL=https://jwst-crds.stsci.edu
+and be online; for simulated data say --offline (in Python cache=default_cache() of calami.process.references)"""
+
 # %% ../../nbs/process/14_pipeline.ipynb #5baf5c67
 def _settle_context(engine: Engine) -> str:
     if engine.cache is not None:
@@ -894,8 +919,7 @@ def _settle_context(engine: Engine) -> str:
         with engine.running(1) as ready:
             return ready.executor.submit(call_by_name, "stpipe.crds_client:get_context_used", "jwst").result()
     except (Exception, SystemExit) as error:  # CRDS has many ways to fail, and some of them end the program
-        remedy = "check CRDS_PATH and CRDS_SERVER_URL, or give cache=default_cache() of calami.process.references"
-        raise CalamiError(f"CRDS names no context ({_describe_error(error)}); {remedy}") from None
+        raise CalamiError(f"CRDS names no context ({_describe_error(error)}); {_CRDS_REMEDY}") from None
 
 # %% ../../nbs/process/14_pipeline.ipynb #38f5bc76
 def _words(given: str | Sequence[str] | None) -> list[str]:
@@ -1029,16 +1053,16 @@ def _process(files: Sequence[tuple], common: Mapping, engine: Engine) -> list[Ou
         try:
             if path is None:
                 raise CalamiError(missing)
-            job = _make_job(common, name, path)
+            with faults_of(path, "cannot be processed", "check its header, or fetch it again"):
+                job = _make_job(common, name, path)
             if there := [] if common["overwrite"] else _there_already(job):
                 outcomes[number] = _outcome(job, _NOTHING | {"products": [p.name for p in there]}, "already there")
                 continue
             for target in _expected(job):
                 _may_replace(target, job)
             jobs[job["work"]] = (number, job)
-        except (CalamiError, OSError) as error:
-            why = str(error) if isinstance(error, CalamiError) else f"{path}: {error.strerror}"
-            outcomes[number] = Outcome(name, Path(path or name), "failed", error=why)
+        except CalamiError as error:
+            outcomes[number] = Outcome(name, Path(path or name), "failed", error=str(error))
     if jobs:
         with engine.bar(total=len(jobs), desc="processing") as bar:
             for job, result in _run_jobs([job for _, job in jobs.values()], engine):
@@ -1050,11 +1074,11 @@ def _process(files: Sequence[tuple], common: Mapping, engine: Engine) -> list[Ou
 
 # %% ../../nbs/process/14_pipeline.ipynb #ff41f464
 def _outcome(job: Mapping, result: Mapping, status: str) -> Outcome:
-    outdir, file = Path(job["outdir"]), Path(job["file"])
+    outdir, steps, seconds = Path(job["outdir"]), tuple(result["steps"]), result["seconds"]
     paths = tuple(outdir / name for name in result["products"])
-    said = f"{main_product(paths).name.removesuffix('.fits')}.log" if paths else f"{file.name.split('.')[0]}.failed.log"
-    there = outdir / said if (outdir / said).is_file() else None
-    return Outcome(job["name"], file, status, paths, tuple(result["steps"]), result["seconds"], there, result["error"])
+    said = outdir / f"{main_product(paths).name.removesuffix('.fits')}.log" if paths else _failed_log(job)
+    there = said if said.is_file() else None
+    return Outcome(job["name"], Path(job["file"]), status, paths, steps, seconds, there, result["error"])
 
 # %% ../../nbs/process/14_pipeline.ipynb #44effab4
 def reprocess(

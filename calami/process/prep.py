@@ -16,7 +16,7 @@ import numpy as np
 
 import calami
 from ..core.files import whole_files
-from ..core.problems import CalamiError, FileProblem
+from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.exposure import Exposure
 from .piece import Piece, read_piece
 from .recipes import Recipe
@@ -183,7 +183,8 @@ def make_products(
         if done:
             log.info("%s: %d products are there already", inputs[0].name, len(done))
             return done
-        pieces = make()
+        with faults_of(inputs[0], "cannot be worked on", "check its header and its arrays"):
+            pieces = make()
         _refuse_inputs(inputs, [Path(outdir) / p.name.filename for p in pieces])
 
         def record() -> dict:
@@ -231,7 +232,8 @@ def prep_many(
         running = {n: executor.submit(prep_data, d.paths, r, outdir, overwrite=overwrite) for n, (d, r) in jobs.items()}
     for name, (data, recipes) in tqdm(jobs.items(), "preparing", unit="exposure", delay=2, disable=None):
         try:
-            made += running[name].result() if running else prep_data(data, recipes, outdir, overwrite=overwrite)
+            with faults_of(data.paths[0], "was not prepared"):
+                made += running[name].result() if running else prep_data(data, recipes, outdir, overwrite=overwrite)
         except CalamiError as error:
             log.warning("%s: %s", name, error)
             failed[name] = error

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 import calami
-from ..core.files import write_atomically
+from ..core.files import read_json, write_atomically
 from ..core.problems import CalamiError, FileProblem
 from ..core.record import file_record
 
 # %% auto #0
-__all__ = ['sidecar_path', 'input_facts', 'fingerprint_of', 'digest_of', 'write_sidecar', 'read_sidecar', 'is_current',
+__all__ = ['sidecar_path', 'input_facts', 'fingerprint_of', 'digest_of', 'write_sidecar', 'misfit', 'read_sidecar', 'is_current',
            'records_in', 'as_json']
 
 # %% ../../nbs/process/01_record.ipynb #9a16c207
@@ -144,6 +144,49 @@ def write_sidecar(product_path: str | os.PathLike, record: Mapping[str, Any]) ->
     write_atomically(target, json.dumps(full, indent=1, default=_plain) + "\n")
     return target
 
+# %% ../../nbs/process/01_record.ipynb #44f0d046
+# What a record must hold, at least: of every operation, and besides of some.
+_RECORD = {
+    "operation": str, "fingerprint": str, "inputs": [{"file": str, "sha256": str}], "parameters": {},
+    "outputs": [str], "versions": {},
+}  # fmt: skip
+_CHECKPOINT = {"stage": str, "done": [str], "complete": bool, "key": str, "files": {}}
+_RECORDS = {
+    "pipe": {
+        "chain": [str], "stage": str, "asked": {}, "crds_parameters": {}, "references": {},
+        "crds": {"context": str}, "steps": [{"name": str, "status": str}],
+    },
+    "checkpoint": {"checkpoint": _CHECKPOINT},
+}  # fmt: skip
+
+# %% ../../nbs/process/01_record.ipynb #ff43bd7e
+def misfit(value: Any, shape: Any, where: str = "it") -> str:
+    """
+    Compare what was read from a file with what it should be.
+
+    Parameters
+    ----------
+    value : object
+        What was read.
+    shape : type, list or dict
+        A type; a list with the shape of all its members; or the keys that a mapping must have, each with its shape.
+    where : str
+        What to call the value.
+
+    Returns
+    -------
+    str
+        The first thing that is otherwise, for a message; empty if all is as it should be.
+    """
+    if isinstance(shape, dict) and isinstance(value, dict):
+        parts = [(value.get(key), inner, key) for key, inner in shape.items()]
+    elif isinstance(shape, list) and isinstance(value, list):
+        parts = [(member, shape[0], where) for member in value]
+    else:
+        fits = isinstance(shape, type) and isinstance(value, shape)
+        return "" if fits else f"{where} is {str(value)[:40]!r}"
+    return next(filter(None, (misfit(*part) for part in parts)), "")
+
 # %% ../../nbs/process/01_record.ipynb #f2b4297b
 def read_sidecar(product_path: str | os.PathLike) -> dict:
     """
@@ -166,14 +209,19 @@ def read_sidecar(product_path: str | os.PathLike) -> dict:
     """
     path = Path(product_path)
     path = path if path.name.endswith(".calami.json") else sidecar_path(path)
+    if not path.exists():
+        raise FileProblem(path, "is not there, so how the product was made is not recorded")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileProblem(path, "is not there, so how the product was made is not recorded") from error
-    except ValueError as error:
-        raise FileProblem(path, "is damaged", "remove it and make the product again") from error
-    if not isinstance(record, dict) or "fingerprint" not in record:
-        raise FileProblem(path, "is no record of calami", "remove it and make the product again")
+        record = read_json(path)
+    except FileProblem as problem:
+        raise FileProblem(path, f"is damaged: {problem.reason}", "remove it and make the product again") from problem
+    wrong = misfit(record, _RECORD)
+    if not wrong:
+        more = _RECORDS.get(record["operation"], {}) | ({"checkpoint": _CHECKPOINT} if "checkpoint" in record else {})
+        wrong = misfit(record, more)
+    if wrong:
+        reason = f"is no record of this version of calami ({wrong})"
+        raise FileProblem(path, reason, "remove it and make the product again")
     return record
 
 # %% ../../nbs/process/01_record.ipynb #dad1c0f1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files import cache_folder, part_name
+from ..core.files import cache_folder, part_name, read_json
 from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..instrument import niriss
@@ -431,10 +431,10 @@ class OfflineCache:
         """
         path = Path(path).absolute()
         try:
-            facts = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            facts = read_json(path / _MANIFEST)
             references = tuple(Reference(**r) for r in facts["references"])
             cache = cls(path, facts["context"], facts["fingerprint"], references)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (FileProblem, KeyError, TypeError) as error:
             reason = f"is not a CRDS cache made by calami ({_MANIFEST} cannot be read: {error})"
             raise FileProblem(path, reason, "build one with calami.process.references.offline_cache") from error
         wanted = [cache.reference_path(r) for r in references]

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.files import write_atomically
+from ..core.files import read_json, write_atomically
 from ..core.options import take_options
-from ..core.problems import CalamiError, FileProblem
+from ..core.problems import CalamiError, FileProblem, faults_of
 from ..instrument import niriss
 from ..instrument.detector import Detector, simulate_ramps
 from ..instrument.migration import DIAGONAL_STEPS, EDGE_STEPS, Migration, crossings, departure, light_between
@@ -34,6 +34,7 @@ from calami.instrument.optics import (
 )
 from ..process.engine import Engine
 from ..process.offline import call_by_name
+from ..process.record import misfit
 from calami.simulate.level1b import (
     MAX_BYTES,
     _written_before,
@@ -274,6 +275,13 @@ def truth_path(folder: str | os.PathLike, rootname: str) -> Path:
     """
     return Path(folder) / f"{rootname}_truth.json"
 
+# %% ../../nbs/simulate/06_exposures.ipynb #af8a7f79
+# What is read of a truth, and of which kind.
+_TRUTH = {
+    "rootname": str, "seed": int, "exposure": {}, "instrument": {}, "crossings": {}, "rate": [list], "light": [list],
+    "peak": {"row": int, "column": int, "rate": float, "charge": float},
+}  # fmt: skip
+
 # %% ../../nbs/simulate/06_exposures.ipynb #bbe68e25
 def read_truth(folder: str | os.PathLike, rootname: str) -> dict:
     """
@@ -296,16 +304,16 @@ def read_truth(folder: str | os.PathLike, rootname: str) -> dict:
     FileProblem
         If there is no such file, or it is damaged.
     """
-    path = truth_path(folder, rootname)
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+    path, again = truth_path(folder, rootname), "simulate the exposure again"
+    if not path.exists():
+        raise FileProblem(path, "is not there", "give the folder that calami simulate has written")
+    facts = read_json(path)
+    if wrong := misfit(facts, _TRUTH):
+        raise FileProblem(path, f"is no truth of this version of calami ({wrong})", again)
+    with faults_of(path, "its rate or its light is no image", again):
         facts["rate"] = np.array(facts["rate"], dtype=float)
         across, down, corner = (np.array(light, dtype=float) for light in facts["light"])
         facts["light"] = dict(zip((*EDGE_STEPS, *DIAGONAL_STEPS), (across, down, corner, corner), strict=True))
-    except FileNotFoundError:
-        raise FileProblem(path, "is not there", "give the folder that calami simulate has written") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileProblem(path, f"cannot be read ({error})", "simulate the exposure again") from None
     return facts
 
 # %% ../../nbs/simulate/06_exposures.ipynb #8f346994

@@ -32,9 +32,12 @@ from calami.process import audit, offline, pipeline, references
 from calami.process import parameters as process_parameters
 from calami.process.audit import count_flags, flags_table, nondefault, step_table
 from calami.process.engine import worker_pool
+from calami.process.graft import Graft
 from calami.process.parameters import chain_of, check_parameters
 from calami.process.pipeline import main_product, pipe_data, reprocess
-from calami.process.record import sidecar_path
+from calami.process.prep import prep_data
+from calami.process.recipes import Slice
+from calami.process.record import read_sidecar, records_in, sidecar_path
 
 BOXES = {name: (np.linspace(*f.half_power, 20), np.ones(20)) for name, f in niriss.FILTERS.items()}
 RATE = 3.6e6 * toys.nrm_psf("F480M", center=(40.0, 45.0)) + 10.0
@@ -360,8 +363,81 @@ def test_bad_files_are_reported_and_the_others_finished(uncal, cache, executor, 
     left = {p.name for p in (tmp_path / "out").iterdir() if rootname not in p.name}
     assert left == {names[2].replace(".fits", ".failed.log")}, "what failed left its log and nothing else"
     assert run.outcomes[2].log.read_text().count("Traceback") >= 1
+    words = rf"{names[2]}: \w+ of jwst failed \(.*\); .* see {names[2].replace('.fits', '.failed.log')}"
+    assert re.search(words, run.outcomes[2].error)
     with pytest.raises(CalamiError, match="4 of 5 failed"):
         run.raise_failures()
+
+
+def without_asdf(path, target):
+    with fits.open(path) as hdus:
+        fits.HDUList([hdu.copy() for hdu in hdus if hdu.name != "ASDF"]).writeto(target)
+    return target
+
+
+def test_a_file_without_metadata_is_named_before_anything_runs(first, uncal, cache, executor, tmp_path):
+    images = without_asdf(product(first, "rate"), tmp_path / product(first, "rate").name)
+    ramps = without_asdf(uncal, tmp_path / uncal.name)
+    options = {"cache": cache, "executor": executor, "progress": False}
+    for path, pipeline_, recipe, said in (
+        (images, "image2", Graft(images), f"graft:header={images.name}"),
+        (ramps, "detector1", Slice(1), "slice:1"),
+    ):
+        (error,) = pipe_data(path, pipeline_, {}, tmp_path / "out", **options).failures.values()
+        assert f"{path.name}: has no ASDF extension" in error and f"calami prep {path.name} {said} -o" in error
+        assert not list((tmp_path / "out").iterdir())
+        again = prep_data(path, recipe, tmp_path / "again")  # the remedy works
+        assert pipe_data(again, pipeline_, {}, tmp_path / "done", **options).raise_failures().paths
+
+
+def damaged(path, target, old, new):
+    """A copy with other bytes in one place of its first header."""
+    content = path.read_bytes()
+    place = content.index(old)
+    target.write_bytes(content[:place] + new + content[place + len(new) :])
+    return target
+
+
+def test_a_header_with_numbers_that_are_none_stops_nobody_else(uncal, cache, executor, tmp_path):
+    names = [f"{toys.rootname(12, activity, program=1093)}_uncal.fits" for activity in (2, 3)]
+    card = f"NINTS   = {'1_000':>20}".encode()
+    wrong, right = damaged(uncal, tmp_path / names[0], b"NINTS   =", card), tmp_path / names[1]
+    right.write_bytes(uncal.read_bytes())
+    run = pipe_data([wrong, right], ["dq_init"], {}, tmp_path / "out", cache=cache, executor=executor, progress=False)
+    assert run.outcomes[1].status == "made"
+    assert run.outcomes[0].status == "made" or names[0] in run.outcomes[0].error
+    made = Dataset([wrong, right]).prep_data({"*": Slice(2)}, tmp_path / "prepared")
+    assert len(made.rootlist) == 2 and names[0] in made.problems["file"][0]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", '{"products": 3}', '{"products": [{"members": [{"expname": 3}]}]}']
+)
+def test_what_is_no_association_is_named(text, cache, executor, tmp_path):
+    (tmp_path / "jw_ami3_asn.json").write_text(text)
+    run = pipe_data(tmp_path / "jw_ami3_asn.json", "ami3", {}, tmp_path / "out", cache=cache, executor=executor)
+    assert re.search(r"jw_ami3_asn.json: is (no association|not JSON)", next(iter(run.failures.values())))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"chain": "calwebb_detector1"}, {"asked": []}, {"inputs": [3]}, {"inputs": [{"file": "a"}]}, {"outputs": [1]},
+        {"steps": [{}]}, {"crds": {}}, {"parameters": None}, {"checkpoint": {"done": "jump"}}, {"fingerprint": 3},
+        "[" * 100_000, "{", "[]", "null",
+    ],
+)  # fmt: skip
+def test_a_record_of_another_shape_counts_as_none(change, first, executor, tmp_path):
+    path = tmp_path / product(first, "rate").name
+    path.write_bytes(product(first, "rate").read_bytes())
+    known = json.loads(sidecar_path(product(first, "rate")).read_text())
+    sidecar_path(path).write_text(change if isinstance(change, str) else json.dumps(known | change))
+    with pytest.raises(FileProblem, match="remove it and make the product again"):
+        read_sidecar(path)
+    with pytest.raises(FileProblem):
+        reprocess(path, {}, tmp_path / "new", executor=executor)
+    assert "sidecar" not in nondefault(path)["source"]
+    assert not list(records_in(tmp_path))
 
 
 def test_a_full_disc_leaves_nothing_half_written(uncal, cache, tmp_path):
@@ -450,7 +526,9 @@ def test_without_crds_it_says_so_before_anything_runs(uncal, tmp_path, monkeypat
         monkeypatch.delenv(key)
     monkeypatch.setenv("CRDS_PATH", str(tmp_path / "empty"))
     monkeypatch.setenv("CRDS_SERVER_URL", references.SERVERLESS)
-    with pytest.raises(CalamiError, match=r"CRDS names no context.*default_cache"):
+    with pytest.raises(
+        CalamiError, match=r"(?s)CRDS names no context.*export CRDS_PATH.*export CRDS_SERVER_URL.*--offline"
+    ):
         pipe_data(uncal, ["dq_init"], {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -193,12 +193,15 @@ def test_crossings_that_are_not_reached():
     assert weak["half"]["0.03"] is None and weak["instantaneous"]["0.005"] > 0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"rate": "x"}', '{"seed": 1}', '{"rate": [[1], [1, 2]]}'])
+WRONG_TRUTHS = ["", "{", "[]", "null", "[" * 100_000, '{"rate": "x"}', '{"seed": 1}', '{"rate": [[1], [1, 2]]}']
+
+
+@pytest.mark.parametrize("text", WRONG_TRUTHS)
 def test_damaged_truth(tmp_path, text):
     with pytest.raises(FileProblem, match="is not there"):
         read_truth(tmp_path, ONE.rootname)
     truth_path(tmp_path, ONE.rootname).write_text(text)
-    with pytest.raises(FileProblem, match="cannot be read"):
+    with pytest.raises(FileProblem, match=r"is not JSON|is no truth of this version"):
         read_truth(tmp_path, ONE.rootname)
 
 
