@@ -75,6 +75,11 @@ def faults_of(path: str | os.PathLike, what: str, remedy: str = "") -> Iterator[
     remedy : str
         What the user can do about it.
 
+    Yields
+    ------
+    None
+        For a ``with`` statement.
+
     Raises
     ------
     FileProblem

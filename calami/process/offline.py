@@ -256,6 +256,7 @@ def _imported(name: str):
 # %% ../../nbs/process/12_offline.ipynb #1d5313e1
 def _begin_worker(cache: str | None, context: str | None, log: str | None) -> None:
     # Runs first in a new process, and is not undone: it ends with the process.
+    _end_with_parent()
     if log is not None:
         with Path(log).open("ab") as stream:
             os.dup2(stream.fileno(), 1)
@@ -277,7 +278,10 @@ def _settle_crds(cache: str | None, context: str | None) -> None:
 
 # %% ../../nbs/process/12_offline.ipynb #8fbd9ebb
 def _end_with_parent() -> None:
-    # If the program that started this process is killed, nobody would stop it.
+    # If the program that started this process is killed, nobody would stop it. Its end closes a pipe: Linux kills us
+    # then, even in the middle of a long calculation; elsewhere a thread sees it as soon as it gets its turn.
+    import fcntl
+    import signal
     import threading
     from multiprocessing import connection, parent_process
 
@@ -286,6 +290,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     if parent := parent_process():
+        if hasattr(fcntl, "F_SETSIG"):
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
         threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 # %% ../../nbs/process/12_offline.ipynb #9478a4af
