@@ -80,18 +80,6 @@ class _Stage:
         self.at = alias  # what is running
         self.seconds = 0.0
 
-    def timed(self, run: Callable, folder: Path) -> None:
-        started = time.perf_counter()
-        try:
-            run(self, folder)
-        except CalamiError:
-            raise
-        except (Exception, SystemExit) as error:  # CRDS ends the program where it cannot go on
-            reason = f"{self.at} of jwst failed ({_describe_error(error)})"
-            remedy = f"it wants a file as MAST delivers it, and references for it: see {_failed_log(self.job).name}"
-            raise FileProblem(self.path, reason, remedy) from error
-        self.seconds = time.perf_counter() - started
-
     def key(self, done: Sequence[str]) -> str:
         steps = [[name, _science(self.parameters, name)] for name in dict.fromkeys(done)]
         return digest_of(self.job["base"], self.before, self.alias, steps)
@@ -169,6 +157,20 @@ class _Stage:
         record = {"operation": "checkpoint", "inputs": self.job["inputs"], "parameters": self.job["parameters"]}
         record |= {"fingerprint": self.key(self.done), "checkpoint": self.checkpoint(self.done, [path])}
         write_sidecar(path, record)
+
+# %% ../../nbs/process/14_pipeline.ipynb #de4bb314
+def _timed(run: Callable, stage: _Stage, folder: Path) -> None:
+    # Run a stage; what jwst and CRDS raise becomes a fault of its file.
+    started = time.perf_counter()
+    try:
+        run(stage, folder)
+    except CalamiError:
+        raise
+    except (Exception, SystemExit) as error:  # CRDS ends the program where it cannot go on
+        reason = f"{stage.at} of jwst failed ({_describe_error(error)})"
+        remedy = f"it wants a file as MAST delivers it, and references for it: see {_failed_log(stage.job).name}"
+        raise FileProblem(stage.path, reason, remedy) from error
+    stage.seconds = time.perf_counter() - started
 
 # %% ../../nbs/process/14_pipeline.ipynb #c4ec9017
 def _checkpoints(job: Mapping) -> Iterator[dict]:
@@ -385,7 +387,7 @@ def _run_chain(job: Mapping, work: Path) -> list[_Stage]:
         stage = _Stage("steps", job, first)
         (work / "0").mkdir()
         with _loggers_heard():
-            stage.timed(_run_steps, work / "0")
+            _timed(_run_steps, stage, work / "0")
         return [stage]
     stages: list[_Stage] = []
     inputs, before = [first], []
@@ -396,7 +398,7 @@ def _run_chain(job: Mapping, work: Path) -> list[_Stage]:
             folder.mkdir()
             path = _association(path, folder) if alias == "calwebb_ami3" else path
             stage = _Stage(alias, job, path, before, last=number == len(job["chain"]) - 1)
-            stage.timed(_run_pipeline, folder)
+            _timed(_run_pipeline, stage, folder)
             these.append(stage)
         stages += these
         made = {_type_of(p, job["stem"]): p for s in these for p in s.products}
