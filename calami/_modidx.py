@@ -2097,6 +2097,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'calami.process.pipeline._put_in_place': ( 'process/pipeline.html#_put_in_place',
                                                                                     'calami/process/pipeline.py'),
                                          'calami.process.pipeline._record': ('process/pipeline.html#_record', 'calami/process/pipeline.py'),
+                                         'calami.process.pipeline._recorded': ( 'process/pipeline.html#_recorded',
+                                                                                'calami/process/pipeline.py'),
                                          'calami.process.pipeline._records_of': ( 'process/pipeline.html#_records_of',
                                                                                   'calami/process/pipeline.py'),
                                          'calami.process.pipeline._reference_keywords': ( 'process/pipeline.html#_reference_keywords',

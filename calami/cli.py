@@ -464,7 +464,7 @@ def yaml_value(text: str):
 
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
     return None if str(text).lower() in ("none", "null") else value
 
@@ -498,6 +498,8 @@ def prep(
     made = dataset.prep_data({name: [_recipe(text) for text in recipes]}, output, overwrite=overwrite)
     _print_table(made.compact(), made.headline())
     _show_problems(made)
+    if failed := sum(reason.startswith("not made: ") for reason in made.problems["reason"]):
+        raise CalamiError(f"{failed} of the exposures could not be prepared; the others are in {output}")
 
 # %% ../nbs/06_cli.ipynb #40291810
 @app.command()

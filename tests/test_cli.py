@@ -263,6 +263,12 @@ def test_prep_makes_versions_of_exposures_called_by_name(raw, tmp_path):
     assert again.exit_code == 1 and "nobody" in again.stderr
 
 
+def test_prep_ends_with_1_when_an_exposure_could_not_be_prepared(raw, tmp_path):
+    answer = run("prep", raw, "dice:3", "-o", tmp_path)  # only one of the two has six groups
+    assert answer.exit_code == 1 and "1 of the exposures could not be prepared" in answer.stderr, answer.stderr
+    assert len(list(tmp_path.glob("*.fits"))) == 3
+
+
 @pytest.mark.parametrize(
     ("recipe", "told"),
     [

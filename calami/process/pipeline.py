@@ -35,6 +35,7 @@ from ..exposures.steps import RENAMED_STEPS
 from .engine import Engine
 from .offline import _opened, _settle_crds, call_by_name
 from calami.process.parameters import (
+    _OURS,
     HOUSEKEEPING,
     _class,
     _flat_pars,
@@ -86,7 +87,7 @@ class _Stage:
 
     def attach(self, instance) -> None:
         self.export(instance, f"{self.path.name}.{self.alias}.pars.asdf")
-        self.parameters |= _flat_pars(self.alias, instance.get_pars())
+        self.parameters |= _recorded(_flat_pars(self.alias, instance.get_pars()))
         for name in instance.step_defs:
             self.watch(name, getattr(instance, name))
 
@@ -181,6 +182,11 @@ def _checkpoints(job: Mapping) -> Iterator[dict]:
                 if known := record.get("checkpoint"):
                     yield known | {"path": path.with_name(path.name.removesuffix(".calami.json") + ".fits")}
 
+# %% ../../nbs/process/14_pipeline.ipynb #f340d9eb
+def _recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    # Without the names of folders: those of work are other ones in each run.
+    return {key: value for key, value in parameters.items() if key.rpartition(".")[2] not in _OURS}
+
 # %% ../../nbs/process/14_pipeline.ipynb #4d5ec170
 def _watched_class(cls, stage: _Stage):
     # The same pipeline, reporting to the stage what it was given and what it does. Name and module stay: CRDS and the
@@ -258,7 +264,7 @@ def _make_step(stage: _Stage, alias: str):
     stage.crds |= _flat_pars(alias, found.dict())
     step = cls.from_config_section(config, name=alias)
     stage.export(step, f"{alias}.pars.asdf")
-    stage.parameters |= _flat_pars(alias, step.get_pars())
+    stage.parameters |= _recorded(_flat_pars(alias, step.get_pars()))
     return step
 
 # %% ../../nbs/process/14_pipeline.ipynb #becd1843

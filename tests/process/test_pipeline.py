@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import toys
 from astropy.io import fits
+from campaigns.kill import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -212,6 +213,18 @@ def test_the_log_is_in_a_file_and_not_on_the_terminal(first, uncal, cache, execu
     assert path.name.endswith("_rate.log") and "Step ramp_fit done" in path.read_text()
     record = json.loads(sidecar_path(product(run, "rate")).read_text())
     assert record["changed_from_crds"] == {"jump.skip": {"used": True, "crds": False}}
+
+
+def test_two_equal_runs_leave_the_same(first, uncal, cache, executor, tmp_path):
+    """All but the times of day and how long it took, what logs say, and the log of jwst in the ASDF extension."""
+    options = {"cache": cache, "executor": executor, "save_calibrated_ramp": True}
+    runs = [pipe_data(uncal, "detector1", {}, tmp_path / n, **options).raise_failures() for n in ("one", "other")]
+    one, other = (contents(run.outdir) for run in runs)
+    assert one == other and {".fits", ".json", ".asdf", ".log"} == {Path(name).suffix for name in one}
+    for record in runs[0].sidecars:
+        assert ".calami-" not in record.read_text() and str(tmp_path) not in record.read_text()
+    made = [prep_data(uncal, Slice(2), tmp_path / f"prepared {n}") for n in ("one", "other")]
+    assert contents(made[0][0].parent) == contents(made[1][0].parent)
 
 
 def test_equal_inputs_and_parameters_are_not_run_again(first, uncal, cache, executor):
