@@ -22,7 +22,7 @@ from .. import fringes
 from ..core.options import split_options, take_options
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, FileProblem
-from ..exposures.exposure import Exposure
+from ..exposures.exposure import Exposure, group_segments
 from ..exposures.folder import ExposureSet
 from ..fringes.calibration import calibrate
 from ..fringes.fitting import fit
@@ -324,9 +324,10 @@ def process_versions(
     return runs
 
 # %% ../../nbs/migration/06_mitigation.ipynb #22e127ff
-def _peak_level(path: Path) -> tuple[float, float]:
+def _peak_level(exposure: Exposure) -> tuple[float, float]:
     # Charge of the peak pixel at the end of the ramp (ADU), and all detected photons of the exposure.
-    with Exposure(path) as data:
+    path = exposure.paths[0]
+    with exposure as data:
         rate, peak = data.rate(), data.peak()
         seconds, nints = data.effective_time, float(data.facts["NINTS"])
     if peak.lost:
@@ -348,7 +349,7 @@ def _later_than_migration(version: Version) -> bool:
 # %% ../../nbs/migration/06_mitigation.ipynb #19c61305
 def _prepared(raw: ExposureSet, version: Version, first: Run, folder: Path) -> list:
     # The raw ramps after the version's recipes; exposures that cannot be prepared so are excluded, and said.
-    rates = {_exposure_of(p): p for p in first.paths if p.name.endswith("_rate.fits")}
+    rates = _products(first, "rate")
     made: list = []
     for name in raw.names:
         exposure = raw[name]
@@ -362,7 +363,7 @@ def _prepared(raw: ExposureSet, version: Version, first: Run, folder: Path) -> l
     return made
 
 # %% ../../nbs/migration/06_mitigation.ipynb #a3ddad56
-def _frames(exposure: Exposure, version: Version, rate: Path | None) -> list:
+def _frames(exposure: Exposure, version: Version, rate: Exposure | None) -> list:
     if version.frames_below is None:
         return []
     if rate is None:
@@ -374,9 +375,9 @@ def _frames(exposure: Exposure, version: Version, rate: Path | None) -> list:
     return [Truncate(keep)] if keep < groups else []
 
 # %% ../../nbs/migration/06_mitigation.ipynb #f82b949e
-def _exposure_of(path: Path) -> str:
-    match = re.match(r"jw\d{11}_[0-9a-z]{5}_\d{5}_[a-z0-9]+", path.name)
-    return match[0] if match else path.name.rsplit("_", 1)[0]
+def _products(run: Run, kind: str) -> dict[str, Exposure]:
+    # By rootname: the products of a kind, the segments of an exposure together.
+    return {one.rootname: one for one in group_segments(run.paths) if one.filetype == kind}
 
 # %% ../../nbs/migration/06_mitigation.ipynb #7606de7a
 def fit_versions(
@@ -406,9 +407,9 @@ def fit_versions(
     for name, run in runs.items():
         folder = Path(outdir) / "fringes"
         folder.mkdir(parents=True, exist_ok=True)
-        for product in (p for p in run.paths if p.name.endswith("_calints.fits")):
-            root, slug = _exposure_of(product), Version(name).slug
-            jobs[name, root] = (str(product), str(folder / f"{root}_{slug}_ami-oi.fits"))
+        for root, product in _products(run, "calints").items():
+            target = folder / f"{root}_{Version(name).slug}_ami-oi.fits"
+            jobs[name, root] = (list(map(str, product.paths)), str(target))
     found = {}
     with engine.running() as ready:
         running = {key: ready.executor.submit(_fringe_job, *job, options) for key, job in jobs.items()}
@@ -426,12 +427,12 @@ def _code_of_fits() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 # %% ../../nbs/migration/06_mitigation.ipynb #4259a2c9
-def _fringe_job(product: str, target: str, options: Mapping[str, Any]) -> str:
-    facts = input_facts([product])
+def _fringe_job(products: list[str], target: str, options: Mapping[str, Any]) -> str:
+    facts = input_facts(products)
     record = {"operation": "fringes", "inputs": facts, "parameters": dict(options)}
     made = fingerprint_of(facts, dict(options), {"calami": calami.__version__, "fringes": _code_of_fits()})
     if not is_current(target, made):
-        observables = replace(fit(product, **options), name=Path(target).name.removesuffix("_ami-oi.fits"))
+        observables = replace(fit(products, **options), name=Path(target).name.removesuffix("_ami-oi.fits"))
         write_products(observables, Path(target).parent)
         write_sidecar(target, record | {"fingerprint": made})
     return target
@@ -754,13 +755,13 @@ def _exposures(raw: ExposureSet, run: Run, failures: list[str]) -> list[ScanExpo
     # What is known of each exposure; why one is excluded goes into `failures`.
     names = {raw[n].rootname: n for n in raw.names}
     found = []
-    for path in (p for p in run.paths if p.name.endswith("_rate.fits")):
-        root, facts = _exposure_of(path), Exposure(path).facts
+    for root, rate in _products(run, "rate").items():
+        facts = rate.facts
         place = "/".join(str(facts.get(k, "")) for k in ("PATT_NUM", "XOFFSET", "YOFFSET"))
         star = str(facts.get("TARGPROP") or facts.get("TARGNAME") or "")
         what = (root, names.get(root, root), star, str(facts["FILTER"]))
         try:
-            found.append(ScanExposure(*what, *_peak_level(path), place, int(facts["NGROUPS"])))
+            found.append(ScanExposure(*what, *_peak_level(rate), place, int(facts["NGROUPS"])))
         except CalamiError as error:
             failures.append(f"{names.get(root, root)} is excluded: {error}")
     return found

@@ -667,7 +667,8 @@ def find_pairs(dataset: ExposureSet, across_visits: bool = False) -> list[Pair]:
     found = []
     for members in groups.values():
         for (one, facts1), (two, facts2) in combinations(members, 2):
-            if facts1["NGROUPS"] == facts2["NGROUPS"] or common_product(dataset, one, two) is None:
+            same_exposure = one.split("_")[:4] == two.split("_")[:4]  # whole, and one of its diced pieces
+            if same_exposure or facts1["NGROUPS"] == facts2["NGROUPS"] or common_product(dataset, one, two) is None:
                 continue
             same_visit = one[:13] == two[:13]
             apart = pointing_difference(facts1, facts2)

@@ -11,6 +11,7 @@ from toys import fringe_cube, fringe_images, rootname, write_exposure, write_sta
 
 from calami.core.problems import CalamiError
 from calami.dataset import Dataset
+from calami.exposures.exposure import Exposure
 from calami.fringes.observables import from_samples, point_source
 from calami.instrument import niriss
 from calami.migration import mitigation
@@ -213,12 +214,12 @@ def test_a_fit_is_made_again_when_the_code_of_fits_has_changed(tmp_path, monkeyp
     product, target = tmp_path / f"{rootname(1)}_calints.fits", tmp_path / f"{rootname(1)}_ami-oi.fits"
     arrays = {"SCI": images.astype("float32"), "ERR": error.astype("float32"), "DQ": dq}
     write_exposure(product, arrays, {"CDELT1": 65.6 / 3.6e6, "CDELT2": 65.6 / 3.6e6}, NINTS=3)
-    mitigation._fringe_job(str(product), str(target), {})
+    mitigation._fringe_job([str(product)], str(target), {})
     first = target.stat().st_mtime_ns
-    mitigation._fringe_job(str(product), str(target), {})
+    mitigation._fringe_job([str(product)], str(target), {})
     assert target.stat().st_mtime_ns == first
     monkeypatch.setattr(mitigation, "_code_of_fits", lambda: "another")
-    mitigation._fringe_job(str(product), str(target), {})
+    mitigation._fringe_job([str(product)], str(target), {})
     assert target.stat().st_mtime_ns > first
 
 
@@ -235,9 +236,25 @@ def test_a_saturated_exposure_is_excluded_with_its_reason(tmp_path):
 
 def test_more_than_full_well_is_no_level(tmp_path):
     path = write_star(tmp_path / f"{rootname()}_rate.fits", 5)
-    level, photons = mitigation._peak_level(path)
+    level, photons = mitigation._peak_level(Exposure(path))
     assert level > 0 and photons > 0
     with fits.open(path, mode="update") as hdus:
         hdus[0].header["NGROUPS"], hdus[0].header["EFFINTTM"] = 100, 7.544
     with pytest.raises(CalamiError, match="times full well; use fewer groups, or fix its header"):
-        mitigation._peak_level(path)
+        mitigation._peak_level(Exposure(path))
+
+
+def test_segments_are_one_exposure(tmp_path):
+    names = [f"jw01516001001_03101_00001-seg00{k}_nis_{kind}.fits" for kind in ("calints", "rate") for k in (2, 1)]
+    whole, error, flags = fringe_cube(fringe_images("F480M"), 8)
+    paths = []
+    for name in names:
+        which = (slice(4, 8) if "seg002" in name else slice(4)) if "calints" in name else 0
+        arrays = {"SCI": whole[which], "ERR": np.array(error[which]), "DQ": flags[which]}
+        paths.append(write_exposure(tmp_path / name, arrays, {"BUNIT": "DN/s"}, NINTS=8))
+    run = SimpleNamespace(paths=paths)
+    ((root, product),) = mitigation._products(run, "calints").items()
+    assert root == rootname() and product.shape[0] == 8 and "seg001" in product.paths[0].name
+    assert len(mitigation._products(run, "rate")[root].paths) == 2
+    ((key, fitted),) = mitigation.fit_versions({"none": run}, tmp_path / "out", workers=1, progress=False).items()
+    assert key == ("none", root) and len(fitted.samples["v2"]) == 8

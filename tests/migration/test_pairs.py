@@ -554,3 +554,10 @@ def test_a_verdict_says_how_far_it_reaches(tmp_path):
     assert "cannot be told apart from nonlinearity" in unclear.sentence and "would decide" in unclear.sentence
     coarse = replace(unclear, facts=tuple(f | {"FILTER": "F277W"} for f in plain.facts))
     assert "cannot be told apart from a shift of the star" in coarse.sentence
+
+
+def test_a_piece_of_an_exposure_is_no_partner_of_the_whole(tmp_path):
+    write_star(tmp_path / f"{rootname(1, 5)}_rate.fits", 13)
+    write_star(tmp_path / f"{rootname(1, 5)}_5groups_chunk1_rate.fits", 5)
+    ds = Dataset(tmp_path)
+    assert len(ds) == 2 and not migration_pairs.find_pairs(ds)
