@@ -2,9 +2,9 @@
 What is left when calami is killed at any moment, and whether the same command, given again, finishes.
 
 Each work is a command, run twice without being disturbed. Then it is run again and again, each time in a new folder,
-and killed at a random moment (SIGKILL and SIGTERM in turn); 5 s later no process of its session may be left, and nothing
-that is not whole may stand under a final name. The command is given again, must end well, leave nothing hidden behind,
-and have made what the undisturbed run made.
+and killed at a random moment (SIGKILL and SIGTERM in turn); 5 s later no process of its session may be left, and
+nothing that is not whole may stand under a final name. The command is given again, must end well, leave nothing hidden
+behind, and have made what the undisturbed run made.
 
     nice python tests/campaigns/kill.py                      # about an hour
     nice python tests/campaigns/kill.py --only prep,fetch --kills 3
@@ -217,31 +217,52 @@ def raw_exposures(folder, count, ngroups, nints, seed=1):
     return folder
 
 
-def works(base, standin):
-    """All works; inputs that they share are made here."""
+OFFLINE = ["--offline", "--workers", "2"]
+
+
+def index(base, standin):
     from toys import age, rootname, write_exposure
 
-    from calami.process import references
-
-    cache = base / "cache"
-    os.environ["CALAMI_CACHE"] = str(cache)  # the references of --offline are built once, undisturbed
-    references.default_cache()
     many = base / "many"
     many.mkdir()
     for k in range(300):
         write_exposure(many / f"{rootname(1 + k // 90, 1 + k % 90)}_cal.fits", NGROUPS=2 + k % 20)
     age(many)
+    return Work("index", 25, [*CALAMI, "summary", str(many)], {"CALAMI_CACHE": "OUT"}, prints=True)
+
+
+def prep(base, standin):
     raw = raw_exposures(base / "raw", 3, (4, 6, 12), 20)
-    pair = raw_exposures(base / "pair", 2, (4, 12), 8)
-    offline = ["--offline", "--workers", "2"]
-    return [
-        Work("index", 25, [*CALAMI, "summary", str(many)], {"CALAMI_CACHE": "OUT"}, prints=True),
-        Work("prep", 25, [*CALAMI, "prep", str(raw), "clean", "slice:alternate=2", "-o", "OUT"]),
-        Work("simulate", 20, [*CALAMI, "simulate", "1516", "-o", "OUT", "--workers", "2"]),
-        Work("pipe", 12, [*CALAMI, "pipe", str(pair), "detector1", "--keep", "ramp", *offline, "-o", "OUT"]),
-        Work("cm on raw", 6, [*CALAMI, "cm", str(pair), *offline, "-o", "OUT"]),
-        Work("fetch", 25, [sys.executable, "-c", AT, standin.url, "fetch", "1516", "--to", "OUT", "--types", ""]),
-    ]
+    return Work("prep", 25, [*CALAMI, "prep", str(raw), "clean", "slice:alternate=2", "-o", "OUT"])
+
+
+def simulate(base, standin):
+    return Work("simulate", 20, [*CALAMI, "simulate", "1516", "-o", "OUT", "--workers", "2"])
+
+
+def pipe(base, standin):
+    pair, cache = raw_exposures(base / "pair", 2, (4, 12), 8), references_of(base)
+    return Work("pipe", 12, [*CALAMI, "pipe", str(pair), "detector1", "--keep", "ramp", *OFFLINE, "-o", "OUT"], cache)
+
+
+def cm(base, standin):
+    pair, cache = raw_exposures(base / "pair of cm", 2, (4, 12), 8), references_of(base)
+    return Work("cm", 6, [*CALAMI, "cm", str(pair), *OFFLINE, "-o", "OUT"], cache)
+
+
+def fetch(base, standin):
+    return Work("fetch", 25, [sys.executable, "-c", AT, standin.url, "fetch", "1516", "--to", "OUT", "--types", ""])
+
+
+def references_of(base):
+    """Build the references of --offline, undisturbed; the settings with which they are found."""
+    settings = {"CALAMI_CACHE": str(base / "cache")}
+    code = "from calami.process.references import default_cache; default_cache()"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | settings, check=True)
+    return settings
+
+
+WORKS = {work.__name__: work for work in (index, prep, simulate, pipe, cm, fetch)}
 
 
 def standin_of_archive():
@@ -267,13 +288,10 @@ def main(words=None):
     chosen = parser.parse_args(words)
     rows, faults = [], []
     with tempfile.TemporaryDirectory(prefix="kills-") as folder, standin_of_archive() as standin:
-        for work in works(Path(folder), standin):
-            if chosen.only and work.name not in chosen.only.split(","):
-                continue
-            rng = random.Random(f"{chosen.seed} {work.name}")
-            row, wrong = campaign(
-                work, Path(folder, work.name), chosen.kills or work.kills, rng, lambda s: print(s, flush=True)
-            )
+        for name in chosen.only.split(",") if chosen.only else WORKS:
+            work, place = WORKS[name](Path(folder), standin), Path(folder, f"out of {name}")
+            rng = random.Random(f"{chosen.seed} {name}")
+            row, wrong = campaign(work, place, chosen.kills or work.kills, rng, lambda line: print(line, flush=True))
             rows.append(row)
             faults += wrong
             print(json.dumps(row), flush=True)
