@@ -23,9 +23,9 @@ from .ramps import RampStatistics, covariance_of_means, noise_factor, slope_of_s
 from ..process.piece import numbers_of
 
 # %% auto #0
-__all__ = ['KERNEL_RADIUS', 'PATTERNS', 'HYPOTHESES', 'DECISIVE', 'undo_capacitance', 'patterns', 'Kernel', 'kernel_table',
-           'Verdict', 'migration_or_nonlinearity', 'KernelOptions', 'kernel_from_ramps', 'kernel_from_diced',
-           'kernel_from_dice']
+__all__ = ['KERNEL_RADIUS', 'PATTERNS', 'HYPOTHESES', 'DECISIVE', 'PRACTICAL', 'POOR_FIT', 'undo_capacitance', 'patterns',
+           'Kernel', 'kernel_table', 'Verdict', 'migration_or_nonlinearity', 'KernelOptions', 'kernel_from_ramps',
+           'kernel_from_diced', 'kernel_from_dice']
 
 # %% ../../nbs/migration/03_kernel.ipynb #ac14483b
 #: Radius around the peak, pixels, within which pixels are fitted.
@@ -345,9 +345,16 @@ class Kernel:
         """
         return kernel_table([self])
 
+    @property
+    def at_bound(self) -> bool:
+        """Whether the growth ended at the largest that is tried: its value is then a lower limit, its error nothing."""
+        return "growth" in self.names and self.value("growth")[0] >= 0.999 * _GROWTHS[-1]
+
     def __str__(self) -> str:
         words = [
-            f"{name} ({1e6 * value:.3f} ± {1e6 * error:.3f})e-6 per e-"
+            f"growth > {1e6 * value:.0f}e-6 per e- (the most that is tried)"
+            if name == "growth" and self.at_bound
+            else f"{name} ({1e6 * value:.3f} ± {1e6 * error:.3f})e-6 per e-"
             for name, value, error in zip(self.names, self.values, self.errors, strict=True)
         ]
         return f"{', '.join(words)}; χ² {self.chi2:.0f} of {self.dof}"
@@ -454,6 +461,12 @@ HYPOTHESES = {
 #: Difference of BIC from which a hypothesis with more in it is taken.
 DECISIVE = 6.0
 
+
+#: Change of a pixel's signal below which an effect is not named: 0.2 % at the deepest read of the peak.
+PRACTICAL = 0.002
+#: χ² per degree of freedom above which no hypothesis describes the ramps.
+POOR_FIT = 1.5
+
 # %% ../../nbs/migration/03_kernel.ipynb #bec7ac6a
 @dataclass(frozen=True, eq=False, repr=False)
 class Verdict:
@@ -480,6 +493,8 @@ class Verdict:
         The same of rings around the peak, one pixel wide, by radius.
     filter : str
         Filter, or filters.
+    minor : tuple of str
+        Effects that are significant, but change no signal by `PRACTICAL` or more; `answer` does not count them.
     """
 
     answer: str
@@ -491,6 +506,17 @@ class Verdict:
     peak: tuple[float, float]
     rings: dict[int, tuple[float, float]]
     filter: str = ""
+    minor: tuple[str, ...] = ()
+
+    @property
+    def chi2_per_dof(self) -> float:
+        """χ² per degree of freedom of the best description; NaN without a kernel."""
+        return self.kernel.chi2 / max(self.kernel.dof, 1) if self.kernel else float("nan")
+
+    @property
+    def describes(self) -> bool:
+        """Whether the ramps are described: χ² per degree of freedom up to `POOR_FIT`."""
+        return not self.chi2_per_dof > POOR_FIT
 
     @property
     def conserved(self) -> bool:
@@ -507,11 +533,19 @@ class Verdict:
             "both": "Charge migrates, and some nonlinearity is left by the correction",
         }[self.answer]
         peak, total = (f"{100 * v:+.2f} ± {100 * e:.2f} %" for v, e in (self.peak, self.aperture))
-        if self.answer != "neither":
+        if self.answer != "neither" and self.describes:
             words += f" (odds of migration against nonlinearity alone: {_odds(self.log10_odds)})"
-        grows = " The flow grows faster than the charge." if self.superlinear and self.answer != "neither" else ""
+        words += ". The flow grows faster than the charge" * (self.superlinear and self.answer != "neither")
+        for name in self.minor:
+            words += f". There is {name} as well, of less than {100 * PRACTICAL:g} % of the signal"
+        if not self.describes:
+            words = (
+                f"What changes the rates cannot be told: neither migration nor nonlinearity describes the ramps (χ² "
+                f"per degree of freedom {self.chi2_per_dof:.1f}). Read patterns, persistence or the converter would "
+                "do that; a dark of the same readout, or ramps without their first reads, would decide it"
+            )
         return (
-            f"{self.filter}{': ' * bool(self.filter)}{words}.{grows} As the peak pixel fills by 10 ke-, its rate "
+            f"{self.filter}{': ' * bool(self.filter)}{words}. As the peak pixel fills by 10 ke-, its rate "
             f"changes by {peak}, the 9×9 sum by {total}."
         )
 
@@ -581,11 +615,17 @@ def migration_or_nonlinearity(statistics: RampStatistics | Iterable[RampStatisti
     stats, series, words = _prepared(statistics, chosen)
     eq = _gathered(series, chosen, (*HYPOTHESES["both"], "growth"))
     bic, grows = _bics(eq)
-    answer = _choose(bic)
+    found = _choose(bic)
+    kernel = _kernel(eq, _grown("both" if found == "neither" else found, grows), "ramps", words, chosen)
+    answer, minor = _of_size(found, kernel, series)
     shown = "both" if answer == "neither" else answer
-    kernel = _kernel(eq, _grown(shown, grows), "ramps", words, chosen)
+    if shown != found:
+        kernel = _kernel(eq, _grown(shown, grows), "ramps", words, chosen)
+    deepest = max(float(s.after[s.fitted].max()) for s in series if s.fitted.any())
+    superlinear = grows[shown] and kernel.migration.growth * deepest > 0.1
     odds = (bic["nonlinearity"] - min(bic["migration"], bic["both"])) / 2 / np.log(10)
-    return Verdict(answer, bic, grows[shown], float(odds), kernel, *_changes(stats, chosen.skip_first), words[0])
+    changes = _changes(stats, chosen.skip_first)
+    return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor)
 
 # %% ../../nbs/migration/03_kernel.ipynb #b644b31a
 @dataclass(frozen=True, eq=False)
@@ -702,6 +742,32 @@ def _choose(bic: Mapping[str, float]) -> str:
     single = min(("nonlinearity", "migration"), key=lambda name: bic[name])
     answer = single if bic[single] < bic["neither"] - DECISIVE else "neither"
     return "both" if bic["both"] < bic[answer] - DECISIVE else answer
+
+# %% ../../nbs/migration/03_kernel.ipynb #99444074
+def _of_size(answer: str, kernel: Kernel, series: Sequence[_Series]) -> tuple[str, tuple[str, ...]]:
+    # The answer with only those effects that change a signal by `PRACTICAL` or more; and the others.
+    parts = {"both": ("migration", "nonlinearity"), "neither": ()}.get(answer, (answer,))
+    large = []
+    for part in parts:
+        names = ("edge", "diagonal", "growth", "nonlinearity")
+        edge, diagonal, growth, loss = (np.nan_to_num(kernel.value(name)[0]) for name in names)
+        flow = [edge, diagonal, growth * edge, growth * diagonal, 0]
+        chosen = np.array([0, 0, 0, 0, loss] if part == "nonlinearity" else flow)
+        size = max(_largest_change(s, chosen) for s in series if s.fitted.any())
+        if size >= PRACTICAL:
+            large.append(part)
+    left = "both" if len(large) == 2 else large[0] if large else "neither"
+    return left, tuple(part for part in parts if part not in large)
+
+# %% ../../nbs/migration/03_kernel.ipynb #9c6cbf9a
+def _largest_change(series: _Series, theta: np.ndarray) -> float:
+    # Largest change of the signal at the last read, a fraction, of the fitted pixels from a tenth of the peak up.
+    basis = patterns(series.rate[0], series.before, series.after)
+    change = np.einsum("m,mkrc->krc", theta, basis) * series.fitted
+    light = series.rate[0][None] * series.fitted
+    bright = series.rate[0] * series.fitted[0] >= 0.1 * (series.rate[0] * series.fitted[0]).max()
+    total, expected = np.abs(change.sum(axis=0)), np.maximum(light.sum(axis=0), 1e-9)
+    return float((total / expected)[bright].max())
 
 # %% ../../nbs/migration/03_kernel.ipynb #0f41d45d
 def _prepared(statistics, options: KernelOptions):

@@ -91,6 +91,8 @@ class KernelFit:
         What the deep image should be by the fit, with the flux and the place of the shallow one.
     used : numpy.ndarray
         True for the pixels fitted.
+    deep_at_rest : numpy.ndarray
+        The deep image without the fitted change of flux and the fitted shifts, to be compared with `model`.
     """
 
     migration: Migration
@@ -108,6 +110,7 @@ class KernelFit:
     deep: np.ndarray
     model: np.ndarray
     used: np.ndarray
+    deep_at_rest: np.ndarray
 
     @property
     def at_bound(self) -> tuple[str, ...]:
@@ -265,6 +268,7 @@ def _kernel_fit(view: _KernelView, found: Migration, names, values, fit, units, 
     return KernelFit(
         found, names, values, np.sqrt(np.diag(covariance)), covariance, floor, chi2, float((fit.fun[core] ** 2).sum()),
         len(core), int(core.sum()), view.current(found), view.shallow, view.deep, view.predict(found), view.used,
+        (view.deep + view.shift(values[-4:])) / (1 + values[-5]),
     )  # fmt: skip
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #258233b6
@@ -288,10 +292,13 @@ class _KernelView:
 
     def moved(self, migration: Migration, nuisances: np.ndarray) -> np.ndarray:
         # The deep image with the flux and at the place that `NUISANCES` say.
-        flux, dx, dy, bright_dx, bright_dy = nuisances
+        return self.predict(migration) * (1 + nuisances[0]) - self.shift(nuisances[1:])
+
+    def shift(self, shifts: np.ndarray) -> np.ndarray:
+        # What a star that moved takes away, e-/s.
+        dx, dy, bright_dx, bright_dy = shifts
         bright = self.deep / self.deep.max()
-        shift = (dx + bright_dx * bright) * self.gradient[0] + (dy + bright_dy * bright) * self.gradient[1]
-        return self.predict(migration) * (1 + flux) - shift
+        return (dx + bright_dx * bright) * self.gradient[0] + (dy + bright_dy * bright) * self.gradient[1]
 
     def floor(self, misfit: np.ndarray, floor: float) -> float:
         # Fraction of the rate that must be added to the errors for a χ² of 1 a pixel outside the core.

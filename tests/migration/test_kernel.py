@@ -156,7 +156,7 @@ def test_a_pair_in_the_common_form(tmp_path):
     covariance = np.diag([1.0, 4.0, 9.0, *[1.0] * 6])
     fit = KernelFit(
         Migration(3e-7, 1e-7), names, np.arange(9.0), np.ones(9), covariance, 0.01, 10.0, 5.0, 50, 9, image, image,
-        image, image, image > 0,
+        image, image, image > 0, image,
     )  # fmt: skip
     pair = Kernel.of_pair(fit, "F480M", ("a", "b"))
     assert pair.names == ("edge", "diagonal", "growth") and pair.covariance.shape == (3, 3) and pair.dof == 41
