@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -495,6 +495,8 @@ class Verdict:
         Filter, or filters.
     minor : tuple of str
         Effects that are significant, but change no signal by `PRACTICAL` or more; `answer` does not count them.
+    steady : bool
+        Whether the answer stays what it is when the first difference of all ramps is left out.
     """
 
     answer: str
@@ -507,6 +509,7 @@ class Verdict:
     rings: dict[int, tuple[float, float]]
     filter: str = ""
     minor: tuple[str, ...] = ()
+    steady: bool = True
 
     @property
     def chi2_per_dof(self) -> float:
@@ -517,6 +520,11 @@ class Verdict:
     def describes(self) -> bool:
         """Whether the ramps are described: χ² per degree of freedom up to `POOR_FIT`."""
         return not self.chi2_per_dof > POOR_FIT
+
+    @property
+    def known(self) -> bool:
+        """Whether the answer can be trusted: it stands without the first read, and migration conserves the sum."""
+        return self.steady and (self.describes or self.answer == "neither" or self.conserved)
 
     @property
     def conserved(self) -> bool:
@@ -538,12 +546,14 @@ class Verdict:
         words += ". The flow grows faster than the charge" * (self.superlinear and self.answer != "neither")
         for name in self.minor:
             words += f". There is {name} as well, of less than {100 * PRACTICAL:g} % of the signal"
-        if not self.describes:
+        fit = f"(χ² per degree of freedom {self.chi2_per_dof:.1f})"
+        if not self.known:
             words = (
-                f"What changes the rates cannot be told: neither migration nor nonlinearity describes the ramps (χ² "
-                f"per degree of freedom {self.chi2_per_dof:.1f}). Read patterns, persistence or the converter would "
-                "do that; a dark of the same readout, or ramps without their first reads, would decide it"
+                f"What changes the rates cannot be told apart from what reads add {fit}: the answer, {self.answer}, "
+                "rests on the first read or on light that is not conserved. A dark of the same readout would decide it"
             )
+        elif not self.describes:
+            words += f". No law that is known here describes the ramps {fit}: take the coefficients for a summary"
         return (
             f"{self.filter}{': ' * bool(self.filter)}{words}. As the peak pixel fills by 10 ke-, its rate "
             f"changes by {peak}, the 9×9 sum by {total}."
@@ -625,7 +635,8 @@ def migration_or_nonlinearity(statistics: RampStatistics | Iterable[RampStatisti
     superlinear = grows[shown] and kernel.migration.growth * deepest > 0.1
     odds = (bic["nonlinearity"] - min(bic["migration"], bic["both"])) / 2 / np.log(10)
     changes = _changes(stats, chosen.skip_first)
-    return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor)
+    steady = answer == "neither" or _answer_without(stats, replace(chosen, skip_first=chosen.skip_first + 1), answer)
+    return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor, steady)
 
 # %% ../../nbs/migration/03_kernel.ipynb #b644b31a
 @dataclass(frozen=True, eq=False)
@@ -742,6 +753,16 @@ def _choose(bic: Mapping[str, float]) -> str:
     single = min(("nonlinearity", "migration"), key=lambda name: bic[name])
     answer = single if bic[single] < bic["neither"] - DECISIVE else "neither"
     return "both" if bic["both"] < bic[answer] - DECISIVE else answer
+
+# %% ../../nbs/migration/03_kernel.ipynb #76644f2d
+def _answer_without(stats: Sequence[RampStatistics], options: KernelOptions, answer: str) -> bool:
+    # Whether ramps without more of their first differences do not speak against an answer.
+    if not any(len(s.used_at_peak) >= options.skip_first + 2 for s in stats):
+        return True
+    series = _prepared(stats, options)[1]
+    bic, _ = _bics(_gathered(series, options, (*HYPOTHESES["both"], "growth")))
+    wanted = ("migration", "both") if answer in ("migration", "both") else ("nonlinearity", "both")
+    return _choose(bic) in wanted
 
 # %% ../../nbs/migration/03_kernel.ipynb #99444074
 def _of_size(answer: str, kernel: Kernel, series: Sequence[_Series]) -> tuple[str, tuple[str, ...]]:
