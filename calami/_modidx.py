@@ -2645,8 +2645,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'calami/simulate/plan_files.py'),
                                             'calami.simulate.plan_files._star_of': ( 'simulate/plan_files.html#_star_of',
                                                                                      'calami/simulate/plan_files.py'),
-                                            'calami.simulate.plan_files._table_text': ( 'simulate/plan_files.html#_table_text',
-                                                                                        'calami/simulate/plan_files.py'),
                                             'calami.simulate.plan_files._value': ( 'simulate/plan_files.html#_value',
                                                                                    'calami/simulate/plan_files.py'),
                                             'calami.simulate.plan_files.plan_from_table': ( 'simulate/plan_files.html#plan_from_table',

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.files import write_atomically
+from ..core.files import read_text, read_yaml, write_atomically
 from ..core.problems import FileProblem
 from calami.simulate.plans import (
     _FIRST_ACTIVITY,
@@ -151,23 +151,9 @@ def _check_columns(path: Path, names: Sequence[str], line: int) -> None:
         if names.count(name) > 1:
             raise FileProblem(path, f"line {line}: column {name} appears twice", "remove one of them")
 
-# %% ../../nbs/simulate/03_plan_files.ipynb #c744302a
-_LARGEST_TABLE = 50_000_000
-
-# %% ../../nbs/simulate/03_plan_files.ipynb #b8be38d1
-def _table_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _LARGEST_TABLE:
-            raise FileProblem(path, f"is larger than {_LARGEST_TABLE:,} bytes", "is it the right file?")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise FileProblem(path, "is not text in UTF-8", "save it as UTF-8") from None
-    except OSError as error:
-        raise FileProblem(path, f"cannot be read ({error.strerror})", "give the path of a plan") from error
-
 # %% ../../nbs/simulate/03_plan_files.ipynb #d69e2202
 def _read_csv(path: Path) -> tuple[dict[str, str], list[_Row]]:
-    text = _table_text(path)
+    text = read_text(path)
     facts = dict(re.findall(r"^[ \t]*#[# \t]*(name|title):[ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
     lines = [
         "" if line.lstrip().startswith("#") else line for line in text.rstrip("\n").split("\n")
@@ -189,7 +175,7 @@ def _read_csv(path: Path) -> tuple[dict[str, str], list[_Row]]:
 def _read_ecsv(path: Path) -> tuple[dict[str, str], list[_Row]]:
     from astropy.table import Table
 
-    lines = _table_text(path).splitlines()
+    lines = read_text(path).splitlines()
     try:
         table = Table.read(lines, format="ascii.ecsv")
     except Exception as error:  # astropy raises many kinds for what is damaged
@@ -213,10 +199,7 @@ def _read_ecsv(path: Path) -> tuple[dict[str, str], list[_Row]]:
 def _read_yaml(path: Path) -> tuple[dict[str, str], list[_Row]]:
     import yaml
 
-    try:
-        node = yaml.compose(_table_text(path), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise FileProblem(path, f"is not YAML ({' '.join(str(error).split())})", "correct it") from error
+    node = read_yaml(path, nodes=True)
     facts: dict[str, str] = {}
     if isinstance(node, yaml.MappingNode):
         parts = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}

@@ -1,5 +1,6 @@
 """Plans: what is refused, what is counted, and that nothing is lost on the way to a file and back."""
 
+import os
 import pickle
 import zipfile
 from dataclasses import replace
@@ -16,7 +17,7 @@ from calami.calutil import Data
 from calami.core.problems import CalamiError, FileProblem
 from calami.exposures.names import ExposureName, parse_name
 from calami.instrument import niriss
-from calami.simulate import plan_files, plans
+from calami.simulate import plans
 from calami.simulate import stars as simulate_stars
 from calami.simulate.plan_apt import plan_from_apt
 from calami.simulate.plan_files import PLAN_COLUMNS, plan_from_table, write_plan
@@ -585,10 +586,15 @@ def test_files_that_are_no_tables_are_refused(tmp_path, name):
         plan_from_table(path)
 
 
-def test_a_table_that_is_far_too_large_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_files, "_LARGEST_TABLE", 20)
-    with pytest.raises(FileProblem, match="larger than 20 bytes"):
-        plan_from_table(table(tmp_path, GOOD))
+@pytest.mark.parametrize("ending", [".csv", ".ecsv", ".yaml"])
+def test_a_table_that_is_far_too_large_or_a_pipe_is_not_read(tmp_path, ending):
+    (tmp_path / f"large{ending}").touch()
+    os.truncate(tmp_path / f"large{ending}", 50_000_001)
+    with pytest.raises(FileProblem, match=r"larger than \d+,000,000 bytes"):
+        plan_from_table(tmp_path / f"large{ending}")
+    os.mkfifo(tmp_path / f"pipe{ending}")  # nobody writes to it
+    with pytest.raises(FileProblem, match="is a pipe"):
+        plan_from_table(tmp_path / f"pipe{ending}")
 
 
 def test_every_column_is_told_in_words():
