@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import foreign
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -299,3 +300,59 @@ def test_a_flow_towards_the_brighter_pixel_is_no_migration():
     found = migration_or_nonlinearity(drawn_box(np.random.default_rng(1), uphill, 1000), n_bootstrap=0)
     assert found.peak[0] > 4 * found.peak[1]  # seen beyond doubt
     assert found.answer in ("neither", "nonlinearity") and found.log10_odds <= 0
+
+
+# --- ramps of a simulator that shares nothing with calami ------------------------------------------------------------
+
+
+def foreign_statistics(law, seed=5, band="F480M", change=None, **more):
+    """Of a program of `foreign`."""
+    physics = replace(foreign.LAWS[law], **(change or {}))
+    program = foreign.program_of(seed, physics, band, **more)
+    return [
+        statistics_of(ramps, filter=facts["filter"], name=facts["name"])
+        for ramps, facts in zip(program.ramps, program.facts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("band", ["F380M", "F480M"])
+def test_the_kernel_of_light_that_falls_on_edges(band):
+    # The mean of two pixels gave 0.38e-6 for an edge of 0.6e-6, and a growth that is not there.
+    stats = foreign_statistics("linear", band=band, photons=8.0, depths=(10, 16))
+    found = kernel_from_ramps(stats, free=("edge", "diagonal"))
+    assert found.value("edge")[0] == pytest.approx(0.6e-6, rel=0.05)
+    assert abs(found.value("diagonal")[0] - 0.15e-6) < 3 * found.value("diagonal")[1] + 0.01e-6
+    grown = kernel_from_ramps(stats, free=("edge", "diagonal", "growth"))
+    assert grown.value("growth")[0] < 2 * grown.value("growth")[1]
+    verdict = migration_or_nonlinearity(stats)
+    assert verdict.answer == "migration" and not verdict.superlinear and verdict.known and verdict.chi2_per_dof < 1.1
+
+
+def test_an_offset_of_the_first_reads_is_no_migration():
+    verdict = migration_or_nonlinearity(foreign_statistics("none", change={"first": 25.0}))
+    assert verdict.answer == "neither" or not verdict.known
+    if not verdict.known:
+        assert "cannot be told apart" in verdict.sentence and "odds" not in verdict.sentence
+
+
+def test_a_nonlinearity_that_does_not_matter_is_not_in_the_answer():
+    # 0.1 % at 48 ke-, as an over-careful fit would find it in ten times the usual photons.
+    stats = foreign_statistics("linear", change={"nonlinear": 2e-8}, photons=10.0, depths=(10, 16))
+    verdict = migration_or_nonlinearity(stats)
+    assert verdict.answer == "migration"
+    if verdict.minor:
+        assert "nonlinearity as well, of less than 0.2 %" in verdict.sentence
+    assert migration_or_nonlinearity(foreign_statistics("linear", change={"nonlinear": 2e-7})).answer == "both"
+
+
+def test_words_for_growth_at_the_most_that_is_tried():
+    found = kernel_from_ramps(statistics())
+    top = replace(found, names=("edge", "growth"), values=np.array([1e-7, 3e-4]), errors=np.zeros(2))
+    assert top.at_bound and "growth > 300e-6" in str(top) and "± 0.000" not in str(top).split("growth")[1]
+    assert not replace(top, values=np.array([1e-7, 1e-5])).at_bound
+
+
+def test_ramps_that_no_law_describes():
+    verdict = migration_or_nonlinearity(foreign_statistics("threshold", change={"converter": 2.0}))
+    assert verdict.answer in ("migration", "both") and verdict.known and not verdict.describes
+    assert "No law that is known here describes the ramps" in verdict.sentence and "odds" not in verdict.sentence

@@ -14,7 +14,7 @@ from calami.core.images import RateImage
 from calami.core.problems import CalamiError
 from calami.dataset import Dataset
 from calami.instrument import niriss
-from calami.instrument.migration import find_migration
+from calami.instrument.migration import Migration, find_migration
 from calami.instrument.optics import psf
 from calami.migration import pair_kernel
 from calami.migration import pairs as migration_pairs
@@ -561,3 +561,53 @@ def test_a_piece_of_an_exposure_is_no_partner_of_the_whole(tmp_path):
     write_star(tmp_path / f"{rootname(1, 5)}_5groups_chunk1_rate.fits", 5)
     ds = Dataset(tmp_path)
     assert len(ds) == 2 and not migration_pairs.find_pairs(ds)
+
+
+def test_a_coefficient_at_its_least_is_a_limit(tmp_path):
+    current = star_current((45.1, 39.9))
+    slopes = [pair_kernel.observed_slope(current, Migration(0.4e-6, 0.0), g, FRAME) for g in GROUPS]
+    fit = pair_kernel.fit_kernel(kernel_pair(tmp_path, slopes, nints=40), "h4rg", ("edge", "growth"))
+    sure = replace(fit, values=np.where([n == "growth" for n in fit.free], 0.0, fit.values))
+    assert sure.at_bound == ("growth",) and "growth < " in str(sure) and "edge (" in str(sure)
+
+
+def test_the_floor_is_what_pixels_far_from_the_peak_scatter(tmp_path):
+    current, rng = star_current((45.1, 39.9)), np.random.default_rng(4)
+    slopes = [pair_kernel.observed_slope(current, find_migration("h4rg"), g, FRAME) for g in GROUPS]
+    clean = kernel_pair(tmp_path, slopes, nints=3000)
+    shallow, deep = clean.images
+    rough = replace(deep, value=deep.value * rng.normal(1, 0.005, deep.value.shape))
+    fit = pair_kernel.fit_kernel(replace(clean, images=(shallow, rough)), "h4rg", ("edge", "diagonal"))
+    assert fit.floor == pytest.approx(0.005, rel=0.25) and fit.chi2_core / fit.n_core < 2
+    assert pair_kernel.fit_kernel(clean, "h4rg", ("edge",)).floor < 0.001
+
+
+def test_a_bad_pixel_between_fringes_is_filled_by_its_fourier_plane(tmp_path):
+    current = star_current((45.1, 39.9))
+    slopes = [pair_kernel.observed_slope(current, find_migration("h4rg"), g, FRAME) for g in GROUPS]
+    whole = kernel_pair(tmp_path, slopes, nints=10**6)
+    good = np.ones(whole.images[0].value.shape, bool)
+    good[40, 43] = False
+    holed = replace(whole, images=tuple(replace(i, good=good) for i in whole.images))
+    one, other = (pair_kernel.fit_kernel(pair, "h4rg", ("edge", "diagonal")) for pair in (whole, holed))
+    middle = np.array(one.shallow.shape) // 2
+    place = tuple(np.array((40, 43)) - (np.array((whole.peak_row, whole.peak_col)) - middle))
+    assert other.shallow[place] == pytest.approx(one.shallow[place], rel=0.03)
+    assert not other.used[place] and other.migration.edge == pytest.approx(0.39e-6, rel=0.02)
+
+
+@pytest.mark.shared
+def test_the_flight_preset_describes_the_real_pair(shared_data):
+    pair = migration_pairs.compare_all(Dataset(shared_data / "jw01093"))[0][0]
+    fit = pair_kernel.fit_kernel(pair)
+    assert fit.chi2_core / fit.n_core <= 1.3 and 0.003 < fit.floor < 0.006
+    flight = find_migration("flight")
+    assert all(
+        getattr(fit.migration, n) == pytest.approx(getattr(flight, n), rel=0.05)
+        for n in ("edge", "diagonal", "growth", "cubic")
+    )
+    rows, columns = np.indices(fit.shallow.shape)
+    row, column = np.unravel_index(fit.shallow.argmax(), fit.shallow.shape)
+    eight = np.maximum(abs(rows - row), abs(columns - column)) == 1
+    seen, expected = (i[eight].sum() / fit.shallow[eight].sum() - 1 for i in (fit.deep_at_rest, fit.model))
+    assert abs(seen - expected) < 2 * fit.floor / np.sqrt(8) and expected > 0.006
