@@ -1834,6 +1834,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'calami.process.audit._accounts': ('process/audit.html#_accounts', 'calami/process/audit.py'),
                                       'calami.process.audit._alike': ('process/audit.html#_alike', 'calami/process/audit.py'),
                                       'calami.process.audit._crds_folders': ('process/audit.html#_crds_folders', 'calami/process/audit.py'),
+                                      'calami.process.audit._flag_counts': ('process/audit.html#_flag_counts', 'calami/process/audit.py'),
                                       'calami.process.audit._homes': ('process/audit.html#_homes', 'calami/process/audit.py'),
                                       'calami.process.audit._logged_crds': ('process/audit.html#_logged_crds', 'calami/process/audit.py'),
                                       'calami.process.audit._logged_parameters': ( 'process/audit.html#_logged_parameters',

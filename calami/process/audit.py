@@ -281,24 +281,26 @@ def count_flags(product: Exposure | str | os.PathLike) -> Table:
     FileProblem
         If it cannot be read, or has no flags.
     """
-    from stdatamodels.jwst.datamodels import dqflags
-
     data = product if isinstance(product, Exposure) else Exposure(product)
     arrays = [name for name in ("PIXELDQ", "GROUPDQ", "DQ") if data.has(name)]
     if not arrays:
         raise FileProblem(data.paths[0], "has no data quality flags", "use a product after dq_init")
-    rows = []
-    for name in arrays:
-        meanings = dqflags.group if name == "GROUPDQ" else dqflags.pixel
-        made_by = data.facts.get("CAL_VER")
-        named = {value.bit_length() - 1: word for word, value in meanings.items() if value}
-        values = data.array(name)
-        together = int(np.bitwise_or.reduce(values, axis=None))
-        for bit in [b for b in range(32) if together >> b & 1]:
-            count = int(np.count_nonzero(values & values.dtype.type(1 << bit)))
-            flag = former_flag(bit, made_by) or named.get(bit, f"bit {bit}")
-            rows.append((name, flag, bit, count, round(100 * count / values.size, 3)))
+    with faults_of(data.paths[0], "its flags cannot be counted", "fetch it again"):
+        rows = [row for name in arrays for row in _flag_counts(data, name)]
     return _table_of(rows, "array flag bit count percent", ("U8", "U24", int, int, float))
+
+# %% ../../nbs/process/15_audit.ipynb #12f364c9
+def _flag_counts(data: Exposure, name: str) -> Iterator[tuple]:
+    from stdatamodels.jwst.datamodels import dqflags
+
+    meanings = dqflags.group if name == "GROUPDQ" else dqflags.pixel
+    made_by, values = data.facts.get("CAL_VER"), data.array(name)
+    named = {value.bit_length() - 1: word for word, value in meanings.items() if value}
+    together = int(np.bitwise_or.reduce(values, axis=None))
+    for bit in [b for b in range(32) if together >> b & 1]:
+        count = int(np.count_nonzero(values & values.dtype.type(1 << bit)))
+        flag = former_flag(bit, made_by) or named.get(bit, f"bit {bit}")
+        yield name, flag, bit, count, round(100 * count / values.size, 3)
 
 # %% ../../nbs/process/15_audit.ipynb #8c58296d
 def flags_table(

@@ -83,8 +83,13 @@ def write_pieces(
                 reason = "already exists and was made with other settings"
                 raise FileProblem(path, reason, "say overwrite, or choose another folder")
     with whole_files(*paths) as parts:
-        for piece, part in zip(pieces, parts, strict=True):
-            _write_piece(piece, part)
+        for piece, path, part in zip(pieces, paths, parts, strict=True):
+            try:
+                _write_piece(piece, part)
+            except OSError:  # of the disc, not of the piece
+                raise
+            except Exception as error:
+                raise FileProblem(path, f"cannot be written ({error})", "check the header of its input") from error
         facts, names = give(), [path.name for path in paths]
         records = {
             path: facts | {"outputs": names, "size": part.stat().st_size, "report": piece.report}

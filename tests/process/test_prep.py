@@ -672,6 +672,15 @@ def test_a_killed_run_leaves_nothing_half_written_and_is_resumed(raw, tmp_path):
         prep_data(raw, Dice(ranges=((1, 3), (4, 6))), tmp_path)
 
 
+def test_a_number_that_cannot_be_written_is_a_fault_of_its_file(raw, tmp_path):
+    content = raw.read_bytes()
+    place = content.index(b"TARG_RA =")
+    (tmp_path / raw.name).write_bytes(content[:place] + b"TARG_RA = %20s" % b"1e400" + content[place + 30 :])
+    with pytest.raises(FileProblem, match=rf"{raw.name.split('_uncal')[0]}.*check the header"):
+        prep_data(tmp_path / raw.name, Slice(2), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.fits"))
+
+
 def test_a_run_stopped_between_two_products_is_finished(raw, tmp_path):
     products = prep_data(raw, Dice(2), tmp_path)
     products[1].unlink()  # its record is written first, so it may stand alone
