@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.images import Peak, RateImage, _squares, beside, derivatives, fill_bad, find_peak
 from ..core.page import axes_or_new
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..exposures.steps import step_statuses
@@ -562,7 +562,11 @@ def _rates(exposure: Exposure) -> tuple[dict, RateImage]:
             f"{exposure.name}: a {exposure.filetype} product holds ramps, not mean count rates; run the pipeline to "
             f"its rate product first"
         )
-    return exposure.facts, exposure.rate()
+    with faults_of(exposure.paths[0], "its count rates cannot be read", "make it again, or fetch it again"):
+        image = exposure.rate()
+        if not image.value.shape == image.error.shape == image.good.shape or image.value.ndim != 2:
+            raise FileProblem(exposure.paths[0], "its SCI, ERR and DQ have different shapes")
+    return exposure.facts, image
 
 # %% ../../nbs/migration/04_pairs.ipynb #910000d1
 def _notes(facts: tuple[dict, dict], times: tuple[float, float]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..core.problems import CalamiError, FileProblem
+from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.cards import read_keywords
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
@@ -96,10 +96,9 @@ def _flagged(dataset: ExposureSet, root: str) -> tuple[float, float]:
         return math.nan, math.nan
 
     def count() -> dict:
-        with dataset.data(root, kind) as exposure:
-            flags = exposure.dq
         bits = {"bad": niriss.DO_NOT_USE, "full": niriss.SATURATED}
-        return {name: float((flags & bit != 0).mean()) for name, bit in bits.items()}
+        with dataset.data(root, kind) as exposure, faults_of(exposure.paths[0], "its flags cannot be read"):
+            return {name: float((exposure.dq & bit != 0).mean()) for name, bit in bits.items()}
 
     try:
         facts = dataset.measured(root, "flags/1", count)

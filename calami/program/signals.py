@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.images import Peak
 from ..core.page import axes_or_new, safe_text
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, faults_of
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 
@@ -133,7 +133,7 @@ _STYLES = {
 
 # %% ../../nbs/program/01_signals.ipynb #52d29eef
 def _measure(dataset: ExposureSet, root: str) -> dict:
-    with dataset.data(root, dataset.image_type(root)) as exposure:
+    with dataset.data(root, dataset.image_type(root)) as exposure, faults_of(exposure.paths[0], "cannot be read"):
         return asdict(exposure.peak()) | {"seconds": exposure.effective_time}
 
 # %% ../../nbs/program/01_signals.ipynb #c100c1ab
