@@ -120,6 +120,44 @@ def find_peak(image: RateImage) -> Peak:
     lost = _lost_core(image, usable, boxes, (row, col))
     return Peak(row, col, np.nan, np.nan, rate, lost) if lost else Peak(row, col, rate, error)
 
+# %% ../../nbs/core/04_images.ipynb #231cfeb0
+def _squares(shape: tuple[int, int], row: int, col: int) -> np.ndarray:
+    # Distance from the peak in the sense of squares: 1 for the eight neighbours, 2 for the ring around them.
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    return np.maximum(np.abs(rows - row), np.abs(cols - col))
+
+# %% ../../nbs/core/04_images.ipynb #16860b9b
+#: Pixels around the brightest good one in which a hole may be the star; side of such a hole.
+_HOLE_DISTANCE, _HOLE_SIDE = 8, 3
+#: A pixel is beside the peak, not on it, where less than this fraction of the peak's rate is on its far side.
+_FAR_SIDE = 0.25
+
+# %% ../../nbs/core/04_images.ipynb #51caa7d9
+def _around(box: np.ndarray) -> float:
+    # Mean of the known ones of eight neighbours; infinite if there is none.
+    known = np.delete(box, 4)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else np.inf
+
+# %% ../../nbs/core/04_images.ipynb #12151205
+def _lost_core(image: RateImage, usable: np.ndarray, boxes: np.ndarray, place: tuple[int, int]) -> str:
+    # Why a bad pixel may be brighter than the brightest good one, at `place`; empty if none may. `boxes` are the 3 × 3.
+    hole = ~usable & usable.any(axis=1)[:, None] & usable.any(axis=0)  # not the edges of reference pixels
+    full = np.zeros_like(hole) if image.saturated is None else image.saturated & hole
+    away = _squares(hole.shape, *place)
+    core = hole & (away <= 1) & full
+    for row, col in np.argwhere(hole & (away == 1)):
+        far = 2 * row - place[0], 2 * col - place[1]
+        inside = 0 <= far[0] < hole.shape[0] and 0 <= far[1] < hole.shape[1]
+        dark = inside and usable[far] and image.value[far] < _FAR_SIDE * image.value[place]
+        core[row, col] |= not dark and _around(boxes[row, col]) > _around(boxes[place])
+    side = (_HOLE_SIDE, _HOLE_SIDE)
+    blocks = np.lib.stride_tricks.sliding_window_view(np.pad(hole, 1), side).all(axis=(-2, -1))
+    core |= blocks & (away <= _HOLE_DISTANCE)
+    if not core.any():
+        return ""
+    return "saturated" if full[core].any() else "flagged"
+
 # %% ../../nbs/core/04_images.ipynb #ffcbfea7
 def fill_from_neighbours(
     image: np.ndarray, bad: np.ndarray, method: str = "gaussian", width: float = 1.0, max_iterations: int = 10
@@ -236,44 +274,6 @@ def derivatives(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     kx = 2j * np.pi * np.fft.fftfreq(image.shape[1])[None, :]
     return np.fft.ifft2(kx * transform).real, np.fft.ifft2(ky * transform).real
 
-# %% ../../nbs/core/04_images.ipynb #16860b9b
-#: Pixels around the brightest good one in which a hole may be the star; side of such a hole.
-_HOLE_DISTANCE, _HOLE_SIDE = 8, 3
-#: A pixel is beside the peak, not on it, where less than this fraction of the peak's rate is on its far side.
-_FAR_SIDE = 0.25
-
-# %% ../../nbs/core/04_images.ipynb #12151205
-def _lost_core(image: RateImage, usable: np.ndarray, boxes: np.ndarray, place: tuple[int, int]) -> str:
-    # Why a bad pixel may be brighter than the brightest good one, at `place`; empty if none may. `boxes` are the 3 × 3.
-    hole = ~usable & usable.any(axis=1)[:, None] & usable.any(axis=0)  # not the edges of reference pixels
-    full = np.zeros_like(hole) if image.saturated is None else image.saturated & hole
-    away = _squares(hole.shape, *place)
-    core = hole & (away <= 1) & full
-    for row, col in np.argwhere(hole & (away == 1)):
-        far = 2 * row - place[0], 2 * col - place[1]
-        inside = 0 <= far[0] < hole.shape[0] and 0 <= far[1] < hole.shape[1]
-        dark = inside and usable[far] and image.value[far] < _FAR_SIDE * image.value[place]
-        core[row, col] |= not dark and _around(boxes[row, col]) > _around(boxes[place])
-    side = (_HOLE_SIDE, _HOLE_SIDE)
-    blocks = np.lib.stride_tricks.sliding_window_view(np.pad(hole, 1), side).all(axis=(-2, -1))
-    core |= blocks & (away <= _HOLE_DISTANCE)
-    if not core.any():
-        return ""
-    return "saturated" if full[core].any() else "flagged"
-
-# %% ../../nbs/core/04_images.ipynb #51caa7d9
-def _around(box: np.ndarray) -> float:
-    # Mean of the known ones of eight neighbours; infinite if there is none.
-    known = np.delete(box, 4)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if len(known) else np.inf
-
 # %% ../../nbs/core/04_images.ipynb #872995fa
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-# %% ../../nbs/core/04_images.ipynb #231cfeb0
-def _squares(shape: tuple[int, int], row: int, col: int) -> np.ndarray:
-    # Distance from the peak in the sense of squares: 1 for the eight neighbours, 2 for the ring around them.
-    rows, cols = np.ogrid[: shape[0], : shape[1]]
-    return np.maximum(np.abs(rows - row), np.abs(cols - col))

@@ -22,13 +22,14 @@ from ..exposures.folder import ExposureSet
 from ..exposures.steps import step_statuses
 from ..instrument import niriss
 from ..instrument.migration import DIAGONAL_RATIO, migration_flow
+from .kernel import POOR_FIT
 from ..process.rearrange import POINTING_TOLERANCE_MAS, pointing_difference
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'FIT_RADIUS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'POOR_FIT', 'MIGRATION', 'FLUX',
-           'NOTHING', 'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'Change', 'region_change',
+__all__ = ['log', 'FIT_RADIUS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'MIGRATION', 'FLUX', 'NOTHING',
+           'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'Change', 'region_change',
            'PatternFit', 'migration_pattern', 'fit_patterns', 'NotComparable', 'why_not_comparable', 'judge',
            'Comparison', 'compare', 'find_common_peak', 'undersampled', 'Pair', 'find_pairs', 'common_product',
            'compare_all', 'comparison_table', 'plot_change', 'plot_profile', 'plot_pixels', 'annuli']
@@ -283,8 +284,6 @@ def why_not_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> s
 SIGNIFICANT = 3.0
 #: Changes of a sum smaller than this are not called changes, whatever their formal error.
 SUM_FLOOR = 0.001
-#: χ² over degrees of freedom from which on a fit does not describe its data, and sentences that rest on it say so.
-POOR_FIT = 1.5
 #: The verdicts.
 MIGRATION, FLUX = "consistent with charge migration", "consistent with a flux change"
 NOTHING, UNCLEAR = "no significant change", "changed, cause unclear"

@@ -182,20 +182,22 @@ class ProgramView:
 # %% ../../nbs/program/06_view.ipynb #34a639bb
 def _parts(view: ProgramView) -> list[tuple[str, str, Any]]:
     # Title, words and table of each part.
-    columns = "observation role target filter ngroups nints exposures least_of_limit most_of_limit".split()
+    columns = "observation role target filter ngroups nints exposures least_of_limit most_of_limit peaks_unknown"
     return [
         ("Observations", "", view.observations()),
         ("Planned and executed", _plan_words(view), view.shown()),
         ("On one side only", "\n".join(view.missing) or "Nothing.", None),
         ("Targets", "Filter magnitudes: estimated from K and spectral type. Peaks: measured.", view.targets),
-        (
-            "Signals",
-            "Peak at the end of the ramp over the charge-migration limit quoted by JDox.",
-            view.setups[columns],
-        ),
+        ("Signals", _SIGNALS, view.setups[columns.split()]),
         ("Data quality and guide stars", _health_words(view.health), _health_digest(view.health)),
         ("Targets and their references", "Linked in the plan, same dither, nearest in time.", view.pairing()),
     ]
+
+# %% ../../nbs/program/06_view.ipynb #6a27439f
+_SIGNALS = (
+    "Peak at the end of the ramp over the charge-migration limit quoted by JDox; of stars whose core is saturated or "
+    "flagged it is not known."
+)
 
 # %% ../../nbs/program/06_view.ipynb #536fff8c
 def _plan_words(view: ProgramView) -> str:
@@ -329,28 +331,17 @@ def _health_digest(health: Any):
 
     groups: dict[tuple, list] = {}
     for row in health:
-        key = tuple(
-            row[k] for k in ("guide_star", "guide_order", "pointing_mode", "engineering", "visit_status", "remarks")
-        )
-        groups.setdefault(key, []).append(row)
+        groups.setdefault(tuple(row[k] for k in _ALIKE), []).append(row)
     rows = []
     for key, members in groups.items():
         bad, full = (max(float(m[k]) for m in members) for k in ("unusable", "saturated"))
         mag = float(members[0]["guide_mag"])
-        rows.append((members[0]["name"], len(members), key[0], key[1], mag, key[2], key[3], key[4], bad, full))
-    names = (
-        "from",
-        "exposures",
-        "guide_star",
-        "order",
-        "mag",
-        "pointing",
-        "engineering",
-        "visit",
-        "most_unusable",
-        "most_saturated",
-    )
+        rows.append((members[0]["name"], len(members), *key[:2], mag, *key[2:5], bad, full))
+    names = "from exposures guide_star order mag pointing engineering visit most_unusable most_saturated".split()
     table = Table(rows=rows or None, names=names)
     for name, style in (("mag", ".1f"), ("most_unusable", ".4f"), ("most_saturated", ".4f")):
         table[name].info.format = style
     return table
+
+# %% ../../nbs/program/06_view.ipynb #08c7b318
+_ALIKE = "guide_star guide_order pointing_mode engineering visit_status remarks".split()
