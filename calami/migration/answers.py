@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files import write_atomically
 from ..core.options import take_options
 from ..core.page import Figure, Heading, figure_png, html_page
 from ..core.problems import CalamiError
-from ..core.record import file_record, versions
+from ..core.record import file_record
 from ..core.tables import render
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
-from .kernel import Kernel, Verdict, kernel_table, migration_or_nonlinearity
+from .kernel import POOR_FIT, Kernel, Verdict, kernel_table, migration_or_nonlinearity
 from calami.migration.mitigation import (
     Mitigation,
     Version,
@@ -38,8 +35,7 @@ from calami.migration.mitigation import (
     without_step,
 )
 from .onset import FilterOnset, Onset, quantify
-from .pairs import POOR_FIT
-from .report import _SIMULATED, _made_by, _provenance
+from .report import _SIMULATED, _made_by, _provenance, _record, _write_all
 from calami.migration.saturation import (
     Level,
     effective_saturation,
@@ -208,8 +204,11 @@ def _onset_sentences(answers: Answers) -> list[str]:
         parts = [f"has dropped by {seen} (instantaneous)"] if seen else []
         parts += [f"has not dropped by {unseen} (95 %)"] if unseen else []
         lines.append(f"{name}: the rate of the peak pixel {'; it '.join(parts)}.{_fit_of(result)}")
-        if name in answers.verdicts:
-            lines.append(answers.verdicts[name].sentence)
+        verdict = answers.verdicts.get(name)
+        if verdict is not None:
+            lines.append(verdict.sentence)
+        if seen and not (verdict and verdict.known and verdict.answer in ("migration", "both")):
+            lines.append(f"{name}: these are drops of the rate; that migration makes them is not shown.")
     return lines
 
 # %% ../../nbs/migration/09_answers.ipynb #4e394536
@@ -507,18 +506,12 @@ def write_answers(
         for name, root in zip(data.names, data.rootlist, strict=True)
         for path in data.paths(root)
     ]
-    now = time.time()
-    run = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "versions": versions(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
-        "seconds": round(now - (started or now), 1), "inputs": inputs, "notes": list(answers.notes),
-        "answers": {q: answers.sentences(q) for q in QUESTIONS}, "missing": answers.missing,
-    }  # fmt: skip
+    sentences = {q: answers.sentences(q) for q in QUESTIONS}
+    run = _record(started, notes=list(answers.notes), answers=sentences, missing=answers.missing, inputs=inputs)
     files: dict[str, Any] = {name: render(table, "ecsv") for name, table in _tables(answers).items()}
     files |= {f"{name}.png": figure.png for name, figure in figures.items()}
     files |= {"run.json": json.dumps(run, indent=1) + "\n", "report.html": _page(answers, data, run, figures)}
-    for name, content in files.items():
-        write_atomically(out / name, content)
+    _write_all(out, files)
     best = {name: answers.best_version(name) for name in (answers.scan.filters if answers.scan else ())}
     steps = {n: v.level for n, v in best.items() if v and "charge_migration.signal_threshold" in v.parameters}
     if parameters and steps:

@@ -127,8 +127,7 @@ def write_cm_report(
     ]
     page = html_page(_TITLE, _made_by(dataset.headline(), run), sections, _answer(results))
     files |= {"depths.png": depths, "run.json": json.dumps(run, indent=1) + "\n", "report.html": page}
-    for name, content in files.items():
-        write_atomically(out / name, content)
+    _write_all(out, files)
     for old in out.glob("cm_pair_*.png"):  # of an earlier report with more pairs
         if old.name not in files:
             old.unlink()
@@ -179,22 +178,27 @@ def run_record(dataset: ExposureSet, results, refused, started: float, command: 
         for name, paths, facts in zip((r.shallow, r.deep), r.paths, r.facts, strict=True):
             used |= {path: (name, facts) for path in paths}
     inputs = [{"name": name, **file_record(path, facts)} for path, (name, facts) in sorted(used.items())]
-    when = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(t)) for t in (started, time.time())]
-    return {
-        "command": command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": when[0], "finished": when[1], "seconds": round(time.time() - started, 2),
-        "versions": versions(),
-        "parameters": {
-            "gain": niriss.GAIN, "pointing_tolerance_mas": pairs.POINTING_TOLERANCE_MAS,
-            "fit_radius_pixels": pairs.FIT_RADIUS, "significant": pairs.SIGNIFICANT,
-            "sum_floor": pairs.SUM_FLOOR, "diagonal_ratio": migration.DIAGONAL_RATIO, "rule": pairs.RULE,
-        },
-        "inputs": inputs,
-        "pairs": [
-            {"shallow": r.shallow, "deep": r.deep, "verdict": r.verdict, "notes": list(r.notes)} for r in results
-        ],
-        "refused": list(refused),
+    parameters = {
+        "gain": niriss.GAIN, "pointing_tolerance_mas": pairs.POINTING_TOLERANCE_MAS,
+        "fit_radius_pixels": pairs.FIT_RADIUS, "significant": pairs.SIGNIFICANT,
+        "sum_floor": pairs.SUM_FLOOR, "diagonal_ratio": migration.DIAGONAL_RATIO, "rule": pairs.RULE,
     }  # fmt: skip
+    found = [{"shallow": r.shallow, "deep": r.deep, "verdict": r.verdict, "notes": list(r.notes)} for r in results]
+    return _record(started, command, parameters=parameters, inputs=inputs, pairs=found, refused=list(refused))
+
+# %% ../../nbs/migration/08_report.ipynb #372c1657
+def _record(started: float | None, command: str | None = None, **more: Any) -> dict[str, Any]:
+    # What was called, when and with which versions; and what else there is to say.
+    now = time.time()
+    when = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(t)) for t in (started or now, now)]
+    called = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    times = {"started": when[0], "finished": when[1], "seconds": round(now - (started or now), 2)}
+    return {"command": called, **times, "versions": versions(), **more}
+
+# %% ../../nbs/migration/08_report.ipynb #fd99d424
+def _write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        write_atomically(folder / name, content)
 
 # %% ../../nbs/migration/08_report.ipynb #aca4db5b
 _TITLE = "Charge migration: shallow against deep exposures"
