@@ -168,6 +168,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'calami.cli._no_pair': ('cli.html#_no_pair', 'calami/cli.py'),
                             'calami.cli._print_table': ('cli.html#_print_table', 'calami/cli.py'),
                             'calami.cli._recipe': ('cli.html#_recipe', 'calami/cli.py'),
+                            'calami.cli._refuse_unmade': ('cli.html#_refuse_unmade', 'calami/cli.py'),
                             'calami.cli._show_problems': ('cli.html#_show_problems', 'calami/cli.py'),
                             'calami.cli._show_version': ('cli.html#_show_version', 'calami/cli.py'),
                             'calami.cli._warnings_on_stderr': ('cli.html#_warnings_on_stderr', 'calami/cli.py'),

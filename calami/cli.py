@@ -157,6 +157,19 @@ def _show_problems(dataset) -> None:
     if len(problems) > 10:
         typer.echo(f"… and {len(problems) - 10} more; --infodir DIR writes them all to DIR/problems.ecsv", err=True)
 
+# %% ../nbs/06_cli.ipynb #0431f690
+def _refuse_unmade(dataset, failed: list[str]) -> None:
+    # A command that makes something of each exposure ends with 1 if something was not made, or a file was excluded.
+    from calami.core.problems import NameProblem
+    from calami.exposures.names import ExposureName, parse_name
+
+    for row in dataset.problems:
+        with contextlib.suppress(NameProblem):
+            if row["severity"] == "excluded" and isinstance(parse_name(row["file"]), ExposureName):
+                failed.append(f"{Path(row['file']).name}: {row['reason']}")
+    if failed:
+        raise CalamiError("not all could be processed:\n  " + "\n  ".join(failed))
+
 # %% ../nbs/06_cli.ipynb #2f82638a
 @app.command()
 def summary(
@@ -498,8 +511,8 @@ def prep(
     made = dataset.prep_data({name: [_recipe(text) for text in recipes]}, output, overwrite=overwrite)
     _print_table(made.compact(), made.headline())
     _show_problems(made)
-    if failed := sum(reason.startswith("not made: ") for reason in made.problems["reason"]):
-        raise CalamiError(f"{failed} of the exposures could not be prepared; the others are in {output}")
+    unmade = [str(row["reason"]) for row in made.problems if row["reason"].startswith("not made: ")]
+    _refuse_unmade(dataset, unmade)
 
 # %% ../nbs/06_cli.ipynb #40291810
 @app.command()
@@ -540,8 +553,7 @@ def pipe(
     )  # fmt: skip
     typer.echo(render(run.table), nl=False)
     typer.echo(run.headline, err=True)
-    if run.failures:
-        raise CalamiError("not all could be processed:\n  " + "\n  ".join(map(str, run.failures.values())))
+    _refuse_unmade(dataset, list(run.failures.values()))
 
 # %% ../nbs/06_cli.ipynb #2de7aab8
 @app.command()

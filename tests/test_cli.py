@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -264,9 +265,17 @@ def test_prep_makes_versions_of_exposures_called_by_name(raw, tmp_path):
 
 
 def test_prep_ends_with_1_when_an_exposure_could_not_be_prepared(raw, tmp_path):
-    answer = run("prep", raw, "dice:3", "-o", tmp_path)  # only one of the two has six groups
-    assert answer.exit_code == 1 and "1 of the exposures could not be prepared" in answer.stderr, answer.stderr
-    assert len(list(tmp_path.glob("*.fits"))) == 3
+    answer = run("prep", raw, "dice:3", "-o", tmp_path / "out")  # only one of the two has six groups
+    assert answer.exit_code == 1 and "not all could be processed:\n  not made: " in answer.stderr, answer.stderr
+    assert len(list((tmp_path / "out").glob("*.fits"))) == 3
+    one = shutil.copytree(raw, tmp_path / "raw")
+    (one / "no_exposure.fits").write_text("nothing")
+    assert run("prep", one, "slice:1", "-o", tmp_path / "whole").exit_code == 0
+    (one / f"{rootname(9)}_uncal.fits").write_text("no FITS")
+    for words in (("prep", one, "slice:1"), ("pipe", one, "dq_init", "--offline", "--workers", 1)):
+        answer = run(*words, "-o", tmp_path / words[0])
+        assert answer.exit_code == 1 and f"{rootname(9)}_uncal.fits" in answer.stderr
+        assert len(list((tmp_path / words[0]).glob("*.fits"))) == 2
 
 
 @pytest.mark.parametrize(

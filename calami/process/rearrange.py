@@ -537,12 +537,16 @@ def alike(dataset: ExposureSet, dithers: bool = False) -> list[list[str]]:
     list of list of str
         Names that agree in target, filter, roll, pointing, groups and so on; in the order of the dataset.
     """
-    sets: list[tuple[dict, str, list[str]]] = []
+    keys = [*MUST_AGREE, *(() if dithers else DITHER)]
+    sets: list[list[str]] = []
+    known: dict[tuple, list[tuple[dict, list[str]]]] = {}  # by the words, so that few numbers are compared
     for name, (_, values) in zip(dataset.names, dataset.items(), strict=True):
-        kind = dataset.types(name)[-1]
-        like = (s for s in sets if s[1] == kind and not why_apart([s[0], values], [s[2][0], name], dithers))
-        if one := next(like, None):
-            one[2].append(name)
-        else:
-            sets.append((values, kind, [name]))
-    return [names for _, _, names in sets]
+        words = (dataset.types(name)[-1], *(v for k in keys if not isinstance(v := values.get(k), float)))
+        near = known.setdefault(words, [])
+        one = next((s for first, s in near if not why_apart([first, values], [s[0], name], dithers)), None)
+        if one is None:
+            one = []
+            near.append((values, one))
+            sets.append(one)
+        one.append(name)
+    return sets
