@@ -16,6 +16,7 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
+from ..core.files import open_regular
 from ..core.problems import FileProblem
 
 # %% auto #0
@@ -83,9 +84,10 @@ def apt_tree(path: str | os.PathLike):
 # %% ../../nbs/archive/04_apt.ipynb #8f20a4ed
 def _apt_document(path: Path) -> bytes:
     try:
-        if zipfile.is_zipfile(path):
-            return _member(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            if zipfile.is_zipfile(file):
+                return _member(path)
+            file.seek(0)
             data = file.read(LARGEST_APT + 1)
     except OSError as error:
         reason = error.strerror or error  # a damaged bzip2 member is an OSError without a number

@@ -41,7 +41,7 @@ from calami.archive.mast import (
     search,
 )
 from .token import Token, find_token, safe_name
-from ..core.files import write_atomically
+from ..core.files import read_json, write_atomically
 from ..core.problems import CalamiError, FileProblem, NameProblem, options_from
 from ..exposures.cards import hdu_walk
 from ..exposures.names import parse_name
@@ -109,9 +109,9 @@ class _Part:
     def take_up(self) -> None:
         # Take up what is there if it is proven to be what was received; else begin with nothing.
         try:
-            noted = json.loads(self.note.read_text(encoding="utf-8"))
+            noted = read_json(self.note)
             length, sha, validator = int(noted["bytes"]), str(noted["sha256"]), str(noted["validator"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (CalamiError, ValueError, KeyError, TypeError, OverflowError):
             return self.clear()
         digest, rest, offset = hashlib.sha256(), length, 0
         while rest > 0 and (block := os.pread(self.descriptor, min(rest, _BLOCK), offset)):
@@ -197,7 +197,7 @@ def check_whole(path: str | os.PathLike, size: int = -1, name: str = "") -> None
                 if not packed.namelist():
                     raise zipfile.BadZipFile("it is empty")
         elif name.endswith(".json"):
-            json.loads(path.read_bytes())
+            read_json(path, most=2**31)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise FileProblem(path, f"is not whole ({error})", "fetch it again") from error
 
@@ -540,9 +540,9 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, dict]:
         File name to ``size``, ``sha256``, ``when``, ``from``; empty if there is no manifest, or it is damaged.
     """
     try:
-        files = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = read_json(Path(folder) / MANIFEST)["files"]
         return {str(k): dict(v) for k, v in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (CalamiError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 # %% ../../nbs/archive/03_download.ipynb #38ffabc5

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .mast import in_time
-from ..core.files import cache_folder, write_atomically
+from ..core.files import cache_folder, read_json, write_atomically
 from ..core.problems import CalamiError
 from ..instrument.optics import star_spectrum
 
@@ -72,8 +72,8 @@ def star_facts(
         In the order of `names`; with a ``reason`` where nothing is known. Never an exception.
     """
     try:
-        kept = {str(k): _remembered(v) for k, v in json.loads(_simbad_cache().read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        kept = {str(k): _remembered(v) for k, v in read_json(_simbad_cache()).items()}
+    except (CalamiError, ValueError, TypeError, AttributeError):
         kept = {}
     today = time.strftime("%Y-%m-%d", time.gmtime())
     # What SIMBAD did not know it may know in a week.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import calami
+from .files import open_regular
 from .problems import FileProblem
 
 # %% auto #0
@@ -74,7 +75,7 @@ def file_record(path: str | os.PathLike, facts: Mapping[str, Any] | None = None)
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             record = {"file": path.name, "size": os.fstat(file.fileno()).st_size, "sha256": digest}
     except OSError as error:

@@ -9,14 +9,14 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "names": "DETECTORS ExposureName OtherName parse_name",
+    "names": "DETECTORS ExposureName OtherName RAMP_FIT_PRODUCTS parse_name",
     "columns": "ACQUISITION_TYPES Column PRIMARY_KEYWORDS SCI_KEYWORDS SUMMARY_COLUMNS role_of",
     "cards": "CardProblem Keywords read_keywords",
     "index": "Facts Found Index Row columns_of",
     "naming": "MappingProblem NameFields TEMPLATES automatic_names find_name make_name tag",
-    "exposure": "DIMENSIONS Exposure group_segments",
+    "exposure": "DIMENSIONS Exposure SHAPED_LIKE_SCI TIME_TOLERANCE group_segments time_contradiction",
     "folder": "COMPACT_COLUMNS EXTENSIONS_EXPECTED ExposureSet NEEDED_KEYWORDS OBSERVABLE_PRODUCTS "
-    "PRODUCT_ORDER Products SHARED_KEYWORDS StderrOfTheMoment find_files read_facts read_many "
+    "PRODUCT_ORDER Products SHARED_KEYWORDS StderrOfTheMoment contradictions find_files read_facts read_many "
     "summary_table",
     "mapfile": "Entry parse_names read_names resolve same_file write_association",
     "steps": "FORMER_FLAGS RENAMED_STEPS STEP_KEYWORDS former_flag step_name step_statuses",

@@ -54,11 +54,13 @@ class Keywords(dict):
         BITPIX of the SCI data: -32 is single precision.
     extnames : tuple of str
         Names of all HDUs, ``''`` for the primary one; empty when the structure was not asked for.
+    shapes : tuple of tuple of int
+        Shapes of their data in numpy order; empty likewise.
     problems : tuple of CardProblem
         Wanted keywords that are there and cannot be read.
     """
 
-    __slots__ = ("extnames", "path", "problems", "sci_bitpix", "sci_shape", "size")
+    __slots__ = ("extnames", "path", "problems", "sci_bitpix", "sci_shape", "shapes", "size")
 
     def __reduce__(self) -> tuple:
         """Pickle the attributes too."""
@@ -79,11 +81,11 @@ def _read(file: _File, primary: _Wanted, sci: _Wanted, structure: bool) -> Keywo
     walk = _walk(file)
     hdu, header = next(walk)
     values, wrong = _values(header, primary)
-    found, problems, names = Keywords(values), [CardProblem("PRIMARY", *each) for each in wrong.items()], [hdu.name]
+    found, problems, passed = Keywords(values), [CardProblem("PRIMARY", *each) for each in wrong.items()], [hdu]
     found.sci_shape = found.sci_bitpix = None
     if sci.names:
         for hdu, header in walk:  # noqa: B007 (used below)
-            names.append(hdu.name)
+            passed.append(hdu)
             if hdu.name == "SCI":
                 break
         else:
@@ -94,7 +96,8 @@ def _read(file: _File, primary: _Wanted, sci: _Wanted, structure: bool) -> Keywo
         problems += [CardProblem("SCI", *each) for each in wrong.items()]
     if not structure and file.size is not None and file.size % BLOCK_SIZE:
         raise _Trouble(f"has {file.size} bytes, not a multiple of {BLOCK_SIZE}: it is cut short", _DAMAGED)
-    found.extnames = (*names, *(hdu.name for hdu, _ in walk)) if structure else ()
+    hdus = (*passed, *(hdu for hdu, _ in walk)) if structure else ()
+    found.extnames, found.shapes = tuple([hdu.name for hdu in hdus]), tuple([hdu.shape for hdu in hdus])
     found.problems = tuple(problems)
     return found
 

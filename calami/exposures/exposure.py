@@ -5,7 +5,7 @@
 # %% ../../nbs/exposures/06_exposure.ipynb #382e5553
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,20 +14,55 @@ from typing import Any
 import numpy as np
 
 from ..core.fits import open_fits
+from ..core.headers import HDU, hdu_walk
 from ..core.images import Peak, RateImage, find_peak
 from ..core.problems import CalamiError, FileProblem, NameProblem
-from .cards import hdu_walk, read_keywords
+from .cards import read_keywords
 from .names import ExposureName, parse_name
 from ..instrument import niriss
 
 # %% auto #0
-__all__ = ['DIMENSIONS', 'Exposure', 'group_segments']
+__all__ = ['DIMENSIONS', 'SHAPED_LIKE_SCI', 'TIME_TOLERANCE', 'time_contradiction', 'Exposure', 'group_segments']
 
 # %% ../../nbs/exposures/06_exposure.ipynb #4d48e8f5
 #: How many dimensions the SCI array of each kind of product has; other products are looked at as they come.
 DIMENSIONS = {"uncal": 4, "ramp": 4, "rateints": 3, "calints": 3, "rate": 2, "cal": 2}
 
 # %% ../../nbs/exposures/06_exposure.ipynb #529a9382
+#: Extensions that have the shape of the SCI array.
+SHAPED_LIKE_SCI = ("ERR", "DQ", "GROUPDQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
+#: Largest relative difference between EFFINTTM and NGROUPS × TGROUP that rounding makes.
+TIME_TOLERANCE = 1e-3
+
+# %% ../../nbs/exposures/06_exposure.ipynb #9d16ef5b
+def time_contradiction(facts: Mapping[str, Any]) -> str:
+    """
+    Compare the length of an integration with its groups.
+
+    Parameters
+    ----------
+    facts : mapping
+        Header facts, keyword to value: EFFINTTM, NGROUPS, TGROUP, and of the read pattern NFRAMES and TFRAME (times in
+        s). In flight, the first is the product of the next two to the last digit; frames that are not read at the end
+        of the last group may be missing in it.
+
+    Returns
+    -------
+    str
+        What does not fit; empty if all does, or one of them is not known.
+    """
+    seconds, groups, step = (facts.get(key) for key in ("EFFINTTM", "NGROUPS", "TGROUP"))
+    if type(groups) in (int, float) and not (groups >= 1 and groups == groups // 1):
+        return f"NGROUPS is {groups}, expected a whole number of at least 1"
+    if not all(map(_is_positive, (seconds, groups, step))):
+        return ""
+    frames, frame = facts.get("NFRAMES"), facts.get("TFRAME")
+    gap = max(step - frames * frame, 0) if _is_positive(frames) and _is_positive(frame) else 0
+    if (groups * step - gap) * (1 - TIME_TOLERANCE) <= seconds <= groups * step * (1 + TIME_TOLERANCE):
+        return ""
+    return f"EFFINTTM is {seconds:g} s, but NGROUPS × TGROUP = {groups} × {step:g} s is {groups * step:g} s"
+
+# %% ../../nbs/exposures/06_exposure.ipynb #6aebb136
 class _Files:
     """Files of one exposure: headers and arrays, read when they are asked for."""
 
@@ -89,14 +124,18 @@ class _Files:
         """Forget what was read; the next use reads it again. No file is kept open between uses."""
         self._arrays.clear()
         self._headers.clear()
-        for cached in ("extensions", "facts", "effective_time", "_identity"):
+        for cached in ("_hdus", "facts", "effective_time", "_identity"):
             self.__dict__.pop(cached, None)
 
     @cached_property
+    def _hdus(self) -> tuple[list[HDU], ...]:
+        # Of every segment; finds out whether one is cut short.
+        return tuple(hdu_walk(path) for path in self.paths)
+
+    @property
     def extensions(self) -> tuple[str, ...]:
         """Names of the extensions of the first segment, in order; reading them checks that no segment is cut short."""
-        walks = [hdu_walk(path) for path in self.paths]
-        return tuple(hdu.name for hdu in walks[0])
+        return tuple(hdu.name for hdu in self._hdus[0])
 
     @contextmanager
     def _hdu(self, path: Path, extension: str | int):
@@ -159,18 +198,12 @@ class _Files:
             If the extension is not there.
         """
         if extension not in self._arrays:
-            parts = [self._pixels(path, extension) for path in self.paths]
+            parts = [_pixels(self, *one, extension) for one in zip(self.paths, self._hdus, strict=True)]
             whole = parts[0] if len(parts) == 1 else _join(self.paths[0], parts, extension)
             whole = whole.astype(whole.dtype.newbyteorder("="), copy=False)
             whole.flags.writeable = False
             self._arrays[extension] = whole
         return self._arrays[extension]
-
-    def _pixels(self, path: Path, extension: str) -> np.ndarray:
-        with self._hdu(path, extension) as hdu:
-            if hdu.data is None:
-                raise FileProblem(path, f"its {extension} extension holds no pixels; use another product")
-            return hdu.data
 
 # %% ../../nbs/exposures/06_exposure.ipynb #1c20a95c
 def _join(path: Path, parts: list[np.ndarray], extension: str) -> np.ndarray:
@@ -184,6 +217,17 @@ def _join(path: Path, parts: list[np.ndarray], extension: str) -> np.ndarray:
         shapes = ", ".join(str(p.shape) for p in parts)
         raise FileProblem(path, f"its segments do not fit together (shapes {shapes}); are they of one exposure?")
     return np.concatenate(parts)
+
+
+def _pixels(data: _Files, path: Path, hdus: list[HDU], extension: str) -> np.ndarray:
+    shapes = {hdu.name: hdu.shape for hdu in reversed(hdus) if hdu.name in (extension, "SCI") and hdu.shape}
+    if extension in SHAPED_LIKE_SCI and len(set(shapes.values())) > 1:
+        reason = f"its {extension} has the shape {shapes[extension]}, its SCI {shapes['SCI']}"
+        raise FileProblem(path, reason, "make the file again, or fetch it again")
+    with data._hdu(path, extension) as hdu:
+        if hdu.data is None:
+            raise FileProblem(path, f"its {extension} extension holds no pixels; use another product")
+        return hdu.data
 
 # %% ../../nbs/exposures/06_exposure.ipynb #a97d1eb0
 class Exposure(_Files):
@@ -254,7 +298,14 @@ class Exposure(_Files):
 
     @cached_property
     def effective_time(self) -> float:
-        """Seconds from reset to the last group, EFFINTTM; computed from NGROUPS and TGROUP where it is missing."""
+        """
+        Seconds from reset to the last group, EFFINTTM; computed from NGROUPS and TGROUP where it is missing.
+
+        A FileProblem where these contradict each other.
+        """
+        wrong = time_contradiction(self.facts)
+        if wrong:
+            raise FileProblem(self.paths[0], wrong, "correct its header")
         for keys in (("EFFINTTM",), ("NGROUPS", "TGROUP")):
             values = [self.facts.get(k) for k in keys]
             if all(map(_is_positive, values)):
@@ -280,6 +331,8 @@ class Exposure(_Files):
             If the product has other dimensions, a single group, or no errors.
         """
         rates = {2: _rate_2d, 3: _rate_3d, 4: _rate_4d}
+        if len(self.paths) > 1 and all(len(hdu.shape) == 2 for hdus in self._hdus for hdu in hdus if hdu.name == "SCI"):
+            return _rate_of_segments(self)
         dimensions = self.science.ndim
         if dimensions not in rates:
             raise FileProblem(self.paths[0], f"its SCI array has {dimensions} dimensions; 2, 3 or 4 are understood")
@@ -311,6 +364,25 @@ def _rate_2d(data: Exposure) -> RateImage:
     value = data.science.astype(float) / data.per_adu
     error = np.sqrt(_variance(data))
     return RateImage(value, error, _usable(data), data.dq & niriss.SATURATED != 0)
+
+# %% ../../nbs/exposures/06_exposure.ipynb #312ce5e2
+def _rate_of_segments(data: Exposure) -> RateImage:
+    # Segments of a 2-D product are means of different integrations: their mean counts each integration once.
+    images, counts = [], []
+    for path in data.paths:
+        with Exposure(path) as part:
+            images.append(part.rate())
+            first, last = (part.facts.get(key) for key in ("INTSTART", "INTEND"))
+        if not _is_positive(first) or not _is_positive(last) or last < first:
+            raise FileProblem(path, "a segment whose INTSTART and INTEND are not known; give rateints or calints")
+        counts.append(last - first + 1)
+    if len({image.value.shape for image in images}) > 1:
+        raise FileProblem(data.paths[0], "its segments do not fit together; are they of one exposure?")
+    weights = np.array([np.where(i.good, n, 0) for i, n in zip(images, counts, strict=True)], float)
+    total, values = np.maximum(weights.sum(axis=0), 1), np.array([np.nan_to_num(i.value) for i in images])
+    error = np.sqrt((weights**2 * np.nan_to_num(np.square([i.error for i in images]))).sum(axis=0)) / total
+    full = np.any([i.saturated for i in images], axis=0)
+    return RateImage((weights * values).sum(axis=0) / total, error, weights.any(axis=0), full)
 
 # %% ../../nbs/exposures/06_exposure.ipynb #cd4e1496
 def _rate_3d(data: Exposure) -> RateImage:

@@ -28,19 +28,19 @@ import calami
 from ..core.files import SUFFIXES, cache_folder, write_atomically
 from ..core.problems import CalamiError, FileProblem, NameProblem
 from ..core.tables import cell_text, format_of, render
-from .cards import read_keywords
+from .cards import Keywords, read_keywords
 from .columns import SUMMARY_COLUMNS, role_of
-from .exposure import Exposure
+from .exposure import DIMENSIONS, SHAPED_LIKE_SCI, Exposure, time_contradiction
 from .index import Facts, Found, Index, Row, _all_alike, columns_of
-from .names import ExposureName, parse_name
+from .names import RAMP_FIT_PRODUCTS, ExposureName, parse_name
 from .naming import automatic_names, find_name
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'PRODUCT_ORDER', 'OBSERVABLE_PRODUCTS', 'SHARED_KEYWORDS', 'COMPACT_COLUMNS', 'NEEDED_KEYWORDS',
-           'EXTENSIONS_EXPECTED', 'find_files', 'Products', 'summary_table', 'ExposureSet', 'read_facts', 'read_many',
-           'StderrOfTheMoment']
+           'EXTENSIONS_EXPECTED', 'find_files', 'Products', 'summary_table', 'ExposureSet', 'contradictions',
+           'read_facts', 'read_many', 'StderrOfTheMoment']
 
 # %% ../../nbs/exposures/07_folder.ipynb #514a8d81
 def find_files(datafrom, report: Callable[[str, str], None]) -> list[Found]:
@@ -67,12 +67,14 @@ def find_files(datafrom, report: Callable[[str, str], None]) -> list[Found]:
     found: dict[tuple[int, int], Found] = {}
     for item in _as_paths(datafrom):
         path = item.absolute()
-        if path.is_dir():
-            reached = _walk(path, report, set())
-        elif path.exists():
-            reached = [Found.at(str(path), path.stat())]
+        if os.path.isdir(path):  # noqa: PTH112 (False for what cannot be a path)
+            reached = _walk(path, report)
         else:
-            raise CalamiError(f"{item}: no such file or folder; check the spelling or give another path")
+            try:
+                reached = [Found.at(str(path), path.stat())]
+            except (OSError, ValueError) as error:
+                reason = f"no such file or folder ({getattr(error, 'strerror', None) or error})"
+                raise CalamiError(f"{item}: {reason}; check the spelling or give another path") from error
         for each in reached:
             first = found.setdefault(each.same, each)
             if first is not each and Path(first.path).name != Path(each.path).name:
@@ -90,30 +92,33 @@ def _as_paths(datafrom) -> list[Path]:
     return [Path(i).expanduser() for i in items]
 
 # %% ../../nbs/exposures/07_folder.ipynb #0dbe361f
-def _walk(folder: str | Path, report: Callable[[str, str], None], seen: set) -> Iterator[Found]:
-    try:
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        report(str(folder), f"folder cannot be read ({error.strerror}); check its permissions")
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
+def _walk(folder: Path, report: Callable[[str, str], None]) -> Iterator[Found]:
+    seen, waiting = set(), [str(folder)]
+    while waiting:
+        here = waiting.pop()
         try:
-            if entry.is_dir():
-                yield from _walk(entry.path, report, seen)
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield Found.at(entry.path, entry.stat())
+            status = os.stat(here)  # noqa: PTH116 (quicker)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = list(os.scandir(here))
         except OSError as error:
-            report(entry.path, f"cannot be read ({error.strerror}); a broken link? remove it or fix its target")
+            report(here, f"folder cannot be read ({error.strerror}); check its permissions, or move it up")
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.name.lower().endswith(SUFFIXES):
+                    yield Found.at(entry.path, entry.stat())
+            except OSError as error:
+                report(entry.path, f"cannot be read ({error.strerror}); a broken link? remove it or fix its target")
 
 # %% ../../nbs/exposures/07_folder.ipynb #c14e7c49
 #: Products from raw to processed. The last one present gives the facts of an exposure; unknown ones come first.
-PRODUCT_ORDER = ("trapsfilled", "uncal", "ramp", "rateints", "rate", "calints", "cal")
+PRODUCT_ORDER = ("trapsfilled", "uncal", "ramp", *RAMP_FIT_PRODUCTS, "rateints", "rate", "calints", "cal")
 #: Products that hold interferometric observables, not images: they have no SCI array.
 OBSERVABLE_PRODUCTS = ("ami-oi", "psf-ami-oi", "amimulti-oi", "aminorm-oi")
 #: Keywords that must be the same in all products of one exposure.
@@ -195,9 +200,11 @@ class Products:
             last = self._segments[leading, segments[-1]].values
             if "INTEND" in last:
                 self.values["INTEND"] = last["INTEND"]
-            missing = sorted(set(range(1, segments[-1] + 1)) - set(segments))
+            missing = [str(n) for n in range(1, segments[-1]) if n not in segments]
+            if _is_count(last.get("INTEND")) and _is_count(last.get("NINTS")) and last["INTEND"] < last["NINTS"]:
+                missing.append(f"{segments[-1] + 1} and on")
             if missing:
-                listed = ", ".join(map(str, missing))
+                listed = ", ".join(missing)
                 report(self.files[leading][0].path, f"segment {listed} of this exposure is not here; fetch it as well")
         self._compare(report)
 
@@ -382,7 +389,7 @@ class _Finder:
             filename = read_keywords(file.path, ("FILENAME",), (), structure=False).get("FILENAME")
             name = parse_name(filename or "")
         except FileProblem as problem:
-            self.exclude(file.path, problem.reason)
+            self.exclude(file.path, f"{problem.reason}; {problem.remedy}")
             return None
         except NameProblem:
             self.exclude(
@@ -829,7 +836,7 @@ class ExposureSet(_Tables):
         found = {t for e in self._exposures for t in e.types}
         self.filetypes = tuple(sorted(found, key=_processing_rank))
 
-    def select(self, **constraints) -> Self:
+    def select(self, /, **constraints) -> Self:
         """
         Narrow the dataset down to the exposures that meet all constraints.
 
@@ -896,6 +903,60 @@ EXTENSIONS_EXPECTED = dict.fromkeys(("rate", "rateints", "cal", "calints"), ("ER
 }
 
 # %% ../../nbs/exposures/07_folder.ipynb #3aeea560
+#: Keywords of whole numbers.
+_WHOLE = {c.keyword for c in SUMMARY_COLUMNS if c.kind is int}
+
+# %% ../../nbs/exposures/07_folder.ipynb #d0cc494d
+def contradictions(values: Mapping[str, Any], keywords: Keywords, name: ExposureName) -> list[str]:
+    """
+    Compare what a file says of itself.
+
+    Parameters
+    ----------
+    values : mapping
+        Its header facts.
+    keywords : Keywords
+        What was read, with the shapes of its HDUs.
+    name : ExposureName
+        Its parsed name.
+
+    Returns
+    -------
+    list of str
+        What does not fit together: numbers that are none, times, counts and shapes.
+    """
+    found = [
+        f"{key} is {values[key]}, expected 1 or more"
+        for key in ("NGROUPS", "NINTS", "NFRAMES")
+        if type(values.get(key)) is int and values[key] < 1
+    ]
+    wrong = time_contradiction(values)
+    found += [wrong] if wrong else []
+    shape, dimensions = keywords.sci_shape, DIMENSIONS.get(name.product)
+    if shape is None or dimensions is None:
+        return found
+    if len(shape) != dimensions:
+        return [*found, f"its SCI array has {len(shape)} dimensions, a {name.product} product has {dimensions}"]
+    for extname, other in zip(keywords.extnames, keywords.shapes, strict=True):
+        if extname in SHAPED_LIKE_SCI and other != shape:
+            found.append(f"its {extname} has the shape {other}, its SCI {shape}")
+    nints = values.get("NINTS")
+    first, last = (values.get(key) if name.segment else None for key in ("INTSTART", "INTEND"))
+    here = last - first + 1 if _is_count(first) and _is_count(last) else nints
+    if dimensions > 2 and _is_count(here) and (not name.segment or first) and here != shape[0]:
+        found.append(f"its SCI array holds {shape[0]} integrations, its header says {here}")
+    if dimensions > 3 and _is_count(values.get("NGROUPS")) and values["NGROUPS"] != shape[1]:
+        found.append(f"its SCI array holds {shape[1]} groups, NGROUPS is {values['NGROUPS']}")
+    rows = dict(zip(keywords.extnames, keywords.shapes, strict=True)).get("INT_TIMES", ())[:1]
+    if rows and rows[0] and _is_count(nints) and rows[0] not in (nints, here):
+        found.append(f"its INT_TIMES table has {rows[0]} rows, NINTS is {nints}")
+    return found
+
+# %% ../../nbs/exposures/07_folder.ipynb #3c0165cb
+def _is_count(value) -> bool:
+    return type(value) is int and value > 0
+
+# %% ../../nbs/exposures/07_folder.ipynb #47e0c1ef
 def read_facts(path: str, name: ExposureName) -> Facts:
     """
     Read what a file says of itself, and what is wrong with it.
@@ -917,7 +978,7 @@ def read_facts(path: str, name: ExposureName) -> Facts:
     except FileProblem as problem:
         passing = isinstance(problem.__cause__, OSError) and not isinstance(problem.__cause__, gzip.BadGzipFile)
         return Facts({}, problem.reason + (f"; {problem.remedy}" if problem.remedy else ""), passing=passing)
-    values = dict(keywords)
+    values: dict[str, Any] = dict(keywords)
     if None in values.values():  # cards without a value
         values = {k: v for k, v in values.items() if v is not None}
     instrument = values.get("INSTRUME")
@@ -929,6 +990,10 @@ def read_facts(path: str, name: ExposureName) -> Facts:
         warnings.append(
             f"has no {' and no '.join(missing)} extension; cut short between two, or not from the pipeline?"
         )
+    for keyword in _WHOLE & values.keys():  # 5.0 is 5
+        if type(values[keyword]) is float and values[keyword].is_integer():
+            values[keyword] = int(values[keyword])
+    warnings += contradictions(values, keywords, name)
     absent = [k for k in NEEDED_KEYWORDS if k not in values]
     if absent:
         warnings.append(f"its header lacks {', '.join(absent)}; those cells stay empty")
@@ -1013,7 +1078,7 @@ def _as_products(filetypes) -> tuple[str, ...]:
 
 # %% ../../nbs/exposures/07_folder.ipynb #fd207f4f
 def _common_folder(paths: list[Path]) -> Path:
-    return Path(os.path.commonpath([p if p.is_dir() else p.parent for p in (path.absolute() for path in paths)]))
+    return Path(os.path.commonpath([p if os.path.isdir(p) else p.parent for p in map(Path.absolute, paths)]))  # noqa: PTH112
 
 # %% ../../nbs/exposures/07_folder.ipynb #5e819e92
 def _index_path(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import calami
-from ..core.files import write_atomically
+from ..core.files import read_text, write_atomically
 from ..core.problems import CalamiError
 from .columns import SUMMARY_COLUMNS
 
@@ -179,7 +179,9 @@ class Index:
     """
 
     #: Changes when the meaning of an entry does.
-    LAYOUT = 2
+    LAYOUT = 3
+    #: Largest index that is read, bytes: that of some hundred thousand files.
+    LARGEST = 2**29
     #: A file younger than this (s) when read is not remembered.
     SETTLED = 2.0
 
@@ -192,14 +194,21 @@ class Index:
         self._load()
 
     @staticmethod
-    def _signature() -> list:
-        return [Index.LAYOUT, calami.__version__, hashlib.sha1(repr(SUMMARY_COLUMNS).encode()).hexdigest()]
+    def _signature() -> str:
+        return f"{Index.LAYOUT} {calami.__version__} {Index._digest(repr(SUMMARY_COLUMNS))}"
+
+    @staticmethod
+    def _digest(content: str) -> str:
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _load(self) -> None:
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
-            if stored["signature"] != self._signature():
+            signature, digest, content = read_text(self.path, self.LARGEST).split("\n", 2)
+            if signature != self._signature():
                 return
+            if digest != self._digest(content):
+                raise ValueError("it was damaged or edited")
+            stored = json.loads(content)
             paths, stamps = stored["paths"], list(map(tuple, stored["stamps"]))
             facts = list(map(Facts, _unpack(stored["columns"], len(paths))))
             for position, (problem, warnings) in stored["odd"].items():
@@ -208,9 +217,8 @@ class Index:
             self._stamps = dict(zip(paths, stamps, strict=True))
             self._facts = dict(zip(paths, facts, strict=True))
             self._extras = dict(stored["extras"])
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            if not isinstance(error, FileNotFoundError):
-                log.debug("index %s not used (%s); it is made again", self.path, error)
+        except Exception as error:  # whatever is wrong with it: it can be made again
+            log.debug("index %s not used (%s)", self.path, error)
             self._stamps, self._facts, self._extras = {}, {}, {}
 
     def get(self, file: Found) -> Facts | None:
@@ -240,7 +248,6 @@ class Index:
             return
         paths = list(self._facts)
         stored = {
-            "signature": self._signature(),
             "paths": paths,
             "stamps": [self._stamps[p] for p in paths],
             "columns": _pack([self._facts[p].values for p in paths]),
@@ -248,7 +255,8 @@ class Index:
             "extras": self._extras,
         }
         try:
-            write_atomically(self.path, json.dumps(stored, separators=(",", ":")))
+            content = json.dumps(stored, separators=(",", ":"))
+            write_atomically(self.path, f"{self._signature()}\n{self._digest(content)}\n{content}")
             self.changed = False
         except CalamiError as error:
             log.debug("going on without an index: %s", error)

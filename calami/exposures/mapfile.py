@@ -9,12 +9,13 @@ import difflib
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core.files import write_atomically
-from ..core.problems import CalamiError
+from ..core.files import LARGEST_YAML, read_text, read_yaml, write_atomically
+from ..core.problems import CalamiError, FileProblem
 from .folder import ExposureSet
 from .naming import MappingProblem, _check_name, _listed, _rootname_of
 
@@ -115,6 +116,9 @@ def resolve(entry: Entry, dataset: ExposureSet) -> str:
     raise MappingProblem(f"{where}: no exposure {entry.what[0]!r} here; there are {_listed(close)}")
 
 # %% ../../nbs/exposures/08_mapfile.ipynb #28e54016
+_MOST_WRONG = 50  # entries that are listed; a file of thousands is not a mapping file
+
+# %% ../../nbs/exposures/08_mapfile.ipynb #65c37103
 def read_names(path, dataset: ExposureSet, automatic: Mapping[str, str] | None = None) -> dict[str, str]:
     """
     Read a user's mapping file, or an association file written before.
@@ -140,16 +144,17 @@ def read_names(path, dataset: ExposureSet, automatic: Mapping[str, str] | None =
     """
     path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MappingProblem(f"{path}: cannot be read as text ({error}); give a mapping file") from None
-    if path.suffix.lower() in (".yaml", ".yml"):
-        entries, wrong = _parse_association(path, text)
-    else:
-        entries, wrong = parse_names(text)
+        if path.suffix.lower() in (".yaml", ".yml"):
+            entries, wrong = _parse_association(path, read_yaml(path, nodes=True))
+        else:
+            entries, wrong = parse_names(read_text(path, LARGEST_YAML))
+    except FileProblem as problem:
+        raise MappingProblem(f"{path}: {problem.reason}; {problem.remedy}, or give a mapping file") from problem
     names: dict[str, str] = {}
     lines: dict[str, Entry] = {}
     for entry in entries:
+        if len(wrong) > _MOST_WRONG:
+            break
         try:
             root = resolve(entry, dataset)
         except MappingProblem as problem:
@@ -169,7 +174,9 @@ def read_names(path, dataset: ExposureSet, automatic: Mapping[str, str] | None =
     if not names and not wrong:
         raise MappingProblem(f"{path}: no name in it; write lines such as: deep ngroups=13")
     if wrong:
-        ordered = sorted(wrong, key=lambda w: int(re.match(r"line (\d+)|", w).group(1) or 0))
+        ordered = sorted(wrong, key=lambda w: int(re.match(r"line (\d+)|", w).group(1) or sys.maxsize))
+        if len(ordered) > _MOST_WRONG:
+            ordered[_MOST_WRONG:] = ["and more"]
         raise MappingProblem(f"{path}:\n  " + "\n  ".join(ordered))
     return names
 
@@ -230,18 +237,14 @@ def write_association(path: Path, names: Mapping[str, str]) -> None:
     write_atomically(Path(path), yaml.safe_dump(dict(names), sort_keys=False, default_flow_style=False, width=1000))
 
 # %% ../../nbs/exposures/08_mapfile.ipynb #48128427
-def _parse_association(path: Path, text: str) -> tuple[list[Entry], list[str]]:
+def _parse_association(path: Path, node) -> tuple[list[Entry], list[str]]:
     import yaml
 
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise MappingProblem(f"{path}: not YAML ({' '.join(str(error).split())}); write name: rootname lines") from None
     if node is None:
         return [], []
     if not isinstance(node, yaml.MappingNode):
         raise MappingProblem(f"{path}: not a list of name: rootname lines")
-    lines, wrong = [""] * len(text.splitlines()), []  # as lines of a mapping file, each where it was
+    lines, wrong = [""] * (node.end_mark.line + 1), []  # as lines of a mapping file, each where it was
     for key, value in node.value:
         number = key.start_mark.line
         plain = isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode) and value.value.strip()

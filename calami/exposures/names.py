@@ -13,7 +13,7 @@ from typing import Any
 from ..core.problems import NameProblem
 
 # %% auto #0
-__all__ = ['DETECTORS', 'ExposureName', 'OtherName', 'parse_name']
+__all__ = ['DETECTORS', 'RAMP_FIT_PRODUCTS', 'ExposureName', 'OtherName', 'parse_name']
 
 # %% ../../nbs/exposures/01_names.ipynb #1eb10e52
 DETECTORS = (
@@ -49,7 +49,10 @@ _TOKENS = rf"{_TOKEN}(?:_{_TOKEN})*"
 _ASSOCIATION = r"o[0-9]{3}|[acr][0-9]{4}"
 _EXTENSION = r"(?:\.[a-z][0-9a-z]*(?:\.gz)?)?"
 _DETECTOR = "|".join(DETECTORS)
-_many_words = re.compile(rf"(?:^|_)({_STEP_PRODUCTS})$").search
+_STEP = ("rampfitstep", "rampfit", "ramp_fit")
+#: What the ramp fit is called where it is run as a step: alone, or with 0 for the mean and 1 for the integrations.
+RAMP_FIT_PRODUCTS = (*_STEP, *(f"{number}_{step}" for number in (1, 0) for step in _STEP))
+_many_words = re.compile(rf"(?:^|_)({'|'.join(RAMP_FIT_PRODUCTS)}|{_STEP_PRODUCTS})$").search
 
 # %% ../../nbs/exposures/01_names.ipynb #ff268b40
 def _split_product(rest: str) -> tuple[str, str]:
@@ -277,7 +280,10 @@ def parse_name(name: str | os.PathLike) -> ExposureName | OtherName:
     -----
     Source of the schemes: JWST pipeline documentation, "File Naming Schemes".
     """
-    path = name if type(name) is str else os.fsdecode(name)
+    try:
+        path = name if type(name) is str else os.fsdecode(name)
+    except TypeError:  # a number in the FILENAME card
+        raise NameProblem(f"{name!r} is no text, so no JWST name: {_EXPECTED}") from None
     text = path.replace("\\", "/").rpartition("/")[2].lower()
     parsed = _parse_exposure(text) or _parse_other(text)
     if parsed is None:

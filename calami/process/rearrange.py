@@ -412,8 +412,6 @@ def _totals(new: Piece, pieces: Sequence[Piece], cube: bool) -> Piece:
     new._set_known("INTEND", count)
     if exposure and "EFFEXPTM" in new.primary:
         new.primary["EFFEXPTM"] = round(exposure, 3)
-        if cube:  # one image of it stands for an exposure, or for one integration
-            new.primary["EFFINTTM"] = round(exposure / count, 8)
         new._set_known("XPOSURE", round(exposure, 3))
     new.integrations = np.arange(1, count + 1) if cube else np.arange(0)
     new.total = (count, new.total[1])

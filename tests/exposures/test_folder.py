@@ -330,15 +330,26 @@ def test_a_young_file_is_not_trusted(folder):
     assert Dataset(folder).summary["ngroups"][0] == 8
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"signature": 1'])
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b"\xff\xfe", b"\n\n", b"[" * 100_000])
 def test_a_damaged_index_is_made_again(folder, own_cache, monkeypatch, damage):
     monkeypatch.setattr(Index, "SETTLED", -1.0)
     Dataset(folder)
     (file,) = (own_cache / "index").iterdir()
     good = file.read_bytes()
-    file.write_bytes(damage)
-    assert len(Dataset(folder)) == 3
-    assert json.loads(file.read_bytes())["paths"] == json.loads(good)["paths"]
+    for content in (damage, good.split(b"\n", 2)[0] + b"\n" + damage):
+        file.write_bytes(content)
+        assert len(Dataset(folder)) == 3
+        assert file.read_bytes() == good
+
+
+def test_an_edited_index_is_made_again(folder, own_cache, monkeypatch):
+    monkeypatch.setattr(Index, "SETTLED", -1.0)
+    Dataset(folder)
+    (file,) = (own_cache / "index").iterdir()
+    good = file.read_bytes()
+    file.write_bytes(good.replace(b'"F480M"', b'"F380M"'))  # as well formed as before
+    assert set(Dataset(folder).summary["filter"]) == {"F480M"}
+    assert file.read_bytes() == good
 
 
 @given(st.data())
@@ -349,9 +360,10 @@ def test_a_garbled_index_never_gives_wrong_facts(tmp_path, data):
     file = Found("/x/a.fits", (10, 1, 1), (1, 1))
     index.put(file, Facts({"NGROUPS": 5, "FILTER": "F480M", "IS_PSF": True, "TGROUP": 0.07544}), 1e9)
     index.save()
-    stored = json.loads(path.read_text())
-    stored.pop(data.draw(st.sampled_from(sorted(stored))))
-    path.write_text(json.dumps(stored))
+    stored = bytearray(path.read_bytes())
+    where = data.draw(st.integers(0, len(stored) - 1))
+    stored[where : where + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    path.write_bytes(stored)
     known = Index(path).get(file)
     assert known is None or known == Facts({"NGROUPS": 5, "FILTER": "F480M", "IS_PSF": True, "TGROUP": 0.07544})
 
@@ -454,8 +466,8 @@ def test_a_file_without_its_errors_or_flags_is_told(folder):
 
 def test_a_whole_file_beside_its_segments(folder):
     cube = {k: np.zeros((2, 8, 8)) for k in ("SCI", "ERR", "DQ")}
-    write_exposure(folder / f"{rootname(4)}_rateints.fits", cube)
-    write_exposure(folder / "jw01516004001_03101_00001-seg001_nis_rateints.fits", cube)
+    write_exposure(folder / f"{rootname(4)}_rateints.fits", cube, NINTS=2)
+    write_exposure(folder / "jw01516004001_03101_00001-seg001_nis_rateints.fits", cube, NINTS=2)
     ds = Dataset(folder)
     assert len(ds.paths(rootname(4))) == 1 and "whole and in segments" in reasons(ds)[f"{rootname(4)}_rateints.fits"]
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -200,9 +202,28 @@ def test_the_user_file_is_not_overwritten(ds, tmp_path):
 
 def test_a_user_file_that_cannot_be_read(ds, tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "binary.txt", tmp_path / "none.txt", tmp_path):
-        with pytest.raises(MappingProblem, match="cannot be read as text"):
-            ds.create_mapping(path)
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "deep.yaml").write_text("[" * 100_000)
+    with (tmp_path / "large.txt").open("wb") as file:
+        file.truncate(2**40)
+    for name, reason in {
+        "binary.txt": "not text",
+        "none.txt": "does not exist",
+        "": "is a folder",
+        "pipe.txt": "is a pipe",
+        "deep.yaml": "is not YAML",
+        "large.txt": "is larger than",
+    }.items():
+        with pytest.raises(MappingProblem, match=f"{reason}.*mapping file"):
+            ds.create_mapping(tmp_path / name)
+
+
+def test_keywords_that_are_words_of_python_and_lists_without_end(ds, tmp_path):
+    with pytest.raises(MappingProblem, match="no column 'self'"):
+        ds.create_mapping(write(tmp_path, "a self=3\n"))
+    with pytest.raises(MappingProblem) as caught:
+        ds.create_mapping(write(tmp_path, "".join(f"n{k} ngroups={k + 1000}\n" for k in range(20_000))))
+    assert str(caught.value).count("\n") < 60 and "and more" in str(caught.value)
 
 
 @given(st.text(max_size=200))
