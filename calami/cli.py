@@ -21,8 +21,8 @@ from .core.problems import CalamiError
 # %% auto #0
 __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed',
            'MigrationName', 'Workers', 'OIFiles', 'Repair', 'PlainErrors', 'summary', 'map_names', 'cm', 'simulate',
-           'demo', 'advise', 'yaml_value', 'prep', 'pipe', 'flags', 'fetch', 'show_program', 'fringes', 'calibrate',
-           'contrast', 'main']
+           'demo', 'advise', 'yaml_value', 'prep', 'correct', 'pipe', 'flags', 'fetch', 'show_program', 'fringes',
+           'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -514,6 +514,45 @@ def prep(
     unmade = [str(row["reason"]) for row in made.problems if row["reason"].startswith("not made: ")]
     _refuse_unmade(dataset, unmade)
 
+# %% ../nbs/06_cli.ipynb #f2a9f790
+@app.command()
+def correct(
+    where: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER|FILE…", exists=True, help="Folders of exposures, or files.")
+    ],
+    output: OutFolder,
+    kernel: Annotated[str, typer.Option(help="Coefficients: a name such as flight, or a file.")] = "flight",
+    mode: Annotated[
+        Literal["mean", "each"], typer.Option(help="Ramps: correct their mean, or each integration by its own charge.")
+    ] = "mean",
+    name: Annotated[str, typer.Option(help="Exposures meant: a name, or a pattern with * and ?.")] = "*",
+    filetypes: FileTypes = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """
+    Put migrated charge back into the pixels that it came from, in ramps or in images.
+
+    The exposures are not touched. Products keep their names, with the tag corrected, and have a record next to each.
+
+    **Examples**
+
+    - `calami correct stage1 --type rateints -o corrected`
+    - `calami correct jw01093012001_03105_00001_nis_cal.fits -o corrected --kernel pars-correctmigration_f480m.asdf`
+    """
+    from calami.dataset import Dataset
+    from calami.migration.correction import Correct
+
+    recipe, failed = Correct(kernel, mode), 0
+    for path in where:
+        dataset = Dataset(path, filetypes or ())
+        dataset.create_mapping()
+        made = dataset.prep_data({name: recipe}, output, overwrite=overwrite)
+        _print_table(made.compact(), made.headline())
+        _show_problems(made)
+        failed += sum(reason.startswith("not made: ") for reason in made.problems["reason"])
+    if failed:
+        raise CalamiError(f"{failed} of the exposures could not be corrected; the others are in {output}")
+
 # %% ../nbs/06_cli.ipynb #40291810
 @app.command()
 def pipe(
@@ -585,11 +624,12 @@ def flags(folder: Folder, filetypes: FileTypes = None, output: Output = None) ->
 
 # %% ../nbs/06_cli.ipynb #1c138431
 def _recipe(text: str):
+    from calami.migration.correction import Correct
     from calami.process import badpixels, clean, graft, recipes
 
     word, _, rest = text.partition(":")
     kinds = {"clean": clean.Clean, "fix": badpixels.FixBadPixels, "dice": recipes.Dice, "slice": recipes.Slice}
-    kinds |= {"truncate": recipes.Truncate, "bin": recipes.Bin, "graft": graft.Graft}
+    kinds |= {"truncate": recipes.Truncate, "bin": recipes.Bin, "graft": graft.Graft, "correct": Correct}
     if word not in kinds:
         raise CalamiError(f"{text!r} is no recipe; write one of {', '.join(kinds)}, as in clean:sigma=3 or dice:2")
     first = next(iter(kinds[word].__dataclass_fields__))

@@ -20,7 +20,9 @@ _NAMES = {
     "annuli common_product compare compare_all comparison_table find_common_peak find_pairs fit_patterns judge "
     "migration_pattern plot_change plot_pixels plot_profile pointing_difference region_change undersampled "
     "why_not_comparable",
-    "pair_kernel": "KERNEL_PARAMETERS KernelFit current_behind fit_kernel observed_slope slope_weights",
+    "pair_kernel": "CORE_RADIUS KERNEL_PARAMETERS KernelFit NUISANCES current_behind fit_kernel observed_slope "
+    "slope_weights",
+    "correction": "Correct correct_image correct_ramp read_kernel write_kernel",
     "mitigation": "Departure Entry Mitigation RULES STEP_THRESHOLDS ScanExposure ScanOptions Version best_versions "
     "choose_reference equivalent_contrast fit_versions fringe_departure magnitudes mitigation_scan plot_bias "
     "plot_reached process_versions standard_versions whole_frames version_style with_step without_step",

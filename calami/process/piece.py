@@ -195,6 +195,8 @@ KEYWORDS = {
     "CLMPIXEL": "file the pixels come from",
     "CLMHEAD": "file the header comes from",
     "GRAFTED": "pixels and header are of different origin",
+    "S_MIGCOR": "charge migration was corrected",
+    "MIGKERN": "kernel that it was corrected with",
 }
 _SPANS = (
     ("EXPSTART", "EXPMID", "EXPEND"), ("BSTRTIME", "BMIDTIME", "BENDTIME"), ("HSTRTIME", "HMIDTIME", "HENDTIME"),

@@ -1,0 +1,216 @@
+"""Charge put back: by the law that moved it, by other laws, in ramps, in images, in files."""
+
+from dataclasses import replace
+
+import foreign
+import numpy as np
+import pytest
+from astropy.io import fits
+from toys import rootname, write_exposure, write_star
+
+from calami.calutil import Data
+from calami.cli import app
+from calami.core.problems import CalamiError, FileProblem
+from calami.instrument import niriss
+from calami.instrument.migration import Migration, charge_ramp, find_migration, interpixel_capacitance, light_between
+from calami.instrument.optics import fine_psf, within_pixels
+from calami.migration.correction import Correct, correct_image, correct_ramp, read_kernel, write_kernel
+from calami.migration.kernel import Kernel
+from calami.migration.pair_kernel import observed_slope
+from calami.process.prep import prep_data
+
+FRAME = niriss.SUB80.frame_time
+FINE = 4.4e6 * fine_psf("F480M", (20.2, 19.7), (41, 41))
+STAR = within_pixels(FINE, 5)
+TIMES = FRAME * np.arange(1, 13)
+PEAK = np.unravel_index(STAR.argmax(), STAR.shape)
+NEAR = np.hypot(*(np.indices(STAR.shape) - np.array(PEAK)[:, None, None])) <= 8
+STRAIGHT = interpixel_capacitance(STAR) * TIMES[:, None, None]
+FLOW = replace(find_migration("flight"), cubic=0.0)
+
+
+def bent(migration, own=True):
+    """A ramp to 60 ke- as it is seen."""
+    ramp = interpixel_capacitance(charge_ramp(STAR, TIMES, migration, steps=8, light=light_between(FINE, 5)))
+    return ramp - migration.nonlinearity * ramp**2 - migration.cubic * ramp**3
+
+
+@pytest.mark.parametrize("name", ["h4rg", "flight", "flight_linear"])
+def test_a_known_kernel_puts_everything_back(name):
+    flow = replace(find_migration(name), cubic=0.0)
+    moved = bent(flow)
+    back = correct_ramp(moved[None], flow)[0]
+    error = np.abs(back / STRAIGHT - 1)
+    assert error[-1][PEAK] < 1e-3 and error[-1][NEAR].max() < 1e-3 < np.abs(moved / STRAIGHT - 1)[-1][NEAR].max() / 10
+    assert np.abs(back.sum(axis=(1, 2)) / moved.sum(axis=(1, 2)) - 1).max() < 1e-12
+    each = correct_ramp(moved[None], flow, mode="each")[0]
+    assert np.abs(each - back).max() < 1e-6 * back.max()
+
+
+def test_the_own_signal_is_undone_with_it():
+    flight = find_migration("flight")
+    back = correct_ramp(bent(flight)[None], flight)[0]
+    assert np.abs(back / STRAIGHT - 1)[-1][NEAR].max() < 1e-3
+
+
+def test_a_kernel_wrong_by_a_tenth_leaves_a_tenth():
+    wrong = replace(FLOW, edge=0.9 * FLOW.edge, diagonal=0.9 * FLOW.diagonal)
+    left = correct_ramp(bent(FLOW)[None], wrong)[0][-1] - STRAIGHT[-1]
+    effect = bent(FLOW)[-1] - STRAIGHT[-1]
+    assert np.linalg.norm(left[NEAR]) < 0.12 * np.linalg.norm(effect[NEAR])
+
+
+@pytest.mark.parametrize(("law", "share"), [("linear", 0.95), ("own", 0.75), ("long", 0.6)])
+def test_ramps_of_the_second_simulator(law, share):
+    # Laws that are not ours are undone in part, with the coefficients that suit them best.
+    physics = replace(foreign.LAWS[law], noise=False)
+    light = foreign.light_of("F480M").scaled(4800.0)
+    charge = foreign.charges_of(light, np.arange(1, 11), physics)
+    straight = light.pixel * np.arange(1, 11)[:, None, None]
+    seen, truth = (interpixel_capacitance(c) for c in (charge, straight))
+    near = np.hypot(*(np.indices(truth.shape[1:]) - 15)) <= 6
+    effect = np.linalg.norm((seen - truth)[-1][near])
+    found = min(
+        np.linalg.norm((correct_ramp(seen[None], Migration(edge, ratio * edge))[0] - truth)[-1][near])
+        for edge in np.linspace(0.3e-6, 1.2e-6, 10)
+        for ratio in (0.1, 0.25, 0.5)
+    )
+    assert found < (1 - share) * effect
+
+
+def test_noise_and_cosmic_rays_stay_what_they_are():
+    rng = np.random.default_rng(1)
+    light = light_between(FINE, 5)
+    clean = interpixel_capacitance(charge_ramp(STAR, TIMES, FLOW, light=light))
+    noise = np.cumsum(rng.normal(0, np.sqrt(STAR * FRAME), (12, *STAR.shape)), axis=0)
+    ramps = clean + noise + rng.normal(0, 16, (30, 12, *STAR.shape))
+    ramps[3, 6:, PEAK[0], PEAK[1] + 2] += 8000.0
+    for mode in ("mean", "each"):
+        back = correct_ramp(ramps, FLOW, mode=mode)
+        change = back - ramps
+        assert np.abs(change.sum(axis=(2, 3))).max() < 1e-6
+        ratio = (back.std(axis=0, ddof=1) / ramps.std(axis=0, ddof=1))[:, NEAR]
+        ratio = np.delete(ratio, np.flatnonzero(np.argwhere(NEAR)[:, 1] == PEAK[1] + 2), axis=1)
+        assert abs(np.median(ratio) - 1) < 0.01
+        jump = np.diff(back[3, :, PEAK[0], PEAK[1] + 2])[5]
+        assert jump > 7900
+
+
+def test_pixels_that_are_not_known_are_left_and_do_not_spread():
+    moved, bad = bent(FLOW), np.zeros(STAR.shape, bool)
+    bad[PEAK[0], PEAK[1] + 4] = True
+    broken = moved.copy()
+    broken[:, bad] = np.nan
+    back = correct_ramp(broken[None], FLOW, bad)[0]
+    assert np.isnan(back[:, bad]).all() and np.isfinite(back[:, ~bad]).all()
+    assert np.abs(back / STRAIGHT - 1)[-1][PEAK] < 1e-3
+    saturated = np.zeros(moved.shape, bool)
+    saturated[9:, PEAK[0], PEAK[1]] = True
+    clipped = np.where(saturated, moved[8][PEAK], moved)
+    back = correct_ramp(clipped[None], FLOW, saturated)[0]
+    assert np.array_equal(back[saturated], clipped[saturated])
+    beside = (PEAK[0], PEAK[1] + 1)
+    assert abs(back[-1][beside] / STRAIGHT[-1][beside] - 1) < 5e-3 < abs(moved[-1][PEAK] / STRAIGHT[-1][PEAK] - 1)
+
+
+@pytest.mark.parametrize("groups", [2, 5, 12])
+def test_images_of_slopes(groups):
+    flight = find_migration("flight")
+    seen = observed_slope(STAR, flight, groups, FRAME, light_between(FINE, 5)) - 3.0  # the background may be below 0
+    back = correct_image(seen, groups, FRAME, flight)
+    assert np.abs(back + 3 - interpixel_capacitance(STAR))[NEAR].max() < 1e-3 * STAR.max()
+    seen[3, 4] = np.nan
+    assert np.isnan(correct_image(seen, groups, FRAME, flight)[3, 4])
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_corrected_once_and_says_so(tmp_path):
+    path = write_star(tmp_path / f"{rootname(1, 5)}_rate.fits", 13)
+    before = path.read_bytes()
+    (made,) = prep_data(path, Correct("flight"), tmp_path / "out")
+    assert made.name == f"{rootname(1, 5)}_corrected_rate.fits" or "corrected" in made.name
+    header = fits.getheader(made)
+    assert header["S_MIGCOR"] == "COMPLETE" and header["MIGKERN"] == "flight" and path.read_bytes() == before
+    assert "charge migration put back" in str(header["HISTORY"])
+    old, new = fits.getdata(path, "SCI"), fits.getdata(made, "SCI")
+    at = np.unravel_index(np.nanargmax(np.where(old > 1e6, 0, old)), old.shape)
+    assert 1.01 < new[at] / old[at] < 1.15
+    good = fits.getdata(path, "DQ") == 0
+    assert np.isclose(new[good].sum(), old[good].sum(), rtol=3e-3)
+    with pytest.raises(CalamiError, match="corrected for migration already"):
+        prep_data(made, Correct("flight"), tmp_path / "twice")
+    assert Data(made).header["CLMDONE"] == "corrected"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"NFRAMES": 4, "READPATT": "NIS"}, "averages of frames"),
+        ({"S_CHGMIG": "COMPLETE"}, "charge_migration flagged"),
+        ({"CLMGRPS": "6-10 of 13"}, "part of a ramp"),
+        ({"NGROUPS": 1}, "1 groups"),
+        ({"sci_cards": {"BUNIT": "Jy"}}, "its unit is 'Jy'"),
+        ({"sci_cards": {"BUNIT": "MJy/sr"}}, "MJy/sr with PHOTMJSR"),
+    ],
+)
+def test_what_cannot_be_corrected(tmp_path, change, words):
+    path = write_star(tmp_path / f"{rootname(1, 5)}_rate.fits", 13, **change)
+    with pytest.raises(CalamiError, match=words):
+        prep_data(path, Correct("flight"), tmp_path / "out")
+    assert not list(tmp_path.glob("out/*.fits"))
+
+
+def test_raw_counts_and_kernels_of_other_filters(tmp_path):
+    raw = np.zeros((1, 3, 80, 80), "uint16")
+    path = write_exposure(tmp_path / f"{rootname(1, 5)}_uncal.fits", {"SCI": raw}, NGROUPS=3, NINTS=1)
+    with pytest.raises(CalamiError, match="raw counts"):
+        prep_data(path, Correct("flight"), tmp_path / "out")
+    kernel = Kernel(
+        Migration(5e-7, 1e-7, cubic=-1e-12), ("edge", "diagonal"), np.array([5e-7, 1e-7]), np.full(2, 1e-8),
+        np.eye(2) * 1e-16, 10.0, 9, "ramps", "F430M", ("one", "two"),
+    )  # fmt: skip
+    file = write_kernel(kernel, tmp_path / "pars-correctmigration_f430m.asdf")
+    found, meta = read_kernel(file)
+    assert found == kernel.migration and np.allclose(meta["covariance"], kernel.covariance)
+    star = write_star(tmp_path / f"{rootname(2, 5)}_rate.fits", 13)
+    with pytest.raises(CalamiError, match="it is of F480M, and the kernel of F430M"):
+        prep_data(star, Correct(file), tmp_path / "out")
+    for name, text in (("no.asdf", None), ("bad.asdf", "#ASDF 1.0.0\n")):
+        if text:
+            (tmp_path / name).write_text(text)
+        with pytest.raises(FileProblem, match=r"is not there|holds no kernel"):
+            Correct(tmp_path / name)
+    with pytest.raises(FileProblem, match=r"end it in \.asdf"):
+        write_kernel(kernel, tmp_path / "kernel.fits")
+    with pytest.raises(CalamiError, match="no migration coefficients called 'nobody'"):
+        Correct("nobody")
+    with pytest.raises(CalamiError, match="integrations, groups, rows and columns"):
+        correct_ramp(np.zeros((3, 4, 4)))
+
+
+def test_the_command(tmp_path):
+    from typer.testing import CliRunner
+
+    (tmp_path / "in").mkdir()
+    for k, groups in ((2, 5), (5, 13)):
+        write_star(tmp_path / "in" / f"{rootname(1, k)}_rate.fits", groups)
+    result = CliRunner().invoke(app, ["correct", str(tmp_path / "in"), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").glob("*corrected*rate*.fits"))) == 2
+    again = CliRunner().invoke(app, ["correct", str(tmp_path / "out"), "-o", str(tmp_path / "twice")])
+    assert again.exit_code != 0
+
+
+@pytest.mark.shared
+def test_the_real_pair(shared_data, tmp_path):
+    from calami.fringes import fit
+
+    folder = shared_data / "jw01093"
+    paths = [folder / f"jw01093012001_0310{k}_00001_nis_cal.fits" for k in (2, 5)]
+    change = []
+    for pair in (paths, [prep_data(p, Correct("flight"), tmp_path)[0] for p in paths]):
+        shallow, deep = (fit(p) for p in pair)
+        change.append(np.sqrt(np.mean((deep.v2 / shallow.v2 - 1) ** 2)))
+    assert change[0] > 0.035 and change[1] < 0.007
