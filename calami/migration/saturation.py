@@ -519,7 +519,7 @@ def _beyond_limits(ngroups: int, nints: int) -> tuple[str, ...]:
     if nints > MOST_INTEGRATIONS:
         number = math.ceil(nints / MOST_INTEGRATIONS)
         remarks.append(
-            f"an exposure has at most {MOST_INTEGRATIONS:,} integrations: this takes {number:,}, or fewer photons"
+            f"An exposure has at most {MOST_INTEGRATIONS:,} integrations: this takes {number:,}, or fewer photons"
         )
     size = 2 * math.prod(niriss.SUB80.shape) * ngroups * nints
     if size > DOWNLINK_BYTES:

@@ -14,7 +14,7 @@ from ..archive.apt import AptProgram, PlannedExposure, PlannedObservation
 from ..core.problems import CalamiError
 from ..exposures.columns import role_of
 from ..exposures.folder import ExposureSet
-from .signals import _float, _minute, _target
+from .signals import _target, _when
 
 # %% auto #0
 __all__ = ['planned_against_executed']
@@ -85,16 +85,13 @@ def _activities(dataset: ExposureSet) -> dict[int, list[dict]]:
 # %% ../../nbs/program/02_plan.ipynb #0cf40821
 def _activity(visit: int, roots: list[str], values: list) -> dict:
     first = values[0]
-    dates = sorted(v[w] for v in values for w in ("DATE-BEG", "DATE-END") if isinstance(v.get(w), str))
-    times = [t for v in values if math.isfinite(t := _float(v.get("EFFEXPTM")))]
     return {
         "visit": visit, "target": _target(first), "catalogue": str(first.get("TARGNAME") or ""), "role": role_of(first),
         "filter": str(first.get("FILTER") or ""), "direct": first.get("PUPIL") == "CLEARP", "roots": roots,
         "values": first,
         "ngroups": first.get("NGROUPS") or _MISSING, "nints": first.get("NINTS") or _MISSING, "dithers": len(roots),
         "status": ", ".join(sorted({str(v["VISITSTA"]) for v in values if v.get("VISITSTA")})),
-        "first": _minute((dates or [""])[0]), "last": _minute((dates or [""])[-1]),
-        "exposure_time": float(sum(times)) if times else math.nan,
+        **_when(values),
     }  # fmt: skip
 
 # %% ../../nbs/program/02_plan.ipynb #005867fa

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -195,15 +196,12 @@ def setup_view(dataset: ExposureSet):
         groups.setdefault((*key, *setup), []).append(k)
     rows = []
     for (program, observation, role, target, filt, ngroups, nints, *_), members in groups.items():
-        dates = [facts[k][w] for k in members for w in ("DATE-BEG", "DATE-END") if isinstance(facts[k].get(w), str)]
-        times = [_float(facts[k].get("EFFEXPTM")) for k in members]
         filled, lost = np.asarray(view["of_migration_limit"][members]), sum(view["peak_limit"][members] != "")
         rows.append({
             "program": program, "observation": observation, "role": str(role), "target": target,
             "filter": str(filt or ""), "ngroups": ngroups or 0, "nints": nints or 0, "exposures": len(members),
             "dithers": len({facts[k].get("PATT_NUM") for k in members}),
-            "first": _minute(min(dates, default="")), "last": _minute(max(dates, default="")),
-            "exposure_time": sum(t for t in times if math.isfinite(t)),
+            **_when([facts[k] for k in members]),
             "least_of_limit": _extreme(filled, np.nanmin),
             "most_of_limit": math.nan if lost else _extreme(filled, np.nanmax), "peaks_unknown": int(lost),
         })  # fmt: skip
@@ -241,14 +239,12 @@ def program_view(dataset: ExposureSet):
     for program in sorted({root[2:7] for root in dataset.rootlist}):
         roots = [root for root in dataset.rootlist if root[2:7] == program]
         facts = [dataset.facts(root) for root in roots]
-        dates = sorted(v[w] for v in facts for w in ("DATE-BEG", "DATE-END") if isinstance(v.get(w), str))
         rows.append({
             "program": program, "title": _first(facts, "TITLE"), "pi": _first(facts, "PI_NAME"),
             "observations": len({root[7:10] for root in roots}), "exposures": len(roots),
             "targets": ", ".join(sorted({_target(v) for v in facts} - {""})),
             "filters": ", ".join(sorted({v["FILTER"] for v in facts if isinstance(v.get("FILTER"), str)})),
-            "first": _minute((dates or [""])[0]), "last": _minute((dates or [""])[-1]),
-            "exposure_time": sum(t for v in facts if math.isfinite(t := _float(v.get("EFFEXPTM")))),
+            **_when(facts),
         })  # fmt: skip
     table = QTable(rows=rows) if rows else QTable(names=_PROGRAM_COLUMNS)
     table["exposure_time"] = table["exposure_time"] * Unit("s")
@@ -263,8 +259,12 @@ def _target(values: dict) -> str:
     return str(values.get("TARGPROP") or values.get("TARGNAME") or "")
 
 # %% ../../nbs/program/01_signals.ipynb #3cbdb742
-def _minute(date: str) -> str:
-    return date[:16].replace("T", " ")
+def _when(facts: Sequence[Mapping]) -> dict:
+    # First and last date of some exposures, and their exposure time, s (NaN if none has one).
+    dates = [v[w] for v in facts for w in ("DATE-BEG", "DATE-END") if isinstance(v.get(w), str)]
+    times = [t for v in facts if math.isfinite(t := _float(v.get("EFFEXPTM")))]
+    first, last = (end(dates, default="")[:16].replace("T", " ") for end in (min, max))
+    return {"first": first, "last": last, "exposure_time": float(sum(times)) if times else math.nan}
 
 # %% ../../nbs/program/01_signals.ipynb #f268e259
 def _extreme(values: np.ndarray, which) -> float:

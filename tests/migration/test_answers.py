@@ -186,7 +186,7 @@ def test_the_command_plans():
 
 @pytest.mark.parametrize(
     "words, told",
-    [(("F480M", "20"), "an exposure has at most 10,000 integrations: this takes 52"),
+    [(("F480M", "20"), "An exposure has at most 10,000 integrations: this takes 52"),
      (("F480M", "20"), "GB are more than one downlink of 28.6 GB"),
      (("F480M", "1"), "the star is too bright")],
 )  # fmt: skip
