@@ -246,8 +246,8 @@ def pipe(base, standin):
 
 
 def cm(base, standin):
-    pair, cache = raw_exposures(base / "pair of cm", 2, (4, 12), 8), references_of(base)
-    return Work("cm", 6, [*CALAMI, "cm", str(pair), *OFFLINE, "-o", "OUT"], cache)
+    pair, cache = raw_exposures(base / "pair of cm", 2, (4, 8), 4), references_of(base)
+    return Work("cm on raw", 6, [*CALAMI, "cm", str(pair), "-t", "9000", *OFFLINE, "-o", "OUT"], cache)
 
 
 def fetch(base, standin):
