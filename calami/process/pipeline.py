@@ -799,14 +799,12 @@ def _host() -> str:
 
 # %% ../../nbs/process/14_pipeline.ipynb #de5e4c99
 def _make_job(common: Mapping, name: str, path: Path) -> dict[str, Any]:
-    if path.suffix != ".json":
-        _refuse_without_metadata(path)
-    elif not path.is_file():
-        raise FileProblem(path, "there is no such association", "check the path")
+    sources = [path, *_members(path)]
+    for source in sources[1:] if path.suffix == ".json" else sources:
+        _refuse_without_metadata(source)
     outdir = Path(common["outdir"])
     stem = _stem(path)
     overrides = [Path(v) for k, v in common["parameters"].items() if ".override_" in k and v != "N/A"]
-    sources = [path, *_members(path)]
     inputs = [file_record(p) | {"folder": os.path.relpath(p.absolute().parent, outdir)} for p in [*sources, *overrides]]
     digests = [r["sha256"] for r in inputs]
     base = digest_of(digests, common["context"], [versions(_VERSIONS)[name] for name in _MATTER], common["pins"])

@@ -403,6 +403,14 @@ def test_a_file_without_metadata_is_named_before_anything_runs(first, uncal, cac
         assert pipe_data(again, pipeline_, {}, tmp_path / "done", **options).raise_failures().paths
 
 
+def test_members_of_an_association_need_their_metadata_too(first, cache, executor, tmp_path):
+    images = without_asdf(product(first, "rateints"), tmp_path / product(first, "rateints").name)
+    facts = {"products": [{"name": "pair", "members": [{"expname": images.name, "exptype": "science"}]}]}
+    (tmp_path / "pair.json").write_text(json.dumps(facts))
+    run = pipe_data(tmp_path / "pair.json", "ami3", {}, tmp_path / "out", cache=cache, executor=executor)
+    assert f"{images.name}: has no ASDF extension" in run.outcomes[0].error
+
+
 def damaged(path, target, old, new):
     """A copy with other bytes in one place of its first header."""
     content = path.read_bytes()
