@@ -937,8 +937,11 @@ def contradictions(values: Mapping[str, Any], keywords: Keywords, name: Exposure
         return found
     if len(shape) != dimensions:
         return [*found, f"its SCI array has {len(shape)} dimensions, a {name.product} product has {dimensions}"]
+    rows = 0
     for extname, other in zip(keywords.extnames, keywords.shapes, strict=True):
-        if extname in SHAPED_LIKE_SCI and other != shape:
+        if extname == "INT_TIMES" and other:
+            rows = other[0]
+        elif other != shape and extname in SHAPED_LIKE_SCI:
             found.append(f"its {extname} has the shape {other}, its SCI {shape}")
     nints = values.get("NINTS")
     first, last = (values.get(key) if name.segment else None for key in ("INTSTART", "INTEND"))
@@ -947,9 +950,8 @@ def contradictions(values: Mapping[str, Any], keywords: Keywords, name: Exposure
         found.append(f"its SCI array holds {shape[0]} integrations, its header says {here}")
     if dimensions > 3 and _is_count(values.get("NGROUPS")) and values["NGROUPS"] != shape[1]:
         found.append(f"its SCI array holds {shape[1]} groups, NGROUPS is {values['NGROUPS']}")
-    rows = dict(zip(keywords.extnames, keywords.shapes, strict=True)).get("INT_TIMES", ())[:1]
-    if rows and rows[0] and _is_count(nints) and rows[0] not in (nints, here):
-        found.append(f"its INT_TIMES table has {rows[0]} rows, NINTS is {nints}")
+    if rows and _is_count(nints) and rows not in (nints, here):
+        found.append(f"its INT_TIMES table has {rows} rows, NINTS is {nints}")
     return found
 
 # %% ../../nbs/exposures/07_folder.ipynb #3c0165cb
@@ -990,8 +992,8 @@ def read_facts(path: str, name: ExposureName) -> Facts:
         warnings.append(
             f"has no {' and no '.join(missing)} extension; cut short between two, or not from the pipeline?"
         )
-    for keyword in _WHOLE & values.keys():  # 5.0 is 5
-        if type(values[keyword]) is float and values[keyword].is_integer():
+    for keyword in _WHOLE:  # 5.0 is 5
+        if type(values.get(keyword)) is float and values[keyword].is_integer():
             values[keyword] = int(values[keyword])
     warnings += contradictions(values, keywords, name)
     absent = [k for k in NEEDED_KEYWORDS if k not in values]
