@@ -29,14 +29,18 @@ from calami.migration.ramps import (
     covariance_of_means,
     noise_factor,
     ramp_statistics,
+    read_pattern,
+    slope_of_sum,
     statistics_of,
+    without_pattern,
 )
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'WIDENING', 'DEPARTURES', 'STEEPER', 'Crossing',
-           'FilterOnset', 'Onset', 'quantify', 'OnsetOptions']
+__all__ = ['log', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'CONVERTER_ADU', 'CONVERTER_PERIOD', 'POOR_FIT', 'KNOTS',
+           'DAMPINGS', 'UNDERSMOOTHING', 'DEPARTURES', 'STEEPER', 'Crossing', 'FilterOnset', 'Onset', 'quantify',
+           'OnsetOptions']
 
 # %% ../../nbs/migration/02_onset.ipynb #e9a531dc
 #: Signal that coefficients of laws are quoted for, ADU.
@@ -51,10 +55,17 @@ LEVELLING = 1.0
 #: How well that factor is known, as a standard deviation: resamples draw it. Source: the same ramps, in which the best
 #: value is between 0.7 and 1.1.
 LEVELLING_ERROR = 0.3
-#: Factor on the deviations of the resampled curves. Source: 338 simulated programs (`bench_onset.py`, seeds 2 and 8),
-#: whose intervals without it held the truth in 62 and 92 % of the cases: the weights of the fit come from the same
-#: data, and which law fits best is not resampled.
-WIDENING = 1.12
+#: Amplitude of the converter's nonlinearity, ADU, and its period: it is fitted at each pixel, with this much as prior.
+#: Source: science.md, "≈ 2 ADU sinusoid, period 1024 ADU".
+CONVERTER_ADU = 2.0
+CONVERTER_PERIOD = 1024.0
+#: χ² per degree of freedom from which a fit is said to fail.
+POOR_FIT = 1.5
+#: Knots of the free curve, and of which second differences it may have by its damping (fractions of the rate).
+KNOTS = 24
+DAMPINGS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+#: Factor on them: with the most probable damping a kink is smoothed more than the intervals say.
+UNDERSMOOTHING = 3.0
 _NO_LEVELLING = np.zeros(1)
 
 # %% ../../nbs/migration/02_onset.ipynb #6a75dcd7
@@ -204,6 +215,78 @@ def _compare_laws(groups: Sequence[_Group], reach: float, levelling: np.ndarray)
         fit["bic"] = fit["chi2"] + fit["parameters"] * np.log(points)
     return found
 
+# %% ../../nbs/migration/02_onset.ipynb #e0bc40ed
+def _hats(signal: np.ndarray, reach: float, knots: int) -> np.ndarray:
+    # Hat functions at equally spaced signals up to `reach`, the one at 0 excluded; a last axis for them.
+    place = np.asarray(signal)[..., None] / reach * knots - np.arange(1, knots + 1)
+    return np.maximum(1 - np.abs(place), 0.0)
+
+# %% ../../nbs/migration/02_onset.ipynb #ba97f6d9
+def _mean_hats(low: np.ndarray, high: np.ndarray, reach: float, knots: int) -> np.ndarray:
+    # Their means between two signals: Gauss's rule in each of three parts.
+    total, nodes = 0.0, np.array([-1, 1]) / np.sqrt(3)
+    for node in ((np.arange(3)[:, None] + (nodes + 1) / 2) / 3).ravel():
+        total = total + _hats(low + node * (high - low), reach, knots) / 6
+    return total
+
+# %% ../../nbs/migration/02_onset.ipynb #55e01336
+def _damping_rows(knots: int, size: float) -> np.ndarray:
+    # Second differences of the curve, which is 0 at 0, in units of `size`; and a weak hold on its first value.
+    curve = np.eye(knots + 1, knots, -1)
+    return np.concatenate([np.diff(curve, 2, axis=0) / size, curve[1:2] / 0.1])
+
+# %% ../../nbs/migration/02_onset.ipynb #7418b21e
+def _stacked(groups: Sequence[_Group], bases: Sequence[np.ndarray], rates: np.ndarray, row: int):
+    # Design and right-hand side for the values at the knots, for given rates; what a rate can explain is taken out.
+    design, right = [], []
+    for g, basis, rate in zip(groups, bases, rates, strict=True):
+        one = g.white.sum(axis=1)
+        one = one / np.linalg.norm(one)
+        x, y, often = -rate * basis[row], g.rate[row], np.sqrt(g.drawn[row])
+        design.append(often * (x - np.outer(one, one @ x)))
+        right.append(often * (y - one * (one @ y)))
+    return np.concatenate(design), np.concatenate(right)
+
+# %% ../../nbs/migration/02_onset.ipynb #29af9786
+def _damping(design: np.ndarray, right: np.ndarray) -> float:
+    # The size of second differences that makes the data most probable, and more than that.
+    def surprise(size: float) -> float:
+        prior = _damping_rows(design.shape[1], size)
+        full = np.eye(len(right)) + design @ np.linalg.inv(prior.T @ prior) @ design.T
+        return float(np.linalg.slogdet(full)[1] + right @ np.linalg.solve(full, right))
+
+    return UNDERSMOOTHING * min(DAMPINGS, key=surprise)
+
+# %% ../../nbs/migration/02_onset.ipynb #631a98b4
+def _fit_free(groups: Sequence[_Group], reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    # Values at the knots (R, m) of the falling curve that fits best, chi2 of the data, rates (groups, R), and the
+    # number of parameters that the damping leaves.
+    from scipy.optimize import nnls
+
+    bases = _bases(groups, lambda low, high: _mean_hats(low, high, reach, KNOTS))
+    rising = np.tril(np.ones((KNOTS, KNOTS)))  # increments to values
+    ones = [g.white.sum(axis=1) for g in groups]
+    first = np.array([one @ g.rate[0] / (one @ one) for g, one in zip(groups, ones, strict=True)])
+    size, found = 0.0, []
+    for row in range(len(groups[0].rate)):
+        rates = first
+        for _ in range(4 if row == 0 else 2):
+            design, right = _stacked(groups, bases, rates, row)
+            size = size or _damping(design, right)
+            rows = np.concatenate([design, _damping_rows(KNOTS, size)]) @ rising
+            theta = rising @ nnls(rows, np.concatenate([right, np.zeros(KNOTS)]), maxiter=10 * KNOTS)[0]
+            shapes = [one - basis[row] @ theta for one, basis in zip(ones, bases, strict=True)]
+            rates = np.array([shape @ g.rate[row] / (shape @ shape) for g, shape in zip(groups, shapes, strict=True)])
+        if row == 0:
+            first = rates
+            size = _damping(*_stacked(groups, bases, rates, 0))
+            prior = _damping_rows(KNOTS, size)
+            free = np.trace(np.linalg.solve(design.T @ design + prior.T @ prior, design.T @ design))
+            left = [g.rate[0] - r * shape for g, r, shape in zip(groups, rates, shapes, strict=True)]
+        found.append((theta, rates))
+    theta, rates = (np.array(part) for part in zip(*found, strict=True))
+    return theta, np.array([sum(float(one @ one) for one in left)]), rates.T, float(free)
+
 # %% ../../nbs/migration/02_onset.ipynb #50538d80
 #: The definitions of a departure; see `calami.instrument.migration.departure`.
 DEPARTURES = ("instantaneous", "cumulative", "half")
@@ -215,8 +298,11 @@ def _departures(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     # Signals (n,), units of UNIT_ADU, up to `reach`, and for each definition the departures (R, n).
     grid = np.linspace(0, reach, _POINTS + 1)
-    powers = grid[:, None] ** np.array(POWERS[law])
-    kept = np.maximum(1 - (theta @ powers.T) * _feedback(grid, law, held, levelling), 0.05)
+    if law == "free":
+        lost = theta @ _hats(grid, reach, theta.shape[1]).T
+    else:
+        lost = (theta @ (grid[:, None] ** np.array(POWERS[law])).T) * _feedback(grid, law, held, levelling)
+    kept = np.maximum(1 - lost, 0.05)
     slowness = 1 / kept
     step = grid[1]
     times = np.zeros(kept.shape)
@@ -293,9 +379,10 @@ class FilterOnset:
     filter : str
         The filter.
     law : str
-        The law the crossings are from, of `POWERS`.
+        The law the crossings are from, of `POWERS`, or ``free``: a curve that only has to fall.
     theta : numpy.ndarray
-        Its coefficients, of those powers of signal / `UNIT_ADU`; shape (m,).
+        Its coefficients, of those powers of signal / `UNIT_ADU`; of a free curve, the fractions lost at equally spaced
+        signals up to `reach_adu`; shape (m,).
     resampled : numpy.ndarray
         The same for each resample, shape (n_bootstrap, m).
     reach_adu : float
@@ -322,6 +409,10 @@ class FilterOnset:
         By how many standard errors the slope of the linear law differs from 0.
     notes : tuple of str
         What a reader must know.
+    chi2, dof : float
+        χ² of the law that the crossings are from, and its degrees of freedom.
+    flags : tuple of str
+        Reasons to doubt the crossings: a poor fit, a change that rests on one read, a sum that is not conserved.
     """
 
     filter: str
@@ -339,6 +430,9 @@ class FilterOnset:
     levelling: np.ndarray
     significance: float
     notes: tuple[str, ...] = ()
+    chi2: float = np.nan
+    dof: float = np.nan
+    flags: tuple[str, ...] = ()
 
     def departures(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
         """
@@ -431,20 +525,28 @@ class FilterOnset:
 
     @property
     def sentence(self) -> str:
-        """The result in words, for a report."""
-        one = next(c for c in self.crossings([0.01], ["instantaneous"]))
-        reach = f"sampled to {self.reach_adu * niriss.GAIN / 1e3:.0f} ke-"
-        counts = f"{len(self.exposures)} exposures, {len(self.pointings)} pointings"
-        where = f"{self.filter or 'unknown filter'}: {counts}, {reach}"
-        if self.significance < 3:
-            return f"{where}. The count rate of the peak pixel does not depend on its signal; a drop of 1 % lies {one}."
-        onset = self.fits.get("piecewise", {}).get("onset_adu", 0) * niriss.GAIN / 1e3
-        words = {
-            True: f"There is an onset near {onset:.0f} ke-",
-            False: "There is no onset, only a crossing of each threshold",
-            None: "Whether there is an onset below which nothing happens cannot be decided",
-        }[self.has_onset]
-        return f"{where}. The rate of the peak pixel has dropped by 1 % {'at' if not one.limit else ''} {one}. {words}."
+        """The result in words, for a report: the goodness of the fit with it, and reasons to doubt it."""
+        return _sentence(self)
+
+# %% ../../nbs/migration/02_onset.ipynb #42a1d60d
+def _sentence(result: FilterOnset) -> str:
+    one = result.crossings([0.01], ["instantaneous"])[0]
+    reach = f"sampled to {result.reach_adu * niriss.GAIN / 1e3:.0f} ke-"
+    counts = f"{len(result.exposures)} exposures, {len(result.pointings)} pointings"
+    where = f"{result.filter or 'unknown filter'}: {counts}, {reach}"
+    fit = f"{result.law} {'curve' if result.law == 'free' else 'law'}, χ² {result.chi2:.0f} of {result.dof:.0f}"
+    doubt = "".join(f" Doubtful: {flag}." for flag in result.flags)
+    if result.significance < 3:
+        found = f"The count rate of the peak pixel does not depend on its signal; a drop of 1 % lies {one}"
+        return f"{where}. {found} ({fit}).{doubt}"
+    onset = result.fits.get("piecewise", {}).get("onset_adu", 0) * niriss.GAIN / 1e3
+    words = {
+        True: f"There is an onset near {onset:.0f} ke-",
+        False: "There is no onset, only a crossing of each threshold",
+        None: "Whether there is an onset below which nothing happens cannot be decided",
+    }[result.has_onset]
+    found = f"The rate of the peak pixel has dropped by 1 % {'' if one.limit else 'at '}{one}"
+    return f"{where}. {found} ({fit}). {words}.{doubt}"
 
 # %% ../../nbs/migration/02_onset.ipynb #023e8ce4
 #: By how much χ² must be lower for a steeper law to take the place of the quadratic one, which has as many parameters.
@@ -474,11 +576,12 @@ def _curve(stats: RampStatistics, samples: int, seed: int, skip: int):
         mean[1:] += rng.standard_normal((samples, len(n))) @ chol.T
     signal = np.concatenate([first[:, None], first[:, None] + np.cumsum(mean, axis=1)], axis=1) / UNIT_ADU
     kept = np.linalg.inv(np.linalg.cholesky((chol @ chol.T)[np.ix_(used, used)])) * stats.group_time
-    return mean[:, used] / stats.group_time, signal[:, used], signal[:, used + 1], kept, int(n[used].sum())
+    rates = mean[:, used] / stats.group_time
+    return rates, signal[:, used], signal[:, used + 1], kept, int(n[used].sum()), stats.group_time
 
 # %% ../../nbs/migration/02_onset.ipynb #2ba4d4b5
 def _pool(
-    curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool
+    curves: Mapping[int, tuple], stats: Sequence[RampStatistics], together: bool, converter: float
 ) -> tuple[list[str], list[_Group]]:
     # Exposures of one pointing put side by side.
     members: dict[str, list[int]] = {}
@@ -488,14 +591,30 @@ def _pool(
     groups = []
     for own in members.values():
         rate, low, high = (np.concatenate([curves[k][i] for k in own], axis=1) for i in range(3))
-        white = np.zeros((rate.shape[1], rate.shape[1]))
+        noise = np.zeros((rate.shape[1], rate.shape[1]))
         at = 0
         for k in own:
-            size = len(curves[k][3])
-            white[at : at + size, at : at + size] = curves[k][3]
+            size, inverse = len(curves[k][3]), np.linalg.inv(curves[k][3])
+            noise[at : at + size, at : at + size] = inverse @ inverse.T
             at += size
+        seconds = np.concatenate([np.full(len(curves[k][3]), curves[k][5]) for k in own])
+        wave = converter * _converter(low[0], high[0]) / seconds
+        rng = np.random.default_rng(zlib.crc32(stats[own[0]].pointing.encode()))
+        rate[1:] += rng.standard_normal((len(rate) - 1, 2)) @ wave
+        white = np.linalg.inv(np.linalg.cholesky(noise + wave.T @ wave))
         groups.append(_Group(rate @ white.T, low, high, white, np.ones(len(rate))))
     return list(members), groups
+
+# %% ../../nbs/migration/02_onset.ipynb #4dd8a804
+def _converter(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    # Differences that the sine and the cosine of a converter with an amplitude of 1 make at one pixel, as standard
+    # deviations, (2, K). The phase is not known, since the bias is gone. Photon noise washes it out a little.
+    waves = []
+    for signal in (low * UNIT_ADU, high * UNIT_ADU):
+        phase = 2 * np.pi * signal / CONVERTER_PERIOD
+        noise = (signal / niriss.GAIN + (niriss.READ_NOISE_E / niriss.GAIN) ** 2) * (2 * np.pi / CONVERTER_PERIOD) ** 2
+        waves.append(np.exp(-noise / 2) * np.array([np.sin(phase), np.cos(phase)]))
+    return (waves[1] - waves[0]) / np.sqrt(2)
 
 # %% ../../nbs/migration/02_onset.ipynb #8eda005f
 def _draw_pointings(groups: Sequence[_Group], seed: int, notes: list[str]) -> list[_Group]:
@@ -512,24 +631,65 @@ def _draw_pointings(groups: Sequence[_Group], seed: int, notes: list[str]) -> li
 
 # %% ../../nbs/migration/02_onset.ipynb #795d4506
 def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
-    # The quadratic law is free enough for all kernels seen so far, and its errors say what is not known.
+    # The quadratic law is free enough for all kernels seen so far, and its errors say what is not known. Where no law
+    # fits, a free curve.
     known = [name for name in POWERS if name in fits and name != "none"]
     if law != "auto":
-        if law not in known:
-            raise CalamiError(f"with these data the law is auto, {', '.join(known)}, not {law!r}")
+        if law not in (*known, "free"):
+            raise CalamiError(f"with these data the law is auto, free, {', '.join(known)}, not {law!r}")
         return law
     if "quadratic" not in known:
         notes.append("too few group differences for a curved law: a linear one is assumed")
         return "linear"
     steep = min(known, key=lambda name: fits[name]["chi2"])
+    if _fails(**{key: fits[steep][key] for key in ("chi2", "dof")}):
+        fit = f"the {steep} one has χ² {fits[steep]['chi2']:.0f} of {fits[steep]['dof']}"
+        notes.append(f"no law fits ({fit}): a free falling curve is used, which is less precise")
+        return "free"
     if fits[steep]["chi2"] < fits["quadratic"]["chi2"] - STEEPER:
         notes.append(f"the rate falls more steeply than a quadratic law: a {steep} one is used")
         return steep
     return "quadratic"
 
 # %% ../../nbs/migration/02_onset.ipynb #25f77cfb
+def _fails(chi2: float, dof: float) -> bool:
+    # Whether chi2 is too large: for its degrees of freedom (1 in 1,000 by chance), or by any measure.
+    from scipy.stats import chi2 as distribution
+
+    return dof > 2 and (chi2 > POOR_FIT * dof or distribution.sf(chi2, dof) < 1e-3)
+
+# %% ../../nbs/migration/02_onset.ipynb #b04514ad
 def _filter_onset(name: str, stats: Sequence[RampStatistics], options: OnsetOptions) -> FilterOnset:
     notes = [note for s in stats for note in s.notes]
+    curves, pointings, groups = _groups_of(name, stats, options, notes)
+    reach = max(float(g.high[0].max()) for g in groups)
+    weights = dict(zip(pointings, _slope_weights(_one(groups)), strict=True))
+    levelling = _draw_levelling(options.n_bootstrap, options.seed)
+    fits = _compare_laws(_one(groups), reach, levelling[:1])
+    chosen = _choose_law(options.law, fits, notes)
+    if options.resample_pointings:
+        groups = _draw_pointings(groups, options.seed, notes)
+    if chosen == "free":
+        theta, chi2, rates, parameters = _fit_free(groups, reach)
+        held, rates = np.zeros(0), rates[:, :1]
+    else:
+        theta, _, chi2, rates, held = _fit_law(groups, chosen, levelling)
+        parameters = theta.shape[1]
+    linear, error, *_ = _fit_law(_one(groups), "linear")
+    dof = sum(g.rate.shape[1] for g in groups) - len(groups) - parameters
+    significance = float(linear[0, 0] / np.sqrt(error[0, 0]))
+    flags = _doubts(stats, groups, float(chi2[0]), dof, significance)
+    points = _points(curves, stats, pointings, groups, rates[:, 0])
+    return FilterOnset(
+        name, chosen, theta[0], theta[1:], reach * UNIT_ADU, fits, points,
+        tuple(stats[k].name for k in curves), dict(zip(pointings, rates[:, 0].tolist(), strict=True)),
+        weights, sum(c[4] for c in curves.values()), held, levelling, significance, tuple(notes), float(chi2[0]),
+        float(dof), flags,
+    )  # fmt: skip
+
+# %% ../../nbs/migration/02_onset.ipynb #06ff41f9
+def _groups_of(name: str, stats: Sequence[RampStatistics], options: OnsetOptions, notes: list[str]):
+    # Curves of the exposures, names of the pointings and their groups.
     found = {k: _curve(s, options.n_bootstrap, options.seed, options.skip_first) for k, s in enumerate(stats)}
     curves = {k: c for k, c in found.items() if c is not None}
     lost = [stats[k].name for k, c in found.items() if c is None]
@@ -538,33 +698,60 @@ def _filter_onset(name: str, stats: Sequence[RampStatistics], options: OnsetOpti
     few = [s.name for k, s in enumerate(stats) if k in curves and s.blocks < _FEWEST_BLOCKS]
     if few:
         notes.append(f"too few integrations to resample, errors from the noise model: {', '.join(few)}")
-    pointings, groups = _pool(curves, stats, options.share_rates)
-    if options.share_rates and len(groups) < len(curves) and _disagree(curves, stats, groups):
+    pointings, groups = _pool(curves, stats, options.share_rates, options.converter_adu)
+    if options.share_rates and len(groups) < len(curves) and _disagree(curves, stats, groups, options.converter_adu):
         notes.append("exposures of one pointing differ in rate by more than noise: each has a separate rate")
-        pointings, groups = _pool(curves, stats, False)
-    alone = sum(g.rate.shape[1] for g in groups) - len(groups)
-    if alone < 1:
+        pointings, groups = _pool(curves, stats, False, options.converter_adu)
+    if sum(g.rate.shape[1] for g in groups) - len(groups) < 1:
         raise CalamiError(
             f"{name or 'unknown filter'}: every pointing has a single usable group difference, so a change of the rate "
             f"cannot be seen; add exposures of the same star with more groups below saturation"
         )
-    reach = max(float(g.high[0].max()) for g in groups)
-    weights = dict(zip(pointings, _slope_weights(_one(groups)), strict=True))
-    levelling = _draw_levelling(options.n_bootstrap, options.seed)
-    fits = _compare_laws(_one(groups), reach, levelling[:1])
-    chosen = _choose_law(options.law, fits, notes)
-    if options.resample_pointings:
-        groups = _draw_pointings(groups, options.seed, notes)
-    theta, _, _, rates, held = _fit_law(groups, chosen, levelling)
-    resampled = theta[0] + WIDENING * (theta[1:] - theta[0])
-    linear, error, *_ = _fit_law(_one(groups), "linear")
-    points = _points(curves, stats, pointings, groups, rates[:, 0])
-    return FilterOnset(
-        name, chosen, theta[0], resampled, reach * UNIT_ADU, fits, points,
-        tuple(stats[k].name for k in curves), dict(zip(pointings, rates[:, 0].tolist(), strict=True)),
-        weights, sum(c[4] for c in curves.values()), held, levelling,
-        float(linear[0, 0] / np.sqrt(error[0, 0])), tuple(notes),
-    )  # fmt: skip
+    return curves, pointings, groups
+
+# %% ../../nbs/migration/02_onset.ipynb #6822e062
+def _doubts(stats: Sequence[RampStatistics], groups, chi2: float, dof: float, significance: float) -> tuple[str, ...]:
+    # Why the crossings may be wrong.
+    flags = []
+    if _fails(chi2, dof):
+        flags.append(f"the fit is poor (χ² {chi2:.0f} of {dof:.0f})")
+    without, rest = _significance_without_first(groups)
+    if significance > 5 and rest > 2 and without < 2:
+        flags.append(f"the change rests on the first read (without it, it has {without:.1f} standard errors)")
+    slopes = {half: _pooled_slope(stats, half) for half in (0, 4)}
+    (peak, _), (total, error) = slopes[0], slopes[4]
+    if abs(total) > max(4 * error, abs(peak) / 10):
+        flags.append(
+            f"the 9×9 sum changes by {1e6 * total:+.2f} ± {1e6 * error:.2f} % as the peak fills by 10 ke- "
+            f"(the peak: {1e6 * peak:+.2f} %), so nonlinearity or persistence is part of the change"
+        )
+    return tuple(flags)
+
+# %% ../../nbs/migration/02_onset.ipynb #f10d2ccf
+def _significance_without_first(groups: Sequence[_Group]) -> tuple[float, int]:
+    # Of the slope of a linear law, with a free value for the differences at the lowest signal of each pointing; and how
+    # many other differences there are, for each pointing.
+    ones = _one(groups)
+    first = [g.low[0] < g.low[0].min() + 0.5 * (g.high[0] - g.low[0]).min() for g in ones]
+    bases = [
+        np.einsum("jk,rkm->rjm", g.white, np.stack([(g.low + g.high) / 2, at[None].astype(float)], axis=-1))
+        for g, at in zip(ones, first, strict=True)
+    ]
+    theta, covariance, *_ = _profile(ones, bases)
+    rest = min(int((~at).sum()) for at in first)
+    return float(theta[0, 0] / np.sqrt(max(covariance[0, 0], 1e-300))), rest
+
+# %% ../../nbs/migration/02_onset.ipynb #e51d5fd2
+def _pooled_slope(stats: Sequence[RampStatistics], half: int) -> tuple[float, float]:
+    # Change of the sum of a square around the peak as the peak fills up, per e-, and its error.
+    found = []
+    for s in stats:
+        offsets = [np.abs(i - p) for i, p in zip(np.indices(s.count.shape[2:]), s.peak, strict=True)]
+        found.append(slope_of_sum(s, np.maximum(*offsets) <= half))
+    value, error = np.array([f for f in found if np.isfinite(f).all() and f[1] > 0] or [(0.0, np.inf)]).T
+    weight = error**-2.0
+    total = max(float(weight.sum()), 1e-300)
+    return float((value * weight).sum() / total), total**-0.5
 
 # %% ../../nbs/migration/02_onset.ipynb #e1d6e11c
 def _draw_levelling(samples: int, seed: int) -> np.ndarray:
@@ -573,9 +760,9 @@ def _draw_levelling(samples: int, seed: int) -> np.ndarray:
     return np.clip(drawn, 0.0, 2.0)
 
 # %% ../../nbs/migration/02_onset.ipynb #03a82c5a
-def _disagree(curves, stats, groups) -> bool:
+def _disagree(curves, stats, groups, converter: float) -> bool:
     # Whether exposures of one pointing need separate rates.
-    _, apart = _pool(curves, stats, False)
+    _, apart = _pool(curves, stats, False, converter)
     laws = ["linear"] if sum(g.rate.shape[1] for g in groups) - len(apart) < 4 else ["quadratic", "quartic"]
     extra = len(apart) - len(groups)
     gain = min(_fit_law(_one(groups), law)[2][0] for law in laws)
@@ -836,6 +1023,8 @@ def quantify(
     notes: list[str] = []
     reading = {"radius": chosen.radius, "saturation_adu": chosen.saturation_adu, "cache": cache}
     stats = [s for s in _gather(dataset_or_ramps, wanted, reading, notes) if not wanted or s.filter in wanted]
+    if chosen.read_pattern:
+        stats = _without_patterns(stats, notes)
     results = {}
     for name in sorted({s.filter for s in stats}):
         try:
@@ -866,8 +1055,8 @@ class OnsetOptions:
     radius : int
         Pixels kept on each side of the peak.
     law : str
-        Law for the crossings, of `POWERS`; ``auto`` takes the quadratic one, and a steeper one where the data ask for
-        it.
+        Law for the crossings, of `POWERS`, or ``free`` for a curve that only has to fall; ``auto`` takes the quadratic
+        one, a steeper one where the data ask for it, and a free curve where none fits.
     skip_first : int
         Group differences at the beginning of each ramp to leave out.
     share_rates : bool
@@ -878,6 +1067,11 @@ class OnsetOptions:
         for these very ones.
     saturation_adu : float
         Reads from here up are not used, nor any after them, in addition to those flagged as saturated.
+    converter_adu : float
+        Amplitude of a sine with the converter's period that each pixel may have, ADU; 0 for none.
+    read_pattern : bool
+        Whether what reads add is measured and subtracted: an additive pattern that faint pixels show, and persistence
+        (`calami.migration.ramps.read_pattern`).
     """
 
     definitions: Sequence[str] = DEPARTURES
@@ -889,14 +1083,29 @@ class OnsetOptions:
     share_rates: bool = True
     resample_pointings: bool = False
     saturation_adu: float = RampOptions.saturation_adu
+    converter_adu: float = CONVERTER_ADU
+    read_pattern: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked for."""
-        if set(self.definitions) - set(DEPARTURES) or self.n_bootstrap < 100 or self.skip_first < 0:
+        negative = min(self.skip_first, self.converter_adu) < 0
+        if set(self.definitions) - set(DEPARTURES) or self.n_bootstrap < 100 or negative:
             raise CalamiError(
-                f"definitions are {', '.join(DEPARTURES)}; at least 100 resamples; skip_first from 0 up; not "
-                f"{', '.join(self.definitions)}; {self.n_bootstrap}; {self.skip_first}"
+                f"definitions are {', '.join(DEPARTURES)}; at least 100 resamples; skip_first and converter_adu from 0 "
+                f"up; not {', '.join(self.definitions)}; {self.n_bootstrap}; {self.skip_first} and {self.converter_adu}"
             )
+
+# %% ../../nbs/migration/02_onset.ipynb #420cf567
+def _without_patterns(stats: Sequence[RampStatistics], notes: list[str]) -> list[RampStatistics]:
+    # What reads add is common to exposures that are read alike.
+    found = list(stats)
+    for step in {s.group_time for s in stats}:
+        own = [k for k, s in enumerate(stats) if s.group_time == step]
+        pattern = read_pattern([stats[k] for k in own])
+        notes += pattern.notes
+        for k in own:
+            found[k] = without_pattern(stats[k], pattern)
+    return found
 
 # %% ../../nbs/migration/02_onset.ipynb #f2b3a059
 def _gather(source: Any, filters: Sequence[str], options: dict[str, Any], notes: list[str]) -> list[RampStatistics]:

@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ..instrument import niriss
 # %% auto #0
 __all__ = ['HALF_BOX', 'MAX_BLOCKS', 'SATURATED_FRACTION', 'MOST_SATURATED', 'REJECTION', 'VERSION', 'NEEDS_RAMPS',
            'RampStatistics', 'statistics_of', 'RampOptions', 'ramp_statistics', 'covariance_of_means', 'noise_factor',
-           'slope_of_sum']
+           'slope_of_sum', 'ReadPattern', 'read_pattern', 'without_pattern']
 
 # %% ../../nbs/migration/01_ramps.ipynb #d843d1dc
 #: Pixels kept on each side of the peak.
@@ -42,7 +42,7 @@ SATURATED_FRACTION = 0.95
 MOST_SATURATED = 0.02
 #: Differences further from the median over integrations than this many standard deviations are excluded.
 REJECTION = 5.0
-VERSION = 1
+VERSION = 2
 
 # %% ../../nbs/migration/01_ramps.ipynb #a0cfdae5
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,6 +78,9 @@ class RampStatistics:
         True for differences that may be used at all: not saturated, pixel not bad; shape (K, H, W).
     notes : tuple of str
         What a reader must know.
+    faint : numpy.ndarray
+        Mean differences of pixels that receive hardly any light, and their errors, ADU, shape (2, K); (2, 0) where
+        there are no such pixels. They show what reads add.
     """
 
     name: str
@@ -95,6 +98,7 @@ class RampStatistics:
     square: np.ndarray
     usable: np.ndarray
     notes: tuple[str, ...] = ()
+    faint: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
 
     @property
     def blocks(self) -> int:
@@ -378,7 +382,9 @@ def _statistics(ramps, flags, good: np.ndarray, options: RampOptions, notes: Seq
     nints, groups = ramps.shape[:2]
     every, half = slice(None), options.radius
     few = slice(0, nints, max(nints // 32, 1))
-    row, col = _find_star(*read(few, slice(0, 2), every, every), good, options.saturation_adu)
+    sample, marks = read(few, slice(0, 2), every, every)
+    row, col = _find_star(sample, marks, good, options.saturation_adu)
+    faint = _faint_differences(read, nints, groups, _faint_pixels(sample, good, (row, col)))
     box = (slice(max(row - half, 0), row + half + 1), slice(max(col - half, 0), col + half + 1))
     good = good[box]
     sums = _Sums(nints, groups, good.shape, options.blocks, options.saturation_adu)
@@ -394,8 +400,44 @@ def _statistics(ramps, flags, good: np.ndarray, options: RampOptions, notes: Seq
         notes.append(f"{name}: a neighbour of the peak pixel is bad")
     return RampStatistics(
         name, options.filter, options.target, options.pointing or name, float(options.group_time), origin, peak,
-        nints, sums.first_count, sums.first_sum, sums.count, sums.total, sums.square, usable, tuple(notes),
+        nints, sums.first_count, sums.first_sum, sums.count, sums.total, sums.square, usable, tuple(notes), faint,
     )  # fmt: skip
+
+# %% ../../nbs/migration/01_ramps.ipynb #11d37c76
+#: Integrations in which faint pixels are looked at, about.
+_FAINT_SAMPLE = 64
+_FAINT_FEWEST = 30
+
+# %% ../../nbs/migration/01_ramps.ipynb #da6ca816
+def _faint_pixels(sample: np.ndarray, good: np.ndarray, star: tuple[int, int]) -> np.ndarray:
+    # The faintest quarter of the pixels away from the star; none if those are too few, or not faint.
+    from scipy.ndimage import uniform_filter
+
+    image = np.nan_to_num(np.median(sample[:, 1] - sample[:, 0], axis=0), nan=np.inf, posinf=np.inf)
+    rows, columns = np.indices(image.shape)
+    known = good & np.isfinite(image)
+    far = known & (np.maximum(abs(rows - star[0]), abs(columns - star[1])) > 6)
+    smooth = uniform_filter(np.where(known, image, 0.0), 3)
+    if not far.any():
+        return far
+    chosen = far & (smooth <= np.quantile(smooth[far], 0.25))
+    dark = np.median(image[chosen]) < 0.03 * image[star]
+    return chosen if dark and chosen.sum() >= _FAINT_FEWEST else np.zeros_like(far)
+
+# %% ../../nbs/migration/01_ramps.ipynb #687f093b
+def _faint_differences(read, nints: int, groups: int, where: np.ndarray) -> np.ndarray:
+    # Their median in each of a sample of integrations; mean and error of those, (2, K). A median sees no cosmic rays.
+    if not where.any():
+        return np.zeros((2, 0))
+    every = slice(None)
+    found = []
+    for k in range(0, nints, max(nints // _FAINT_SAMPLE, 1)):
+        values = read(slice(k, k + 1), every, every, every)[0][0][:, where]
+        found.append(np.median(np.diff(values[:, np.isfinite(values).all(axis=0)], axis=0), axis=1))
+    noise = 1.25 * np.sqrt(2 / where.sum()) * niriss.READ_NOISE_E / niriss.GAIN
+    spread = np.std(found, axis=0, ddof=1) if len(found) >= 8 else 0.0
+    error = np.maximum(spread, noise) / np.sqrt(len(found))
+    return np.array([np.mean(found, axis=0), np.broadcast_to(error, groups - 1)])
 
 # %% ../../nbs/migration/01_ramps.ipynb #b1ff62a8
 #: What to do when there are no calibrated ramps.
@@ -613,3 +655,205 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
     if stats.blocks >= _FEWEST_BLOCKS:
         error = float(np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks))
     return float(slope / level), error / abs(float(level))
+
+# %% ../../nbs/migration/01_ramps.ipynb #fd1791ab
+@dataclass(frozen=True, eq=False)
+class ReadPattern:
+    """
+    What reads contain that is no charge of their integration.
+
+    Attributes
+    ----------
+    additive, additive_error : numpy.ndarray
+        Added to each difference of all pixels, ADU, shape (K,); 0 at the end of the longest ramps by definition.
+    persistence, persistence_error : float
+        Fraction of the charge of the integration before that comes out again. The error is infinite where it cannot be
+        known, since no pointing has several depths.
+    persistence_groups : float
+        Groups in which it falls to 1/e.
+    notes : tuple of str
+        What a reader must know.
+    """
+
+    additive: np.ndarray
+    additive_error: np.ndarray
+    persistence: float = 0.0
+    persistence_error: float = np.inf
+    persistence_groups: float = 5.0
+    notes: tuple[str, ...] = ()
+
+    def of(self, stats: RampStatistics) -> np.ndarray:
+        """
+        Give what is added to the differences of an exposure.
+
+        Parameters
+        ----------
+        stats : RampStatistics
+            The exposure.
+
+        Returns
+        -------
+        numpy.ndarray
+            ADU, shape (K, H, W).
+        """
+        held = np.nan_to_num(stats.means()[0]) * (stats.differences + 1)  # at the end of the ramp
+        added = _released(stats.differences, self.persistence_groups)[:, None, None] * self.persistence * held
+        common = np.zeros(stats.differences)
+        common[: len(self.additive)] = self.additive[: stats.differences]
+        return added + common[:, None, None]
+
+# %% ../../nbs/migration/01_ramps.ipynb #ed417c8d
+def _released(differences: int, groups: float) -> np.ndarray:
+    # Fraction of the trapped charge that comes out between reads; the first read is a group after the reset.
+    return -np.diff(np.exp(-np.arange(1, differences + 2) / groups))
+
+# %% ../../nbs/migration/01_ramps.ipynb #7299ea4b
+def read_pattern(statistics: Sequence[RampStatistics]) -> ReadPattern:
+    """
+    Measure what reads add, from faint pixels and from exposures of different depth.
+
+    Parameters
+    ----------
+    statistics : sequence of RampStatistics
+        Of exposures that share a detector: the pattern is common to them.
+
+    Returns
+    -------
+    ReadPattern
+        What to subtract, with `without_pattern`.
+    """
+    additive, error, notes = _additive(statistics)
+    plain = ReadPattern(additive, error)
+    clean = [without_pattern(s, plain) for s in statistics]
+    value, spread, groups = _persistence(clean)
+    if value > 3 * spread:
+        notes = (*notes, f"persistence of {100 * value:.2f} ± {100 * spread:.2f} % was subtracted")
+    return ReadPattern(additive, error, value, spread, groups, notes)
+
+# %% ../../nbs/migration/01_ramps.ipynb #de38e7f1
+def without_pattern(stats: RampStatistics, pattern: ReadPattern) -> RampStatistics:
+    """
+    Subtract what reads add.
+
+    Parameters
+    ----------
+    stats : RampStatistics
+        An exposure.
+    pattern : ReadPattern
+        From `read_pattern`.
+
+    Returns
+    -------
+    RampStatistics
+        A copy; `RampStatistics.faint` is free of the pattern, too.
+    """
+    added = pattern.of(stats)
+    count = stats.count.sum(axis=0)
+    square = stats.square - 2 * added * stats.total.sum(axis=0) + count * added**2
+    known = min(len(pattern.additive), stats.faint.shape[1])
+    faint = stats.faint.copy()
+    faint[0, :known] -= pattern.additive[:known]
+    at_first = pattern.additive.sum()  # what the first read has too little
+    return replace(
+        stats, total=stats.total - stats.count * added, square=square, faint=faint,
+        first_sum=stats.first_sum + stats.first_count * at_first,
+    )  # fmt: skip
+
+# %% ../../nbs/migration/01_ramps.ipynb #7b3578e2
+def _additive(statistics: Sequence[RampStatistics]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    # Least squares of faint differences = level of the exposure + pattern, which is 0 in the last third of the longest.
+    known = [s for s in statistics if s.faint.shape[1]]
+    size = max((s.differences for s in known), default=0)
+    if size < 2:
+        return np.zeros(size), np.zeros(size), ()
+    rows, right = [], []
+    for n, s in enumerate(known):
+        for k, (value, error) in enumerate(s.faint.T):
+            row = np.zeros(size + len(known))
+            row[k] = row[size + n] = 1 / error
+            rows.append(row)
+            right.append(value / error)
+    gauge = np.zeros(size + len(known))
+    last = max(size // 3, 1)
+    gauge[size - last : size] = 1e6
+    design, right = np.array([*rows, gauge]), np.array([*right, 0.0])
+    covariance = np.linalg.pinv(design.T @ design, rcond=1e-15)
+    fit = covariance @ design.T @ right
+    chi2, freedom = float(((design @ fit - right) ** 2).sum()), len(rows) - len(fit) + 1
+    notes = []
+    if freedom > 0 and chi2 > freedom + 5 * np.sqrt(2 * freedom):
+        notes.append(f"the additive pattern of the reads differs between exposures (χ² {chi2:.0f} of {freedom})")
+    additive, error = fit[:size], np.sqrt(np.diag(covariance)[:size] * max(chi2 / max(freedom, 1), 1.0))
+    if abs(additive).max() > 5 * error[np.argmax(abs(additive))]:
+        most = niriss.GAIN * np.abs(np.cumsum(additive[::-1])).max()
+        notes.append(f"reads differ by up to {most:.1f} e- that are common to all pixels, which was subtracted")
+    return additive, error, tuple(notes)
+
+# %% ../../nbs/migration/01_ramps.ipynb #0fc6029c
+def _persistence(statistics: Sequence[RampStatistics]) -> tuple[float, float, float]:
+    # Fraction, error and groups from pointings with exposures of different depth.
+    pointings: dict[str, list[RampStatistics]] = {}
+    for s in statistics:
+        pointings.setdefault(s.pointing, []).append(s)
+    sums = [_relative_rates(own) for own in pointings.values() if len({s.differences for s in own}) > 1]
+    sums = [one for one in sums if one]
+    if not sums:
+        return 0.0, np.inf, 5.0
+    fits = {groups: _fit_persistence(sums, groups) for groups in (5.0, 2.5, 10.0, 20.0)}
+    best = min(fits, key=lambda groups: fits[groups][2])
+    groups = best if fits[best][2] < fits[5.0][2] - 6 else 5.0
+    value, error, _ = fits[groups]
+    return max(value, 0.0), error, groups
+
+# %% ../../nbs/migration/01_ramps.ipynb #22005427
+def _relative_rates(own: Sequence[RampStatistics]) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    # Rates of pixels near the peak, summed with weights that are the same in all exposures; errors; reads of a ramp.
+    deepest = max(own, key=lambda s: s.differences)
+    rate = np.nan_to_num(deepest.means()[0])
+    usable = np.logical_and.reduce([s.usable[0] for s in own if s.usable.shape[1:] == rate.shape] or [rate > 0])
+    if any(s.usable.shape[1:] != rate.shape for s in own):
+        return []
+    weight = np.where(usable & (rate > 0), rate / _noise(rate), 0.0)
+    total, found = float((weight * rate).sum()), []
+    if not total > 0:
+        return []
+    for s in own:
+        count = np.maximum(s.count.sum(axis=0), 1)
+        values = np.einsum("kyx,yx->k", s.total.sum(axis=0) / count, weight) / total
+        errors = np.sqrt(np.einsum("kyx,yx->k", _noise(rate) / count, weight**2)) / total
+        keep = np.logical_and.accumulate((s.usable | ~usable).all(axis=(1, 2)))  # all these pixels can be used
+        found.append((values[keep], errors[keep], s.differences + 1))
+    return found
+
+# %% ../../nbs/migration/01_ramps.ipynb #a92b26bf
+def _fit_persistence(sums, groups: float) -> tuple[float, float, float]:
+    # Least squares of rate = common to the exposures of a pointing at each read + fraction × what comes out. Exposures
+    # have rates of their own where they do not agree otherwise; then only a clear persistence counts.
+    for free in (False, True):
+        parts = np.array([_persistence_sums(own, groups, free) for own in sums])
+        normal, right, chi2, freedom = parts.sum(axis=0)
+        normal, freedom = max(normal, 1e-300), freedom - 1
+        value, left = float(right / normal), chi2 - right**2 / normal
+        if left < freedom + 4 * np.sqrt(2 * max(freedom, 1)):
+            break
+    scale = max(left / max(freedom, 1), 1.0)
+    error = float(np.sqrt(scale / normal))
+    return value if not free or value > 5 * error else 0.0, error, float(left / scale)
+
+# %% ../../nbs/migration/01_ramps.ipynb #81255299
+def _persistence_sums(own, groups: float, free: bool) -> tuple[float, float, float, int]:
+    # Normal equation of the fraction, for one pointing: normal, right, chi2 without it, degrees of freedom.
+    size = max(len(values) for values, *_ in own)
+    rates, released, weight = np.zeros((3, len(own), size))
+    for n, (values, errors, reads) in enumerate(own):
+        rates[n, : len(values)] = values
+        released[n, : len(values)] = reads * _released(len(values), groups)
+        weight[n, : len(values)] = 1 / errors
+    design = [np.broadcast_to(row, weight.shape) for row in np.eye(size)[weight.any(axis=0)]]
+    if free:
+        design += [np.broadcast_to(row[:, None], weight.shape) for row in np.eye(len(own))[1:]]
+    design = np.array([(part * weight).ravel() for part in design]).T
+    basis, _ = np.linalg.qr(design)
+    x, y = ((part * weight).ravel() for part in (released, rates))
+    x, y = (part - basis @ (basis.T @ part) for part in (x, y))
+    return float(x @ x), float(x @ y), float(y @ y), int((weight > 0).sum()) - design.shape[1]

@@ -93,8 +93,8 @@ def exposure_of(rng, name, pointing, filter_name, ramp, loss, nints):
     total = (steps[:, 1:] + np.diff(read, axis=1)) / niriss.GAIN
     first = (steps[:, 0] + read[:, 0]) / niriss.GAIN
     count = np.broadcast_to(n.astype(np.int32), total.shape)
-    mean, gain = np.diff(reads, axis=0), niriss.GAIN
-    square = nints * ((mean / gain) ** 2 + (seen(np.maximum(step, 0))[1:] + 2 * READ**2) / gain**2)
+    variance = (seen(np.maximum(step, 0))[1:] + 2 * READ**2) / niriss.GAIN**2
+    square = total.sum(axis=0) ** 2 / nints + variance * rng.chisquare(nints - 1, variance.shape)
     row, col = np.unravel_index(np.argmax(seen(step[0])), step[0].shape)
     return RampStatistics(
         name, filter_name, "star", pointing, TAU, (28, 33), (int(row), int(col)), int(nints), count[:, 0], first,

@@ -1,0 +1,111 @@
+"""What reads add, laws that are none of ours: ramps of the second simulator, one program each."""
+
+from dataclasses import replace
+
+import foreign
+import numpy as np
+import pytest
+
+from calami.core.problems import CalamiError
+from calami.instrument import niriss
+from calami.migration.kernel import migration_or_nonlinearity
+from calami.migration.onset import quantify
+from calami.migration.ramps import read_pattern, statistics_of, without_pattern
+
+
+def program(law, seed=1, **nuisance):
+    """Statistics of a program, and its true levels."""
+    made = foreign.program_of(seed, replace(foreign.LAWS[law], **nuisance))
+    return [statistics_of(r, **f) for r, f in zip(made.ramps, made.facts, strict=True)], made
+
+
+def levels(stats, made, **options):
+    """Levels over truth, and the result of the filter."""
+    found = quantify(stats, n_bootstrap=100, **options).filters["F480M"]
+    true = made.levels(found.weights)
+    crossings = found.crossings(foreign.THRESHOLDS, ["instantaneous"])
+    return np.array([c.level_e / true[c.threshold] for c in crossings]), found
+
+
+def test_additive_first_reads_are_measured_in_faint_pixels_and_leave_no_trace():
+    offset, made = program("linear", first=25.0)
+    clean, _ = program("linear")
+    pattern = read_pattern(offset)
+    expected = np.diff(25 * np.exp(-np.arange(6) / 1.5)) / niriss.GAIN
+    assert np.abs(pattern.additive[:5] - expected).max() < 5 * pattern.additive_error[0] < 1.0
+    assert "common to all pixels" in pattern.notes[0]
+    with_it, without, never = (
+        levels(s, made, read_pattern=r)[0] for s, r in ((offset, True), (offset, False), (clean, True))
+    )
+    assert np.abs(with_it - never).max() < 0.02 and without[1] > 1.15
+
+
+def test_what_was_subtracted_once_is_not_subtracted_again():
+    stats, _ = program("none", first=15.0)
+    once = [without_pattern(s, read_pattern(stats)) for s in stats]
+    again = read_pattern(once)
+    assert np.abs(again.additive).max() < 1e-4 and again.persistence < 1e-3
+    mean, scatter = once[0].means(), once[0].scatter()
+    assert np.allclose(scatter, stats[0].scatter(), rtol=1e-6) and np.isfinite(mean[:, 9, 9]).all()
+
+
+@pytest.mark.parametrize("nuisance", [{"first": 25.0}, {"persistence": 1e-3}, {"converter": 2.0}])
+def test_nuisances_of_reads_are_neither_migration_nor_nonlinearity(nuisance):
+    stats, _ = program("none", **nuisance)
+    found = quantify(stats, n_bootstrap=100)
+    assert found.filters["F480M"].significance < 3 and not found.filters["F480M"].flags
+    assert migration_or_nonlinearity(found.statistics, n_bootstrap=50).answer == "neither"
+
+
+def test_persistence_is_what_differs_between_depths():
+    pattern = read_pattern(program("threshold", persistence=1e-3)[0])
+    assert pattern.persistence == pytest.approx(1e-3, abs=4 * pattern.persistence_error)
+    assert pattern.persistence > 3 * pattern.persistence_error and "persistence of 0.1" in pattern.notes[-1]
+    nothing = read_pattern(program("threshold")[0])
+    assert nothing.persistence < 3 * nothing.persistence_error and not nothing.notes
+    single = read_pattern(program("none")[0][:1])
+    assert single.persistence == 0 and single.persistence_error == np.inf
+
+
+def test_a_threshold_is_seen_by_a_curve_that_is_free():
+    ratio, found = levels(*program("threshold"))
+    assert found.law == "free" and np.abs(ratio - 1).max() < 0.05
+    assert any("no law fits" in note for note in found.notes) and "free curve, χ²" in found.sentence
+    polynomial, poor = levels(*program("threshold"), law="quadratic")
+    assert "fit is poor" in poor.flags[0] and "Doubtful" in poor.sentence and np.abs(polynomial - 1).max() > 0.1
+
+
+@pytest.mark.parametrize("law", ["linear", "own", "long"])
+def test_smooth_laws_need_no_free_curve(law):
+    ratio, found = levels(*program(law))
+    assert found.law == "quadratic" and not found.flags and np.abs(ratio - 1).max() < 0.15
+
+
+def test_a_free_curve_only_falls_and_is_right_for_a_smooth_law():
+    ratio, found = levels(*program("linear"), law="free")
+    assert (np.diff(found.resampled, axis=1) >= -1e-9).all() and np.abs(ratio - 1).max() < 0.3
+    with pytest.raises(CalamiError, match="the law is auto, free"):
+        levels(*program("linear"), law="stepwise")
+
+
+def test_a_change_that_rests_on_the_first_read_is_doubted():
+    stats, made = program("none", first=25.0)
+    _, found = levels(stats, made, read_pattern=False)
+    assert found.flags, found.significance
+    assert "Doubtful" in found.sentence
+
+
+def test_the_converter_moves_levels_less_where_it_is_known():
+    # Photon noise drawn, but the same with and without the converter.
+    clean, made = program("growing")
+    wavy, _ = program("growing", converter=4.0)
+    known, unknown = (
+        np.abs(levels(wavy, made, converter_adu=a)[0] - levels(clean, made, converter_adu=a)[0]).max() for a in (2, 0)
+    )
+    assert known < 0.6 * unknown
+
+
+def test_nonlinearity_is_said_to_change_the_sum():
+    stats, made = program("linear", nonlinear=6e-7)
+    _, found = levels(stats, made)
+    assert any("9×9 sum" in flag for flag in found.flags)
