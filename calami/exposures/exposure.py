@@ -34,6 +34,10 @@ SHAPED_LIKE_SCI = ("ERR", "DQ", "GROUPDQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLA
 #: Largest relative difference between EFFINTTM and NGROUPS × TGROUP that rounding makes.
 TIME_TOLERANCE = 1e-3
 
+# %% ../../nbs/exposures/06_exposure.ipynb #8fc05db2
+def _is_positive(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+
 # %% ../../nbs/exposures/06_exposure.ipynb #9d16ef5b
 def time_contradiction(facts: Mapping[str, Any]) -> str:
     """
@@ -435,10 +439,6 @@ def _full_reads(data: Exposure, flags: np.ndarray) -> np.ndarray:
         return (flags & niriss.SATURATED != 0).any(axis=1)
     level = np.median(data.science[:, 0]) + niriss.to_adu(_NEARLY_FULL * niriss.SATURATION_E)
     return data.science[:, 1] >= min(level, _LARGEST_READ)
-
-# %% ../../nbs/exposures/06_exposure.ipynb #8fc05db2
-def _is_positive(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
 
 # %% ../../nbs/exposures/06_exposure.ipynb #d9abbac0
 def group_segments(paths: Iterable[str | Path]) -> list[Exposure]:

@@ -124,6 +124,10 @@ OBSERVABLE_PRODUCTS = ("ami-oi", "psf-ami-oi", "amimulti-oi", "aminorm-oi")
 #: Keywords that must be the same in all products of one exposure.
 SHARED_KEYWORDS = ("PROGRAM", "OBSERVTN", "TARGNAME", "EXP_TYPE", "FILTER", "PUPIL", "SUBARRAY", "NGROUPS", "PATT_NUM")
 
+# %% ../../nbs/exposures/07_folder.ipynb #3c0165cb
+def _is_count(value) -> bool:
+    return type(value) is int and value > 0
+
 # %% ../../nbs/exposures/07_folder.ipynb #93e94c2f
 class Products:
     """
@@ -953,10 +957,6 @@ def contradictions(values: Mapping[str, Any], keywords: Keywords, name: Exposure
     if rows and _is_count(nints) and rows not in (nints, here):
         found.append(f"its INT_TIMES table has {rows} rows, NINTS is {nints}")
     return found
-
-# %% ../../nbs/exposures/07_folder.ipynb #3c0165cb
-def _is_count(value) -> bool:
-    return type(value) is int and value > 0
 
 # %% ../../nbs/exposures/07_folder.ipynb #47e0c1ef
 def read_facts(path: str, name: ExposureName) -> Facts:
