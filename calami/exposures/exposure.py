@@ -231,6 +231,10 @@ def _pixels(data: _Files, path: Path, hdus: list[HDU], extension: str) -> np.nda
     with data._hdu(path, extension) as hdu:
         if hdu.data is None:
             raise FileProblem(path, f"its {extension} extension holds no pixels; use another product")
+        flags = extension.endswith("DQ")
+        if not hdu.is_image or hdu.data.dtype.kind not in ("iu" if flags else "iuf"):
+            reason = f"its {extension} is no image of {'whole ' * flags}numbers"
+            raise FileProblem(path, reason, "make the file again, or fetch it again")
         return hdu.data
 
 # %% ../../nbs/exposures/06_exposure.ipynb #a97d1eb0

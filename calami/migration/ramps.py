@@ -491,7 +491,7 @@ def ramp_statistics(
         if kept.is_file():
             return RampStatistics.load(kept)
     _check_ramp(data)
-    pixels = data.array("PIXELDQ") if data.has("PIXELDQ") else np.zeros((1, 1), "uint32")
+    pixels = data.array("PIXELDQ").astype("uint32") if data.has("PIXELDQ") else np.zeros((1, 1), "uint32")
     good = pixels & (niriss.DO_NOT_USE | niriss.REFERENCE_PIXEL) == 0
     options = RampOptions(name=name or data.name, saturation_adu=saturation_adu, radius=radius, blocks=blocks)
     with _opened(file) as hdus:

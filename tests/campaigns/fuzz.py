@@ -28,7 +28,9 @@ import traceback
 import warnings
 import zipfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 from astropy.io import fits
@@ -441,7 +443,7 @@ def _summary(where: Path) -> str:
 # The campaign
 
 
-def campaign(count: int, seed: int = 1, kinds: str = "", report=None) -> Tally:
+def campaign(count: int, seed: int = 1, kinds: str = "", seconds: float = np.inf, report=None) -> Tally:
     """
     Change `count` files and read them.
 
@@ -453,6 +455,8 @@ def campaign(count: int, seed: int = 1, kinds: str = "", report=None) -> Tally:
         Of the changes: file n of a seed is always the same.
     kinds : str
         Only kinds that this regular expression finds; all if empty.
+    seconds : float
+        End after so long, if not all files have been read.
     report : callable, optional
         Called with a line now and then.
 
@@ -469,7 +473,7 @@ def campaign(count: int, seed: int = 1, kinds: str = "", report=None) -> Tally:
         with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             os.environ["CALAMI_CACHE"] = str(Path(work) / "cache")
-            _run(tally, count, seed, kinds, Path(work), report)
+            _run(tally, range(count), seed, kinds, monotonic() + seconds, Path(work), report)
     finally:
         signal.signal(signal.SIGPROF, old)
         logger.setLevel(level)
@@ -477,7 +481,7 @@ def campaign(count: int, seed: int = 1, kinds: str = "", report=None) -> Tally:
     return tally
 
 
-def _run(tally: Tally, count: int, seed: int, only: str, work: Path, report) -> None:
+def _run(tally: Tally, numbers: range, seed: int, only: str, end: float, work: Path, report) -> None:
     (work / "seeds").mkdir()
     (work / "good").mkdir()
     files = seeds(work / "seeds")
@@ -490,7 +494,9 @@ def _run(tally: Tally, count: int, seed: int, only: str, work: Path, report) -> 
     kinds = [kind for kind in kinds if re.search(only, kind)]
     contents = {kind: path.read_bytes() for kind, path in files.items()}
     known, memory = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(count):
+    for number in numbers:
+        if monotonic() > end:
+            break
         rng, kind = random.Random(seed * 10**9 + number), kinds[number % len(kinds)]
         tally.files[kind] += 1
         place = work / "trial"
@@ -539,8 +545,10 @@ def main() -> int:
     given.add_argument("--count", type=int, default=12_000)
     given.add_argument("--seed", type=int, default=1)
     given.add_argument("--kinds", default="", help="only these, a regular expression")
+    given.add_argument("--seconds", type=float, default=np.inf, help="end after so long")
     words = given.parse_args()
-    tally = campaign(words.count, words.seed, words.kinds, lambda line: print(line, file=sys.stderr, flush=True))
+    report = partial(print, file=sys.stderr, flush=True)
+    tally = campaign(words.count, words.seed, words.kinds, words.seconds, report)
     print(table(tally))
     for what in ("exception", "silent change", "hang", "input changed", "lost", "memory"):
         print(f"{what}: {tally.count(what)}")

@@ -255,3 +255,16 @@ def test_a_core_that_is_full_from_the_second_read_is_not_known(tmp_path):
     arrays = {"SCI": np.rint(niriss.to_adu(reads) + 9000)[None].astype("uint16")}
     peak = Data(write_exposure(tmp_path / f"{rootname()}_uncal.fits", arrays, NGROUPS=4)).peak()
     assert peak.lost == "saturated" and np.isnan(peak.rate)
+
+
+@pytest.mark.parametrize("extension", ["SCI", "ERR", "DQ"])
+def test_what_is_no_image_of_numbers_is_refused(tmp_path, extension):
+    path = write_exposure(tmp_path / f"{rootname()}_rate.fits")
+    content = path.read_bytes()
+    at = content.index(b"XTENSION", content.index(f"'{extension}".encode()) - 2880)
+    if extension == "DQ":
+        write_exposure(path, {"SCI": np.zeros((8, 8), "f4"), "DQ": np.zeros((8, 8), "f4")})
+    else:
+        path.write_bytes(content[: at + 10] + b"'OTHER   '" + content[at + 20 :])
+    with pytest.raises(FileProblem, match=rf"its {extension} is no image of (whole )?numbers"):
+        Data(path).array(extension)
