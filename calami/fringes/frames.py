@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.fits import open_fits
 from ..core.images import RateImage, find_peak
-from ..core.problems import CalamiError, FileProblem
+from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.exposure import Exposure
 from ..instrument import niriss
 from ..instrument.mask import Mask, pairs_of
@@ -99,10 +99,11 @@ def _from_file(data: Exposure, jumps: bool) -> _Frames:
         return _from_primary(data.paths[0], jumps)
     header: dict = {}
     primary, sci = data.header, data.sci_header
-    for key in HEADER_KEYWORDS:
-        source = primary if key in primary else sci
-        if key in source:
-            header[key] = source[key]
+    with faults_of(data.paths[0], "has a card that cannot be read", "correct it, or fetch the file again"):
+        for key in HEADER_KEYWORDS:
+            source = primary if key in primary else sci
+            if key in source:
+                header[key] = source[key]
     if data.facts.get("PUPIL", "NRM") != "NRM":
         raise FileProblem(data.paths[0], f"was taken through the pupil {data.facts['PUPIL']}; fringes need NRM")
     error = None
