@@ -20,9 +20,9 @@ from .core.problems import CalamiError
 
 # %% auto #0
 __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed',
-           'MigrationName', 'Workers', 'OIFiles', 'Repair', 'PlainErrors', 'summary', 'map_names', 'cm', 'simulate',
-           'demo', 'advise', 'yaml_value', 'prep', 'correct', 'pipe', 'flags', 'fetch', 'show_program', 'fringes',
-           'calibrate', 'contrast', 'main']
+           'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors', 'summary', 'map_names', 'cm',
+           'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'correct', 'pipe', 'flags', 'fetch', 'show_program',
+           'fringes', 'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -743,6 +743,23 @@ Repair = Annotated[
     bool, typer.Option("--repair", help="Fix the known errors of files by jwst; otherwise they are only reported.")
 ]
 
+# %% ../nbs/06_cli.ipynb #8aa4bd21
+Systematics = Annotated[
+    str | None,
+    typer.Option(metavar="V2,DEG", help="Errors to add: of V2 (relative in calibrate), of closure phases in degrees."),
+]
+
+# %% ../nbs/06_cli.ipynb #079f8250
+def _systematics(text: str | None) -> tuple[float, float]:
+    # V2,DEG as a command line has it, to V2 and rad
+    if text is None:
+        return 0.0, 0.0
+    try:
+        v2, degrees = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--systematics takes two numbers, V2,DEG such as 0.005,0.2, not {text!r}") from None
+    return v2, degrees * 3.141592653589793 / 180
+
 # %% ../nbs/06_cli.ipynb #5bd03969
 @contextlib.contextmanager
 def _warnings_on_stderr():
@@ -827,9 +844,15 @@ def calibrate(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="File to write.")],
     weights: Annotated[
-        Literal["equal", "time", "brightness"], typer.Option(help="Of several reference stars.")
+        Literal["equal", "time", "brightness", "position"], typer.Option(help="Of several reference stars.")
     ] = "equal",
     scatter: Annotated[bool, typer.Option(help="Add to the errors what the reference stars differ by.")] = True,
+    floor: Annotated[
+        bool | None,
+        typer.Option("--floor/--no-floor", help="Add what stars differ by in flight data; by default for flight data."),
+    ] = None,
+    systematics: Systematics = None,
+    allow: Annotated[bool, typer.Option("--allow", help="Even if the stars were not treated alike.")] = False,
     repair: Repair = False,
 ) -> None:
     """
@@ -837,7 +860,8 @@ def calibrate(
 
     **Examples**
 
-    - `calami calibrate oi/abdor_ami-oi.fits oi/hd37093_ami-oi.fits oi/hd36805_ami-oi.fits -o abdor_f480m.fits`
+    - `calami calibrate oi/abdor_ami-oi.fits oi/hd37093_ami-oi.fits -o abdor_f480m.fits --systematics 0.005,0.2`
+    - `calami calibrate oi/abdor_ami-oi.fits oi/hd*_ami-oi.fits -o abdor.fits --weights position`
     """
     from calami.fringes.calibration import calibrate as by_references
     from calami.fringes.observables import distinct_exposures
@@ -854,12 +878,18 @@ def calibrate(
             if one is not star and one.identity == star.identity:
                 raise CalamiError(f"{path.name}: is the same exposure as {target.name}; give that of a reference star")
         others = distinct_exposures(others)
-    done = by_references(star, others, weights=weights, scatter=scatter)
+    given = {"systematics": _systematics(systematics), "floor": floor, "allow": allow}
+    done = by_references(star, others, weights=weights, scatter=scatter, **given)
     write_oifits(done, output)
     typer.echo(f"{done.target} by {', '.join(done.references)}, {done.filter}")
+    for note in done.notes[len(star.notes) :]:
+        typer.echo(f"warning: {note}", err=True)
+    texts = {"SYS": "systematic errors included:"}
     if len(others) > 1 and scatter:
-        v2, cp = done.header["SCAT_V2"], done.header["SCAT_CP"] * 180 / 3.141592653589793
-        typer.echo(f"reference stars differ beyond their errors by {v2:.2%} in V2, {cp:.3f} deg in closure phase")
+        texts["SCAT"] = "reference stars differ beyond their errors by"
+    for key, text in texts.items():
+        v2, cp = done.header[f"{key}_V2"], done.header[f"{key}_CP"] * 180 / 3.141592653589793
+        typer.echo(f"{text} {v2:.2%} in V2, {cp:.3f} deg in closure phase")
     typer.echo(f"wrote {output}", err=True)
 
 # %% ../nbs/06_cli.ipynb #5c902cff
@@ -873,8 +903,9 @@ def contrast(
     kind: Annotated[str, typer.Option(help="Limits: delta_chi2, absil, injection or percentile.")] = "delta_chi2",
     limit: Annotated[float, typer.Option(min=30, help="Largest separation, mas.")] = 500.0,
     rescale: Annotated[
-        bool, typer.Option("--rescale", help="Scale all errors so that chi2 is as large as it should be.")
+        bool, typer.Option("--rescale", help="Enlarge all errors so that chi2 is no larger than it should be.")
     ] = False,
+    systematics: Systematics = None,
     diagonal: Annotated[bool, typer.Option("--diagonal", help="Use error bars only, no covariances.")] = False,
     repair: Repair = False,
 ) -> None:
@@ -887,6 +918,7 @@ def contrast(
 
     - `calami contrast abdor_f480m.fits abdor_f430m.fits abdor_f380m.fits -o abdor --rescale`
     - `calami contrast abdor_f480m.fits -o abdor --observables cp --kind absil`
+    - `calami contrast abdor_f480m.fits -o abdor --systematics 0.01,0.5`
     """
     from calami.fringes.observables import distinct_exposures
     from calami.fringes.oifits import read_oifits
@@ -897,9 +929,10 @@ def contrast(
     stars = sorted({one.target for one in data})
     if len(stars) > 1:
         typer.echo(f"warning: files of different stars are fitted as one: {', '.join(stars)}", err=True)
-    told = {"observables": observables, "covariance": "diagonal" if diagonal else "auto"}
-    found = analyse(data, output, kind=kind, limit=limit, rescale=rescale, **told)
-    typer.echo(found.told())
+    used = {"observables": observables, "covariance": "diagonal" if diagonal else "auto"}
+    used["systematics"] = _systematics(systematics)
+    found = analyse(data, output, kind=kind, limit=limit, rescale=rescale, **used)
+    typer.echo(found.report())
     for one in data:
         if not one.references:
             typer.echo(f"note: {one.name} is not calibrated by a reference star", err=True)

@@ -211,7 +211,9 @@ def _average(coefficients: np.ndarray, expected: np.ndarray, n_holes: int, debia
         deviations = np.concatenate((samples["v2"] - samples["v2"].mean(axis=0), kappa), axis=1)
         covariance, factor, shrinkage = shrunk_covariance(deviations, shape)
         covariance = covariance / n
-        phase_error = np.sqrt((turns**2).sum(axis=0) / (n - 1) / n)
+        noise = both[pairs:, pairs:]
+        turned = shrunk_covariance(turns, noise + 1e-12 * np.diag(np.diag(noise)) + 1e-30 * np.eye(pairs))[0]
+        phase_error = np.sqrt(np.diag(turned) / n)
     v2, amplitude = samples["v2"].mean(axis=0), samples["amplitude"].mean(axis=0)
     if debias:
         v2 = v2 - factor * _square_bias(middle, expected)

@@ -5,16 +5,22 @@
 # %% ../../nbs/fringes/08_calibration.ipynb #e76a29fa
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from ..core.problems import CalamiError
-from .observables import Observables, _picked, distinct_exposures, from_samples, wrap
+from ..core.problems import CalamiError, options_from
+from .observables import Observables, _picked, _sides, distinct_exposures, from_samples, wrap
+from ..instrument.niriss import PIXEL_SCALE_MAS
+
+logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['BASELINE_TOLERANCE', 'reference_weights', 'calibrate', 'selfcal']
+__all__ = ['logger', 'BASELINE_TOLERANCE', 'FLIGHT', 'STATE', 'reference_weights', 'displacement', 'Floor',
+           'differences_of_state', 'CalibrationOptions', 'calibrate', 'selfcal']
 
 # %% ../../nbs/fringes/08_calibration.ipynb #d9c054dd
 #: Largest difference in length, m, of the same baseline in target and reference star.
@@ -35,7 +41,8 @@ def reference_weights(
         The reference stars.
     weights : str or sequence of float
         ``"equal"``; ``"time"``: 1 over (distance in time + 1 h); ``"brightness"``: 1 over (difference in magnitude +
-        0.1), since stars alike in brightness share what the detector does; or the weights themselves.
+        0.1), since stars alike in brightness share what the detector does; ``"position"``: 1 over the variance that
+        `FLIGHT` gives for the distance on the detector; or the weights themselves.
 
     Returns
     -------
@@ -43,34 +50,191 @@ def reference_weights(
         Weights, sum 1, shape (references,).
     """
     if isinstance(weights, str):
-        if weights == "equal":
-            chosen = np.ones(len(references))
-        elif weights == "time":
-            away = np.array([abs(r.mjd - target.mjd) for r in references])
-            if not np.isfinite(away).all():
-                raise CalamiError(f"{target.name}: a time of observation is not known; choose other weights")
-            chosen = 1 / (away + 1 / 24)
-        elif weights == "brightness":
-            ratio = [abs(2.5 * np.log10(_brightness(r) / _brightness(target))) for r in references]
-            chosen = 1 / (np.array(ratio) + 0.1)
-        else:
-            raise CalamiError(f"weights {weights!r} unknown; use 'equal', 'time', 'brightness' or numbers")
+        rules = {"equal": _equally, "time": _by_time, "brightness": _by_brightness, "position": _by_position}
+        if (rule := rules.get(weights)) is None:
+            raise CalamiError(f"weights {weights!r} unknown; use 'equal', 'time', 'brightness', 'position' or numbers")
+        chosen = np.array([rule(target, one) for one in references])
     else:
         chosen = np.asarray(weights, float)
     if chosen.shape != (len(references),) or not (chosen >= 0).all() or not 0 < chosen.sum() < np.inf:
         raise CalamiError(f"weights must be {len(references)} numbers, none negative, not all 0: {weights}")
     return chosen / chosen.sum()
 
+# %% ../../nbs/fringes/08_calibration.ipynb #e644e720
+def _equally(target: Observables, reference: Observables) -> float:
+    return 1.0
+
+# %% ../../nbs/fringes/08_calibration.ipynb #505d9cae
+def _by_time(target: Observables, reference: Observables) -> float:
+    away = abs(reference.mjd - target.mjd)
+    if not np.isfinite(away):
+        raise CalamiError(f"{target.name}: a time of observation is not known; choose other weights")
+    return 1 / (away + 1 / 24)
+
+# %% ../../nbs/fringes/08_calibration.ipynb #a30ccecc
+def _by_brightness(target: Observables, reference: Observables) -> float:
+    return 1 / (abs(2.5 * np.log10(_brightness(reference) / _brightness(target))) + 0.1)
+
+# %% ../../nbs/fringes/08_calibration.ipynb #fadc152b
+def _by_position(target: Observables, reference: Observables) -> float:
+    away = displacement(target, reference)
+    if not np.isfinite(away):
+        text = f"{target.name} or {reference.name}: its place on the detector is not known"
+        raise CalamiError(f"{text} (no STARROW, STARCOL, XOFFSET or YOFFSET in the header); choose other weights")
+    return 1 / (FLIGHT.star**2 + FLIGHT.of_position(away) ** 2)
+
+# %% ../../nbs/fringes/08_calibration.ipynb #907865c4
+def displacement(one: Observables, other: Observables) -> float:
+    """
+    Distance of two stars on the detector, from their fitted places, or else from the offsets of the pointing.
+
+    Parameters
+    ----------
+    one, other : Observables
+        The exposures.
+
+    Returns
+    -------
+    float
+        Pixels; NaN if it is not known.
+    """
+    for keys, pixel in ((("STARROW", "STARCOL"), 1.0), (("XOFFSET", "YOFFSET"), np.mean(PIXEL_SCALE_MAS) / 1000)):
+        places = [[x.header.get(key) for key in keys] for x in (one, other)]
+        if all(isinstance(value, (int, float)) for place in places for value in place):
+            return float(np.hypot(*np.subtract(*places)) / pixel)
+    return np.nan
+
+# %% ../../nbs/fringes/08_calibration.ipynb #aef25bfd
+@dataclass(frozen=True)
+class Floor:
+    """
+    How well one star calibrates another.
+
+    Attributes
+    ----------
+    star : float
+        Error of a fringe between two stars on the same pixel, as a fraction of the amplitude of a point.
+    position : float
+        Its growth with distance on the detector, a pixel, at small distances.
+    reach : float
+        Distance from which on it grows less, pixels.
+    common : float
+        Relative error that all V² share.
+    weight : float
+        Degrees of freedom with which it is known.
+    other_pixel : float
+        Distance beyond which a reference star stands on another pixel, pixels.
+    source : str
+        Where it was measured.
+    """
+
+    star: float
+    position: float
+    reach: float
+    common: float
+    weight: float
+    other_pixel: float
+    source: str
+
+    def of_position(self, away: float) -> float:
+        """
+        Error of a fringe that comes with distance.
+
+        Parameters
+        ----------
+        away : float
+            Pixels.
+
+        Returns
+        -------
+        float
+            As a fraction of the amplitude of a point.
+        """
+        return self.position * away / np.hypot(1, away / self.reach)
+
+# %% ../../nbs/fringes/08_calibration.ipynb #a570f4f4
+#: Measured on flight data, positions in F480M only: `tests/campaigns/contrast.py floor` repeats it.
+FLIGHT = Floor(0.0015, 0.0085, 1.1, 0.004, 4.0, 0.5, "1093 HD 37093, HD 36805")
+
+# %% ../../nbs/fringes/08_calibration.ipynb #3d7f16a5
+#: What a target and its reference stars must have in common, by the keyword that says it.
+STATE = {
+    "CALMODE": "mode of the fit",
+    "CALFIT": "version of the fit",
+    "CALPIXW": "pixel weights",
+    "CALPUPIL": "pupil",
+    "CALCORR": "correction of charge migration",
+    "CALKERN": "kernel of the correction",
+    "S_CHGMIG": "charge-migration step",
+}
+
+# %% ../../nbs/fringes/08_calibration.ipynb #ccab47bb
+def differences_of_state(one: Observables, other: Observables) -> dict[str, tuple[str, str]]:
+    """
+    Name what was done to one exposure and not to the other.
+
+    Parameters
+    ----------
+    one, other : Observables
+        The exposures; what is not known of one of them counts as alike.
+
+    Returns
+    -------
+    dict
+        From the keys of `STATE` to what they are for the two.
+    """
+    if not (one.header and other.header):
+        return {}
+    states = [{key: str(x.header.get(key, "")).strip() for key in STATE} for x in (one, other)]
+    for state, x in zip(states, (one, other), strict=True):
+        ran = "COMPLETE" in (x.header.get("S_CHGMIG"), x.header.get("S_UNDSMP"))  # its name before jwst 1.12
+        state["S_CHGMIG"] = "COMPLETE" if ran else "not run"
+    # Files from before there were these keywords say nothing of mode and version
+    return {
+        key: (states[0][key] or "none", states[1][key] or "none")
+        for key in STATE
+        if states[0][key] != states[1][key] and (key not in ("CALMODE", "CALFIT") or all(s[key] for s in states))
+    }
+
 # %% ../../nbs/fringes/08_calibration.ipynb #c92728ad
-def calibrate(
-    target: Observables,
-    references: Observables | Sequence[Observables],
-    *,
-    weights: str | Sequence[float] = "equal",
-    scatter: bool = True,
-    systematics: tuple[float, float] = (0.0, 0.0),
-    name: str | None = None,
-) -> Observables:
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """
+    How a target is calibrated.
+
+    Attributes
+    ----------
+    weights : str or sequence of float
+        As in `reference_weights`.
+    scatter : bool
+        Add what the references differ by, beyond their own errors, to the covariances; needs two or more of them.
+    systematics : tuple of float
+        Errors to add anyway: relative for V², rad for closure phases.
+    floor : bool, optional
+        Add `FLIGHT`. If not given, for exposures whose header says that they come from the detector of NIRISS.
+    allow : bool or sequence of str
+        Calibrate although exposures are in different states: True, or which keys of `STATE` may differ.
+    name : str, optional
+        Name of the result; the target's if not given.
+    """
+
+    weights: str | Sequence[float] = "equal"
+    scatter: bool = True
+    systematics: tuple[float, float] = (0.0, 0.0)
+    floor: bool | None = None
+    allow: bool | Sequence[str] = ()
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not (len(self.systematics) == 2 and min(self.systematics) >= 0):
+            raise CalamiError(f"systematics are errors of V2 and closure phase, 0 or more, not {self.systematics}")
+        unknown = [] if isinstance(self.allow, bool) else [key for key in self.allow if key not in STATE]
+        if unknown:
+            raise CalamiError(f"allow: {', '.join(unknown)} is unknown; use True, or some of {', '.join(STATE)}")
+
+# %% ../../nbs/fringes/08_calibration.ipynb #d203a665
+def calibrate(target: Observables, references: Observables | Sequence[Observables], **options: Any) -> Observables:
     """
     Calibrate a target by reference stars.
 
@@ -80,61 +244,111 @@ def calibrate(
         The target.
     references : Observables or sequence of Observables
         One or more reference stars, in the same filter with the same holes.
-    weights : str or sequence of float
-        As in `reference_weights`.
-    scatter : bool
-        Add what the references differ by, beyond their own errors, to the covariances; needs two or more of them.
-    systematics : tuple of float
-        Errors to add anyway: relative for V², rad for closure phases.
-    name : str, optional
-        Name of the result; the target's if not given.
+    **options
+        Fields of `CalibrationOptions`: ``weights``, ``scatter``, ``systematics``, ``floor``, ``allow``, ``name``.
 
     Returns
     -------
     Observables
-        Calibrated V² and closure phases with covariances. Its header has ``SCAT_V2`` and ``SCAT_CP``, the
-        scatter between references (relative, rad). Where the target, or every reference, has no usable error, it has
-        none either (NaN).
+        Calibrated V² and closure phases with covariances. Its header has ``SCAT_V2`` and ``SCAT_CP``, the scatter
+        between references (relative, rad); ``SYS_V2`` and ``SYS_CP``, the systematic error in its errors; ``SYS_PART``,
+        the part of the variances that it makes; ``SYS_FROM``, where it comes from; ``DISPLACE``, the distance on the
+        detector (pixels). Where the target, or every reference, has no usable error, it has none either (NaN).
 
     Raises
     ------
     CalamiError
-        If filters or baselines do not agree, or weights cannot be had.
+        If filters, baselines or states do not agree, or weights cannot be had.
     """
-    references = distinct_exposures(references)
+    chosen, references = options_from(CalibrationOptions, options), distinct_exposures(references)
     if not references:
         raise CalamiError(f"{target.name}: no reference star given")
+    _check_states(target, references, chosen.allow)
     aligned = [_align(r, target) for r in references]
-    w = reference_weights(target, references, weights)
-    header, changes = dict(target.header), {}
-    for key, extra, circular in (("v2", systematics[0], False), ("cp", systematics[1], True)):
-        own, values, bad = getattr(target, key), np.array([getattr(a, key) for a in aligned]), _excluded(aligned, key)
-        covariances = [getattr(a, f"{key}_covariance") for a in aligned]
-        reference, used = _combine(values, bad, w, circular)
-        excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if scatter else 0.0
-        calibrated = wrap(own - reference) if circular else own / reference
-        covariance = _systematic(target, calibrated, excess * (1 + (w**2).sum()) + extra**2, circular)
-        slope = np.ones(len(own)) if circular else 1 / reference
-        known = target.full_cp_covariance() if circular else target.full_v2_covariance()
-        covariance = covariance + np.outer(slope, slope) * _mask_unusable(known, getattr(target, f"{key}_good"))
-        for weight, theirs in zip(used, covariances, strict=True):
-            gain = weight if circular else weight * calibrated / reference
-            covariance = covariance + np.outer(gain, gain) * np.where(np.outer(weight, weight) > 0, theirs, 0.0)
-        with np.errstate(invalid="ignore"):
-            changes[f"{key}_err"] = np.sqrt(np.diag(covariance))
-        changes |= {key: calibrated, f"{key}_covariance": covariance}
-        changes[f"{key}_flag"] = getattr(target, f"{key}_flag") | ~np.isfinite(reference)
-        header[f"SCAT_{key.upper()}"] = float(np.sqrt(excess))
+    w = reference_weights(target, references, chosen.weights)
+    prior, facts, notes = _prior(target, references, w, chosen)
+    done = [
+        _calibrated(target, aligned, w, key, (prior, given, chosen.scatter))
+        for key, given in zip(("v2", "cp"), chosen.systematics, strict=True)
+    ]
+    parts = {"SYS_PART": max(one[1]["SYS_PART"] for one in done)}
     return replace(
         target,
-        name=name or target.name,
-        **changes,
+        name=chosen.name or target.name,
+        **done[0][0],
+        **done[1][0],
         **dict.fromkeys("visamp visamp_err visphi visphi_err t3amp t3amp_err pistons image model residual".split()),
         samples={},
         n_samples=min((x.n_samples for x in (target, *references) if x.n_samples), default=0),
+        shrinkage=min(one[2] for one in done),
         references=tuple(r.target for r in references),
-        header=header,
+        notes=(*target.notes, *notes),
+        header=target.header | facts | done[0][1] | done[1][1] | parts,
     )
+
+# %% ../../nbs/fringes/08_calibration.ipynb #722f32d5
+def _check_states(target: Observables, references: Sequence[Observables], allow: bool | Sequence[str]) -> None:
+    for reference in references:
+        found = {} if allow is True else differences_of_state(target, reference)
+        said = [f"{STATE[k]} ({a} and {b})" for k, (a, b) in found.items() if not allow or k not in allow]
+        if said:
+            text = f"{target.name} and {reference.name} differ in what was done to them: {', '.join(said)}"
+            raise CalamiError(f"{text}; treat both alike, or allow it (allow=True, --allow)")
+
+# %% ../../nbs/fringes/08_calibration.ipynb #484b0840
+@dataclass(frozen=True)
+class _Prior:
+    # What is known beforehand: variance of a fringe between a star and another, of the distance, of what all V² share
+    star: float = 0.0
+    position: float = 0.0
+    common: float = 0.0
+    weight: float = 0.0
+
+# %% ../../nbs/fringes/08_calibration.ipynb #cfc20c1f
+def _prior(target: Observables, references, w: np.ndarray, options: CalibrationOptions):
+    # The floor for these stars, facts about it by keyword, and what to know
+    away = np.array([displacement(target, one) for one in references])
+    facts, notes = {}, []
+    if np.isfinite(away).all():
+        facts["DISPLACE"] = float(w @ away)
+        if (far := away[w > 0.01].max()) > FLIGHT.other_pixel:
+            text = f"a reference star stands {far:.1f} pixels from {target.name}, on another pixel"
+            notes.append(
+                f"{text}: closure phases and V2 differ from pixel to pixel; weights='position' makes it count less"
+            )
+            logger.warning("%s", notes[-1])
+    flight = str(target.header.get("DETECTOR", "")).strip() == "NIS"
+    if not (flight if options.floor is None else options.floor):
+        return _Prior(), facts, notes
+    facts["SYS_FROM"] = FLIGHT.source
+    if "DISPLACE" not in facts:
+        notes.append("its place on the detector is not known: the systematic error is that of stars on the same pixel")
+    position = float(w @ np.nan_to_num(FLIGHT.of_position(away)) ** 2)
+    return _Prior(FLIGHT.star**2, position, FLIGHT.common**2, FLIGHT.weight), facts, notes
+
+# %% ../../nbs/fringes/08_calibration.ipynb #692cb294
+def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarray, key: str, known: tuple):
+    # Values, errors, covariance and flags of V² or closure phases, facts by keyword, and how far known shapes rule
+    circular, (prior, given, scatter) = key == "cp", known
+    own, values, bad = getattr(target, key), np.array([getattr(a, key) for a in aligned]), _excluded(aligned, key)
+    covariances = [getattr(a, f"{key}_covariance") for a in aligned]
+    reference, used = _combine(values, bad, w, circular)
+    excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if scatter else 0.0
+    calibrated = wrap(own - reference) if circular else own / reference
+    variances = _pooled(target, (excess, len(aligned) if scatter else 1), prior, w, circular)
+    systematic = _systematic(target, calibrated, variances, circular) + _flat(target, calibrated, given**2, circular)
+    slope = np.ones(len(own)) if circular else 1 / reference
+    full = target.full_cp_covariance() if circular else target.full_v2_covariance()
+    parts = [systematic, np.outer(slope, slope) * _mask_unusable(full, getattr(target, f"{key}_good"))]
+    for weight, theirs in zip(used, covariances, strict=True):
+        gain = weight if circular else weight * calibrated / reference
+        parts.append(np.outer(gain, gain) * np.where(np.outer(weight, weight) > 0, theirs, 0.0))
+    new = {key: calibrated, f"{key}_covariance": sum(parts)}
+    with np.errstate(invalid="ignore"):
+        new[f"{key}_err"] = np.sqrt(np.diag(sum(parts)))
+    new[f"{key}_flag"] = getattr(target, f"{key}_flag") | ~np.isfinite(reference)
+    facts, shrinkage = _about_parts(parts, (target, *aligned), calibrated, key)
+    return new, facts | {f"SCAT_{key.upper()}": float(np.sqrt(excess))}, shrinkage
 
 # %% ../../nbs/fringes/08_calibration.ipynb #3c8e570f
 def _excluded(aligned: Sequence[Observables], key: str) -> np.ndarray:
@@ -218,11 +432,58 @@ def _excess(values: np.ndarray, bad: np.ndarray, variances: np.ndarray, circular
     return max(0.0, between - within.mean())
 
 # %% ../../nbs/fringes/08_calibration.ipynb #5b2b2784
-def _systematic(target: Observables, values: np.ndarray, variance: float, circular: bool) -> np.ndarray:
+def _pooled(target: Observables, scatter: tuple[float, int], prior: _Prior, w: np.ndarray, circular: bool) -> tuple:
+    # Variance of the calibrated fringes on each pair of stations, and relative one that all V² share. The scatter of
+    # few references is known with few degrees of freedom, two for each beyond the first, the floor with those it has.
+    excess, measured = scatter[0], 2.0 * (scatter[1] - 1)
+    # Mean variance of closure phases, or relative one of V², over that of a fringe
+    size = 3 * _side_noise(target).mean() if circular else 4 * np.nanmean(_baseline_noise(target))
+    freedom = prior.weight + measured
+    star = (prior.weight * prior.star / 2 + measured * excess / size) / freedom if freedom else 0.0
+    return star * (1 + (w**2).sum()) + prior.position, prior.common * (1 + (w**2).sum()) / 2
+
+# %% ../../nbs/fringes/08_calibration.ipynb #5d7fd916
+def _baseline_noise(target: Observables) -> np.ndarray:
+    # 1 / V² on the baselines
+    return 1 / np.clip(np.nan_to_num(target.v2, nan=1.0), 0.01, None)
+
+# %% ../../nbs/fringes/08_calibration.ipynb #1862ae99
+def _side_noise(target: Observables) -> np.ndarray:
+    # The same on the columns of `triangle_matrix`
+    known = dict(zip(map(tuple, np.sort(target.v2_stations, axis=1).tolist()), _baseline_noise(target), strict=True))
+    return np.array([known.get(side, 1.0) for side in _sides(target.cp_stations)])
+
+# %% ../../nbs/fringes/08_calibration.ipynb #93c223d3
+def _systematic(target: Observables, values: np.ndarray, variances: tuple, circular: bool) -> np.ndarray:
+    # Covariance of V², or of closure phases, from the error of a fringe on each baseline, and from what all V² share
+    fringe, common = variances
+    if circular:
+        return target.triangle_matrix @ np.diag(fringe * _side_noise(target)) @ target.triangle_matrix.T
+    lengths = np.nan_to_num(target.baseline_length)
+    blur = values * (lengths / max(lengths.max(initial=0), 1e-9)) ** 2
+    shared = common * (np.outer(values, values) + np.outer(blur, blur))
+    return np.diag(values**2 * 4 * fringe * _baseline_noise(target)) + shared
+
+# %% ../../nbs/fringes/08_calibration.ipynb #b1f96c34
+def _flat(target: Observables, values: np.ndarray, variance: float, circular: bool) -> np.ndarray:
     # Covariance of a relative variance of V2, or of a variance of closure phases that is born on the baselines
     if not circular:
         return np.diag(values**2 * variance)
     return target.triangle_matrix @ target.triangle_matrix.T * (variance / 3)
+
+# %% ../../nbs/fringes/08_calibration.ipynb #805d8dc6
+def _about_parts(parts: Sequence[np.ndarray], stars: Sequence[Observables], values: np.ndarray, key: str):
+    # From the systematic part of a covariance and those of the stars: size and part of the former, by keyword, and how
+    # far the whole is of a known shape
+    diagonals = np.array([np.diag(part) for part in parts])
+    good = np.isfinite(diagonals).all(axis=0) & (diagonals.sum(axis=0) > 0)
+    if not good.any():
+        return {f"SYS_{key.upper()}": 0.0, "SYS_PART": 0.0}, 0.0
+    diagonals = diagonals[:, good]
+    fraction = float((diagonals[0] / diagonals.sum(axis=0)).mean())
+    least = min(star.shrinkage if star.n_samples else 1.0 for star in stars)
+    size = diagonals[0] if key == "cp" else diagonals[0] / values[good] ** 2
+    return {f"SYS_{key.upper()}": float(np.sqrt(size.mean())), "SYS_PART": fraction}, fraction + (1 - fraction) * least
 
 # %% ../../nbs/fringes/08_calibration.ipynb #0bb6ddf2
 def selfcal(data: Observables, split: str = "even-odd") -> Observables:
@@ -254,4 +515,4 @@ def selfcal(data: Observables, split: str = "even-odd") -> Observables:
     number = np.arange(count)
     first = number % 2 == 0 if split == "even-odd" else number >= (count + 1) // 2
     halves = [from_samples(data, keep, f"{data.name} {split}") for keep in (first, ~first)]
-    return calibrate(halves[0], halves[1], scatter=False)
+    return calibrate(halves[0], halves[1], scatter=False, floor=False)

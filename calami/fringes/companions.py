@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError, options_from
+from .calibration import FLIGHT
 from .model import Setup, fringe_model, star_image
-from .observables import Observables, closure_covariance, distinct_exposures, wrap
+from .observables import Observables, _sample_size, closure_covariance, distinct_exposures, wrap
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.niriss import HOLE_FLAT_TO_FLAT, PIXEL_SCALE_MAS
 from ..instrument.optics import MAS
@@ -23,8 +24,9 @@ from ..instrument.optics import MAS
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'disc', 'companion_fringe', 'spot_response', 'sample_factor', 'Options', 'Prepared', 'prepare', 'position',
-           'add_companion', 'FalseAlarm', 'sigma_of', 'SearchOptions', 'CompanionFit', 'search_companion']
+__all__ = ['logger', 'SHARED', 'LARGEST_CHI2', 'OTHER_PIXEL', 'TOO_SMALL', 'SCALE_ERROR', 'disc', 'companion_fringe',
+           'spot_response', 'sample_factor', 'Options', 'Prepared', 'prepare', 'position', 'add_companion',
+           'FalseAlarm', 'sigma_of', 'SearchOptions', 'CompanionFit', 'search_companion']
 
 # %% ../../nbs/fringes/09_companions.ipynb #fcd71e61
 def disc(x: np.ndarray, kind: str, size: float) -> np.ndarray:
@@ -129,9 +131,13 @@ def _responses(wavelength: float, spot: float) -> np.ndarray:
     return np.array([(0.0, 1.0, 1.0, rows[0][3]), *rows]).T
 
 # %% ../../nbs/fringes/09_companions.ipynb #38879483
-def sample_factor(n_samples: int, n_data: int, n_parameters: int = 3) -> float:
+def sample_factor(n_samples: int, n_data: int, n_parameters: int = 3, shrinkage: float = 0.0) -> float:
     """
     Factor by which a covariance estimated from a sample must grow to give right errors of fitted parameters.
+
+    The eigenvalues of such a covariance scatter as Marchenko and Pastur have found, around those of the shape towards
+    which it was shrunk. Without shrinkage this is the product of the factors of Hartlap et al. (2007) and Percival et
+    al. (2014) for many data. It changes smoothly with the number of integrations.
 
     Parameters
     ----------
@@ -141,22 +147,36 @@ def sample_factor(n_samples: int, n_data: int, n_parameters: int = 3) -> float:
         Data in the fit.
     n_parameters : int
         Parameters fitted.
+    shrinkage : float
+        How far the covariance was shrunk towards a known shape, 0 to 1.
 
     Returns
     -------
     float
         At least 1; infinite if the sample is too small for an inverse.
     """
-    if n_samples < n_data + 5:
+    if shrinkage > 1 - 1e-6:
+        return 1.0
+    crowd, x = n_data / max(n_samples - 1, 1e-9), shrinkage / (1 - shrinkage)
+    if crowd >= 1 and x == 0:
         return np.inf
-    b = (n_samples - n_data - 2) / ((n_samples - n_data - 1) * (n_samples - n_data - 4))
-    return (n_samples - 1) / (n_samples - n_data - 2) * (1 + b * (n_data - n_parameters))
+    if x == 0:
+        first, second = 1 / (1 - crowd), (1 - crowd) ** -3
+    else:  # means of 1 / (l + x) and of its square over the eigenvalues l of a sample
+        b = 1 - crowd + x
+        root = np.sqrt(b**2 + 4 * crowd * x)
+        first = (root - b) / (2 * crowd * x)
+        second = (first + (1 - (b + 2 * crowd) / root) / (2 * crowd)) / x
+        first, second = first / (1 - shrinkage), second / (1 - shrinkage) ** 2
+    return float(first * (1 + (second / first**2 - 1) * (1 - n_parameters / n_data)))
 
 # %% ../../nbs/fringes/09_companions.ipynb #c5b8c704
-def _whitener(basis: np.ndarray, covariance: np.ndarray, n_samples: int) -> np.ndarray | None:
+def _whitener(basis: np.ndarray, covariance: np.ndarray, n_samples: int = 0, shrinkage: float = 0.0):
     # W such that W (basis @ data) has unit covariance; None if the covariance does not allow it
-    if n_samples:
-        covariance = covariance * sample_factor(n_samples, len(basis))
+    factor = sample_factor(n_samples, len(basis), min(3, len(basis)), shrinkage) if n_samples else 1.0
+    if np.isinf(factor):
+        return None
+    covariance = covariance * factor
     reduced = basis @ covariance @ basis.T if np.isfinite(covariance).all() else np.full((len(basis),) * 2, np.nan)
     try:
         root = np.linalg.cholesky(reduced)
@@ -179,17 +199,17 @@ def _whiten(data: Observables, key: str, good: np.ndarray, options: Options) -> 
         left, values, _ = np.linalg.svd(matrix, full_matrices=False)
         basis, extra = left[:, values > 1e-9 * values.max()].T, matrix @ matrix.T * (floor**2 / 3)
     if known is not None:
-        whitener = _whitener(basis, known[np.ix_(good, good)] + extra, data.n_samples)
+        whitener = _whitener(basis, known[np.ix_(good, good)] + extra, data.n_samples, data.shrinkage)
         if whitener is not None:
             return whitener
         logger.warning(
             "%s: the covariance of its %s has no inverse (%d integrations for %d numbers); error bars are used instead",
             data.name,
             {"v2": "V2", "cp": "closure phases"}[key],
-            data.n_samples,
+            _sample_size(data.n_samples, data.shrinkage),
             len(basis),
         )
-    whitener = single if key == "v2" else _whitener(basis, closure_covariance(errors, matrix) + extra, 0)
+    whitener = single if key == "v2" else _whitener(basis, closure_covariance(errors, matrix) + extra)
     if whitener is None:
         raise CalamiError(f"{data.name}: the errors of its closure phases cannot be used; give others (with_errors)")
     return whitener
@@ -250,7 +270,7 @@ class Prepared:
 
     def __init__(self, data: Observables, options: Options = Options()) -> None:
         """Whiten the data."""
-        self.data, self.options = data, options
+        self.data, self.options, self.scale = data, options, 1.0
         v2_good = _usable(data, "v2", options.observables in ("both", "v2"))
         cp_good = _usable(data, "cp", options.observables in ("both", "cp"))
         self.uv, self.v2_index, self.matrix = _baseline_table(data, v2_good, cp_good)
@@ -266,6 +286,9 @@ class Prepared:
         self.v2_away = data.v2[v2_good] - self.v2_null
         self.cp_away = wrap(data.cp[cp_good] - self.cp_null)
         self.w_phase = self.w_cp @ self.matrix
+        self.calibrated = bool(data.references)
+        included = "SYS_FROM" in data.header  # how much stars differ is in the errors
+        self.unknown = _unknown(self) if self.calibrated and not included else np.zeros((self.size, 0))
 
     @property
     def size(self) -> int:
@@ -346,6 +369,23 @@ class Prepared:
                 parts.append(self.w_cp @ wrap(sign * self.cp_away[:, None] - self.matrix @ phase))
         return np.concatenate(parts)
 
+    def without_unknown(self, values: np.ndarray) -> np.ndarray:
+        """
+        Take off whitened values what calibration cannot know.
+
+        Parameters
+        ----------
+        values : numpy.ndarray
+            Shape (size, cells).
+
+        Returns
+        -------
+        numpy.ndarray
+            In that shape: without what a common factor of all V², and one that grows with the square of the baseline,
+            can make.
+        """
+        return values - self.unknown @ (self.unknown.T @ values)
+
     def null_residual(self) -> np.ndarray:
         """Whitened difference between the data and a single star, shape (size,)."""
         return np.concatenate((self.w_v2 @ self.v2_away, self.w_cp @ self.cp_away))
@@ -367,6 +407,16 @@ class Prepared:
         star = self.star[:, None]
         v2 = (2 * star * fringe[0] - 2 * star**2 * fringe[2])[self.v2_index]
         return np.concatenate((self.w_v2 @ v2, self.w_phase @ (fringe[1] / star)))
+
+# %% ../../nbs/fringes/09_companions.ipynb #c3b833d3
+def _unknown(one: Prepared) -> np.ndarray:
+    # Orthonormal patterns of the whitened data that come from stars unlike in size, brightness or jitter: in V², a
+    # constant and the square of the baseline. Shape (size, 2), or less
+    lengths = np.hypot(*one.uv[one.v2_index].T)
+    patterns = one.w_v2 @ (one.v2_null[:, None] * np.column_stack((np.ones(len(lengths)), lengths**2)))
+    left, values, _ = np.linalg.svd(patterns, full_matrices=False)
+    kept = left[:, values > 1e-6 * values.max(initial=0)]
+    return np.concatenate((kept, np.zeros((one.size - len(kept), kept.shape[1]))))
 
 # %% ../../nbs/fringes/09_companions.ipynb #d549b230
 def prepare(data: Observables | Sequence[Observables], **options: Any) -> list[Prepared]:
@@ -499,16 +549,22 @@ class FalseAlarm:
     """
     How often noise alone lowers χ² by so much, somewhere on the grid.
 
+    Where the scale of the errors is not known it is found from the residuals of the same fit, and the fall of χ² counts
+    in units of it: with n data and k contrasts it is (n - k) (χ²₀ - χ²) / χ², a function of (n - k) ln(χ²₀ / χ²) alone.
+
     Attributes
     ----------
     peaks : numpy.ndarray
         Highest fall of χ² in each trial, sorted.
     n_contrasts : int
         Free contrasts.
+    freedom : float
+        Degrees of freedom with which the scale of the errors is known; infinite if it is known.
     """
 
     peaks: np.ndarray
     n_contrasts: int
+    freedom: float = np.inf
 
     def log_probability(self, delta_chi2: float) -> float:
         """
@@ -534,8 +590,11 @@ class FalseAlarm:
         return float(np.log(0.03) + law(delta_chi2) - law(knee))
 
     def _law(self, t: float) -> float:
-        k = self.n_contrasts
-        return (k / 2 - 1) * np.log(t) + np.log(max(t - k + 1, 1e-3)) - t / 2
+        k, m = self.n_contrasts, self.freedom
+        if np.isinf(m):
+            return (k / 2 - 1) * np.log(t) + np.log(max(t - k + 1, 1e-3)) - t / 2
+        peak = np.log(max((m - 1) / m * t - k + 1, 1e-3))
+        return (k / 2 - 1) * np.log(t) + peak - (m + k - 2) / 2 * np.log1p(t / m)
 
     def threshold(self, probability: float) -> float:
         """
@@ -624,19 +683,78 @@ def _newton(ready, fringes, f: np.ndarray, limit: float, steps: int = 4) -> tupl
 
 # %% ../../nbs/fringes/09_companions.ipynb #962d6fcd
 def _false_alarm(ready, groups: dict[str, list[int]], fringes, cells, options: SearchOptions) -> FalseAlarm:
-    rng = np.random.default_rng(options.seed)
-    templates = []
+    from scipy.linalg import block_diag
+
+    rng, freedom = np.random.default_rng(options.seed), np.inf
+    if options.rescale or any(one.calibrated or one.data.n_samples for one in ready):
+        freedom = max(sum(one.size - one.unknown.shape[1] for one in ready) - len(groups), 1)
+    templates, unknown = [], []
     for members in groups.values():
-        stacked = np.concatenate([ready[i].template(fringes[i])[:, cells] for i in members]).astype("float32")
+        many = [ready[i].without_unknown(ready[i].template(fringes[i])[:, cells]) for i in members]
+        stacked = np.concatenate(many).astype("float32")
         templates.append(stacked / np.maximum(np.sqrt(_sum_squares(stacked)), 1e-30))
+        unknown.append(block_diag(*(ready[i].unknown for i in members)).astype("float32"))
     peaks = []
     for _ in range(0, options.trials, 250):
-        field_ = 0.0
-        for unit in templates:
+        field_, whole = 0.0, 0.0
+        for unit, lost in zip(templates, unknown, strict=True):
             noise = rng.standard_normal((250, len(unit)), dtype="float32")
             field_ = field_ + np.maximum(noise @ unit, 0) ** 2
-        peaks.append(field_.max(axis=1))
-    return FalseAlarm(np.sort(np.concatenate(peaks).astype(float)), len(groups))
+            whole = whole + (noise**2).sum(axis=1) - ((noise @ lost) ** 2).sum(axis=1)
+        peak = field_.max(axis=1).astype(float)
+        peaks.append(peak if np.isinf(freedom) else freedom * peak / np.maximum(whole - peak, 1e-9))
+    return FalseAlarm(np.sort(np.concatenate(peaks)), len(groups), freedom)
+
+# %% ../../nbs/fringes/09_companions.ipynb #98693ae9
+def _log_false_alarm(ready, groups: dict[str, list[int]], found: np.ndarray, alarm: FalseAlarm, joint: float) -> float:
+    # Of the fall of χ² to the parameters found, in units of the scale of the errors, which is at least 1
+    null = chi2 = 0.0
+    for contrast, members in zip(found[2:], groups.values(), strict=True):
+        for one in (ready[i] for i in members):
+            left = one.residual(one.fringe(found[:1], found[1:2]), np.array([contrast]))
+            both = one.without_unknown(np.column_stack((one.null_residual(), left)))
+            null, chi2 = np.array([null, chi2]) + _sum_squares(both)
+    spread = 1.0 if np.isinf(alarm.freedom) else max(1.0, chi2 / alarm.freedom)
+    return alarm.log_probability(max(null - chi2, 0.0) / (spread * joint))
+
+# %% ../../nbs/fringes/09_companions.ipynb #f7a54f28
+#: Correlation, from filter to filter and exposure to exposure, of what the same stars differ by beyond their noise.
+SHARED = 0.5
+
+# %% ../../nbs/fringes/09_companions.ipynb #f8ba9ad8
+def _elsewhere(one: Prepared) -> bool:
+    # Calibrated on another pixel, with errors that know nothing of it
+    header = one.data.header
+    known = "SYS_FROM" in header or any(one.options.systematics)
+    return one.calibrated and not known and header.get("DISPLACE", 0.0) > FLIGHT.other_pixel
+
+# %% ../../nbs/fringes/09_companions.ipynb #c7866d75
+def _joint_scale(ready: Sequence[Prepared]) -> float:
+    # Systematic errors of exposures that were calibrated by the same stars do not average out as noise does: factor for
+    # the variance of what is common to all
+    many: dict[tuple, list[float]] = {}
+    for one in ready:
+        part = one.data.header.get("SYS_PART", 0.0)
+        many.setdefault((one.data.target, one.data.references), []).append(part if isinstance(part, float) else 0.0)
+    return float(np.mean([1 + SHARED * (len(parts) - 1) * np.mean(parts) for parts in many.values()]))
+
+# %% ../../nbs/fringes/09_companions.ipynb #7d2dc607
+#: Reduced χ² above which the errors are not believed, and no significance is given.
+LARGEST_CHI2 = 2.0
+#: What is said then, and where the errors say nothing of another pixel.
+OTHER_PIXEL = (
+    "a reference star stands on another pixel, and the errors do not say what that changes: give systematic errors "
+    "(--systematics, or --floor in calibrate), or choose reference stars on the same pixel"
+)
+TOO_SMALL = (
+    "the errors are too small for this fit: give systematic errors (--systematics), or rescale (--rescale); choose "
+    "reference stars on the same pixel"
+)
+
+# %% ../../nbs/fringes/09_companions.ipynb #51549d7e
+#: Relative error of separations from images: pixel scale, and effective wavelength of a star whose spectrum is not
+#: given.
+SCALE_ERROR = 0.001
 
 # %% ../../nbs/fringes/09_companions.ipynb #a9024169
 @dataclass(frozen=True)
@@ -659,8 +777,8 @@ class SearchOptions(Options):
     contrast_by : str
         What has a separate contrast: ``"filter"``, ``"file"``, or ``"all"`` for one contrast.
     rescale : bool
-        Multiply all variances, up or down, so that χ² is as large as the degrees of freedom: for errors that are known
-        up to a factor only. The significance is then approximate.
+        Multiply all variances so that χ² is as large as the degrees of freedom, if it is larger: for errors that are
+        known up to a factor only.
     n_alternatives : int
         How many other minima are reported at most.
     trials : int
@@ -709,9 +827,11 @@ class CompanionFit:
     n_data : int
         Independent data.
     scale : float
-        Factor by which all variances were multiplied (1 if they were taken as they are).
+        Factor by which all variances were multiplied: 1 if they were taken as they are, more if they were rescaled, or
+        if exposures share systematic errors.
     log_false_alarm : float
-        Natural logarithm of the probability that noise alone gives such a companion anywhere on the grid.
+        Natural logarithm of the probability that noise alone gives such a companion anywhere on the grid; NaN if no
+        significance is given (`no_significance`).
     alternatives : tuple of dict
         Other minima: ``sep_mas``, ``pa_deg``, ``dmag`` by filter, ``delta_chi2`` from the best (in units of `scale`).
     grid : numpy.ndarray
@@ -766,8 +886,18 @@ class CompanionFit:
         return self.chi2 / max(self.n_data - 2 - len(self.contrast), 1)
 
     @property
+    def errors_too_small(self) -> bool:
+        """Whether the data fit so badly that neither significance nor errors can be believed (see `LARGEST_CHI2`)."""
+        return bool(self.reduced_chi2 > LARGEST_CHI2 and not self.options.rescale)
+
+    @property
+    def no_significance(self) -> str:
+        """Why no significance is given; empty if it is."""
+        return TOO_SMALL if self.errors_too_small else OTHER_PIXEL if np.isnan(self.log_false_alarm) else ""
+
+    @property
     def significance(self) -> float:
-        """Gaussian sigmas (two-sided) of the false-alarm probability: the number of places looked at is included."""
+        """Gaussian sigmas (two-sided) of the false-alarm probability, for all places looked at; NaN if not given."""
         return float(sigma_of(self.log_false_alarm))
 
     def places(self, delta_chi2: float) -> list[tuple[float, float]]:
@@ -817,11 +947,12 @@ def _report(fit: CompanionFit) -> list[str]:
     sep, pa, *_ = fit.errors
     lines = [f"{fit.separation:.1f} ± {sep:.1f} mas, position angle {fit.position_angle:.2f} ± {pa:.2f} deg"]
     lines += [f"  {k}: {m:.2f} ± {fit.dmag_error[k]:.2f} mag" for k, m in fit.dmag.items()]
-    lines.append(f"  {fit.significance:.1f} sigma; reduced chi2 {fit.reduced_chi2:.2f}")
+    sure = "no significance" if fit.no_significance else f"{fit.significance:.1f} sigma"
+    lines.append(f"  {sure}; reduced chi2 {fit.reduced_chi2:.2f}")
     if fit.scale != 1:
         lines[-1] += f", errors multiplied by {np.sqrt(fit.scale):.2f}"
-    elif fit.reduced_chi2 > 2:
-        lines.append("  the errors are too small for this fit: rescale them, or add systematic ones")
+    if fit.no_significance:
+        lines.append(f"  {fit.no_significance}")
     if max(fit.contrast.values()) > 0.99 * fit.options.max_contrast:
         lines.append(f"  the contrast is at its bound, {fit.options.max_contrast:g}: this is no faint companion")
     for one in fit.alternatives:
@@ -842,8 +973,10 @@ def _as_dict(fit: CompanionFit) -> dict[str, Any]:
         "dmag_err": fit.dmag_error,
         "contrast": dict(fit.contrast),
         "contrast_err": dict(zip(fit.contrast, rest, strict=True)),
-        "significance": fit.significance,
-        "log10_false_alarm": fit.log_false_alarm / np.log(10),
+        "significance": None if fit.no_significance else fit.significance,
+        "log10_false_alarm": None if fit.no_significance else fit.log_false_alarm / np.log(10),
+        "errors_too_small": fit.errors_too_small,
+        "no_significance": fit.no_significance,
         "delta_chi2": fit.delta_chi2,
         "chi2": fit.chi2,
         "chi2_null": fit.chi2_null,
@@ -856,10 +989,12 @@ def _as_dict(fit: CompanionFit) -> dict[str, Any]:
         "files": list(fit.names),
         "observables": fit.options.observables,
         "errors": fit.options.covariance,
+        "systematics": {"v2": fit.options.systematics[0], "cp_deg": float(np.degrees(fit.options.systematics[1]))},
         "definitions": {
             "pa_deg": "from north through east",
             "significance": "Gaussian sigmas, two-sided, of the probability that noise alone lowers chi2 as much "
-            "anywhere on the grid",
+            "anywhere on the grid; null if no_significance says why not",
+            "errors_too_small": f"reduced_chi2 is above {LARGEST_CHI2:g} and errors were not rescaled: {TOO_SMALL}",
             "delta_chi2": "chi2 of a single star minus chi2 with the companion, over variance_scale",
             "alternatives": "other minima; delta_chi2 is their chi2 minus that of the best, over variance_scale",
         },
@@ -904,9 +1039,15 @@ def search_companion(data: Observables | Sequence[Observables], **options: Any) 
         found.append(_refine(ready, groups, np.concatenate(([x[cell], y[cell]], contrasts[:, cell])), step, chosen))
     best, *others = _distinct(found, resolution=1.5 * step)
     chi2, null = 2 * best.cost, float(sum((one.null_residual() ** 2).sum() for one in ready))
-    scale = chi2 / max(n_data - len(best.x), 1) if chosen.rescale else 1.0
-    alarm = _false_alarm(ready, groups, fringes, inside.ravel(), chosen)
+    joint, reduced = _joint_scale(ready), chi2 / max(n_data - len(best.x), 1)
+    scale = joint * max(1.0, reduced if chosen.rescale else 1.0)
+    chance = np.nan  # where the errors are too small nothing is said
+    if (chosen.rescale or reduced <= LARGEST_CHI2) and not any(_elsewhere(one) for one in ready):
+        alarm = _false_alarm(ready, groups, fringes, inside.ravel(), chosen)
+        chance = _log_false_alarm(ready, groups, best.x, alarm, joint)
     separation, angle, covariance = _to_polar(best.x, scale * np.linalg.pinv(best.jac.T @ best.jac))
+    if any(one.data.spot for one in ready):
+        covariance[0, 0] += (SCALE_ERROR * separation) ** 2
     return CompanionFit(
         separation,
         angle,
@@ -916,7 +1057,7 @@ def search_companion(data: Observables | Sequence[Observables], **options: Any) 
         null,
         n_data,
         scale,
-        alarm.log_probability((null - chi2) / scale),
+        chance,
         tuple(_alternative(o, groups, (2 * o.cost - chi2) / scale) for o in others[: chosen.n_alternatives]),
         axis,
         chi2_map / scale,

@@ -16,6 +16,7 @@ from calami.fringes.companions import (
     CompanionFit,
     Options,
     Prepared,
+    _joint_scale,
     _prepared,
     _sum_squares,
     _templates,
@@ -222,6 +223,7 @@ class _Limit:
     names: tuple[str, ...]
     wavelength: float
     baseline: float
+    scale: float
 
     @property
     def dmag(self) -> np.ndarray:
@@ -250,6 +252,8 @@ class DetectionMap(_Limit):
         The exposures.
     wavelength, baseline : float
         Mean wavelength and longest baseline, m.
+    scale : float
+        Factor by which the variances were multiplied.
     """
 
     axis: np.ndarray
@@ -262,16 +266,18 @@ class LimitOptions(Options):
 
     Attributes
     ----------
-    rescale : float
-        Factor for the variances, such as `CompanionFit.scale`.
+    rescale : float, optional
+        Factor for the variances, such as `CompanionFit.scale`. By default 1, as long as a single star fits; above a
+        reduced χ² of 1.5 the factor grows, and from 2 on it is the reduced χ² itself. What exposures share counts as in
+        `search_companion`.
     """
 
-    rescale: float = 1.0
+    rescale: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         super().__post_init__()
-        if not (np.isfinite(self.rescale) and self.rescale > 0):
+        if self.rescale is not None and not (np.isfinite(self.rescale) and self.rescale > 0):
             raise CalamiError(f"rescale is a factor for variances, above 0, not {self.rescale}")
 
 # %% ../../nbs/fringes/10_limits.ipynb #c9fd147c
@@ -327,17 +333,22 @@ def _definition(kind: str, sigma: float | None) -> float:
 
 # %% ../../nbs/fringes/10_limits.ipynb #c9b5be15
 def _scaled(data: Observables | Sequence[Observables], options: LimitOptions) -> list[Prepared]:
-    # Variances multiplied by a factor, as the fit of a companion found it
-    ready = _prepared(data, options)
+    # Variances multiplied by a factor, as the fit of a companion found it, or as a single star asks for
+    ready, factor = _prepared(data, options), options.rescale
+    if factor is None:
+        reduced = sum((one.null_residual() ** 2).sum() for one in ready) / sum(one.size for one in ready)
+        factor = _joint_scale(ready) * max(1.0, min(reduced, 2 * reduced - 2))
     for one in ready:
+        one.scale = float(factor)
         for key in ("w_v2", "w_cp", "w_phase"):
-            setattr(one, key, getattr(one, key) / np.sqrt(options.rescale))
+            setattr(one, key, getattr(one, key) / np.sqrt(factor))
     return ready
 
 # %% ../../nbs/fringes/10_limits.ipynb #1731597c
 def _about(ready: Sequence[Prepared]) -> dict[str, Any]:
     return {
         "names": tuple(one.data.name for one in ready),
+        "scale": ready[0].scale,
         "wavelength": float(np.mean([one.data.wavelength for one in ready])),
         "baseline": max(float(np.hypot(*one.uv.T).max()) for one in ready),
     }
@@ -364,6 +375,8 @@ class ContrastCurve(_Limit):
         The exposures.
     wavelength, baseline : float
         Mean wavelength and longest baseline, m.
+    scale : float
+        Factor by which the variances were multiplied.
     """
 
     separation: np.ndarray

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError
+from .average import shrunk_covariance
 from .frames import _axis_scales, _Frames, _uv
 from .model import Setup, band_of
 from ..instrument import niriss
 from ..instrument.mask import _chosen, closure_matrix, pairs_of, piston_matrix, triangles_of, wrap
 
 # %% auto #0
-__all__ = ['BASELINE_FIELDS', 'TRIANGLE_FIELDS', 'SYNONYMS', 'OIData', 'closure_covariance', 'Observables', 'mean_and_covariance',
-           'from_samples', 'from_observables', 'photon_errors', 'point_source', 'add_noise', 'distinct_exposures',
-           'OIFITSWarning']
+__all__ = ['BASELINE_FIELDS', 'TRIANGLE_FIELDS', 'SYNONYMS', 'FIT_VERSION', 'OIData', 'closure_covariance', 'Observables',
+           'mean_and_covariance', 'from_samples', 'from_observables', 'photon_errors', 'point_source', 'add_noise',
+           'distinct_exposures', 'OIFITSWarning']
 
 # %% ../../nbs/fringes/04_observables.ipynb #dc62f4e9
 def closure_covariance(errors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -204,7 +205,6 @@ class Observables(_Measured):
         k, 2) and ``kept`` (k), False where an integration was excluded.
     n_samples : int
         Number of integrations from which the covariances were estimated; 0 if they were not estimated from a sample.
-        More than there are if the covariance was shrunk towards a known shape.
     references : tuple of str
         Stars that the data are calibrated by; empty if they are not.
     origin : str
@@ -226,7 +226,8 @@ class Observables(_Measured):
     error_source : str
         ``"integrations"``, ``"ERR"`` (a single image), ``"residual"`` (a single image without ERR) or ``"jwst"``.
     shrinkage : float
-        See `shrunk_covariance`; 1 for a single image.
+        How far the covariances were shrunk towards a known shape (`shrunk_covariance`): 0, not at all; 1, for a single
+        image and for errors that were not estimated from a sample.
     v2_count, cp_count : numpy.ndarray or None
         How many integrations are behind each squared visibility, shape (n,), and each closure phase, shape (m,), where
         single values were left out; None if it is not known, or the same for all.
@@ -277,8 +278,7 @@ class Observables(_Measured):
     @property
     def triangle_matrix(self) -> np.ndarray:
         """Matrix from the phases of all pairs of stations in the triangles to the closure phases."""
-        pairs = sorted({tuple(sorted(p)) for t in self.cp_stations.tolist() for p in itertools.combinations(t, 2)})
-        return closure_matrix(self.cp_stations, np.array(pairs, int).reshape(-1, 2))
+        return closure_matrix(self.cp_stations, np.array(_sides(self.cp_stations), int).reshape(-1, 2))
 
     @property
     def exposure(self) -> str:
@@ -384,6 +384,8 @@ class Observables(_Measured):
         return f"Observables({', '.join([repr(self.name), *parts, self.mode or self.origin])})"
 
 # %% ../../nbs/fringes/04_observables.ipynb #4d42f831
+#: Version of what a fit makes of an image; it changes with the numbers. Stars are calibrated by stars of equal version.
+FIT_VERSION = 1
 #: Data that were read from OIFITS are the same as what a fit gives.
 OIData = Observables
 
@@ -436,6 +438,8 @@ def from_samples(data: Observables, keep: np.ndarray | slice = slice(None), name
     Observables
         Means, standard errors and covariances of these integrations, and their samples. A value that is not finite is
         left out alone; `v2_count` and `cp_count` say how many were used.
+        The covariances are shrunk towards that of fringes with equal noise on all baselines, the more the fewer
+        integrations there are (`calami.fringes.average.shrunk_covariance`).
 
     Raises
     ------
@@ -459,16 +463,24 @@ def from_samples(data: Observables, keep: np.ndarray | slice = slice(None), name
     values["n_samples"] = int(count[2 * count >= values["n_integrations"]].min(initial=values["n_integrations"]))
     if (count < len(used)).any():
         values["v2_count"], values["cp_count"] = np.split(count, [samples["v2"].shape[1]])
+    shrinkage = []
     for key, circular in (("v2", False), ("cp", True)):
         values[key], covariance = mean_and_covariance(samples[key], circular)
         known = values["n_samples"] > 1
+        if known:
+            away = samples[key] - values[key]
+            covariance, much = _shrunk(data, key, wrap(away) if circular else away, values["v2"], covariance)
+            shrinkage.append(much)
         values[f"{key}_covariance"] = covariance if known else None
         values[f"{key}_err"] = np.sqrt(np.diag(covariance))
     for key, source, circular in (("visamp", "amplitude", False), ("visphi", "phase", True)):
         if source in samples:
             values[key], covariance = mean_and_covariance(samples[source], circular)
+            if known:
+                away = samples[source] - values[key]
+                covariance, _ = _shrunk(data, key, wrap(away) if circular else away, values["v2"], covariance)
             values[f"{key}_err"] = np.sqrt(np.diag(covariance))
-    return replace(data, **values)
+    return replace(data, **values, shrinkage=min(shrinkage, default=1.0))
 
 # %% ../../nbs/fringes/04_observables.ipynb #d0b3e3f8
 def from_observables(observables: Observables) -> Observables:
@@ -694,9 +706,9 @@ def _of_fit(frames: _Frames, setup: Setup, mode: str, uv: np.ndarray | None, **v
         int_time=_number(facts.get("EFFEXPTM")),
         spot=niriss.HOLE_FLAT_TO_FLAT,
         n_integrations=int(kept.sum()),
-        n_samples=_sample_size(int(kept.sum()), values.get("shrinkage", 1.0)),
-        # The flux is what `reference_weights` compares.
-        header=facts | {"CALMODE": mode, "FLUX": float(np.mean(values["samples"]["flux"][kept]))},
+        n_samples=int(kept.sum()) if kept.sum() > 1 and mode != "jwst" else 0,
+        # What calibration compares: mode, version, brightness, and where the star is.
+        header=facts | {"CALMODE": mode, "CALFIT": FIT_VERSION} | _of_star(values["samples"], kept),
         mode=mode,
         notes=tuple(dict.fromkeys(frames.notes)),
         **values,
@@ -705,6 +717,45 @@ def _of_fit(frames: _Frames, setup: Setup, mode: str, uv: np.ndarray | None, **v
 # %% ../../nbs/fringes/04_observables.ipynb #ecc84c8b
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) else np.nan
+
+# %% ../../nbs/fringes/04_observables.ipynb #de4893d5
+def _sides(triangles: np.ndarray) -> list[tuple[int, int]]:
+    return sorted({tuple(sorted(p)) for t in triangles.tolist() for p in itertools.combinations(t, 2)})
+
+# %% ../../nbs/fringes/04_observables.ipynb #6454676b
+def _of_star(samples: dict[str, np.ndarray], kept: np.ndarray) -> dict[str, float]:
+    # Flux, and row and column of the star in the file, by keyword
+    facts = {"FLUX": float(np.mean(samples["flux"][kept]))}
+    if "center" in samples:
+        facts |= dict(zip(("STARROW", "STARCOL"), samples["center"][kept].mean(axis=0).tolist(), strict=True))
+    return facts
+
+# %% ../../nbs/fringes/04_observables.ipynb #6fcfac12
+def _shrunk(data: Observables, key: str, away: np.ndarray, v2: np.ndarray, plain: np.ndarray):
+    # Covariance of a mean and its shrinkage, from deviations (integrations, n). Its shape is that of fringes with equal
+    # noise on all baselines: 4 V² for V², 1 for amplitudes, 1 / V² for phases. Of closure phases, what no phases on
+    # baselines can make stays as in the plain covariance; so does what is known in fewer than two integrations.
+    away = away[np.isfinite(away).any(axis=1)]
+    count, power = np.isfinite(away).sum(axis=0), np.clip(np.nan_to_num(v2, nan=1.0), 0.01, None)
+    good = count > 1
+    if good.sum() < 2:
+        return plain, 0.0
+    if key != "cp":
+        shape = {"v2": 4 * power, "visamp": np.ones(len(power)), "visphi": 1 / power}[key]
+        basis, shape = np.eye(good.sum()), np.diag(shape[good])
+    else:
+        known = dict(zip(map(tuple, np.sort(data.v2_stations, axis=1).tolist()), power, strict=True))
+        matrix = data.triangle_matrix[good]
+        left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+        basis = left[:, values > 1e-9 * values.max()].T
+        noise = [1 / known.get(side, 1.0) for side in _sides(data.cp_stations)]
+        shape = basis @ matrix @ np.diag(noise) @ matrix.T @ basis.T
+    filled = np.nan_to_num(away[:, good]) * np.sqrt((len(away) - 1) / (count[good] - 1))
+    better, _, shrinkage = shrunk_covariance(filled @ basis.T, shape)
+    covariance, inside = plain.copy(), np.ix_(good, good)
+    outside, root = np.eye(good.sum()) - basis.T @ basis, np.sqrt(count[good])
+    covariance[inside] = basis.T @ better @ basis / np.outer(root, root) + outside @ plain[inside] @ outside
+    return covariance, shrinkage
 
 # %% ../../nbs/fringes/04_observables.ipynb #5284f402
 def _sample_size(count: int, shrinkage: float) -> int:

@@ -38,7 +38,9 @@ COVARIANCE_EXTENSIONS = {"v2_covariance": "CALAMI_V2COV", "cp_covariance": "CALA
 KEPT_KEYWORDS = (
     "TELESCOP INSTRUME DETECTOR PUPIL EXP_TYPE TITLE PI_NAME PROGRAM OBSERVTN VISIT TARGNAME TARGPROP TARG_RA TARG_DEC "
     "TARGURA TARGUDEC MU_RA MU_DEC MU_EPOCH DATE-OBS TIME-OBS EXPSTART EXPMID EXPEND NINTS NGROUPS EFFINTTM EFFEXPTM "
-    "CALROOT DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX CALMODE"
+    "CALROOT DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX CALMODE "
+    "CALFIT CALCORR CALKERN CALPUPIL CALPIXW S_CHGMIG S_UNDSMP STARROW STARCOL DISPLACE "
+    "SCAT_V2 SCAT_CP SYS_V2 SYS_CP SYS_PART SYS_FROM"
 ).split()
 _ARCSEC = 1 / 3600  # degrees
 # What stands where OIFITS wants a name or a date and none is known
@@ -239,6 +241,7 @@ def _primary(data: Observables):
     hdu.header.update({key: _ascii(value) for key, value in cards.items()})
     hdu.header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
     hdu.header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
+    hdu.header["CALAMI_S"] = (data.shrinkage, "shrinkage of the covariances")
     hdu.header["CALSPOT"] = (data.spot, "[m] hole width of the fitted spot, 0: none")
     for note in data.notes:
         hdu.header.add_history(_ascii(f"calami: {note}"))
@@ -330,6 +333,7 @@ def read_oifits(
         _refuse_other_telescope(path, header, values)
         values |= _covariances(path, hdus, values) | _header_facts(path, header, tables, part, origin)
         values |= {"origin": origin, "n_samples": int(_number(header.get("CALAMI_N"), 0))}
+        values["shrinkage"] = float(_number(header.get("CALAMI_S"), not values["n_samples"]))
         calibrated_q4 = "OI_Q4" in hdus and ("aminorm" in path.name or bool(values["references"]))
         data = Observables(**values)
         data.header["CALROOT"] = data.exposure or f"{_product.sub('', data.name)} {data.target} {data.mjd:.5f}"

@@ -94,6 +94,7 @@ def curve_table(curves: ContrastCurve | Sequence[ContrastCurve]) -> QTable:
             "definition": curve.kind,
             "meaning": DEFINITIONS[curve.kind][2],
             "sigma": curve.sigma,
+            "variance_scale": curve.scale,
             "over position angle": curve.over,
             "files": list(curve.names),
             "wavelength_m": curve.wavelength,
@@ -146,6 +147,7 @@ def write_map(detection: DetectionMap, path: str | os.PathLike) -> Path:
     primary.header["ORIGIN"] = "calami"
     primary.header["LIMIT"] = (detection.kind, "definition of the limit")
     primary.header["NSIGMA"] = (detection.sigma, "sigmas of the definition")
+    primary.header["VARSCALE"] = (detection.scale, "factor by which variances were multiplied")
     primary.header["WAVELEN"] = (detection.wavelength, "[m] mean wavelength")
     primary.header["BASELINE"] = (detection.baseline, "[m] longest baseline")
     for name in detection.names:
@@ -201,7 +203,7 @@ def analyse(
     -------
     CompanionFit
         The best companion. One of at least `REMOVED_SIGMA` is taken out before the limits are computed, unless each
-        file has a separate contrast.
+        file has a separate contrast. Nothing is taken out where no significance is given.
     """
     many = _several(data)
     _definition(kind, None)
@@ -209,7 +211,9 @@ def analyse(
     left = many
     if fit.significance >= REMOVED_SIGMA and contrast_by != "file":
         left = [remove_companion(one, fit) for one in many]
-    same = {"rescale": fit.scale} | {f.name: getattr(fit.options, f.name) for f in fields(Options)}
+    same = {"rescale": fit.scale if fit.options.rescale else None} | {
+        f.name: getattr(fit.options, f.name) for f in fields(Options)
+    }
     separations = np.arange(20.0, limit + 1, 10.0)
     curves = []
     for one in [kind, *(k for k in DEFINITIONS if k != kind)]:

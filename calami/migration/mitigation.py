@@ -237,7 +237,7 @@ def fringe_departure(target: OIData, reference: OIData, n_bootstrap: int = 400, 
     for one in (target, reference):
         if len(one.samples.get("v2", ())) < 2:
             raise CalamiError(f"{one.name}: needs two integrations or more (a cube) to know its own noise")
-    both = calibrate(target, reference)
+    both = calibrate(target, reference, floor=False)  # what is measured here belongs to no floor
     good, cp_good = both.v2_good, both.cp_good
     if not (good.any() and cp_good.any()):
         raise CalamiError(f"{target.name} by {reference.name}: no V² or no closure phase can be used")
@@ -719,7 +719,7 @@ def _floor(square: float, draws: np.ndarray) -> float:
 def _entry(version: Version, pair: tuple[ScanExposure, ...], rule: str, data: Sequence[OIData], wish: ScanOptions):
     seed = [int.from_bytes(pair[0].rootname.encode()[-12:], "big"), 11]  # the same integrations in every version
     found = fringe_departure(*data, wish.n_bootstrap, seed)
-    both, at = calibrate(*data), {"separations": np.asarray(wish.separations, float)}
+    both, at = calibrate(*data, floor=False), {"separations": np.asarray(wish.separations, float)}
     single = replace(both, v2=np.ones(len(both.v2)), cp=np.zeros(len(both.cp)))  # limits, not what this star shows
     floors = (_floor(found.v2, found.v2_draws), _floor(found.cp, found.cp_draws))
     curves = [contrast_curve(single, systematics=s, **at).contrast for s in ((0.0, 0.0), floors)]

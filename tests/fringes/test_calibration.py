@@ -1,0 +1,391 @@
+"""Errors of calibrated data are honest: few references count as few, other pixels cost, nothing is found in blanks."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from foreign_fringes import Detector
+from scipy.stats import binomtest, chi2
+from typer.testing import CliRunner
+
+from calami.cli import app
+from calami.core.problems import CalamiError
+from calami.fringes import fitting
+from calami.fringes.calibration import FLIGHT, calibrate, displacement, reference_weights, selfcal
+from calami.fringes.companions import Prepared, add_companion, position, sample_factor, search_companion
+from calami.fringes.limits import contrast_curve
+from calami.fringes.observables import add_noise, from_samples, point_source
+from calami.fringes.oifits import read_oifits, write_oifits
+from calami.fringes.products import analyse
+
+STAR = point_source("F430M", 1e8)
+FLIGHT_STAR = replace(STAR, header={"DETECTOR": "NIS", "STARROW": 40.0, "STARCOL": 45.0})
+
+
+def moved(data, columns, **header):
+    return replace(data, header=data.header | {"STARCOL": 45.0 + columns} | header)
+
+
+def sampled(count, rng, photons=1e8, spread=1.0):
+    """An exposure of so many integrations with the same photons in all, whatever their number."""
+    star = point_source("F430M", photons)
+    noise = np.geomspace(1 / spread, spread, 21)  # baselines may be noisier than others, unlike what is expected
+    phases = rng.normal(size=(count, 21)) * noise * np.sqrt(count / 3) * star.cp_err[0]
+    v2 = 1 + rng.normal(size=(count, 21)) * noise * np.sqrt(count) * star.v2_err
+    return from_samples(replace(star, samples={"v2": v2, "cp": phases @ star.triangle_matrix.T}))
+
+
+# ------------------------------------------------------------------------------------------------ few integrations
+
+
+@pytest.mark.parametrize("shrinkage", [0.05, 0.3, 0.9])
+def test_the_factor_of_a_sample_changes_smoothly(shrinkage):
+    factors = [sample_factor(n, 21, 3, shrinkage) for n in range(4, 200)]
+    assert np.all(np.isfinite(factors)) and min(factors) >= 1
+    ratios = np.divide(factors[1:], factors[:-1])
+    assert (
+        np.all(np.abs(ratios - 1) < 0.15)
+        and np.all(np.abs(np.diff(ratios)) < 0.06)
+        and abs(sample_factor(10**6, 21, 3, shrinkage) - 1) < 1e-3
+    )
+
+
+def test_limits_at_equal_photons_do_not_depend_on_the_number_of_integrations():
+    # At 25 and 26, and by itself at 50 to 53, the errors once changed all at once, by 1.4 mag.
+    rng, limits = np.random.default_rng(30), {}
+    for count in (10, 20, 25, 26, 40, 51, 52, 100):
+        for kind, make in (("alone", lambda x: x), ("itself", selfcal)):
+            some = [contrast_curve(make(sampled(count, rng)), separations=[150]).dmag[0] for _ in range(6)]
+            limits.setdefault(kind, {})[count] = np.mean(some)
+    for found in limits.values():
+        values = np.array(list(found.values()))
+        assert np.ptp(values[1:]) < 0.15 and abs(values[0] - values[-1]) < 0.25
+
+
+@pytest.mark.parametrize("count", [6, 12, 26, 40])
+@pytest.mark.parametrize("spread", [1.0, 1.5])
+def test_contrasts_from_few_integrations_have_right_errors(count, spread):
+    rng, place, away = np.random.default_rng(31), [np.atleast_1d(p) for p in position(150, 40)], []
+    for _ in range(300):
+        ready = Prepared(sampled(count, rng, spread=spread))
+        template = ready.template(ready.fringe(*place))[:, 0]
+        away.append(template @ ready.null_residual() / np.sqrt(template @ template))
+    assert abs((np.abs(away) < 1).mean() - 0.683) < 0.08 and abs((np.abs(away) < 2).mean() - 0.954) < 0.05
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 20])
+def test_phases_of_few_integrations_have_right_errors(count):
+    # Once 49, 58 and 63 % were inside for 2, 3 and 6: errors from so few numbers tend to be too small.
+    from calami.fringes.average import _average
+
+    rng, away = np.random.default_rng(32), {"fit": [], "file": []}
+    typical = np.concatenate(([1.0], np.tile([0.8, 0.1], 21), [0.0]))
+    noise = np.diag(np.concatenate(([1e-6], np.full(42, 1e-4), [1e-6])))
+    truth = np.arctan2(0.1, 0.8)
+    for _ in range(100):
+        many = typical + rng.multivariate_normal(np.zeros(44), noise, count)
+        found = _average(many, noise, 7, True)
+        away["fit"].append((found["visphi"] - truth) / found["visphi_err"])
+        phase, size = np.arctan2(many[:, 2:-1:2], many[:, 1:-1:2]), np.hypot(many[:, 2:-1:2], many[:, 1:-1:2])
+        samples = {"phase": phase, "amplitude": size, "v2": size**2, "cp": phase @ STAR.triangle_matrix.T}
+        found = from_samples(replace(STAR, samples=samples))
+        away["file"].append((found.visphi - truth) / found.visphi_err)
+    for values in away.values():
+        assert abs((np.abs(values) < 1).mean() - 0.683) < 0.05 and abs((np.abs(values) < 1.96).mean() - 0.95) < 0.03
+
+
+# ------------------------------------------------------------------------------------------- how stars calibrate stars
+
+
+def test_the_floor_belongs_to_flight_data_and_grows_with_distance():
+    plain = calibrate(STAR, STAR)
+    assert np.allclose(plain.v2_err, np.sqrt(2) * STAR.v2_err) and plain.header["SYS_V2"] == 0
+    near, far = (calibrate(FLIGHT_STAR, moved(FLIGHT_STAR, x)) for x in (0.0, 2.0))
+    assert near.v2_err.mean() > 3 * plain.v2_err.mean() and far.cp_err.mean() > 3 * near.cp_err.mean()
+    # V² and phases from the same error of a fringe, and what all V² share
+    fringe = np.sqrt(FLIGHT.star**2 + FLIGHT.of_position(2.0) ** 2)
+    assert np.allclose(np.sqrt(far.cp_err**2 - plain.cp_err**2), np.sqrt(3) * fringe)
+    shared = FLIGHT.common**2 * (1 + (STAR.baseline_length / STAR.baseline_length.max()) ** 4)
+    assert np.allclose(far.v2_err**2 - plain.v2_err**2, (2 * fringe) ** 2 + shared)
+    assert far.header["SYS_FROM"] == FLIGHT.source and 0.9 < far.header["SYS_PART"] < 1
+    assert np.allclose(calibrate(FLIGHT_STAR, FLIGHT_STAR, floor=False).v2_err, plain.v2_err)
+    assert calibrate(STAR, STAR, floor=True).v2_err.mean() > plain.v2_err.mean()
+
+
+def test_the_scatter_of_two_references_is_not_believed_more_than_the_floor():
+    # Two references that agree by chance do not make the error vanish; four that differ by much make it large.
+    agree = calibrate(FLIGHT_STAR, [replace(FLIGHT_STAR, name=n) for n in "ab"])
+    least = 2 * FLIGHT.star * np.sqrt(4 / 6 * 0.75)  # four parts of six are the floor's
+    known = np.sqrt(np.diag(agree.v2_covariance) - 1.5 * STAR.v2_err**2)
+    assert np.all(known > least)
+    rng = np.random.default_rng(33)
+    some = [replace(FLIGHT_STAR, name=n, v2=1 + 0.05 * rng.normal(size=21)) for n in "abcd"]
+    assert calibrate(FLIGHT_STAR, some).header["SYS_V2"] > 0.04
+
+
+def test_a_reference_on_another_pixel_is_reported_and_weighs_less():
+    near, far = replace(FLIGHT_STAR, name="near"), replace(moved(FLIGHT_STAR, 1.5), name="far")
+    assert displacement(near, far) == 1.5 and np.isnan(displacement(STAR, near))
+    offset = [replace(STAR, header={"XOFFSET": x, "YOFFSET": 0.0}) for x in (0.0, 0.0656)]
+    assert np.isclose(displacement(*offset), 1, rtol=0.01)
+    assert reference_weights(near, [near, far], "position")[1] < 0.1
+    done = calibrate(near, [near, far])
+    assert "1.5 pixels" in done.notes[-1] and "on another pixel" in done.notes[-1]
+    assert calibrate(near, [near, far], weights="position").cp_err.mean() < done.cp_err.mean()
+    assert not calibrate(near, near).notes
+    with pytest.raises(CalamiError, match="place on the detector is not known"):
+        reference_weights(STAR, [STAR], "position")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("CALMODE", "exact"), ("CALFIT", 99), ("CALPIXW", "core"), ("CALPUPIL", "1093"), ("CALCORR", "1093"),
+     ("CALKERN", "abc"), ("S_CHGMIG", "COMPLETE")],
+)  # fmt: skip
+def test_stars_that_were_not_treated_alike_do_not_calibrate_each_other(key, value):
+    one = moved(FLIGHT_STAR, 0, CALMODE="fast", CALFIT=1)
+    other = moved(one, 0, **{key: value})
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(CalamiError, match=rf"differ in what was done to them.*{value}"):
+            calibrate(*pair)
+        assert calibrate(*pair, allow=True).references == calibrate(*pair, allow=[key]).references
+    with pytest.raises(CalamiError, match="what was done"):
+        calibrate(one, other, allow=["CALMODE" if key != "CALMODE" else "CALFIT"])
+
+
+def test_states_that_are_one():
+    step = moved(FLIGHT_STAR, 0, S_CHGMIG="SKIPPED")  # as good as a version that had no such step
+    assert calibrate(FLIGHT_STAR, step).references and calibrate(STAR, step).references
+    for wrong in ({"allow": ["COLOUR"]}, {"systematics": (-1, 0)}, {"weight": "time"}):
+        with pytest.raises(CalamiError, match=r"unknown|0 or more|did you mean .weights"):
+            calibrate(STAR, STAR, **wrong)
+
+
+def test_what_was_added_is_kept_in_files(tmp_path):
+    done = calibrate(FLIGHT_STAR, moved(FLIGHT_STAR, 0.3))
+    back = read_oifits(write_oifits(done, tmp_path / "x.fits"))
+    for key in ("DISPLACE", "SYS_V2", "SYS_CP", "SYS_PART", "SYS_FROM", "STARROW", "STARCOL"):
+        assert back.header[key] == done.header[key], key
+    assert back.shrinkage == done.shrinkage == 1
+    some = sampled(12, np.random.default_rng(34))
+    assert 0 < some.shrinkage < 1 and some.n_samples == 12
+    assert read_oifits(write_oifits(some, tmp_path / "y.fits")).shrinkage == some.shrinkage
+
+
+# ---------------------------------------------------------------------------------------------------- no false claims
+
+
+def null_probabilities(count, scale, seed, filters=("F430M",), n_samples=40):
+    """Probabilities that searches give for noise whose size is not as stated."""
+    rng, found = np.random.default_rng(seed), []
+    stars = [replace(point_source(f, 1e8), references=("other",)) for f in filters]
+    for number in range(count):
+        noise = [add_noise(one, rng) for one in stars]
+        noise = [replace(one, v2=1 + scale * (one.v2 - 1), cp=scale * one.cp) for one in noise]
+        found.append(search_companion(noise, limit=250, trials=500, n_alternatives=0, seed=number, rescale=scale > 1))
+    return found
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 5.0])
+def test_noise_of_any_size_is_significant_as_rarely_as_stated(scale):
+    # By the fall of χ² over the scale alone, a stated 1 % happened in 5 %. Errors are never taken to be too large.
+    found = null_probabilities(60, scale, seed=35)
+    for probability in (0.5, 0.1):
+        hits = sum(fit.log_false_alarm < np.log(probability) for fit in found)
+        assert binomtest(hits, 60, probability, "greater").pvalue > 0.01
+    assert all(fit.scale >= 1 for fit in found) and max(fit.significance for fit in found) < 4
+
+
+def test_the_law_of_unknown_errors_is_that_of_its_trials():
+    # Beyond what trials show a law is followed: here 20,000 trials are held against that of 2,000.
+    data = replace(add_noise(STAR, np.random.default_rng(36)), references=("other",))
+    from calami.fringes.companions import SearchOptions, _false_alarm, _grid_axis
+
+    ready = [Prepared(data)]
+    axis = _grid_axis(ready, 250, None)
+    x, y = (p.ravel() for p in np.meshgrid(axis, axis))
+    inside = (np.hypot(x, y) > 20) & (np.hypot(x, y) < 250)
+    few, many = (
+        _false_alarm(ready, {"F430M": [0]}, [ready[0].fringe(x, y)], inside, SearchOptions(trials=n, seed=s))
+        for n, s in ((2000, 1), (20000, 2))
+    )
+    assert few.freedom == 36 - 2 - 1
+    for probability in (0.02, 0.005, 0.001):
+        measured = (many.peaks > few.threshold(probability)).mean()
+        assert 0.55 < measured / probability < 1.7
+
+
+def test_known_errors_are_known():
+    plain = search_companion(add_companion(STAR, 150, 30, 0.003), limit=330, trials=250)
+    unknown = search_companion(
+        add_companion(replace(STAR, references=("other",)), 150, 30, 0.003), limit=330, trials=250
+    )
+    assert plain.significance > 10 and unknown.significance < plain.significance
+
+
+def test_companions_at_the_limit_are_seen_in_calibrated_data():
+    rng, hits = np.random.default_rng(42), 0
+    star = calibrate(FLIGHT_STAR, FLIGHT_STAR)
+    limit = contrast_curve(star)
+    for number in range(20):
+        truth = rng.uniform(100, 300), rng.uniform(0, 360)
+        data = add_companion(add_noise(star, rng), *truth, limit.at(truth[0]))
+        fit = search_companion(data, limit=335, trials=500, n_alternatives=1, seed=number)
+        hits += fit.log_false_alarm < np.log(0.01)
+    assert hits >= 12
+
+
+def test_a_blurred_star_is_no_companion():
+    # V² that fall with the square of the baseline, by 1 %: a larger star, or one whose charge has spread.
+    rng, blur = np.random.default_rng(37), 1 - 0.01 * (STAR.baseline_length / STAR.baseline_length.max()) ** 2
+    blurred = replace(STAR, v2=0.995 * blur, references=("other",))
+    fits = [search_companion(add_noise(blurred, rng), limit=330, trials=500, rescale=True) for _ in range(8)]
+    assert max(fit.significance for fit in fits) < 3.5
+    known = search_companion(replace(blurred, references=()), limit=330, trials=500, rescale=True)
+    assert known.significance > 3.5  # if nothing is unknown, it is close by
+
+
+def patterned(size, rng):
+    """A calibrated star with a pattern that its errors know nothing of: so much on each baseline."""
+    v2, phases = 1 + 2 * size * rng.normal(size=21), size * rng.normal(size=21)
+    seen = replace(STAR, v2=v2, cp=STAR.triangle_matrix @ phases, references=("other",), target="blank")
+    return add_noise(seen, rng)
+
+
+def test_errors_that_are_too_small_give_no_significance(tmp_path):
+    data = patterned(0.005, np.random.default_rng(38))
+    fit = analyse(data, tmp_path, limit=250)
+    saved = json.loads((tmp_path / "companion.json").read_text(encoding="utf-8"))
+    assert fit.errors_too_small and np.isnan(fit.significance) and fit.reduced_chi2 > 2
+    assert saved["significance"] is None and saved["log10_false_alarm"] is None and saved["errors_too_small"] is True
+    assert saved["reduced_chi2"] > 2 and "--systematics" in saved["definitions"]["errors_too_small"]
+    assert "no significance" in fit.report() and "too small" in fit.report()
+    for more in ({"systematics": (0.01, 0.009)}, {"rescale": True}):
+        given = search_companion(data, limit=250, **more)
+        assert not given.errors_too_small and given.significance < 4
+
+
+def test_no_companion_is_removed_if_errors_are_too_small(tmp_path):
+    data = add_companion(patterned(0.005, np.random.default_rng(39)), 150, 40, 0.05)
+    assert analyse(data, tmp_path / "a", limit=250).errors_too_small
+    fit = analyse(data, tmp_path / "b", limit=250, systematics=(0.01, 0.009))
+    assert fit.significance > 5
+    from astropy.table import QTable
+
+    limits = [QTable.read(tmp_path / x / "contrast_curve.ecsv") for x in "ab"]
+    assert limits[0].meta["curve"]["variance_scale"] > 10 and limits[1].meta["curve"]["variance_scale"] < 2
+    assert limits[0]["dmag"][10] < limits[1]["dmag"][10] - limits[1]["dmag"].unit * 0.5
+
+
+def test_limits_under_patterns_are_what_injected_companions_support():
+    # Best contrasts in 40 patterned stars scatter as the limits say, whether errors include the pattern or not.
+    rng, best, limits = np.random.default_rng(40), [], {"none": [], "given": []}
+    x, y = position(150, np.arange(0, 360, 15.0))
+    for _ in range(40):
+        data = patterned(0.005, rng)
+        ready = Prepared(data)
+        template = ready.template(ready.fringe(x, y))
+        best.append(template.T @ ready.null_residual() / (template**2).sum(axis=0))
+        for name, systematics in (("none", (0.0, 0.0)), ("given", (0.01, 0.005 * np.sqrt(3)))):
+            limits[name].append(contrast_curve(data, separations=[150], over=50.0, systematics=systematics).dmag[0])
+    supported = -2.5 * np.log10(5 * np.sqrt(np.mean(np.square(best))))
+    for found in limits.values():
+        assert abs(np.mean(found) - supported) < 0.3
+
+
+def test_exposures_by_the_same_stars_share_their_systematic_errors():
+    done = [calibrate(replace(moved(FLIGHT_STAR, 0.0), name=n), moved(FLIGHT_STAR, 0.5)) for n in "abc"]
+    one, three = (contrast_curve(d, separations=[150]) for d in (done[0], done))
+    assert three.scale > 1.8 and 0 < three.dmag[0] - one.dmag[0] < 1.25 * np.log10(3) - 0.3
+
+
+@pytest.fixture(scope="module")
+def foreign():
+    return Detector(5)
+
+
+@pytest.mark.parametrize("spot", ["same", "other"])
+@pytest.mark.parametrize("references", [1, 2])
+def test_blank_stars_of_another_simulator_have_no_companion(foreign, spot, references):
+    rng = np.random.default_rng(41 + references + 10 * (spot == "other"))
+    for number in range(5):
+        aim = np.array([3.0, -2.0])
+        there = aim if spot == "same" else aim + rng.uniform(1, 3, 2)
+        target, *others = (
+            foreign.observe("F480M", p + rng.normal(0, 0.05, 2), 1e8, rng) for p in (aim, *([there] * references))
+        )
+        fit = search_companion(calibrate(target, others), limit=330, trials=500, n_alternatives=0, seed=number)
+        assert not fit.log_false_alarm < np.log(1e-3)
+
+
+# --------------------------------------------------------------------------------------------------------- real stars
+
+
+@pytest.fixture(scope="module")
+def flight(request):
+    shared = request.getfixturevalue("shared_data") / "jw01093"
+    return lambda name: fitting.fit(shared / f"jw01093{name}_nis_cal.fits")
+
+
+def test_a_star_by_itself_on_another_pixel_has_no_companion(flight):
+    star, best, limits = flight("018001_03102_00001"), [], []
+    x, y = position(150, np.arange(0, 360, 15.0))
+    for number in (2, 3, 5, 9, 11, 13, 17, 21):
+        data = calibrate(star, flight(f"020001_03102_{number:05d}"))
+        fit = search_companion(data, trials=500, n_alternatives=0)
+        assert fit.significance < 2.5 and fit.reduced_chi2 < 2
+        limits.append(contrast_curve(data, separations=[150], over=50.0).contrast[0])
+        ready = Prepared(data)
+        template = ready.template(ready.fringe(x, y))
+        best.append(template.T @ ready.null_residual() / (template**2).sum(axis=0))
+    supported = 5 * np.sqrt(np.mean(np.square(best)))
+    assert abs(2.5 * np.log10(supported / np.sqrt(np.mean(np.square(limits))))) < 0.3
+
+
+def test_ab_dor_c_is_the_same_by_each_reference_and_by_both(flight):
+    acts, stars = ("03102", "03103", "03104"), {}
+    for observation in ("012", "015", "018"):
+        stars[observation] = [flight(f"{observation}001_{act}_00001") for act in acts]
+    fits = []
+    for references in (("015",), ("018",), ("015", "018")):
+        data = [calibrate(t, [stars[r][n] for r in references]) for n, t in enumerate(stars["012"])]
+        fits.append(search_companion(data, trials=500))
+        assert fits[-1].significance > 10 and fits[-1].reduced_chi2 < 1.5
+    found = [np.array([f.separation, f.position_angle, *f.contrast.values()]) for f in fits]
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        away = found[one] - found[two]
+        assert chi2.sf(away @ np.linalg.solve(fits[one].covariance + fits[two].covariance, away), len(away)) > 0.05
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def test_commands_take_systematics_weights_and_allow(tmp_path):
+    paths = [
+        write_oifits(
+            replace(moved(FLIGHT_STAR, x, CALFIT=fit), name=f"star{n}", target=f"star{n}"), tmp_path / f"{n}.fits"
+        )
+        for n, (x, fit) in enumerate(((0.0, 1), (0.1, 1), (1.5, 1), (0.0, 2)))
+    ]
+    answer = run("calibrate", *paths[:3], "-o", tmp_path / "a.fits", "--weights", "position")
+    assert answer.exit_code == 0 and "systematic errors included" in answer.stdout
+    answer = run("calibrate", paths[0], paths[2], "-o", tmp_path / "b.fits", "--systematics", "0.05,2", "--no-floor")
+    assert answer.exit_code == 0 and "warning: a reference star stands 1.5 pixels" in answer.stderr
+    done = read_oifits(tmp_path / "b.fits")
+    assert np.isclose(done.header["SYS_V2"], 0.05) and np.isclose(np.degrees(done.header["SYS_CP"]), 2)
+    answer = run("calibrate", paths[0], paths[3], "-o", tmp_path / "c.fits")
+    assert answer.exit_code == 1 and "version of the fit (1 and 2)" in answer.stderr
+    assert run("calibrate", paths[0], paths[3], "-o", tmp_path / "c.fits", "--allow").exit_code == 0
+    curves = []
+    for more in ([], ["--systematics", "0.1,3"]):
+        answer = run("contrast", tmp_path / "c.fits", "-o", tmp_path / "out", "--limit", 100, *more)
+        assert answer.exit_code == 0
+        curves.append(json.loads((tmp_path / "out" / "companion.json").read_text(encoding="utf-8")))
+    assert curves[1]["systematics"] == {"v2": 0.1, "cp_deg": pytest.approx(3)} and curves[0]["systematics"]["v2"] == 0
+    answer = run("contrast", tmp_path / "c.fits", "-o", tmp_path / "out", "--systematics", "much")
+    assert answer.exit_code == 2 and "V2,DEG" in answer.stderr
