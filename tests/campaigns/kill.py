@@ -39,7 +39,7 @@ main()
 """
 #: What two equal runs may differ in, since it is the time of day or how long something took.
 TIME_CARDS = ("DATE", "CHECKSUM", "DATASUM")
-TIME_KEYS = ("made", "seconds", "when")
+TIME_KEYS = ("made", "seconds", "when", "started", "finished")
 #: Or in this: the manifest of downloads says of a file that was whole before it was noted that it was there.
 OTHER_KEYS = ("from",)
 #: Texts for people, which say when and how long: they must be there, their words are not compared.
@@ -55,6 +55,7 @@ class Work:
     command: list[str]  # OUT stands for the folder of results
     environment: dict = field(default_factory=dict)
     prints: bool = False  # what it prints is a result, too
+    apart: tuple = ()  # keys of records that are not compared
 
     def start(self, out, printed):
         words = [w.replace("OUT", str(out)) for w in self.command]
@@ -66,19 +67,19 @@ class Work:
         """Run it to its end; its results."""
         printed = out.parent / f"{out.name}.printed"
         code = self.start(out, printed).wait()
-        found = contents(out)
+        found = contents(out, self.apart)
         if self.prints:
             found["what it prints"] = hashlib.sha256(printed.read_bytes()).hexdigest()
         return code, found
 
 
-def contents(out):
-    """What stands under final names in a folder: name to a digest of all but the time."""
+def contents(out, apart=()):
+    """What stands under final names in a folder: name to a digest of all but the time, and but the keys `apart`."""
     found = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
         name = str(path.relative_to(out))
         if not is_hidden(name):
-            found[name] = digest(path, out)
+            found[name] = digest(path, out, (*TIME_KEYS, *OTHER_KEYS, *apart))
     return found
 
 
@@ -87,7 +88,7 @@ def is_hidden(name):
     return any(p.startswith(".") for p in parts) or ".part" in parts[-1]
 
 
-def digest(path, out):
+def digest(path, out, apart):
     if path.suffix in WORDS:
         return "words"
     if path.suffix == ".fits":
@@ -95,7 +96,7 @@ def digest(path, out):
     content = path.read_bytes()
     if path.suffix == ".json":
         with suppress(ValueError):
-            content = json.dumps(without_times(json.loads(content)), sort_keys=True).encode()
+            content = json.dumps(without(json.loads(content), apart), sort_keys=True).encode()
     # Two runs are in two folders.
     return hashlib.sha256(content.replace(str(out).encode(), b"OUT")).hexdigest()
 
@@ -119,10 +120,10 @@ def digest_of_fits(path):
     return mark.hexdigest()
 
 
-def without_times(facts):
+def without(facts, apart):
     if isinstance(facts, dict):
-        return {k: without_times(v) for k, v in facts.items() if k not in TIME_KEYS + OTHER_KEYS}
-    return [without_times(v) for v in facts] if isinstance(facts, list) else facts
+        return {k: without(v, apart) for k, v in facts.items() if k not in apart}
+    return [without(v, apart) for v in facts] if isinstance(facts, list) else facts
 
 
 def of_session(session):
@@ -180,7 +181,7 @@ def campaign(work, folder, kills, rng, tell):
             shutil.rmtree(out)
             continue
         where = f"{work.name}, {stop.name} after {what['moment']:.2f} s"
-        half = [name for name, mark in contents(out).items() if mark != wanted.get(name)]
+        half = [name for name, mark in contents(out, work.apart).items() if mark != wanted.get(name)]
         code, made = work.run(out)
         other = compare(made, wanted)
         hidden = [str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and is_hidden(str(p.relative_to(out)))]
@@ -247,7 +248,9 @@ def pipe(base, standin):
 
 def cm(base, standin):
     pair, cache = raw_exposures(base / "pair of cm", 2, (4, 8), 4), references_of(base)
-    return Work("cm on raw", 6, [*CALAMI, "cm", str(pair), "-t", "9000", *OFFLINE, "-o", "OUT"], cache)
+    command = [*CALAMI, "cm", str(pair), "-t", "9000", *OFFLINE, "-o", "OUT"]
+    # Records of what is made from products of jwst name these by digest and size; they hold the time of day.
+    return Work("cm", 3, command, cache, apart=("sha256", "size", "fingerprint"))
 
 
 def fetch(base, standin):
