@@ -201,7 +201,7 @@ class Correct(Recipe):
     def __post_init__(self):
         object.__setattr__(self, "kernel", os.fspath(self.kernel))
         self._check_choice("mode", "mean", "each")
-        self.coefficients  # a kernel that is not there is found out before any work
+        _ = self.coefficients  # a kernel that is not there is found out before any work
 
     @property
     def coefficients(self) -> Migration:
