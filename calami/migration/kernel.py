@@ -19,6 +19,7 @@ from ..core.problems import CalamiError, FileProblem, options_from
 from ..exposures.exposure import Exposure
 from ..instrument import niriss
 from ..instrument.migration import IPC_KERNEL, Migration, interpixel_capacitance, light_between, migration_flow
+from .onset import _without_patterns
 from .ramps import RampStatistics, covariance_of_means, noise_factor, slope_of_sum
 from ..process.piece import numbers_of
 
@@ -496,7 +497,7 @@ class Verdict:
     minor : tuple of str
         Effects that are significant, but change no signal by `PRACTICAL` or more; `answer` does not count them.
     steady : bool
-        Whether the answer stays what it is when the first difference of all ramps is left out.
+        Whether the first difference of all ramps agrees with the answer; if it does not, it is left out.
     """
 
     answer: str
@@ -523,8 +524,8 @@ class Verdict:
 
     @property
     def known(self) -> bool:
-        """Whether the answer can be trusted: it stands without the first read, and migration conserves the sum."""
-        return self.steady and (self.describes or self.answer == "neither" or self.conserved)
+        """Whether the answer can be trusted: the ramps are described, or the sum is conserved as by migration."""
+        return self.describes or self.answer == "neither" or self.conserved
 
     @property
     def conserved(self) -> bool:
@@ -549,11 +550,12 @@ class Verdict:
         fit = f"(χ² per degree of freedom {self.chi2_per_dof:.1f})"
         if not self.known:
             words = (
-                f"What changes the rates cannot be told apart from what reads add {fit}: the answer, {self.answer}, "
-                "rests on the first read or on light that is not conserved. A dark of the same readout would decide it"
+                f"What changes the rates cannot be told apart from what reads add {fit}: no law describes them, and "
+                "light is not conserved. A dark of the same readout would decide it"
             )
         elif not self.describes:
             words += f". No law that is known here describes the ramps {fit}: take the coefficients for a summary"
+        words += ". The first differences of the ramps say otherwise and are left out" * (not self.steady)
         return (
             f"{self.filter}{': ' * bool(self.filter)}{words}. As the peak pixel fills by 10 ke-, its rate "
             f"changes by {peak}, the 9×9 sum by {total}."
@@ -622,7 +624,18 @@ def migration_or_nonlinearity(statistics: RampStatistics | Iterable[RampStatisti
         If no pixel has two differences that can be used.
     """
     chosen = options_from(KernelOptions, options)
-    stats, series, words = _prepared(statistics, chosen)
+    stats, *more = _prepared(statistics, chosen)
+    verdict = _verdict(stats, *more, chosen)
+    later = replace(chosen, skip_first=chosen.skip_first + 1, read_pattern=False)
+    if verdict.answer == "neither" or not any(len(s.used_at_peak) >= later.skip_first + 2 for s in stats):
+        return verdict
+    without = _verdict(*_prepared(stats, later), later)
+    parts = {"both": {"migration", "nonlinearity"}}
+    one, other = (parts.get(v.answer, {v.answer}) for v in (verdict, without))
+    return verdict if one & other else replace(without, steady=False)
+
+# %% ../../nbs/migration/03_kernel.ipynb #a0f9c0b7
+def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, chosen: KernelOptions) -> Verdict:
     eq = _gathered(series, chosen, (*HYPOTHESES["both"], "growth"))
     bic, grows = _bics(eq)
     found = _choose(bic)
@@ -635,8 +648,7 @@ def migration_or_nonlinearity(statistics: RampStatistics | Iterable[RampStatisti
     superlinear = grows[shown] and kernel.migration.growth * deepest > 0.1
     odds = (bic["nonlinearity"] - min(bic["migration"], bic["both"])) / 2 / np.log(10)
     changes = _changes(stats, chosen.skip_first)
-    steady = answer == "neither" or _answer_without(stats, replace(chosen, skip_first=chosen.skip_first + 1), answer)
-    return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor, steady)
+    return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor)
 
 # %% ../../nbs/migration/03_kernel.ipynb #b644b31a
 @dataclass(frozen=True, eq=False)
@@ -659,6 +671,8 @@ class KernelOptions:
         Resamples for the errors.
     seed : int
         For them.
+    read_pattern : bool
+        Whether what reads add is measured and subtracted (`calami.migration.ramps.read_pattern`).
     """
 
     free: str | Iterable[str] = "auto"
@@ -667,6 +681,7 @@ class KernelOptions:
     skip_first: int = 0
     n_bootstrap: int = 400
     seed: int = 0
+    read_pattern: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -754,16 +769,6 @@ def _choose(bic: Mapping[str, float]) -> str:
     answer = single if bic[single] < bic["neither"] - DECISIVE else "neither"
     return "both" if bic["both"] < bic[answer] - DECISIVE else answer
 
-# %% ../../nbs/migration/03_kernel.ipynb #76644f2d
-def _answer_without(stats: Sequence[RampStatistics], options: KernelOptions, answer: str) -> bool:
-    # Whether ramps without more of their first differences do not speak against an answer.
-    if not any(len(s.used_at_peak) >= options.skip_first + 2 for s in stats):
-        return True
-    series = _prepared(stats, options)[1]
-    bic, _ = _bics(_gathered(series, options, (*HYPOTHESES["both"], "growth")))
-    wanted = ("migration", "both") if answer in ("migration", "both") else ("nonlinearity", "both")
-    return _choose(bic) in wanted
-
 # %% ../../nbs/migration/03_kernel.ipynb #99444074
 def _of_size(answer: str, kernel: Kernel, series: Sequence[_Series]) -> tuple[str, tuple[str, ...]]:
     # The answer with only those effects that change a signal by `PRACTICAL` or more; and the others.
@@ -793,6 +798,7 @@ def _largest_change(series: _Series, theta: np.ndarray) -> float:
 # %% ../../nbs/migration/03_kernel.ipynb #0f41d45d
 def _prepared(statistics, options: KernelOptions):
     stats = [statistics] if isinstance(statistics, RampStatistics) else list(statistics)
+    stats = _without_patterns(stats, []) if options.read_pattern else stats
     usable = [s for s in stats if len(s.used_at_peak) >= options.skip_first + 2]
     if not usable:
         raise CalamiError(
