@@ -80,7 +80,7 @@ MUTANTS = [
         ("oifits phase error", "phase = n_holes / np.sqrt(2 * n_photons)", "phase = n_holes / np.sqrt(n_photons)"),
         # Equivalent: signs are only compared with each other.
         ("oifits parity", "(k < i) == 2 else -1", "(k < i) == 1 else -1"),
-        ("oifits distance", "chosen = 1 / (away + 1 / 24)", "chosen = 1 / (away + 1.0)"),
+        ("oifits distance", "return 1 / (away + 1 / 24)", "return 1 / (away + 1.0)"),
         ("oifits between", "(away**2).sum(axis=0).mean() / (len(values) - 1)",
          "(away**2).sum(axis=0).mean() / len(values)"),
         ("oifits closure variance", "triangle_matrix.T * (variance / 3)", "triangle_matrix.T * variance"),
@@ -109,6 +109,19 @@ MUTANTS = [
         ("contrast floor", "matrix @ matrix.T * (floor**2 / 3)", "matrix @ matrix.T * (floor**2)"),
         ("contrast angle", "[y / separation**2, -x / separation**2]", "[y / separation**2, x / separation**2]"),
         ("contrast truncation", "norm.logsf(sigma) + log_ndtr(best / error))", "norm.logsf(sigma))"),
+    ),
+    *_of(
+        "test_calibration.py",
+        ("systematics few", "measured = scatter[0], 2.0 * (scatter[1] - 1)",
+         "measured = scatter[0], 200.0 * (scatter[1] - 1)"),
+        ("systematics fringe", "np.diag(values**2 * 4 * fringe *", "np.diag(values**2 * 2 * fringe *"),
+        ("systematics reach", "np.hypot(1, away / self.reach)", "1.0"),
+        ("systematics least scale", "else max(1.0, chi2 / alarm.freedom)", "else chi2 / alarm.freedom"),
+        ("systematics trials", "else freedom * peak / np.maximum(whole - peak, 1e-9)", "else peak"),
+        ("systematics limits", "max(1.0, min(reduced, 2 * reduced - 2))", "1.0"),
+        ("systematics phases", "phase_error = np.sqrt(np.diag(turned) / n)",
+         "phase_error = np.sqrt((turns**2).sum(axis=0) / (n - 1) / n)"),
+        ("systematics shared", "1 + SHARED * (len(parts) - 1)", "1 + 0 * (len(parts) - 1)"),
     ),
     *_of(
         "test_fitting.py",
