@@ -163,8 +163,8 @@ STATE = {
     "CALFIT": "version of the fit",
     "CALPIXW": "pixel weights",
     "CALPUPIL": "pupil",
-    "CALCORR": "correction of charge migration",
-    "CALKERN": "kernel of the correction",
+    "S_MIGCOR": "correction of charge migration",
+    "MIGKERN": "kernel of the correction",
     "S_CHGMIG": "charge-migration step",
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from foreign_fringes import Detector
 from scipy.stats import binomtest, chi2
+from toys import fringe_cube, fringe_images, rootname, write_exposure
 from typer.testing import CliRunner
 
 from calami.cli import app
@@ -140,8 +141,8 @@ def test_a_reference_on_another_pixel_is_reported_and_weighs_less():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("CALMODE", "exact"), ("CALFIT", 99), ("CALPIXW", "core"), ("CALPUPIL", "1093"), ("CALCORR", "1093"),
-     ("CALKERN", "abc"), ("S_CHGMIG", "COMPLETE")],
+    [("CALMODE", "exact"), ("CALFIT", 99), ("CALPIXW", "core"), ("CALPUPIL", "1093"), ("S_MIGCOR", "1093"),
+     ("MIGKERN", "abc"), ("S_CHGMIG", "COMPLETE")],
 )  # fmt: skip
 def test_stars_that_were_not_treated_alike_do_not_calibrate_each_other(key, value):
     one = moved(FLIGHT_STAR, 0, CALMODE="fast", CALFIT=1)
@@ -152,6 +153,21 @@ def test_stars_that_were_not_treated_alike_do_not_calibrate_each_other(key, valu
         assert calibrate(*pair, allow=True).references == calibrate(*pair, allow=[key]).references
     with pytest.raises(CalamiError, match="what was done"):
         calibrate(one, other, allow=["CALMODE" if key != "CALMODE" else "CALFIT"])
+
+
+def test_what_was_done_to_an_exposure_reaches_its_observables(tmp_path):
+    images = fringe_images("F480M", seed=3, size=80)
+    cube, error, dq = fringe_cube(images, 1, seed=1)
+    arrays = {"SCI": cube[0].astype("float32"), "ERR": error[0].astype("float32"), "DQ": dq[0]}
+    pair = []
+    for number, cards in enumerate(({}, {"S_MIGCOR": "COMPLETE", "MIGKERN": "flight", "S_CHGMIG": "COMPLETE"})):
+        path = tmp_path / f"{rootname(number + 1)}_cal.fits"
+        write_exposure(path, arrays, {"ROLL_REF": 0.0, "V3I_YANG": 0.0, "VPARITY": -1}, NINTS=1, **cards)
+        oi = write_oifits(fitting.fit(path), tmp_path / f"{number}.fits")
+        pair.append(read_oifits(oi))
+    with pytest.raises(CalamiError, match=r"correction.*kernel.*none and flight.*charge-migration step"):
+        calibrate(*pair)
+    assert displacement(*pair) == 0 and calibrate(*pair, allow=True).header["SYS_FROM"] == FLIGHT.source
 
 
 def test_states_that_are_one():
