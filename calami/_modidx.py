@@ -1622,6 +1622,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'calami/migration/onset.py'),
                                         'calami.migration.onset.FilterOnset.departures': ( 'migration/onset.html#filteronset.departures',
                                                                                            'calami/migration/onset.py'),
+                                        'calami.migration.onset.FilterOnset.goodness': ( 'migration/onset.html#filteronset.goodness',
+                                                                                         'calami/migration/onset.py'),
                                         'calami.migration.onset.FilterOnset.has_onset': ( 'migration/onset.html#filteronset.has_onset',
                                                                                           'calami/migration/onset.py'),
                                         'calami.migration.onset.FilterOnset.isotonic': ( 'migration/onset.html#filteronset.isotonic',

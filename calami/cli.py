@@ -257,6 +257,15 @@ def cm(
     threshold: Annotated[
         list[float] | None, typer.Option("--threshold", "-t", help="signal_threshold to try, ADU; may be repeated.")
     ] = None,
+    skip_first: Annotated[
+        int, typer.Option("--skip-first", min=0, help="Group differences to leave out at the start of each ramp.")
+    ] = 0,
+    law: Annotated[
+        str, typer.Option(help="Law of the rate: auto, linear, quadratic, cubic, quartic, or free for a falling curve.")
+    ] = "auto",
+    keep_reads: Annotated[
+        bool, typer.Option("--keep-reads", help="Subtract neither the additive pattern of reads nor persistence.")
+    ] = False,
     offline: Offline = False,
     workers: Workers = None,
 ) -> None:
@@ -275,6 +284,7 @@ def cm(
     - `calami cm data/jw01093 -o report --shallow abdor_f480m_5g --deep abdor_f480m_13g`
     - `calami cm sim1516 -o report`
     - `calami cm data/jw01516 -o report -t 9000 -t 12000 -t 15000 --photons 1e9`
+    - `calami cm ramps -o report --skip-first 1 --law free`
     """
     if (shallow is None) != (deep is None):
         raise typer.BadParameter("give both --shallow and --deep, or neither", param_hint="--shallow / --deep")
@@ -286,7 +296,8 @@ def cm(
     dataset = Dataset(folder)
     dataset.create_mapping(names)
     if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
-        _answer_all(dataset, output, started, threshold, photons, offline, workers)
+        onset = {"skip_first": skip_first, "law": law, "read_pattern": not keep_reads}
+        _answer_all(dataset, output, started, threshold, {"photons": photons, "onset": onset}, offline, workers)
         return
     pairs = [(shallow, deep)] if shallow and deep else find_pairs(dataset, across_visits)
     if not pairs:
@@ -303,15 +314,15 @@ def cm(
     typer.echo(f"wrote {page}", err=True)
 
 # %% ../nbs/06_cli.ipynb #ae1fec5b
-def _answer_all(dataset, output: Path, started: float, threshold, photons: float, offline: bool, workers) -> None:
+def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, offline: bool, workers) -> None:
     from calami.migration import answers
     from calami.migration.mitigation import standard_versions
     from calami.process import references
 
     cache = references.default_cache() if offline or answers.true_onset(dataset) else None
     found = answers.answer_questions(
-        dataset, output / "products", standard_versions(threshold) if threshold else None, photons=photons, cache=cache,
-        workers=workers, tell=lambda line: typer.echo(f"… {line}", err=True),
+        dataset, output / "products", standard_versions(threshold) if threshold else None, cache=cache,
+        workers=workers, tell=lambda line: typer.echo(f"… {line}", err=True), **wish,
     )  # fmt: skip
     if len(found.missing) == len(answers.QUESTIONS):
         raise CalamiError("none of the questions can be answered:\n  " + "\n  ".join(set(found.missing.values())))

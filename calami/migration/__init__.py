@@ -13,7 +13,7 @@ _NAMES = {
     "VERSION ReadPattern covariance_of_means noise_factor ramp_statistics read_pattern slope_of_sum "
     "statistics_of without_pattern",
     "onset": "CONVERTER_ADU CONVERTER_PERIOD Crossing DAMPINGS DEPARTURES FilterOnset KNOTS LEVELLING "
-    "LEVELLING_ERROR Onset OnsetOptions POOR_FIT POWERS STEEPER UNDERSMOOTHING UNIT_ADU "
+    "LEVELLING_ERROR Onset OnsetOptions POWERS STEEPER UNDERSMOOTHING UNIT_ADU "
     "quantify",
     "kernel": "DECISIVE HYPOTHESES KERNEL_RADIUS Kernel KernelOptions PATTERNS Verdict kernel_from_dice "
     "kernel_from_diced kernel_from_ramps kernel_table migration_or_nonlinearity patterns undo_capacitance",

@@ -344,11 +344,14 @@ class AnswerOptions:
         Number of photons that the sentences and the recommendation are about.
     tell : callable
         Gets a line for each stage.
+    onset : mapping of str to object
+        Fields of `calami.migration.onset.OnsetOptions`: ``skip_first``, ``law``, ``read_pattern``, ….
     """
 
     thresholds: Sequence[float] = (0.005, 0.01, 0.02, 0.03)
     photons: float = 1e8
     tell: Callable[[str], None] = log.info
+    onset: Mapping[str, Any] = field(default_factory=dict)
 
 # %% ../../nbs/migration/09_answers.ipynb #3a7edfc2
 def answer_questions(
@@ -373,7 +376,7 @@ def answer_questions(
     engine : calami.process.engine.Engine, optional
         References, processes and bar.
     **options
-        Fields of `AnswerOptions` (``thresholds``, ``photons``, ``tell``) and of the engine (``cache``, ``context``,
+        Fields of `AnswerOptions` (``thresholds``, ``photons``, ``tell``, ``onset``) and of the engine (``cache``, ``context``,
         ``workers``, ``progress``).
 
     Returns
@@ -401,13 +404,13 @@ def answer_questions(
     try:
         wish.tell("measuring the onset")
         ramps = _plain_ramps(data, outdir, engine) if raw and scan is None else _ramps_of(data, scan)
-        onset = quantify(ramps, thresholds=wish.thresholds)
+        onset = quantify(ramps, thresholds=wish.thresholds, **wish.onset)
         notes += onset.notes
         if not onset.filters:
             raise CalamiError("; ".join(onset.notes) or "no exposure has two groups below saturation")
     except CalamiError as error:
         onset, missing["a"] = None, str(error)
-    verdicts = _verdicts(onset, notes) if onset else {}
+    verdicts = _verdicts(onset, notes, wish.onset.get("skip_first", 0)) if onset else {}
     truth = true_onset(data)
     return Answers(onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
 
@@ -420,12 +423,12 @@ def _ramps_of(data: ExposureSet, scan: Mitigation | None) -> ExposureSet | list[
     raise CalamiError("there are no ramps (uncal or ramp files): rates do not show what happens in a ramp")
 
 # %% ../../nbs/migration/09_answers.ipynb #b97ebcae
-def _verdicts(onset: Onset, notes: list[str]) -> dict[str, Verdict]:
+def _verdicts(onset: Onset, notes: list[str], skip_first: int) -> dict[str, Verdict]:
     found = {}
     for name in onset.filters:
         own = [s for s in onset.statistics if s.filter == name]
         try:
-            found[name] = migration_or_nonlinearity(own)
+            found[name] = migration_or_nonlinearity(own, skip_first=skip_first)
         except CalamiError as error:
             notes.append(f"{name}: {error}")
     return found

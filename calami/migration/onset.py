@@ -38,9 +38,8 @@ from calami.migration.ramps import (
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'CONVERTER_ADU', 'CONVERTER_PERIOD', 'POOR_FIT', 'KNOTS',
-           'DAMPINGS', 'UNDERSMOOTHING', 'DEPARTURES', 'STEEPER', 'Crossing', 'FilterOnset', 'Onset', 'quantify',
-           'OnsetOptions']
+__all__ = ['log', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'CONVERTER_ADU', 'CONVERTER_PERIOD', 'KNOTS', 'DAMPINGS',
+           'UNDERSMOOTHING', 'DEPARTURES', 'STEEPER', 'Crossing', 'FilterOnset', 'Onset', 'quantify', 'OnsetOptions']
 
 # %% ../../nbs/migration/02_onset.ipynb #e9a531dc
 #: Signal that coefficients of laws are quoted for, ADU.
@@ -60,7 +59,7 @@ LEVELLING_ERROR = 0.3
 CONVERTER_ADU = 2.0
 CONVERTER_PERIOD = 1024.0
 #: χ² per degree of freedom from which a fit is said to fail.
-POOR_FIT = 1.5
+_POOR_FIT = 1.5
 #: Knots of the free curve, and of which second differences it may have by its damping (fractions of the rate).
 KNOTS = 24
 DAMPINGS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -434,6 +433,12 @@ class FilterOnset:
     dof: float = np.nan
     flags: tuple[str, ...] = ()
 
+    @property
+    def goodness(self) -> str:
+        """How well the law fits, and what to doubt, in words."""
+        fit = f"{self.law} {'curve' if self.law == 'free' else 'law'}, χ² {self.chi2:.0f} of {self.dof:.0f}"
+        return "; ".join([fit, *(f"doubtful: {flag}" for flag in self.flags)])
+
     def departures(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
         """
         Give the departures as functions of signal.
@@ -534,11 +539,9 @@ def _sentence(result: FilterOnset) -> str:
     reach = f"sampled to {result.reach_adu * niriss.GAIN / 1e3:.0f} ke-"
     counts = f"{len(result.exposures)} exposures, {len(result.pointings)} pointings"
     where = f"{result.filter or 'unknown filter'}: {counts}, {reach}"
-    fit = f"{result.law} {'curve' if result.law == 'free' else 'law'}, χ² {result.chi2:.0f} of {result.dof:.0f}"
-    doubt = "".join(f" Doubtful: {flag}." for flag in result.flags)
     if result.significance < 3:
         found = f"The count rate of the peak pixel does not depend on its signal; a drop of 1 % lies {one}"
-        return f"{where}. {found} ({fit}).{doubt}"
+        return f"{where}. {found} ({result.goodness})."
     onset = result.fits.get("piecewise", {}).get("onset_adu", 0) * niriss.GAIN / 1e3
     words = {
         True: f"There is an onset near {onset:.0f} ke-",
@@ -546,7 +549,7 @@ def _sentence(result: FilterOnset) -> str:
         None: "Whether there is an onset below which nothing happens cannot be decided",
     }[result.has_onset]
     found = f"The rate of the peak pixel has dropped by 1 % {'' if one.limit else 'at '}{one}"
-    return f"{where}. {found} ({fit}). {words}.{doubt}"
+    return f"{where}. {found} ({result.goodness}). {words}."
 
 # %% ../../nbs/migration/02_onset.ipynb #023e8ce4
 #: By how much χ² must be lower for a steeper law to take the place of the quadratic one, which has as many parameters.
@@ -656,7 +659,7 @@ def _fails(chi2: float, dof: float) -> bool:
     # Whether chi2 is too large: for its degrees of freedom (1 in 1,000 by chance), or by any measure.
     from scipy.stats import chi2 as distribution
 
-    return dof > 2 and (chi2 > POOR_FIT * dof or distribution.sf(chi2, dof) < 1e-3)
+    return dof > 2 and (chi2 > _POOR_FIT * dof or distribution.sf(chi2, dof) < 1e-3)
 
 # %% ../../nbs/migration/02_onset.ipynb #b04514ad
 def _filter_onset(name: str, stats: Sequence[RampStatistics], options: OnsetOptions) -> FilterOnset:
@@ -765,9 +768,11 @@ def _disagree(curves, stats, groups, converter: float) -> bool:
     _, apart = _pool(curves, stats, False, converter)
     laws = ["linear"] if sum(g.rate.shape[1] for g in groups) - len(apart) < 4 else ["quadratic", "quartic"]
     extra = len(apart) - len(groups)
-    gain = min(_fit_law(_one(groups), law)[2][0] for law in laws)
-    gain -= min(_fit_law(_one(apart), law)[2][0] for law in laws)
-    return bool(gain > extra + 4 * np.sqrt(2 * extra))
+    together, alone = (min(_fit_law(_one(g), law)[2][0] for law in laws) for g in (groups, apart))
+    if _fails(alone, sum(g.rate.shape[1] for g in apart) - len(apart) - 2):  # it is the law that fails
+        reach = max(float(g.high[0].max()) for g in groups)
+        together, alone = (_fit_free(_one(g), reach)[1][0] for g in (groups, apart))
+    return bool(together - alone > extra + 4 * np.sqrt(2 * extra))
 
 # %% ../../nbs/migration/02_onset.ipynb #334be083
 def _slope_weights(groups: Sequence[_Group]) -> list[float]:

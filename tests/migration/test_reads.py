@@ -5,6 +5,7 @@ from dataclasses import replace
 import foreign
 import numpy as np
 import pytest
+from toys import rootname, write_exposure
 
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
@@ -72,7 +73,7 @@ def test_a_threshold_is_seen_by_a_curve_that_is_free():
     assert found.law == "free" and np.abs(ratio - 1).max() < 0.05
     assert any("no law fits" in note for note in found.notes) and "free curve, χ²" in found.sentence
     polynomial, poor = levels(*program("threshold"), law="quadratic")
-    assert "fit is poor" in poor.flags[0] and "Doubtful" in poor.sentence and np.abs(polynomial - 1).max() > 0.1
+    assert "fit is poor" in poor.flags[0] and "doubtful" in poor.sentence and np.abs(polynomial - 1).max() > 0.1
 
 
 @pytest.mark.parametrize("law", ["linear", "own", "long"])
@@ -92,7 +93,7 @@ def test_a_change_that_rests_on_the_first_read_is_doubted():
     stats, made = program("none", first=25.0)
     _, found = levels(stats, made, read_pattern=False)
     assert found.flags, found.significance
-    assert "Doubtful" in found.sentence
+    assert "doubtful" in found.sentence
 
 
 def test_the_converter_moves_levels_less_where_it_is_known():
@@ -109,3 +110,23 @@ def test_nonlinearity_is_said_to_change_the_sum():
     stats, made = program("linear", nonlinear=6e-7)
     _, found = levels(stats, made)
     assert any("9×9 sum" in flag for flag in found.flags)
+
+
+def test_options_of_the_onset_reach_it_from_the_command(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from calami import cli
+    from calami.migration import answers
+
+    seen = {}
+    monkeypatch.setattr(answers, "quantify", lambda ramps, **options: seen.update(options) or refuse())
+
+    def refuse():
+        raise CalamiError("seen")
+
+    folder = tmp_path / "ramps"
+    folder.mkdir()
+    write_exposure(folder / f"{rootname()}_ramp.fits")
+    words = ["cm", str(folder), "-o", str(tmp_path / "out"), "--skip-first", "2", "--law", "free", "--keep-reads"]
+    assert CliRunner().invoke(cli.app, words).exit_code != 0
+    assert (seen["skip_first"], seen["law"], seen["read_pattern"]) == (2, "free", False)
