@@ -117,9 +117,8 @@ def test_the_floor_belongs_to_flight_data_and_grows_with_distance():
 def test_the_scatter_of_two_references_is_not_believed_more_than_the_floor():
     # Two references that agree by chance do not make the error vanish; four that differ by much make it large.
     agree = calibrate(FLIGHT_STAR, [replace(FLIGHT_STAR, name=n) for n in "ab"])
-    least = 2 * FLIGHT.star * np.sqrt(4 / 6 * 0.75)  # four parts of six are the floor's
-    known = np.sqrt(np.diag(agree.v2_covariance) - 1.5 * STAR.v2_err**2)
-    assert np.all(known > least)
+    known = np.sqrt(agree.cp_err**2 - 1.5 * STAR.cp_err**2)
+    assert np.allclose(known, FLIGHT.star * np.sqrt(3 * 4 / 6 * 0.75))  # four parts of six are the floor's
     rng = np.random.default_rng(33)
     some = [replace(FLIGHT_STAR, name=n, v2=1 + 0.05 * rng.normal(size=21)) for n in "abcd"]
     assert calibrate(FLIGHT_STAR, some).header["SYS_V2"] > 0.04
