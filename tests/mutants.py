@@ -44,6 +44,16 @@ def _of(tests: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 # The label starts with the subject. `before` holds as much of the line as makes it unique: lines move, files too.
 MUTANTS = [
     *_of(
+        "test_reads.py",
+        ("reads sign", "total=stats.total - stats.count * added", "total=stats.total + stats.count * added"),
+        ("reads converter", "(waves[1] - waves[0]) / np.sqrt(2)", "(waves[1] + waves[0]) / np.sqrt(2)"),
+    ),
+    *_of(
+        "test_saturation.py",
+        ("saturation floor", "return fit - fit[0] + np.minimum(below, np.maximum(fit[0], 0))",
+         "return np.maximum(fit, 0)"),
+    ),
+    *_of(
         "test_onset.py",
         # Nearly equivalent: it moves a batch that begins a block into the block before.
         ("onset block side", 'np.searchsorted(self.edges, start, side="right")',
@@ -51,7 +61,6 @@ MUTANTS = [
         ("onset saturated fraction", "<= MOST_SATURATED * self.nints", "<= 20 * MOST_SATURATED * self.nints"),
         ("onset read noise", "/ niriss.GAIN + 2 * (niriss.READ_NOISE_E", "/ niriss.GAIN + 1 * (niriss.READ_NOISE_E"),
         ("onset levelling", "LEVELLING = 1.0", "LEVELLING = 0.0"),
-        ("onset widening", "WIDENING = 1.12", "WIDENING = 1.0"),
         ("onset parabola", "np.clip(-slope / (2 * bend)", "np.clip(slope / (2 * bend)"),
         ("onset BIC", 'fit["parameters"] * np.log(points)', 'fit["parameters"] * 2.0'),
         ("onset measured", "share >= 0.975 and", "share >= 0.5 and"),
