@@ -376,8 +376,8 @@ def answer_questions(
     engine : calami.process.engine.Engine, optional
         References, processes and bar.
     **options
-        Fields of `AnswerOptions` (``thresholds``, ``photons``, ``tell``, ``onset``) and of the engine (``cache``, ``context``,
-        ``workers``, ``progress``).
+        Fields of `AnswerOptions` (``thresholds``, ``photons``, ``tell``, ``onset``) and of the engine (``cache``,
+        ``context``, ``workers``, ``progress``).
 
     Returns
     -------
