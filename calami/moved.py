@@ -71,6 +71,7 @@ RENAMED = {
 }
 #: Names that are no more, and what to use instead.
 GONE = {
+    ("onset", "WIDENING"): "intervals need no such factor; it made up for a fault of the benchmark that it came from",
     ("prep", "clip_sorted"): "calami.process.clean.find_outliers does it for all pixels",
     ("fringes", "PIPELINE_FIX"): "see SUPPORT_LIMIT, SUPPORT_WIDENING and BP_FIX_NOISE of instrument.fourier",
 }

@@ -190,8 +190,7 @@ def test_the_covariance_of_a_single_image_is_that_of_its_pixels(small, mode):
 
 def test_all_errors_of_integrations_contain_the_truth(small):
     # 200 exposures of 6 integrations; the triple product of amplitudes has an error, too. The centre is given: phases
-    # are counted from it, and one that is found anew in each exposure would tilt them. Errors of phases come from the
-    # six values alone, without the expected covariance, so that their departures have the wings of Student's law.
+    # are counted from it, and one that is found anew in each exposure would tilt them.
     image, given = small
     error, rng = np.broadcast_to(np.sqrt(image + 25**2), (6, *image.shape)), np.random.default_rng(21)
     given = given | {"center": tuple(fit(image, error=error[0], **given).samples["center"][0])}
@@ -203,7 +202,7 @@ def test_all_errors_of_integrations_contain_the_truth(small):
     for key in away[0]:
         pulls = np.array([a[key] for a in away])
         assert abs((np.abs(pulls) < 1).mean() - 0.683) < 0.08, key
-        assert abs(pulls.std() / (np.sqrt(5 / 3) if key == "phase" else 1) - 1) < 0.1, key
+        assert abs(pulls.std() - 1) < 0.1, key
 
 
 def test_errors_of_means_are_the_scatter_of_integrations(small):
