@@ -189,7 +189,9 @@ class Correct(Recipe):
     Parameters
     ----------
     kernel : str
-        Coefficients: a name in `MIGRATION_PRESETS`, or a file written by `write_kernel`.
+        Coefficients: a name in `MIGRATION_PRESETS`, or a file written by `write_kernel`. Presets that were fitted to
+        flight data hold what the linearity correction of flight leaves (``cubic``); simulated exposures have no such
+        thing, and want a kernel without it.
     mode : str
         For ramps, ``mean`` or ``each``, see `correct_ramp`; integrations of `rateints` and `calints` are always
         changed by what is found for their mean.
