@@ -83,7 +83,7 @@ def true_rate(truth: dict) -> np.ndarray:
     """
     flow = Migration(**truth["instrument"]["detector"]["migration"] | {"nonlinearity": 0.0, "cubic": 0.0})
     ngroups, frame_time = truth["exposure"]["ngroups"], niriss.SUB80.frame_time
-    return observed_slope(truth["rate"], flow, ngroups, frame_time, truth["light"]) / niriss.GAIN
+    return observed_slope(truth["rate"], flow, ngroups, frame_time, truth.get("light")) / niriss.GAIN
 
 # %% ../nbs/05_demo.ipynb #28b560ed
 def check_truth(result: Comparison, folder: str | os.PathLike) -> list[TruthCheck]:
