@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 # %% auto #0
-__all__ = ['GAIN', 'SUB80', 'SATURATION_E', 'IMPOSSIBLE_E', 'READ_NOISE_E', 'DARK_E_PER_S', 'PIXEL_PITCH_UM', 'PIXEL_SCALE_MAS',
-           'AIM_PIXEL', 'AIM_V2V3', 'V3_IDEAL_ANGLE', 'STAR_PIXEL', 'DO_NOT_USE', 'SATURATED', 'JUMP_DET', 'CHARGELOSS',
+__all__ = ['GAIN', 'SUB80', 'SATURATION_E', 'READ_NOISE_E', 'DARK_E_PER_S', 'PIXEL_PITCH_UM', 'PIXEL_SCALE_MAS', 'AIM_PIXEL',
+           'AIM_V2V3', 'V3_IDEAL_ANGLE', 'STAR_PIXEL', 'DO_NOT_USE', 'SATURATED', 'JUMP_DET', 'CHARGELOSS',
            'REFERENCE_PIXEL', 'MIGRATION_LIMIT_E', 'SIGNAL_LEVELS', 'FILTERS', 'HOLE_FLAT_TO_FLAT', 'HOLE_NAMES',
            'HOLE_CENTERS', 'to_electrons', 'to_adu', 'adu_per_electron', 'Subarray', 'ramp_time', 'SignalLevel',
            'Filter', 'baselines']
@@ -142,9 +142,6 @@ def ramp_time(ngroups: int, frame_time: float = SUB80.frame_time) -> float:
 # %% ../../nbs/instrument/01_niriss.ipynb #9d4013e6
 #: Hard (full-well) saturation, e-. Source: JDox, NIRISS bright limits.
 SATURATION_E = 72_000.0
-#: Charge that no pixel can hold, e-: a fifth more than nominal full well; pixels differ from that by a few per cent.
-#: Where a header and a rate say more, one of them is wrong.
-IMPOSSIBLE_E = 1.2 * SATURATION_E
 #: Read noise of a single read, e-. Source: STScI, NIRISS at a Glance, 23 e- for the difference of two reads, divided
 #: by √2. (The SUB80 map that amigo derived from flight data has a median of 10.4.)
 READ_NOISE_E = 16.3

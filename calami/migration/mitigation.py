@@ -333,7 +333,7 @@ def _peak_level(exposure: Exposure) -> tuple[float, float]:
     if peak.lost:
         raise FileProblem(path, f"{peak.reason}; neither its charge nor its photons are known", "use fewer groups")
     full = niriss.to_electrons(peak.rate * seconds) / niriss.SATURATION_E
-    if full > niriss.IMPOSSIBLE_E / niriss.SATURATION_E:
+    if full > 1:
         why = f"its peak would hold {full:.1f} times full well"
         raise FileProblem(path, why, "use fewer groups, or fix its header")
     rows, columns = np.indices(rate.value.shape)

@@ -604,21 +604,16 @@ def _measure(pair: list[Exposure], facts: tuple[dict, dict], before: RateImage, 
     peak_adu = tuple(
         float(image.value[star.row, star.col] * t) for image, t in zip((before, after), times, strict=True)
     )
-    full = [
-        f"{e.name}: the peak holds full well or more ({100 * niriss.to_electrons(s) / niriss.SATURATION_E:.0f} %)"
-        for e, s in zip(pair, peak_adu, strict=True)
-        if niriss.to_electrons(s) > niriss.SATURATION_E
-    ]
     return Comparison(
         pair[0].name, pair[1].name, facts, times, star.row, star.col, peak_adu, *changes, sums, fit, verdict,
-        (*_notes(facts, times), *full), (pair[0].paths, pair[1].paths), (before, after),
+        _notes(facts, times), (pair[0].paths, pair[1].paths), (before, after),
     )  # fmt: skip
 
 # %% ../../nbs/migration/04_pairs.ipynb #15d2b955
 def _refuse_full(pair: list[Exposure], result: Comparison) -> None:
-    # A pixel cannot hold much more than full well: it saturates before the end of the ramp, or a header is wrong.
+    # A pixel cannot hold more than full well: it saturates before the end of the ramp, or a header is wrong.
     for exposure, signal in zip(pair, result.peak_e, strict=True):
-        if signal > niriss.IMPOSSIBLE_E:
+        if signal > niriss.SATURATION_E:
             raise NotComparable(
                 f"the peak of {exposure.name} would hold {signal:,.0f} e- after {exposure.effective_time:.3g} s, and "
                 f"{niriss.SATURATION_E:,.0f} is full well: it saturates, or EFFINTTM ({exposure.effective_time:.6g} s) "
