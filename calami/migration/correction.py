@@ -54,8 +54,9 @@ def correct_ramp(
         True for pixels that are not to be believed, shape (rows, columns), or for each read (groups, rows, columns):
         they are left as they are, and filled for the flow to their neighbours.
     mode : str
-        ``mean``: the mean ramp is corrected, and each integration changed by as much; an integration is then off by
-        3 % of its noise. ``each``: each integration by its own charge.
+        ``mean``: the mean ramp is corrected, and each integration changed by as much. ``each``: each integration by
+        its own charge. They differ by 2 % of an integration's noise in most pixels within 8 of the peak, and by 18 %
+        in a peak pixel of 52 ke- (60 integrations simulated with `flight`); their mean images are the same.
 
     Returns
     -------
@@ -70,8 +71,8 @@ def correct_ramp(
     Notes
     -----
     What flowed in a group is the integral over Q from its beginning to its end (Simpson's rule) of the law of
-    `calami.instrument.migration.migration_flow`, with the light on the edges that the corrected rates say; three rounds
-    are enough.
+    `calami.instrument.migration.migration_flow`, with the light on the edges that the corrected rates say. Three rounds
+    leave 3e-8 of the peak (60 ke-, `flight`).
     """
     if np.ndim(reads) != 4 or mode not in ("mean", "each"):
         wanted = "ramps have integrations, groups, rows and columns, and mode is mean or each"
