@@ -16,6 +16,7 @@ import numpy as np
 from ..core.files import whole_files
 from ..core.images import fill_from_neighbours
 from ..core.problems import CalamiError, FileProblem
+from ..exposures.steps import step_statuses
 from ..instrument import niriss
 from calami.instrument.migration import (
     IPC_KERNEL,
@@ -34,7 +35,7 @@ from ..process.recipes import Recipe
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'write_kernel', 'read_kernel', 'read_kernel_filter']
+__all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'write_kernel', 'read_kernel']
 
 # %% ../../nbs/migration/10_correction.ipynb #d3818e20
 def correct_ramp(
@@ -209,7 +210,7 @@ class Correct(Recipe):
     @property
     def coefficients(self) -> Migration:
         """The coefficients that the kernel stands for."""
-        return read_kernel(self.kernel)[0] if Path(self.kernel).suffix else find_migration(self.kernel)
+        return _kernel_of(self.kernel)[0]
 
     @property
     def parameters(self) -> dict:
@@ -237,27 +238,30 @@ class Correct(Recipe):
             units, another filter than the kernel's, or corrected before.
         """
         self._needs(piece, 2, 3, 4)
-        _refuse(piece, self)
+        migration, band = _kernel_of(self.kernel)
+        _refuse(piece, band)
         values = piece.layers["SCI"].values().astype(float)
         bad = _not_usable(piece)
         factor = _electrons(piece)
         if values.ndim == 4:
-            corrected = correct_ramp(values * factor, self.coefficients, bad, self.mode) / factor
+            corrected = correct_ramp(values * factor, migration, bad, self.mode) / factor
         else:
-            corrected = _corrected_images(values * factor, bad, piece, self.coefficients) / factor
-        note = f"correct: charge migration put back, kernel {self.kernel} ({self.coefficients.source})"
+            corrected = _corrected_images(values * factor, bad, piece, migration) / factor
+        note = f"correct: charge migration put back, kernel {self.kernel} ({migration.source})"
         new = piece.copy("corrected", note)
         new._set_card("S_MIGCOR", "COMPLETE")
         new._set_card("MIGKERN", Path(self.kernel).name)
         new.layers["SCI"] = Layer.of(corrected.astype(np.float32), piece.layers["SCI"].header)
-        change = _largest(values, corrected)
-        new.report["correct"] = {"kernel": asdict(self.coefficients), "largest_change": change}
+        before, after = _at_the_end(values), _at_the_end(corrected)
+        peak = np.unravel_index(np.nanargmax(before), before.shape)
+        change = float(after[peak] / before[peak] - 1)
+        new.report["correct"] = {"kernel": asdict(migration), "change_of_brightest": change}
         log.info("%s: the brightest pixel changes by %+.2f %%", piece.label, 100 * change)
         return [new]
 
 # %% ../../nbs/migration/10_correction.ipynb #83311809
-def _refuse(piece: Piece, recipe: Correct) -> None:
-    header, wanted = piece.primary, read_kernel_filter(recipe.kernel)
+def _refuse(piece: Piece, wanted: str) -> None:
+    header = piece.primary
     band = str(header.get("FILTER") or "")
     faults = {
         "raw counts; run detector1 up to the dark step, or give rates": piece.is_raw,
@@ -269,7 +273,7 @@ def _refuse(piece: Piece, recipe: Correct) -> None:
             len(piece.shape) < 4 and not str(header.get("CLMGRPS") or "1").startswith("1")
         ),
         "made without the groups that charge_migration flagged; make it with that step skipped": (
-            len(piece.shape) < 4 and header.get("S_CHGMIG") == "COMPLETE"
+            len(piece.shape) < 4 and step_statuses(header).get("charge_migration") == "COMPLETE"
         ),
         f"of {band or 'no filter'}, and the kernel of {wanted}": bool(wanted) and band not in wanted.split(),
     }
@@ -315,12 +319,10 @@ def _corrected_images(rate: np.ndarray, bad: np.ndarray, piece: Piece, migration
     return corrected if rate.ndim == 2 else rate + np.nan_to_num(corrected - mean)
 
 # %% ../../nbs/migration/10_correction.ipynb #5146e51c
-def _largest(before: np.ndarray, after: np.ndarray) -> float:
-    # Change of the brightest pixel, at the end of the ramps, a fraction.
-    last = before[:, -1].mean(axis=0) if before.ndim == 4 else before if before.ndim == 2 else before.mean(axis=0)
-    new = after[:, -1].mean(axis=0) if after.ndim == 4 else after if after.ndim == 2 else after.mean(axis=0)
-    place = np.unravel_index(np.nanargmax(last), last.shape)
-    return float(new[place] / last[place] - 1)
+def _at_the_end(values: np.ndarray) -> np.ndarray:
+    # The mean image: of ramps that of the last reads.
+    last = values[:, -1] if values.ndim == 4 else values
+    return last if last.ndim == 2 else last.mean(axis=0)
 
 # %% ../../nbs/migration/10_correction.ipynb #002307ad
 def write_kernel(kernel: Kernel, path: str | os.PathLike) -> Path:
@@ -396,20 +398,9 @@ def read_kernel(path: str | os.PathLike) -> tuple[Migration, dict[str, Any]]:
         raise FileProblem(path, f"holds no kernel ({error})", "write it again with write_kernel") from None
 
 # %% ../../nbs/migration/10_correction.ipynb #87918509
-def read_kernel_filter(kernel: str) -> str:
-    """
-    Say which filters a kernel is for.
-
-    Parameters
-    ----------
-    kernel : str
-        A name, or a file.
-
-    Returns
-    -------
-    str
-        Their names; empty for presets, which are of the detector.
-    """
+def _kernel_of(kernel: str) -> tuple[Migration, str]:
+    # Coefficients, and the filters that they are for; presets are of the detector and name none.
     if not Path(kernel).suffix:
-        return ""
-    return str(read_kernel(kernel)[1].get("instrument", {}).get("filter", ""))
+        return find_migration(kernel), ""
+    migration, meta = read_kernel(kernel)
+    return migration, str(meta.get("instrument", {}).get("filter", ""))

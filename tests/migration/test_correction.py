@@ -149,6 +149,7 @@ def test_a_file_is_corrected_once_and_says_so(tmp_path):
     [
         ({"NFRAMES": 4, "READPATT": "NIS"}, "averages of frames"),
         ({"S_CHGMIG": "COMPLETE"}, "charge_migration flagged"),
+        ({"S_UNDSMP": "COMPLETE"}, "charge_migration flagged"),
         ({"CLMGRPS": "6-10 of 13"}, "part of a ramp"),
         ({"NGROUPS": 1}, "1 groups"),
         ({"sci_cards": {"BUNIT": "Jy"}}, "its unit is 'Jy'"),
