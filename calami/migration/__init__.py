@@ -23,7 +23,7 @@ _NAMES = {
     "migration_pattern plot_change plot_pixels plot_profile pointing_difference region_change undersampled "
     "why_not_comparable",
     "pair_kernel": "CORE_RADIUS KERNEL_PARAMETERS KernelFit NUISANCES current_behind fit_kernel observed_slope "
-    "slope_weights",
+    "slope_weights without_holes",
     "correction": "Correct correct_image correct_ramp read_kernel write_kernel",
     "mitigation": "Departure Entry Mitigation RULES STEP_THRESHOLDS ScanExposure ScanOptions Version best_versions "
     "choose_reference equivalent_contrast fit_versions fringe_departure magnitudes mitigation_scan plot_bias "

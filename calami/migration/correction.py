@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ..core.files import whole_files
-from ..core.images import fill_from_neighbours
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.steps import step_statuses
 from ..instrument import niriss
@@ -28,7 +27,7 @@ from calami.instrument.migration import (
     migration_flow,
 )
 from .kernel import Kernel, undo_capacitance
-from .pair_kernel import current_behind
+from .pair_kernel import current_behind, without_holes
 from ..process.piece import Layer, Piece
 from ..process.recipes import Recipe
 
@@ -39,7 +38,11 @@ __all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'write_kernel', 'r
 
 # %% ../../nbs/migration/10_correction.ipynb #d3818e20
 def correct_ramp(
-    reads: np.ndarray, migration: Migration | str = "flight", bad: np.ndarray | None = None, mode: str = "mean"
+    reads: np.ndarray,
+    migration: Migration | str = "flight",
+    bad: np.ndarray | None = None,
+    mode: str = "mean",
+    filter_name: str = "",
 ) -> np.ndarray:
     """
     Put migrated charge back into the pixels that it came from.
@@ -58,6 +61,10 @@ def correct_ramp(
         ``mean``: the mean ramp is corrected, and each integration changed by as much. ``each``: each integration by
         its own charge. They differ by 2 % of an integration's noise in most pixels within 8 of the peak, and by 18 %
         in a peak pixel of 52 ke- (60 integrations simulated with `flight`); their mean images are the same.
+
+    filter_name : str
+        The filter, by which unknown pixels are filled (`calami.migration.pair_kernel.without_holes`); by their
+        neighbours if not given.
 
     Returns
     -------
@@ -82,7 +89,7 @@ def correct_ramp(
     typical = _typical(reads)
     bad = np.zeros(reads.shape[2:], bool) if bad is None else np.asarray(bad, bool)
     unknown = np.broadcast_to(bad, reads.shape[1:]) | ~np.isfinite(typical)
-    mean = _charge(typical, unknown, migration)
+    mean = _charge(typical, unknown, migration, filter_name)
     light = mean[-1] / len(mean)
     for _ in range(3):
         flow = _flow_of_groups(mean, light_between(np.maximum(light, 0)), migration)
@@ -95,7 +102,7 @@ def correct_ramp(
     result = np.empty_like(reads)
     for k, ramp in enumerate(reads):
         here = unknown | ~np.isfinite(ramp)
-        charge = _charge(np.where(here, typical, ramp), unknown, migration)
+        charge = _charge(np.where(here, typical, ramp), unknown, migration, filter_name)
         flow = np.cumsum(_flow_of_groups(charge, between, migration), axis=0)
         result[k] = np.where(here, ramp, ramp + np.nan_to_num(_own(ramp, migration)) - _seen(flow))
     return result
@@ -118,7 +125,7 @@ def _own(signal: np.ndarray, migration: Migration) -> np.ndarray:
     return found - signal
 
 # %% ../../nbs/migration/10_correction.ipynb #3171fc99
-def _charge(signal: np.ndarray, unknown: np.ndarray, migration: Migration) -> np.ndarray:
+def _charge(signal: np.ndarray, unknown: np.ndarray, migration: Migration, filter_name: str) -> np.ndarray:
     # Charge behind a ramp as it is seen, unknown pixels filled: those known before go on as before.
     filled = np.array(signal)
     for k in range(len(filled)):
@@ -128,9 +135,14 @@ def _charge(signal: np.ndarray, unknown: np.ndarray, migration: Migration) -> np
             filled[k][going_on] = (filled[k - 1] + filled[k - 1] - filled[k - 2])[going_on]
             lost = lost & ~going_on
         if lost.any():
-            filled[k][lost] = np.nan
-            filled[k] = np.nan_to_num(fill_from_neighbours(filled[k], lost, "median", max_iterations=3)[0])
+            filled[k] = _filled(filled[k], lost, filter_name)
     return undo_capacitance(filled + _own(filled, migration))
+
+# %% ../../nbs/migration/10_correction.ipynb #2d8fadbc
+def _filled(image: np.ndarray, unknown: np.ndarray, filter_name: str) -> np.ndarray:
+    # The star is where the image without its holes is brightest.
+    known = np.where(unknown, 0.0, image)
+    return without_holes(known, ~unknown, filter_name, np.unravel_index(known.argmax(), known.shape))
 
 # %% ../../nbs/migration/10_correction.ipynb #1ec7b48a
 def _seen(charge: np.ndarray) -> np.ndarray:
@@ -152,6 +164,7 @@ def correct_image(
     frame_time: float,
     migration: Migration | str = "flight",
     bad: np.ndarray | None = None,
+    filter_name: str = "",
 ) -> np.ndarray:
     """
     Count rates without migration, from count rates with it.
@@ -169,6 +182,8 @@ def correct_image(
     bad : numpy.ndarray, optional
         True for pixels that are not to be believed; they are left as they are, and filled for the flow to their
         neighbours.
+    filter_name : str
+        As for `correct_ramp`.
 
     Returns
     -------
@@ -176,9 +191,7 @@ def correct_image(
         e-/s, same shape, with the capacitance between pixels as before.
     """
     unknown = ~np.isfinite(rate) if bad is None else ~np.isfinite(rate) | bad
-    filled = np.where(unknown, np.nan, rate)
-    if unknown.any():
-        filled = np.nan_to_num(fill_from_neighbours(filled, unknown, "median", max_iterations=3)[0])
+    filled = _filled(rate, unknown, filter_name)
     corrected = interpixel_capacitance(current_behind(filled, find_migration(migration), ngroups, frame_time))
     return np.where(unknown, rate, corrected)
 
@@ -244,7 +257,7 @@ class Correct(Recipe):
         bad = _not_usable(piece)
         factor = _electrons(piece)
         if values.ndim == 4:
-            corrected = correct_ramp(values * factor, migration, bad, self.mode) / factor
+            corrected = correct_ramp(values * factor, migration, bad, self.mode, _band_of(piece)) / factor
         else:
             corrected = _corrected_images(values * factor, bad, piece, migration) / factor
         note = f"correct: charge migration put back, kernel {self.kernel} ({migration.source})"
@@ -261,8 +274,7 @@ class Correct(Recipe):
 
 # %% ../../nbs/migration/10_correction.ipynb #83311809
 def _refuse(piece: Piece, wanted: str) -> None:
-    header = piece.primary
-    band = str(header.get("FILTER") or "")
+    header, band = piece.primary, _band_of(piece)
     faults = {
         "raw counts; run detector1 up to the dark step, or give rates": piece.is_raw,
         "corrected for migration already": header.get("S_MIGCOR") == "COMPLETE",
@@ -280,6 +292,10 @@ def _refuse(piece: Piece, wanted: str) -> None:
     for words, present in faults.items():
         if present:
             raise CalamiError(f"{piece.label}: cannot be corrected for migration: it is {words}")
+
+# %% ../../nbs/migration/10_correction.ipynb #f3894578
+def _band_of(piece: Piece) -> str:
+    return str(piece.primary.get("FILTER") or "")
 
 # %% ../../nbs/migration/10_correction.ipynb #16e1e310
 def _electrons(piece: Piece) -> float:
@@ -315,7 +331,7 @@ def _corrected_images(rate: np.ndarray, bad: np.ndarray, piece: Piece, migration
     if groups < 2:
         raise CalamiError(f"{piece.label}: its ramps have {groups} groups; a rate is made of 2 or more")
     mean = rate if rate.ndim == 2 else _typical(rate)
-    corrected = correct_image(mean, groups, step, migration, bad)
+    corrected = correct_image(mean, groups, step, migration, bad, _band_of(piece))
     return corrected if rate.ndim == 2 else rate + np.nan_to_num(corrected - mean)
 
 # %% ../../nbs/migration/10_correction.ipynb #5146e51c

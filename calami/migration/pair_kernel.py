@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from ..core.images import RateImage, derivatives, fill_bad
+from ..core.images import derivatives, fill_bad
 from ..core.problems import CalamiError
 from ..instrument import niriss
 from ..instrument.fourier import FourierFix, forbidden
@@ -20,7 +20,7 @@ from .pairs import FIT_RADIUS, Comparison
 
 # %% auto #0
 __all__ = ['KERNEL_PARAMETERS', 'NUISANCES', 'CORE_RADIUS', 'slope_weights', 'KernelFit', 'observed_slope', 'current_behind',
-           'fit_kernel']
+           'fit_kernel', 'without_holes']
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #ef5d5130
 def slope_weights(ngroups: int, frame_time: float, power: float = 10.0) -> np.ndarray:
@@ -317,7 +317,8 @@ def _kernel_view(result: Comparison, groups: list[int], margin: int) -> _KernelV
     half = int(FIT_RADIUS) + margin
     top, left = max(result.peak_row - half, 0), max(result.peak_col - half, 0)
     box = np.s_[top : result.peak_row + half + 1, left : result.peak_col + half + 1]
-    whole = [niriss.to_electrons(_without_holes(i, result)) for i in result.images]
+    band, peak = str(result.facts[0].get("FILTER") or ""), (result.peak_row, result.peak_col)
+    whole = [niriss.to_electrons(without_holes(i.value, i.good, band, peak)) for i in result.images]
     good = (result.images[0].good & result.images[1].good)[box]
     error = niriss.to_electrons(np.hypot(*(i.error[box] for i in result.images)))
     rows, cols = np.ogrid[: good.shape[0], : good.shape[1]]
@@ -330,16 +331,36 @@ def _kernel_view(result: Comparison, groups: list[int], margin: int) -> _KernelV
     )  # fmt: skip
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #1fd65e8e
-def _without_holes(image: RateImage, result: Comparison) -> np.ndarray:
-    # Bad pixels filled: what flows to their neighbours rests on it. The mean of the neighbours is wrong by half between
-    # fringes; that no power may stand at frequencies beyond the mask tells a tenth of that.
-    filled = fill_bad(image.value, image.good)
-    name, size = str(result.facts[0].get("FILTER") or ""), min(min(filled.shape) // 2 * 2, 64)
-    outside = forbidden(name, size) if name in niriss.FILTERS and size >= 32 else np.zeros((2, 2), bool)
-    if outside.mean() < 0.1:  # undersampled, or no filter that is known
+def without_holes(image: np.ndarray, good: np.ndarray, filter_name: str, peak: tuple[int, int]) -> np.ndarray:
+    """
+    Fill bad pixels as the fringes around them demand.
+
+    The mean of the neighbours is wrong by half between fringes, and what flows to the neighbours rests on it. That no
+    power may stand at frequencies beyond the mask says it better.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Shape (rows, columns); any value where `good` is not true.
+    good : numpy.ndarray
+        True for pixels to be believed, same shape.
+    filter_name : str
+        The filter; through F277W, which is undersampled, and through filters that are not AMI's, neighbours have to do.
+    peak : tuple of int
+        Row and column of the star.
+
+    Returns
+    -------
+    numpy.ndarray
+        A copy without holes.
+    """
+    filled = fill_bad(image, good)
+    size = min(min(filled.shape) // 2 * 2, 64)
+    outside = forbidden(filter_name, size) if filter_name in niriss.FILTERS and size >= 32 else np.zeros((2, 2), bool)
+    if outside.mean() < 0.1 or good.all():
         return filled
-    peak = zip((result.peak_row, result.peak_col), filled.shape, strict=True)
-    top, left = (int(np.clip(at - size // 2, 0, length - size)) for at, length in peak)
+    corner = zip(peak, filled.shape, strict=True)
+    top, left = (int(np.clip(at - size // 2, 0, length - size)) for at, length in corner)
     box = np.s_[top : top + size, left : left + size]
-    filled[box] = FourierFix(outside).correct(filled[box], ~image.good[box])
+    filled[box] = FourierFix(outside).correct(filled[box], ~good[box])
     return filled
