@@ -69,8 +69,8 @@ def correct_ramp(
     Returns
     -------
     numpy.ndarray
-        As `reads`. What flows back leaves the sum over the array as it is, if no pixel is bad; a term of the own signal,
-        which `flight` has, does not.
+        As `reads`. What flows back leaves the sum over the array as it is, if no pixel is bad; a term of the own
+        signal, which `flight` has, does not.
 
     Raises
     ------
