@@ -359,7 +359,7 @@ def _find_header(block: bytes, start: int) -> _Header | None:
 @lru_cache(maxsize=500)
 def _short_header(block: bytes) -> _Header | None:
     # One within a block: those of extensions are mostly the same in every file, to the byte.
-    return _find_header(block, 0) if block.startswith(_FIRST_CARD) else None
+    return _find_header(block, 0) if block.startswith(_FIRST_CARD + b"'") else None
 
 # %% ../../nbs/core/07_headers.ipynb #8ff2820d
 _FIRST_READ = 17 * BLOCK_SIZE  # a primary header of 345 cards and a SCI header of 150 fit in
@@ -461,7 +461,9 @@ _FIRST_CARD = b"XTENSION= "
 
 
 def _check_first_card(block: bytes, start: int, offset: int) -> None:
-    if offset and not block.startswith(_FIRST_CARD, start):
+    # A kind that is no text makes astropy read a gzipped file for ever.
+    text = block[start + len(_FIRST_CARD) : start + 80].lstrip().startswith(b"'")
+    if offset and not (block.startswith(_FIRST_CARD, start) and text):
         raise _Trouble(
             f"bytes {offset} and on are neither data nor a header",
             "the file was written over or joined with another; " + _DAMAGED,
