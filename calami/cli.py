@@ -312,6 +312,8 @@ def cm(
         typer.echo(f"not compared: {line}", err=True)
     _show_problems(dataset)
     typer.echo(f"wrote {page}", err=True)
+    if not any(result.judged for result in results):
+        raise CalamiError("no pair has a verdict: " + "; ".join(sorted({result.notes[0] for result in results})))
 
 # %% ../nbs/06_cli.ipynb #ae1fec5b
 def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, offline: bool, workers) -> None:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+from astropy.io import fits
 from astropy.table import QTable
 from toys import rootname, write_exposure, write_star
 from typer.testing import CliRunner
@@ -103,6 +104,26 @@ def test_cm_finds_the_pair_and_writes_the_report(folder, tmp_path):
     assert answer.exit_code == 0 and "consistent with charge migration" in answer.stdout
     assert (tmp_path / "out" / "report.html").exists()
     assert len(QTable.read(tmp_path / "out" / "cm_compare.ecsv")) == 1
+
+
+@pytest.mark.parametrize("deep", ["pair", "pair and more"])
+def test_cm_of_contradictory_numbers_has_no_verdict(folder, tmp_path, deep):
+    path = folder / f"{rootname(1, 5)}_rate.fits"
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header.update({"EFFINTTM": 8.98072, "TGROUP": 0.07544})
+    if deep == "pair and more":
+        write_star(folder / f"{rootname(1, 6)}_rate.fits", 9, seed=6, edge=1.2e-6)
+    answer = run("cm", folder, "-o", tmp_path / "out")
+    wrong = "EFFINTTM is 8.98072 s, but NGROUPS × TGROUP"
+    assert f"No verdict: {wrong}" in answer.stdout and wrong in answer.stderr, "it is among the problems"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No verdict" in page and wrong in page
+    table = QTable.read(tmp_path / "out" / "cm_compare.ecsv")
+    judged = [not v.startswith("no verdict") for v in table["verdict"]]
+    assert judged.count(False) == len(table) - judged.count(True) > 0
+    assert answer.exit_code == (0 if any(judged) else 1) and any(judged) == (deep != "pair")
+    assert deep != "pair" or "no pair has a verdict" in answer.stderr
+    assert answer.stdout.count("consistent with") == judged.count(True)
 
 
 def test_cm_with_names(folder, tmp_path):

@@ -311,14 +311,31 @@ class Exposure(_Files):
 
         A FileProblem where these contradict each other.
         """
-        wrong = time_contradiction(self.facts)
-        if wrong:
-            raise FileProblem(self.paths[0], wrong, "correct its header")
+        self._check_times()
+        return self.stated_time
+
+    @property
+    def stated_time(self) -> float:
+        """What the header says `effective_time` is, s, whatever contradicts it; conclude nothing from it alone."""
         for keys in (("EFFINTTM",), ("NGROUPS", "TGROUP")):
             values = [self.facts.get(k) for k in keys]
             if all(map(_is_positive, values)):
                 return float(np.prod(values))
         raise FileProblem(self.paths[0], "has neither EFFINTTM nor NGROUPS and TGROUP as numbers; fix its header")
+
+    @property
+    def group_time(self) -> float:
+        """Seconds from one group to the next, TGROUP; a FileProblem where other times contradict it, or it is none."""
+        self._check_times()
+        step = self.facts.get("TGROUP")
+        if not _is_positive(step):
+            raise FileProblem(self.paths[0], f"TGROUP is {step!r}; a number of seconds is needed", "fix its header")
+        return float(step)
+
+    def _check_times(self) -> None:
+        wrong = time_contradiction(self.facts)
+        if wrong:
+            raise FileProblem(self.paths[0], wrong, "correct its header")
 
     def rate(self) -> RateImage:
         """
@@ -406,9 +423,7 @@ def _rate_3d(data: Exposure) -> RateImage:
 def _rate_4d(data: Exposure) -> RateImage:
     if data.shape[1] < 2:
         raise FileProblem(data.paths[0], "has a single group, so no rate can be formed; use its rate product")
-    step = data.facts.get("TGROUP")
-    if not _is_positive(step):
-        raise FileProblem(data.paths[0], f"TGROUP is {step!r}, a number of seconds is needed; fix its header")
+    step = data.group_time
     rates = (data.science[:, 1].astype(float) - data.science[:, 0]) / step
     flags = data.dq[:, :2]
     full = _full_reads(data, flags)

@@ -17,7 +17,8 @@ _NAMES = {
     "quantify",
     "kernel": "DECISIVE HYPOTHESES KERNEL_RADIUS Kernel KernelOptions PATTERNS Verdict kernel_from_dice "
     "kernel_from_diced kernel_from_ramps kernel_table migration_or_nonlinearity patterns undo_capacitance",
-    "pairs": "APERTURES Change Comparison FIT_RADIUS FLUX MIGRATION NOTHING NotComparable POINTING_TOLERANCE_MAS "
+    "pairs": "APERTURES Change Comparison FIT_RADIUS FLUX MIGRATION NOTHING NO_VERDICT NotComparable "
+    "POINTING_TOLERANCE_MAS "
     "PROCESSING_KEYWORDS Pair PatternFit RATE_PRODUCTS RULE SAME_KEYWORDS SIGNIFICANT SUM_APERTURE SUM_FLOOR UNCLEAR "
     "annuli common_product compare compare_all comparison_table find_common_peak find_pairs fit_patterns judge "
     "migration_pattern plot_change plot_pixels plot_profile pointing_difference region_change undersampled "

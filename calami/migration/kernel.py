@@ -907,19 +907,21 @@ def kernel_from_dice(paths: Iterable[Exposure | str | os.PathLike], **options: A
     FileProblem
         If a product does not say which groups it is made of.
     """
-    chunks, names, facts = [], [], {}
+    chunks, names, steps = [], [], []
     for path in paths:
         data = path if isinstance(path, Exposure) else Exposure(path)
         said = data.header.get("CLMGRPS")
         if not said:
             reason = "does not say which groups it is made of (CLMGRPS)"
             raise FileProblem(data.paths[0], reason, "dice with calami prep")
-        groups, facts = numbers_of(str(said).split(" of ")[0]), data.facts
+        groups = numbers_of(str(said).split(" of ")[0])
+        steps.append(data.group_time if "TGROUP" in data.facts else niriss.SUB80.frame_time)
         chunks.append((data.rate(), int(groups[0]), int(groups[-1])))
         names.append(data.name)
-    step = float(facts.get("TGROUP") or niriss.SUB80.frame_time)
-    named = {"filter": str(facts.get("FILTER", "")), "exposures": names}
-    return kernel_from_diced(chunks, group_time=step, **named, **options)
+    if not chunks or len(set(steps)) > 1:
+        raise CalamiError(f"a kernel needs chunks of one exposure, not group times of {sorted(set(steps))} s")
+    named = {"filter": str(data.facts.get("FILTER", "")), "exposures": names}
+    return kernel_from_diced(chunks, group_time=steps[0], **named, **options)
 
 # %% ../../nbs/migration/03_kernel.ipynb #27b84ed4
 def _signals(rate: np.ndarray, groups: Sequence[tuple[int, int]], group_time: float):

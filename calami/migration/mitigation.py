@@ -34,6 +34,7 @@ from ..process.engine import Engine
 from ..process.pipeline import Run, pipe_data, reprocess
 from ..process.recipes import Truncate
 from ..process.record import fingerprint_of, input_facts, is_current, write_sidecar
+from ..program.signals import overfull
 
 if TYPE_CHECKING:
     from astropy.table import QTable
@@ -332,10 +333,8 @@ def _peak_level(exposure: Exposure) -> tuple[float, float]:
         seconds, nints = data.effective_time, float(data.facts["NINTS"])
     if peak.lost:
         raise FileProblem(path, f"{peak.reason}; neither its charge nor its photons are known", "use fewer groups")
-    full = niriss.to_electrons(peak.rate * seconds) / niriss.SATURATION_E
-    if full > 1:
-        why = f"its peak would hold {full:.1f} times full well"
-        raise FileProblem(path, why, "use fewer groups, or fix its header")
+    if wrong := overfull(peak.rate, seconds):
+        raise FileProblem(path, wrong, "use fewer groups, or fix its header")
     rows, columns = np.indices(rate.value.shape)
     near = (np.maximum(abs(rows - peak.row), abs(columns - peak.col)) <= 25) & rate.good
     photons = rate.value[near].sum() * seconds * nints * niriss.GAIN

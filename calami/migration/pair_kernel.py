@@ -216,13 +216,16 @@ def fit_kernel(
     Raises
     ------
     CalamiError
-        If the ramps are equally long or have less than 2 groups, or a coefficient is unknown.
+        If the ramps are equally long or have less than 2 groups, numbers of the pair contradict each other, or a
+        coefficient is unknown.
     """
     from scipy.optimize import least_squares
 
     free, start = tuple(free), find_migration(start)
     unknown = set(free) - set(KERNEL_PARAMETERS)
     groups = [int(f.get("NGROUPS") or 0) for f in result.facts]
+    if not result.judged:
+        raise CalamiError(f"{result.shallow} and {result.deep}: no kernel, as there is {result.verdict}")
     if unknown or min(groups) < 2 or groups[0] == groups[1]:
         raise CalamiError(
             f"{result.shallow} and {result.deep}: a kernel is fitted to two ramps of different length, 2 groups or "

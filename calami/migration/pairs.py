@@ -17,21 +17,22 @@ import numpy as np
 from ..core.images import Peak, RateImage, _squares, beside, derivatives, fill_bad, find_peak
 from ..core.page import axes_or_new
 from ..core.problems import CalamiError, FileProblem, faults_of
-from ..exposures.exposure import Exposure
+from ..exposures.exposure import Exposure, time_contradiction
 from ..exposures.folder import ExposureSet
 from ..exposures.steps import step_statuses
 from ..instrument import niriss
 from ..instrument.migration import DIAGONAL_RATIO, migration_flow
 from .kernel import POOR_FIT
 from ..process.rearrange import POINTING_TOLERANCE_MAS, pointing_difference
+from ..program.signals import overfull
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'FIT_RADIUS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'MIGRATION', 'FLUX', 'NOTHING',
-           'UNCLEAR', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'Change', 'region_change',
-           'PatternFit', 'migration_pattern', 'fit_patterns', 'NotComparable', 'why_not_comparable', 'judge',
-           'Comparison', 'compare', 'find_common_peak', 'undersampled', 'Pair', 'find_pairs', 'common_product',
+           'UNCLEAR', 'NO_VERDICT', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'Change',
+           'region_change', 'PatternFit', 'migration_pattern', 'fit_patterns', 'NotComparable', 'why_not_comparable',
+           'judge', 'Comparison', 'compare', 'find_common_peak', 'undersampled', 'Pair', 'find_pairs', 'common_product',
            'compare_all', 'comparison_table', 'plot_change', 'plot_profile', 'plot_pixels', 'annuli']
 
 # %% ../../nbs/migration/04_pairs.ipynb #82ca8a0a
@@ -287,6 +288,8 @@ SUM_FLOOR = 0.001
 #: The verdicts.
 MIGRATION, FLUX = "consistent with charge migration", "consistent with a flux change"
 NOTHING, UNCLEAR = "no significant change", "changed, cause unclear"
+#: What a verdict begins with where there is none, since numbers contradict each other; then comes why.
+NO_VERDICT = "no verdict"
 #: The rule behind the verdicts, in words.
 RULE = (
     f"Significant means {SIGNIFICANT:g} standard errors; what the measured shift of the star explains is taken off "
@@ -295,7 +298,8 @@ RULE = (
     f"migration pattern is significant next to flux and shift; and the sum changes by less than a tenth of the peak. "
     f"Flux change: the sum changes significantly (and by more than {100 * SUM_FLOOR:g} %), peak and ring with it. "
     f"Neither peak nor ring nor sum significant: no change. Whatever changed in another way, or in two ways at once, "
-    f"is called unclear; so is a migration-like change in an undersampled filter, where a shift cannot be separated."
+    f"is called unclear; so is a migration-like change in an undersampled filter, where a shift cannot be separated. "
+    f"There is no verdict where numbers contradict each other: more charge than full well, times that do not fit."
 )
 
 # %% ../../nbs/migration/04_pairs.ipynb #8ab3ff08
@@ -363,7 +367,7 @@ class Comparison:
     fit : PatternFit
         Flux, shift and migration fitted together.
     verdict : str
-        See `judge`.
+        See `judge`; or `NO_VERDICT` and why, where the numbers of an exposure contradict each other.
     notes : tuple of str
         What a reader must know besides the numbers: different processing, an undersampled filter, …
     paths : tuple of tuple of pathlib.Path
@@ -400,8 +404,19 @@ class Comparison:
         return self.sums[SUM_APERTURE]
 
     @property
+    def judged(self) -> bool:
+        """Whether there is a verdict."""
+        return not self.verdict.startswith(NO_VERDICT)
+
+    @property
     def sentence(self) -> str:
         """The result in words, for a report."""
+        if not self.judged:
+            return (
+                f"{self.verdict[0].upper()}{self.verdict[1:]}. As the count rates stand, the peak pixel changes by "
+                f"{self.peak}, the ring around its neighbours by {self.ring} and the {SUM_APERTURE}×{SUM_APERTURE} sum "
+                f"by {self.total}." + "".join(f" Note: {note}." for note in self.notes[1:])
+            )
         first, last = (f"{adu:,.0f} ADU ({e / 1e3:.1f} ke-)" for adu, e in zip(self.peak_adu, self.peak_e, strict=True))
         return (
             f"From {first} to {last} at the end of the ramp, the peak pixel changes by {self.peak}, the ring around "
@@ -461,7 +476,8 @@ def compare(shallow, deep) -> Comparison:
     Returns
     -------
     Comparison
-        Changes of the peak, its surroundings and its sums, the fit, and the verdict.
+        Changes of the peak, its surroundings and its sums, the fit, and the verdict; none where the times of an
+        exposure contradict each other, or its peak would hold more than full well.
 
     Raises
     ------
@@ -484,8 +500,7 @@ def compare(shallow, deep) -> Comparison:
     if reason:
         raise NotComparable(f"{both}: {reason}; choose two exposures that differ in their number of groups only")
     try:
-        result = _measure(pair, (facts1, facts2), before, after)
-        _refuse_full(pair, result)
+        result = _without_contradictions(_measure(pair, (facts1, facts2), before, after))
     except NotComparable as problem:
         raise NotComparable(f"{both}: {problem}") from None
     moved = float(np.hypot(*result.fit.shift_mas))
@@ -591,7 +606,7 @@ def _measure(pair: list[Exposure], facts: tuple[dict, dict], before: RateImage, 
     good = before.good & after.good
     star = find_common_peak(before, after)
     distance = _squares(good.shape, star.row, star.col)
-    times = (pair[0].effective_time, pair[1].effective_time)
+    times = (pair[0].stated_time, pair[1].stated_time)
     changes = [region_change(before, after, distance == k) for k in range(3)]
     sums = {side: region_change(before, after, distance <= side // 2) for side in APERTURES}
     rows, cols = np.ogrid[: good.shape[0], : good.shape[1]]
@@ -610,15 +625,16 @@ def _measure(pair: list[Exposure], facts: tuple[dict, dict], before: RateImage, 
     )  # fmt: skip
 
 # %% ../../nbs/migration/04_pairs.ipynb #15d2b955
-def _refuse_full(pair: list[Exposure], result: Comparison) -> None:
-    # A pixel cannot hold more than full well: it saturates before the end of the ramp, or a header is wrong.
-    for exposure, signal in zip(pair, result.peak_e, strict=True):
-        if signal > niriss.SATURATION_E:
-            raise NotComparable(
-                f"the peak of {exposure.name} would hold {signal:,.0f} e- after {exposure.effective_time:.3g} s, and "
-                f"{niriss.SATURATION_E:,.0f} is full well: it saturates, or EFFINTTM ({exposure.effective_time:.6g} s) "
-                f"is wrong"
-            )
+def _without_contradictions(result: Comparison) -> Comparison:
+    # Takes the verdict, and the coefficient that rests on the times, from a result whose numbers cannot all be right.
+    names, wrong = (result.shallow, result.deep), []
+    for name, facts, signal, seconds in zip(names, result.facts, result.peak_adu, result.times, strict=True):
+        reasons = (time_contradiction(facts), overfull(signal / seconds, seconds))
+        wrong += [f"{reason} ({name})" for reason in reasons if reason]
+    if not wrong:
+        return result
+    fit = replace(result.fit, edge=np.nan, edge_error=np.nan)
+    return replace(result, verdict=f"{NO_VERDICT}: {wrong[0]}", notes=(*wrong, *result.notes), fit=fit)
 
 # %% ../../nbs/migration/04_pairs.ipynb #77a5cc62
 def _without(change: Change, part: Change) -> Change:

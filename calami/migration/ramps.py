@@ -547,16 +547,14 @@ def _of_file(hdus, good, data: Exposure, options: RampOptions) -> RampStatistics
     science = hdus["SCI"].data
     flags = hdus["GROUPDQ"].data if "GROUPDQ" in hdus else None
     notes = [] if flags is not None else [f"{options.name}: has no GROUPDQ, so jumps are found by scatter only"]
-    step = facts.get("TGROUP")
     try:
         found = _statistics(science, flags, np.broadcast_to(good, science.shape[2:]), options, notes)
     except CalamiError as problem:
         raise FileProblem(file, str(problem)) from None
-    if not isinstance(step, (int, float)) or not step > 0:
-        raise FileProblem(file, f"TGROUP is {step!r}; a number of seconds is needed", "fix its header")
     pointing = _pointing_of(facts, data.rootname, found.place)
     target = str(facts.get("TARGNAME") or facts.get("TARGPROP") or "")
-    return replace(found, filter=str(facts.get("FILTER", "")), target=target, pointing=pointing, group_time=float(step))
+    named = {"filter": str(facts.get("FILTER", "")), "target": target, "pointing": pointing}
+    return replace(found, group_time=data.group_time, **named)
 
 # %% ../../nbs/migration/01_ramps.ipynb #e2975722
 _FEWEST_BLOCKS = 4

@@ -236,7 +236,8 @@ def _answer(results: Sequence[Comparison]) -> list:
     if any(str(f.get("TITLE", "")).upper().startswith("SIMULATED") for r in results for f in r.facts):
         blocks.append(_SIMULATED)
     for number, r in enumerate(results, start=1):
-        blocks.append(Heading(f"{number}. {r.verdict[0].upper()}{r.verdict[1:]}"))
+        verdict = r.verdict if r.judged else pairs.NO_VERDICT
+        blocks.append(Heading(f"{number}. {verdict[0].upper()}{verdict[1:]}"))
         blocks.append(
             f"{_target(r)}, {r.facts[0].get('FILTER', 'unknown filter')}, {r.shallow} → {r.deep}. {r.sentence}"
         )
@@ -257,14 +258,16 @@ def _pair_blocks(r: Comparison, png: bytes) -> list:
 # %% ../../nbs/migration/08_report.ipynb #ea0bfd95
 def _fit_words(r: Comparison) -> str:
     fit = r.fit
-    if math.isnan(fit.edge):
+    if math.isnan(fit.shift_mas[0]):
         return "Shift and coefficient cannot be measured in this filter."
     moved = ", ".join(f"{v:+.2f} ± {e:.2f}" for v, e in zip(fit.shift_mas, fit.shift_error_mas, strict=True))
     text = (
         f"Between the two exposures the star moved by ({moved}) mas, which explains {fit.peak_by_shift} at the peak; "
     )
     text += f"its flux changed by {fit.flux}."
-    if r.times[0] != r.times[1]:
+    if not r.judged:
+        text += " The coefficient of migration is not known, since numbers contradict each other."
+    elif r.times[0] != r.times[1]:
         text += f" With these, the boundary-flux model of migration has an edge coefficient of ({fit.edge * 1e6:.2f} ± "
         text += (
             f"{fit.edge_error * 1e6:.2f})e-6 per e-; χ² of {fit.n_pixels} pixels is {fit.chi2_without:.0f} without it "

@@ -11,7 +11,7 @@ import lazy_loader
 from ..moved import forward
 
 _NAMES = {
-    "signals": "exposure_view fullness measure_peaks plot_depths program_view setup_view",
+    "signals": "exposure_view fullness measure_peaks overfull plot_depths program_view setup_view",
     "plan": "planned_against_executed",
     "stars": "BAND_WAVELENGTHS DWARF_COLORS filter_magnitude target_table",
     "health": "health_table",

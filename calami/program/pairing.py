@@ -14,7 +14,7 @@ from ..core.problems import CalamiError
 from ..exposures.columns import role_of
 from ..exposures.folder import ExposureSet
 from .plan import _activities, _join_observations, _reference_by_plan
-from .signals import _float, _peak_of, measure_peaks
+from .signals import _doubts, _float, measure_peaks
 
 # %% auto #0
 __all__ = ['PAIRING_RULES', 'reference_pairs', 'pair_references']
@@ -116,10 +116,10 @@ def _candidates(dataset: ExposureSet, apt: AptProgram | None = None) -> list[_Ca
     for name, root, (_, v), peak in every:
         number = int(root[7:10])
         role = "reference" if _reference_by_plan(plan.get(number), v) else role_of(v)
-        counts = peak["rate"] * peak["seconds"] if peak else math.nan
+        lost = _doubts(peak) if peak or not dataset.image_type(root) else "its peak cannot be measured"
+        counts = peak["rate"] * peak["seconds"] if peak and not lost else math.nan
         linked = frozenset(flown[r] for r in plan[number].references if r in flown) if number in plan else frozenset()
         setup = (v.get("FILTER"), v.get("PUPIL"), v.get("PATT_NUM"))
-        lost = _peak_of(peak).reason if peak else ""
         found.append(_Candidate(name, role, number, *setup, counts, _float(v.get("EXPMID")), linked, lost))
     return found
 

@@ -19,7 +19,7 @@ from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 
 # %% auto #0
-__all__ = ['fullness', 'measure_peaks', 'exposure_view', 'setup_view', 'program_view', 'plot_depths']
+__all__ = ['fullness', 'overfull', 'measure_peaks', 'exposure_view', 'setup_view', 'program_view', 'plot_depths']
 
 # %% ../../nbs/program/01_signals.ipynb #90c2249b
 def fullness(rate: float, seconds: float) -> tuple[float, float, float]:
@@ -42,6 +42,28 @@ def fullness(rate: float, seconds: float) -> tuple[float, float, float]:
     adu = rate * seconds
     electrons = float(niriss.to_electrons(adu))
     return adu, electrons / niriss.SATURATION_E, electrons / niriss.MIGRATION_LIMIT_E
+
+# %% ../../nbs/program/01_signals.ipynb #113639ac
+def overfull(rate: float, seconds: float) -> str:
+    """
+    Say that a peak would hold more than a pixel can.
+
+    Parameters
+    ----------
+    rate : float
+        Its count rate, ADU/s.
+    seconds : float
+        Time from reset to the last group, s.
+
+    Returns
+    -------
+    str
+        How much it would hold, and what may be wrong; empty if it can hold that.
+    """
+    full = fullness(rate, seconds)[1]
+    if not full > 1:
+        return ""
+    return f"the peak would hold {full:.2f} times full well: it saturates, or EFFINTTM ({seconds:.6g} s) is wrong"
 
 # %% ../../nbs/program/01_signals.ipynb #1ce79b8b
 #: What is measured of each exposure; the number changes when the way of measuring does.
@@ -160,13 +182,7 @@ def _doubts(found: dict | None) -> str:
         return ""
     if found["lost"]:
         return f"peak not known: {_peak_of(found).reason}; it is {_limit_words(found)}"
-    signal, full, _ = fullness(found["rate"], found["seconds"])
-    if full <= 1:
-        return ""
-    return (
-        f"its peak would hold {signal:,.0f} ADU at the end of the ramp, {full:.1f} times full well: it saturates "
-        f"before, or the header is wrong"
-    )
+    return overfull(found["rate"], found["seconds"])
 
 # %% ../../nbs/program/01_signals.ipynb #8835f558
 def setup_view(dataset: ExposureSet):

@@ -1,4 +1,5 @@
 import hashlib
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -535,12 +536,37 @@ def test_one_star_at_one_depth_in_two_visits_shows_no_migration(shared_data):
     assert result.verdict != migration_pairs.MIGRATION and result.fit.shift_mas[1] > 2
 
 
-def test_more_than_full_well_gets_no_verdict(tmp_path):
-    first, second = pair(tmp_path, edge=1e-6)
-    with astropy_fits.open(second.paths[0], mode="update") as hdus:
-        hdus[0].header["EFFINTTM"], hdus[0].header["NGROUPS"] = 8.98072, 119
-    with pytest.raises(migration_pairs.NotComparable, match=r"72,000 is full well.*EFFINTTM \(8.98072 s\) is wrong"):
-        migration_pairs.compare(first, second)
+CONTRADICTIONS = {
+    "more than full well": ({"EFFINTTM": 8.98072, "NGROUPS": 119, "TGROUP": 0.07544}, r"{FULL} \(8.98072 s\) is wrong"),
+    "another number of groups": (
+        {"EFFINTTM": 0.3772, "NGROUPS": 500, "TGROUP": 0.07544},
+        r"EFFINTTM is 0.3772 s, but .* 500",
+    ),
+    "no number of groups": ({"EFFINTTM": 0.3772, "NGROUPS": -5}, "NGROUPS is -5"),
+    "another time": ({"EFFINTTM": 8.98072, "NGROUPS": 5, "TGROUP": 0.07544}, "EFFINTTM is 8.98072 s, but"),
+}
+FULL = r"the peak would hold \d\.\d\d times full well: it saturates, or EFFINTTM"
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+@pytest.mark.parametrize("which", ["shallow", "deep"])
+def test_contradictory_numbers_get_no_verdict(tmp_path, case, which):
+    cards, words = CONTRADICTIONS[case]
+    both = pair(tmp_path, edge=1e-6)
+    assert migration_pairs.compare(*both).verdict == migration_pairs.MIGRATION
+    wrong = both[which == "deep"]
+    with astropy_fits.open(wrong.paths[0], mode="update") as hdus:
+        hdus[0].header.update(cards)
+    result = migration_pairs.compare(*(Data(e.paths) for e in both))
+    assert not result.judged and result.verdict.startswith(f"{migration_pairs.NO_VERDICT}: ")
+    words = words.replace("{FULL}", FULL)
+    assert re.search(words, result.verdict) and re.search(words, result.notes[0]) and wrong.name in result.notes[0]
+    assert "consistent" not in result.sentence and result.sentence.count(result.notes[0]) == 1
+    assert np.isnan(result.fit.edge) and np.isfinite(result.peak.value), "what rests on rates alone is kept"
+    table = migration_pairs.comparison_table([result])
+    assert table["verdict"][0] == result.verdict and table["notes"][0].startswith(result.notes[0])
+    with pytest.raises(CalamiError, match="no kernel, as there is no verdict"):
+        pair_kernel.fit_kernel(result)
 
 
 def test_a_verdict_says_how_far_it_reaches(tmp_path):

@@ -113,17 +113,32 @@ def test_a_saturated_core_has_no_signal_and_says_what_it_exceeds(tmp_path):
 def test_a_saturated_reference_comes_last_and_is_not_matched_by_brightness(tmp_path):
     write_star(tmp_path / f"{rootname(1)}_rate.fits", 5, TARGPROP="target")
     saturated(tmp_path / f"{rootname(2)}_rate.fits", 5, TARGPROP="full", IS_PSF=True)
-    write_star(tmp_path / f"{rootname(3)}_rate.fits", 5, flux=3.0, TARGPROP="good", IS_PSF=True, PATT_NUM=2)
+    write_star(tmp_path / f"{rootname(3)}_rate.fits", 5, flux=2.0, TARGPROP="good", IS_PSF=True, PATT_NUM=2)
     ds = Dataset(tmp_path)
     for rules in (("dither", "peak", "time"), ("peak",), ("dither",)):
         best, last = pairing.pair_references(ds, rules, count=5)
         assert best["reference"].startswith("good") and last["reference"].startswith("full")
-        assert (
-            np.isnan(last["peak_ratio"])
-            and f"the core of the star is saturated ({last['reference']})" in last["reason"]
-        )
+        why = f"the core of the star is saturated; it is > 44,668 ADU ({last['reference']})"
+        assert np.isnan(last["peak_ratio"]) and why in last["reason"]
     (found,) = pairing.reference_pairs(ds).values()
     assert found[0].startswith("good")
+
+
+@pytest.mark.parametrize(
+    ("cards", "why"),
+    [
+        ({"NGROUPS": 100}, "times full well: it saturates, or EFFINTTM (7.544 s) is wrong"),
+        ({}, "EFFINTTM is 7.544 s, but NGROUPS × TGROUP"),
+    ],
+)
+def test_a_reference_with_contradictory_numbers_comes_last(tmp_path, cards, why):
+    write_star(tmp_path / f"{rootname(1)}_rate.fits", 5, TARGPROP="target")
+    write_star(tmp_path / f"{rootname(2)}_rate.fits", 5, TARGPROP="wrong", IS_PSF=True, EFFINTTM=7.544, **cards)
+    write_star(tmp_path / f"{rootname(3)}_rate.fits", 5, flux=0.3, TARGPROP="good", IS_PSF=True, PATT_NUM=2)
+    ds = Dataset(tmp_path)
+    best, last = pairing.pair_references(ds, ("dither", "peak", "time"), count=5)
+    assert best["reference"].startswith("good") and np.isnan(last["peak_ratio"])
+    assert last["reference"] in last["reason"] and any(why in reason for reason in ds.problems["reason"])
 
 
 def test_depths_of_nothing_are_drawn_too(tmp_path):
