@@ -5,6 +5,7 @@
 # %% ../../nbs/exposures/06_exposure.ipynb #382e5553
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -80,17 +81,17 @@ class _Files:
         self._headers: dict[str | int, Any] = {}
 
     @cached_property
-    def _identity(self) -> tuple[str, str, int]:
-        # Rootname and product; a renamed file still has its own name in its FILENAME card.
+    def _identity(self) -> tuple[str, str, str, int]:
+        # Rootname, product, tag and number of the segment; a renamed file still has its own name in its FILENAME card.
         for source in (lambda: self.paths[0], lambda: self.facts.get("FILENAME") or ""):
             try:
                 name = parse_name(source())
             except (NameProblem, FileProblem):
                 continue
             if isinstance(name, ExposureName):
-                return name.rootname, name.product, name.segment or 0
+                return name.rootname, name.product, name.tag, name.segment or 0
         stem = self.paths[0].name.split(".")[0]
-        return stem, stem.rsplit("_", 1)[-1], 0
+        return stem, stem.rsplit("_", 1)[-1], "", 0
 
     @property
     def rootname(self) -> str:
@@ -337,6 +338,20 @@ class Exposure(_Files):
         if wrong:
             raise FileProblem(self.paths[0], wrong, "correct its header")
 
+    def missing_segments(self) -> list[str]:
+        """
+        Compare the number of segments with that in the header.
+
+        Returns
+        -------
+        list of str
+            That some are not here; empty if all are.
+        """
+        count = self.header.get("EXSEGTOT")
+        if isinstance(count, int) and count > len(self.paths):
+            return [f"{len(self.paths)} of its {count} segments are here"]
+        return []
+
     def rate(self) -> RateImage:
         """
         Mean count rate over the exposure.
@@ -460,14 +475,14 @@ def _full_reads(data: Exposure, flags: np.ndarray) -> np.ndarray:
     return data.science[:, 1] >= min(level, _LARGEST_READ)
 
 # %% ../../nbs/exposures/06_exposure.ipynb #d9abbac0
-def group_segments(paths: Iterable[str | Path]) -> list[Exposure]:
+def group_segments(paths: Iterable[Any]) -> list[Any]:
     """
     Put files that are segments of one exposure together.
 
     Parameters
     ----------
     paths : iterable of path-like
-        Files of any exposures.
+        Files of any exposures. What is no path, such as an exposure that is open, stays as it is.
 
     Returns
     -------
@@ -475,10 +490,13 @@ def group_segments(paths: Iterable[str | Path]) -> list[Exposure]:
         One for each exposure and kind of product, its segments in order, in the order of the first file of each. A file
         that is there twice, or whole, stays alone.
     """
-    groups: dict[tuple, dict[int, Path]] = {}
-    for number, path in enumerate(paths):
-        one = Exposure(path)
-        *key, segment = one._identity
+    groups: dict[tuple, dict[int, Any]] = {}
+    for number, thing in enumerate(paths):
+        if not isinstance(thing, (str, os.PathLike)):
+            groups[(number,)] = {0: thing}
+            continue
+        *key, segment = Exposure(thing)._identity
         alone = not segment or segment in groups.get(tuple(key), ())
-        groups.setdefault((*key, number) if alone else tuple(key), {})[segment] = Path(path)
-    return [Exposure([group[number] for number in sorted(group)]) for group in groups.values()]
+        groups.setdefault((*key, number) if alone else tuple(key), {})[segment] = Path(thing)
+    whole = ([group[number] for number in sorted(group)] for group in groups.values())
+    return [Exposure(parts) if isinstance(parts[0], Path) else parts[0] for parts in whole]

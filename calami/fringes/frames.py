@@ -115,8 +115,7 @@ def _from_file(data: Exposure, jumps: bool) -> _Frames:
         error = np.sqrt(variance)
     dq = data.dq if data.has("DQ") else None
     frames = _Frames(header, data.name, data.paths[0])
-    if isinstance(count := primary.get("EXSEGTOT"), int) and count > len(data.paths):
-        frames.notes.append(f"{len(data.paths)} of its {count} segments are here")
+    frames.notes += data.missing_segments()
     return _from_arrays(data.science, dq, error, frames, jumps)
 
 # %% ../../nbs/fringes/02_frames.ipynb #887b79ca

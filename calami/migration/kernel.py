@@ -16,7 +16,7 @@ import numpy as np
 from ..core.images import RateImage, fill_from_neighbours, find_peak
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from
-from ..exposures.exposure import Exposure
+from ..exposures.exposure import Exposure, group_segments
 from ..instrument import niriss
 from ..instrument.migration import IPC_KERNEL, Migration, interpixel_capacitance, light_between, migration_flow
 from .onset import _without_patterns
@@ -908,8 +908,7 @@ def kernel_from_dice(paths: Iterable[Exposure | str | os.PathLike], **options: A
         If a product does not say which groups it is made of.
     """
     chunks, names, steps = [], [], []
-    for path in paths:
-        data = path if isinstance(path, Exposure) else Exposure(path)
+    for data in group_segments(paths):
         said = data.header.get("CLMGRPS")
         if not said:
             reason = "does not say which groups it is made of (CLMGRPS)"

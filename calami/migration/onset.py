@@ -17,10 +17,11 @@ import numpy as np
 
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, options_from
-from ..exposures.exposure import Exposure
+from ..exposures.exposure import Exposure, group_segments
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 from calami.migration.ramps import (
+    _FAINTER,
     _FEWEST_BLOCKS,
     HALF_BOX,
     NEEDS_RAMPS,
@@ -701,6 +702,8 @@ def _groups_of(name: str, stats: Sequence[RampStatistics], options: OnsetOptions
     few = [s.name for k, s in enumerate(stats) if k in curves and s.blocks < _FEWEST_BLOCKS]
     if few:
         notes.append(f"too few integrations to resample, errors from the noise model: {', '.join(few)}")
+    if not curves:
+        raise CalamiError(f"{name or 'unknown filter'}: {'; '.join(notes)}; {_FAINTER}")
     pointings, groups = _pool(curves, stats, options.share_rates, options.converter_adu)
     if options.share_rates and len(groups) < len(curves) and _disagree(curves, stats, groups, options.converter_adu):
         notes.append("exposures of one pointing differ in rate by more than noise: each has a separate rate")
@@ -1124,7 +1127,7 @@ def _gather(source: Any, filters: Sequence[str], options: dict[str, Any], notes:
     elif isinstance(source, (str, os.PathLike, Exposure, RampStatistics, np.ndarray)):
         items = [(None, source)]
     else:
-        items = [(None, thing) for thing in source]
+        items = [(None, thing) for thing in group_segments(source)]
     found = []
     for number, (name, thing) in enumerate(items):
         try:
@@ -1135,7 +1138,7 @@ def _gather(source: Any, filters: Sequence[str], options: dict[str, Any], notes:
     return found
 
 # %% ../../nbs/migration/02_onset.ipynb #81dd9149
-def _of_dataset(data: ExposureSet, filters: Sequence[str], notes: list[str]) -> list[tuple[str, Path]]:
+def _of_dataset(data: ExposureSet, filters: Sequence[str], notes: list[str]) -> list[tuple[str, Exposure]]:
     items, without = [], []
     for name, root in zip(data.names, data.rootlist, strict=True):
         if data.facts(root).get("EXP_TYPE", "NIS_AMI") != "NIS_AMI":
@@ -1143,7 +1146,7 @@ def _of_dataset(data: ExposureSet, filters: Sequence[str], notes: list[str]) -> 
         if filters and data.facts(root).get("FILTER") not in filters:
             continue
         if "ramp" in data.types(root):
-            items += [(name, path) for path in data.paths(root, "ramp")]
+            items.append((name, data.data(root, "ramp")))
         else:
             without.append(name)
     if without:

@@ -5,12 +5,12 @@
 # %% ../../nbs/migration/01_ramps.ipynb #9b63d454
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -351,14 +351,19 @@ class RampOptions:
 # %% ../../nbs/migration/01_ramps.ipynb #8f19a26a
 def _find_star(sample: np.ndarray, flags: np.ndarray | None, good: np.ndarray, saturation: float) -> tuple[int, int]:
     # Row and column of the peak pixel; `sample` is (integrations, 2 reads or more, rows, columns).
-    full = sample[:, 1] >= saturation
+    full = sample[:, :2] >= saturation
     if flags is not None:
-        full |= flags[:, 1] & niriss.SATURATED != 0
-    step = np.where(full, np.maximum(sample[:, 0], saturation / 2), sample[:, 1] - sample[:, 0])
+        full |= flags[:, :2] & niriss.SATURATED != 0
+    first, second = full[:, 0], full.any(axis=1)
+    at_least = np.maximum(np.nan_to_num(sample[:, 0]), saturation / 2)
+    step = np.where(second, at_least, sample[:, 1] - np.where(second, 0.0, sample[:, 0]))
     image = np.median(step, axis=0)
     good = good & np.isfinite(image)
     if not good.any():
         raise CalamiError("no pixel of it can be used: all are flagged or not finite")
+    if (count := int((good & (second.mean(axis=0) > 0.5)).sum())) > good.sum() / 2:
+        read = 1 if (good & (first.mean(axis=0) > 0.5)).sum() > good.sum() / 2 else 2
+        raise CalamiError(f"{count} of {good.sum()} pixels are saturated from group {read} on; {_FAINTER}")
     star = find_peak(RateImage(image, np.ones(image.shape), good))
     level, spread = np.median(image[good]), 1.4826 * np.median(np.abs(image[good] - np.median(image[good])))
     if not image[star.row, star.col] - level > 10 * max(spread, np.sqrt(_noise(np.array(0.0)) / len(sample))):
@@ -366,11 +371,17 @@ def _find_star(sample: np.ndarray, flags: np.ndarray | None, good: np.ndarray, s
     rows, columns = image.shape
     inside = 2 <= star.row < rows - 2 and 2 <= star.col < columns - 2
     if not inside or not good[star.row - 1 : star.row + 2, star.col - 1 : star.col + 2].any(axis=1).all():
+        if inside and star.lost:
+            raise CalamiError(f"{star.reason} in its first two reads; look at its flags, or process it again")
         raise CalamiError(
             f"the brightest pixel (row {star.row}, column {star.col}) lies at the edge of the subarray, so the star is "
             f"off it or cut, and its neighbours are not seen"
         )
     return star.row, star.col
+
+# %% ../../nbs/migration/01_ramps.ipynb #85153bc4
+#: What to do where even the first groups are full.
+_FAINTER = "use a fainter star, or a filter with less light: fewer groups do not help where the second one is full"
 
 # %% ../../nbs/migration/01_ramps.ipynb #389accf4
 def _statistics(ramps, flags, good: np.ndarray, options: RampOptions, notes: Sequence[str] = ()) -> RampStatistics:
@@ -395,7 +406,12 @@ def _statistics(ramps, flags, good: np.ndarray, options: RampOptions, notes: Seq
     peak, notes = (row - origin[0], col - origin[1]), list(notes)
     lost = int((~usable[:, peak[0], peak[1]]).sum())
     if lost:
-        notes.append(f"{name}: {lost} of {len(usable)} group differences are saturated at the peak")
+        often = sums.saturated > MOST_SATURATED * nints
+        why = f"{name}: {lost} of {len(usable)} group differences cannot be used at the peak"
+        if often[:, *peak].any():
+            why += f": it is saturated from group {int(often[:, *peak].argmax()) + 1} on, with it "
+            why += f"{int((often[-1] & good).sum())} pixels at the end"
+        notes.append(why)
     if not good[max(peak[0] - 1, 0) : peak[0] + 2, max(peak[1] - 1, 0) : peak[1] + 2].all():
         notes.append(f"{name}: a neighbour of the peak pixel is bad")
     return RampStatistics(
@@ -448,7 +464,7 @@ NEEDS_RAMPS = (
 
 # %% ../../nbs/migration/01_ramps.ipynb #301885c4
 def ramp_statistics(
-    path: Exposure | str | os.PathLike,
+    path: Exposure | str | os.PathLike | Sequence[str | os.PathLike],
     *,
     cache: str | os.PathLike | None = None,
     saturation_adu: float = SATURATED_FRACTION * niriss.SATURATION_E / niriss.GAIN,
@@ -462,7 +478,8 @@ def ramp_statistics(
     Parameters
     ----------
     path : Data or path-like
-        A `ramp` product, linearised and superbias-subtracted; of an exposure in segments, one segment.
+        A `ramp` product, linearised and superbias-subtracted; of an exposure in segments, all of them: as `Data`, or a
+        sequence of paths.
     cache : path-like, optional
         Folder in which statistics are kept; they are used again as long as the file and the parameters are the same.
     saturation_adu : float
@@ -485,23 +502,24 @@ def ramp_statistics(
         If it cannot be read, holds no calibrated ramps, or no star.
     """
     data = path if isinstance(path, Exposure) else Exposure(path)
-    file, kept = data.paths[0], None
+    kept = None
     if cache is not None:
-        kept = Path(cache) / f"{file.name.split('.')[0]}_{_mark(file, saturation_adu, radius, blocks)}_cmstats.npz"
+        stem = data.paths[0].name.split(".")[0]
+        kept = Path(cache) / f"{stem}_{_mark(data.paths, saturation_adu, radius, blocks)}_cmstats.npz"
         if kept.is_file():
             return RampStatistics.load(kept)
     _check_ramp(data)
     pixels = data.array("PIXELDQ").astype("uint32") if data.has("PIXELDQ") else np.zeros((1, 1), "uint32")
     good = pixels & (niriss.DO_NOT_USE | niriss.REFERENCE_PIXEL) == 0
     options = RampOptions(name=name or data.name, saturation_adu=saturation_adu, radius=radius, blocks=blocks)
-    with _opened(file) as hdus:
-        found = _of_file(hdus, good, data, options)
+    with contextlib.ExitStack() as files:
+        found = _of_files([files.enter_context(_opened(path)) for path in data.paths], good, data, options)
     if kept is not None:
         found.save(kept)
     return found
 
 # %% ../../nbs/migration/01_ramps.ipynb #348b00c2
-@contextmanager
+@contextlib.contextmanager
 def _opened(path: Path):
     scaled = ("BZERO", "BSCALE", "BLANK")  # such pixels are computed, and cannot be mapped
     with open_fits(path, memmap=path.suffix != ".gz", lazy_load_hdus=True) as hdus:
@@ -533,20 +551,45 @@ def _check_ramp(data: Exposure) -> None:
         raise FileProblem(path, "has a single group, so no count rate can be formed within its ramps")
 
 # %% ../../nbs/migration/01_ramps.ipynb #0da731bf
-def _mark(file: Path, *parameters) -> str:
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise FileProblem(file, f"cannot be read ({error.strerror})", "check its name") from error
-    text = json.dumps([str(file.resolve()), status.st_size, status.st_mtime_ns, VERSION, *parameters])
+def _mark(files: Sequence[Path], *parameters) -> str:
+    states = []
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise FileProblem(file, f"cannot be read ({error.strerror})", "check its name") from error
+        states += [str(file.resolve()), status.st_size, status.st_mtime_ns]
+    text = json.dumps([*states, VERSION, *parameters])
     return f"{zlib.crc32(text.encode()):08x}"
 
+# %% ../../nbs/migration/01_ramps.ipynb #bcf68353
+class _InSegments:
+    # Arrays of the segments of an exposure as one; of their integrations those are read that are asked for.
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self.parts, self.starts = parts, np.cumsum([0, *map(len, parts)])
+        self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
+
+    def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray:
+        wanted = range(self.shape[0])[where[0]]
+        pieces = []
+        for part, start in zip(self.parts, self.starts, strict=False):
+            own = [k - start for k in wanted if start <= k < start + len(part)]
+            if own:
+                pieces.append(part[slice(own[0], own[-1] + 1, wanted.step), *where[1:]])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
 # %% ../../nbs/migration/01_ramps.ipynb #da477b95
-def _of_file(hdus, good, data: Exposure, options: RampOptions) -> RampStatistics:
-    facts, file = data.facts, data.paths[0]
-    science = hdus["SCI"].data
-    flags = hdus["GROUPDQ"].data if "GROUPDQ" in hdus else None
-    notes = [] if flags is not None else [f"{options.name}: has no GROUPDQ, so jumps are found by scatter only"]
+def _of_files(segments, good, data: Exposure, options: RampOptions) -> RampStatistics:
+    facts, file, flags = data.facts, data.paths[0], None
+    if len({hdus["SCI"].shape[1:] for hdus in segments}) > 1:
+        raise FileProblem(file, "its segments do not fit together", "give those of one exposure")
+    science = _InSegments([hdus["SCI"].data for hdus in segments])
+    notes = data.missing_segments()
+    if all("GROUPDQ" in hdus for hdus in segments):
+        flags = _InSegments([hdus["GROUPDQ"].data for hdus in segments])
+    else:
+        notes.append(f"{options.name}: has no GROUPDQ, so jumps are found by scatter only")
     try:
         found = _statistics(science, flags, np.broadcast_to(good, science.shape[2:]), options, notes)
     except CalamiError as problem:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.images import RateImage, _is_number, find_peak
 from ..core.problems import CalamiError
-from ..exposures.exposure import Exposure
+from ..exposures.exposure import Exposure, group_segments
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 from .piece import Layer, Piece, _moments, _span, join_pieces, numbers_text, read_piece, take_integrations
@@ -458,7 +458,7 @@ def rearrange_data(
     """
     if not (hasattr(arrangement, "apply") and hasattr(arrangement, "parameters")):
         raise CalamiError(f"an arrangement is Join, Regroup or StackDithers, not {arrangement!r}")
-    exposures = [e if isinstance(e, Exposure) else Exposure(e) for e in exposures]
+    exposures = group_segments(exposures)
     if not exposures:
         raise CalamiError("no exposure given; name at least one")
     paths = [path for e in exposures for path in e.paths]

@@ -786,7 +786,10 @@ def refusal(path, function=read_keywords, **options):
         (block().replace(b"=                    T", b"=                    F"), "does not conform"),
         (block() + b"x" * 2880, "neither data nor a header"),
         (block() + b"\x00" * 100, "neither data nor a header"),
-        (block() + block().replace(b"SIMPLE  =                    T", b"XTENSION=                    @"), "neither data"),
+        (
+            block() + block().replace(b"SIMPLE  =                    T", b"XTENSION=                    @"),
+            "neither data",
+        ),
         (block("XTENSION= 'IMAGE'"), "no END card"),
         (block(*["COMMENT"] * 36001), "no END card within"),
         (block("hierarch = 5", "naxis1  = 5", naxis=1), "cut short"),

@@ -146,6 +146,14 @@ def test_the_kernel_of_diced_files(tmp_path):
         paths.append(path)
     found = kernel_from_dice(paths)
     assert np.all(np.abs(found.values - (0.39e-6, 0.10e-6)) < 4 * found.errors) and found.filter == "F480M"
+    for path in paths:  # a chunk in two segments of as many integrations is one chunk
+        for number in (1, 2):
+            with fits.open(path) as hdus:
+                hdus[0].header.update({"INTSTART": 50 * number - 49, "INTEND": 50 * number})
+                hdus["ERR"].data = hdus["ERR"].data * np.sqrt(2).astype(hdus["ERR"].data.dtype)
+                hdus.writeto(path.with_name(path.name.replace("_nis_", f"-seg00{number}_nis_")))
+    again = kernel_from_dice(sorted(tmp_path.glob("*-seg*")))
+    assert np.allclose(again.values, found.values, rtol=1e-3) and np.allclose(again.errors, found.errors, rtol=1e-3)
     whole = write_exposure(tmp_path / f"{rootname(activity=3)}_rate.fits")
     with pytest.raises(FileProblem, match="CLMGRPS"):
         kernel_from_dice([whole, paths[0]])

@@ -240,7 +240,7 @@ def test_more_than_full_well_is_no_level(tmp_path):
     assert level > 0 and photons > 0
     with fits.open(path, mode="update") as hdus:
         hdus[0].header["NGROUPS"], hdus[0].header["EFFINTTM"] = 100, 7.544
-    with pytest.raises(CalamiError, match="times full well: .* use fewer groups, or fix its header"):
+    with pytest.raises(CalamiError, match=r"times full well: .* use fewer groups, or fix its header"):
         mitigation._peak_level(Exposure(path))
 
 

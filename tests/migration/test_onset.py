@@ -293,6 +293,70 @@ def test_all_saturated():
         quantify(full, filters="F480M")
 
 
+@pytest.mark.parametrize("core", [50_000.0, np.nan, 0.0])
+@pytest.mark.parametrize("read", [1, 2])
+def test_a_saturated_star_is_said_to_be_saturated(tmp_path, core, read):
+    full = ramps_of(nints=6, groups=5)
+    flags = np.zeros(full.shape, "uint8")
+    full[:, read - 1 :, 38:43, 43:48], flags[:, read - 1 :, 38:43, 43:48] = core, niriss.SATURATED
+    words = rf"saturated from group {read} on, with it 25 pixels at the end.*use a fainter star, or a filter with less"
+    with pytest.raises(CalamiError, match=words):
+        quantify(write_ramp(tmp_path, full, flags), n_bootstrap=100)
+    full[:, read - 1 :], flags[:, read - 1 :] = core, niriss.SATURATED
+    with pytest.raises(CalamiError, match=rf"6400 of 6400 pixels are saturated from group {read} on; use a fainter"):
+        quantify(write_ramp(tmp_path, full, flags), n_bootstrap=100)
+
+
+def test_a_core_that_is_not_finite_is_not_called_the_edge():
+    broken = ramps_of(nints=6, groups=5)
+    broken[:, :, 38:43, 43:48] = np.nan
+    with pytest.raises(CalamiError, match="the core of the star is flagged, or not finite"):
+        quantify(broken, filters="F480M")
+
+
+def in_segments(path, cuts):
+    """Write an exposure of ramps again as the archive cuts it; the names of its segments."""
+    with fits.open(path) as hdus:
+        whole = fits.HDUList([hdu.copy() for hdu in hdus])
+    path.unlink()
+    nints, names = whole["SCI"].shape[0], []
+    for number, (start, stop) in enumerate(pairwise([0, *cuts, nints]), 1):
+        part = fits.HDUList([hdu.copy() for hdu in whole])
+        for name in ("SCI", "GROUPDQ"):
+            part[name].data = part[name].data[start:stop]
+        part[0].header.update({"EXSEGNUM": number, "EXSEGTOT": len(cuts) + 1, "INTSTART": start + 1, "INTEND": stop})
+        names.append(path.with_name(path.name.replace("_nis_", f"-seg{number:03d}_nis_")))
+        part[0].header["FILENAME"] = names[-1].name
+        part.writeto(names[-1])
+    return names
+
+
+def levels(source):
+    """Crossings with their intervals, and the integrations of each exposure."""
+    found = quantify(source, n_bootstrap=100)
+    return [(c.level_adu, c.lo68_adu, c.hi95_adu) for c in found.crossings()], [s.nints for s in found.statistics]
+
+
+def test_segments_give_what_the_whole_exposure_gives(tmp_path):
+    reads = ramps_of(nints=40, groups=8)
+    flags = np.zeros(reads.shape, "uint8")
+    flags[17, 3, 40, 45] = niriss.JUMP_DET
+    folders = [tmp_path / "whole", tmp_path / "cut"]
+    for folder in folders:
+        folder.mkdir()
+    deep, cut = (write_ramp(folder, reads, flags) for folder in folders)
+    more, other = (write_ramp(folder, reads[:, :5], activity=3) for folder in folders)
+    parts = in_segments(cut, [7, 19])
+    one = ramp_statistics(deep)
+    for same in (ramp_statistics(parts, cache=tmp_path / "kept"), ramp_statistics(parts, cache=tmp_path / "kept")):
+        for key, value in vars(one).items():
+            assert np.array_equal(value, getattr(same, key)), key
+    assert levels(Dataset(folders[0])) == levels(Dataset(folders[1])) == levels(folders[1])
+    assert levels([deep, more]) == levels([parts[2], other, parts[0], parts[1]])
+    assert levels([deep, more])[1] == [40, 40]
+    assert ramp_statistics(parts[:2]).notes == ("2 of its 3 segments are here",)
+
+
 def test_star_off_the_subarray():
     with pytest.raises(CalamiError, match="edge of the subarray"):
         quantify(ramps_of(light=2.4e6 * nrm_psf(center=(40.0, -0.8)), nints=8), filters="F480M")
