@@ -97,10 +97,13 @@ BRIGHT = {"F277W": 1.45e6, "F380M": 2.35e6, "F430M": 2.85e6}
 
 
 def write_star(path, ngroups, electrons_per_s=None, nints=60, seed=1, shift=0.0, flux=1.0, bad=(), **cards):
-    """Write a simulated `rate` file of a star, moved along x by `shift` (pixels); physics: `edge`, `nonlinear`."""
+    """Write a simulated `rate` file of a star, moved along x by `shift` (pixels); physics: `edge`, `nonlinear`.
+
+    `electrons_per_s` is of the whole star, or an image."""
     physics = {key: cards.pop(key) for key in ("edge", "nonlinear") if key in cards}
     filt = cards.get("FILTER", "F480M")
-    current = (electrons_per_s or BRIGHT.get(filt, 3.4e6)) * flux * nrm_psf(filt, center=(40.1, 45.2 + shift)) + 20.0
+    light = BRIGHT.get(filt, 3.4e6) if electrons_per_s is None else electrons_per_s
+    current = light if np.ndim(light) else light * flux * nrm_psf(filt, center=(40.1, 45.2 + shift)) + 20.0
     rng = np.random.default_rng(seed)
     rate, error = noisy_rate(ramp_rate(current, ngroups, **physics), ngroups, nints, rng)
     dq = np.zeros(rate.shape, "uint32")

@@ -448,6 +448,7 @@ def _kernel(eq: _Equations, names: Sequence[str], source: str, words, options: K
     own = dict(zip(names, found.tolist(), strict=True))
     migration = Migration(
         max(own.get("edge", 0.0), 0.0), max(own.get("diagonal", 0.0), 0.0), own.get("growth", 0.0),
+        nonlinearity=own.get("nonlinearity", 0.0),
         source=f"fitted to {source} of {', '.join(words[1][:3])}" + (", …" if len(words[1]) > 3 else ""),
     )  # fmt: skip
     return Kernel(migration, tuple(names), found, np.sqrt(np.diag(covariance)), covariance, chi2, dof, source, *words)
