@@ -19,10 +19,10 @@ import calami
 from .core.problems import CalamiError
 
 # %% auto #0
-__all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'OutFolder', 'Scales', 'Seed',
-           'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors', 'summary', 'map_names', 'cm',
-           'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'correct', 'pipe', 'flags', 'fetch', 'show_program',
-           'fringes', 'calibrate', 'contrast', 'main']
+__all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'Corrected', 'OutFolder', 'Scales',
+           'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors', 'summary',
+           'map_names', 'cm', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'correct', 'pipe', 'flags', 'fetch',
+           'show_program', 'fringes', 'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -86,6 +86,11 @@ FileTypes = Annotated[
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="File to write instead of printing.")
+]
+
+# %% ../nbs/06_cli.ipynb #06ef5b72
+Corrected = Annotated[
+    bool, typer.Option("--corrected", help="Of exposures that are there corrected for migration too, those.")
 ]
 
 # %% ../nbs/06_cli.ipynb #10c95273
@@ -175,6 +180,7 @@ def _refuse_unmade(dataset, failed: list[str]) -> None:
 def summary(
     folder: Folder,
     filetypes: FileTypes = None,
+    corrected: Corrected = False,
     fmt: Format = None,
     full: Annotated[bool, typer.Option("--full", help="All columns instead of the compact table.")] = False,
     peaks: Annotated[
@@ -198,7 +204,7 @@ def summary(
     from calami.dataset import Dataset
     from calami.program.signals import exposure_view
 
-    dataset = Dataset(folder, filetypes or (), infodir=infodir)
+    dataset = Dataset(folder, filetypes or (), infodir=infodir, corrected=corrected)
     table = exposure_view(dataset) if peaks else dataset.summary if full else dataset.compact()
     if output is None and fmt in (None, "text") and not full:
         _print_table(table, dataset.headline())
@@ -250,6 +256,7 @@ def cm(
     shallow: Annotated[str | None, typer.Option(help="Name of the shallow exposure.")] = None,
     deep: Annotated[str | None, typer.Option(help="Name of the deep exposure.")] = None,
     names: Names = None,
+    corrected: Corrected = False,
     across_visits: Annotated[
         bool, typer.Option("--across-visits", help="Also pair exposures of different visits.")
     ] = False,
@@ -293,7 +300,7 @@ def cm(
     from calami.migration.report import write_cm_report
 
     started = time.time()
-    dataset = Dataset(folder)
+    dataset = Dataset(folder, corrected=corrected)
     dataset.create_mapping(names)
     if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
         onset = {"skip_first": skip_first, "law": law, "read_pattern": not keep_reads}

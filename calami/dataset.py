@@ -48,6 +48,9 @@ class Dataset(ExposureSet):
         Nothing is written if it is not given.
     verbose : bool
         Log at level INFO what is found, on standard error.
+    corrected : bool
+        Where an exposure is there as it was and corrected for migration (`calami correct`), take the corrected one; the
+        original if not.
 
     Attributes
     ----------
@@ -67,10 +70,10 @@ class Dataset(ExposureSet):
         says what was found instead.
     """
 
-    def __init__(self, datafrom, filetypes=(), infodir=None, verbose: bool = False):
+    def __init__(self, datafrom, filetypes=(), infodir=None, verbose: bool = False, corrected: bool = False):
         datafrom = _as_paths(_fetched(datafrom, filetypes))
         self.infodir = Path(infodir).expanduser().absolute() if infodir is not None else None
-        super().__init__(datafrom, filetypes, verbose)
+        super().__init__(datafrom, filetypes, verbose, corrected)
         if self.infodir is not None:
             self._write_infodir(datafrom)
 

@@ -126,6 +126,15 @@ def test_cm_of_contradictory_numbers_has_no_verdict(folder, tmp_path, deep):
     assert answer.stdout.count("consistent with") == judged.count(True)
 
 
+def test_corrected_exposures_count_when_asked_for(folder, tmp_path):
+    assert run("correct", folder, "-o", folder / "corrected").exit_code == 0
+    for words, wanted in (((), "processed"), (("--corrected",), "charge was put back in both")):
+        listed = run("summary", folder, *words, "-f", "json")
+        assert [row["rootname"].endswith("corrected") for row in json.loads(listed.stdout)] == [bool(words)] * 2
+        answer = run("cm", folder, "-o", tmp_path / "out", *words)
+        assert answer.exit_code == 0 and (wanted in answer.stdout) == bool(words)
+
+
 def test_cm_with_names(folder, tmp_path):
     (tmp_path / "names.txt").write_text("shallow ngroups=5\ndeep ngroups=13\n")
     given = ("--names", tmp_path / "names.txt", "--shallow", "shallow", "--deep", "deep")

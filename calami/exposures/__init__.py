@@ -19,7 +19,7 @@ _NAMES = {
     "PRODUCT_ORDER Products SHARED_KEYWORDS StderrOfTheMoment contradictions find_files read_facts read_many "
     "summary_table",
     "mapfile": "Entry parse_names read_names resolve same_file write_association",
-    "steps": "FORMER_FLAGS RENAMED_STEPS STEP_KEYWORDS former_flag step_name step_statuses",
+    "steps": "FORMER_FLAGS RENAMED_STEPS STEP_KEYWORDS former_flag keywords_of step_name step_statuses",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

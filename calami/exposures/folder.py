@@ -186,6 +186,11 @@ class Products:
         here.insert(order.index(segment), file)
         return None
 
+    def drop(self, product: str) -> list[Found]:
+        """Forget the files of a product type, and give them."""
+        self._segments = {key: facts for key, facts in self._segments.items() if key[0] != product}
+        return self.files.pop(product)
+
     def settle(self, report: Callable[[str, str], None]) -> None:
         """Choose the facts of the exposure once all its files are known; report what does not fit together."""
         if list(self._segments.keys()) == [(self.types[0], 0)]:
@@ -327,8 +332,8 @@ _PROBLEM_COLUMNS = ("file", "severity", "reason")
 class _Finder:
     """Finds exposures, and notes what it passes over and what is wrong."""
 
-    def __init__(self, wanted: tuple[str, ...], index: Index):
-        self.wanted, self.index = wanted, index
+    def __init__(self, wanted: tuple[str, ...], index: Index, corrected: bool = False):
+        self.wanted, self.index, self.corrected = wanted, index, corrected
         self.others: list[Path] = []
         self.other_types: set[str] = set()
         self.problems: dict[tuple[str, str, str], None] = {}  # in order, each once
@@ -346,25 +351,48 @@ class _Finder:
         if self.wanted:
             self.other_types = {name.product for _, name in named} - {*self.wanted}
             named = [(file, name) for file, name in named if name.product in self.wanted]
-        # A file under its own name goes before a renamed copy of it.
-        named.sort(key=lambda pair: pair[0].path in self._renamed)
+        # A file under its own name goes before a renamed copy of it, and the original before what was corrected.
+        found = list(zip(named, self._facts_of(named), strict=True))
+        found.sort(key=lambda one: (one[0][0].path in self._renamed, _is_corrected(one[1].values) != self.corrected))
         exposures: dict[str, Products] = {}
-        for (file, name), facts in zip(named, self._facts_of(named), strict=True):
+        for (file, name), facts in found:
             if facts.problem:
                 self.exclude(file.path, facts.problem)
                 continue
             root = f"{name.rootname}_{name.tag}" if name.tag else name.rootname  # a diced chunk is a separate row
             exposure = exposures.setdefault(root, Products(root))
             first = exposure.add(file, name.product, name.segment or 0, facts)
+            if first is not None and _is_corrected(facts.values) != self.corrected:
+                self._use_instead(file, first)
+                continue
             if first is not None:
                 self.exclude(file.path, f"{first.path} holds the same exposure and type and is used; remove one")
                 continue
             for warning in facts.warnings:
                 self.warn(file.path, warning)
+        self._count_once(exposures)
         ordered = [exposures[root] for root in sorted(exposures)]
         for exposure in ordered:
             exposure.settle(self.warn)
         return ordered
+
+    def _count_once(self, exposures: dict[str, Products]) -> None:
+        # Of an exposure and itself corrected for migration, one counts in each kind of product.
+        for root in [root for root in exposures if "corrected" in root.split("_")]:
+            original = "_".join(word for word in root.split("_") if word != "corrected")
+            left, used = (original, root) if self.corrected else (root, original)
+            if original not in exposures:
+                continue
+            for product in [p for p in exposures[left].files if p in exposures[used].files]:
+                for file in exposures[left].drop(product):
+                    self._use_instead(file, exposures[used].files[product][0])
+            if not exposures[left].files:
+                del exposures[left]
+
+    def _use_instead(self, file: Found, other: Found) -> None:
+        why = "is not" if self.corrected else "is"
+        how = "" if self.corrected else "; to use this one, ask for corrected ones"
+        self.warn(file.path, f"{why} corrected for migration; {other.path} is used instead{how}")
 
     def _facts_of(self, named: list[tuple[Found, ExposureName]]) -> list[Facts]:
         now = time.time()
@@ -407,6 +435,11 @@ class _Finder:
         self.warn(file.path, f"renamed; read as {filename}, as its FILENAME card says")
         self._renamed.add(file.path)
         return name
+
+# %% ../../nbs/exposures/07_folder.ipynb #5c69aaa6
+def _is_corrected(values: Mapping[str, Any]) -> bool:
+    # Whether migrated charge was put back, by `calami.migration.correction`.
+    return values.get("S_MIGCOR") == "COMPLETE"
 
 # %% ../../nbs/exposures/07_folder.ipynb #383a0739
 def _nothing_found(datafrom: list[Path], finder: _Finder) -> str:
@@ -798,6 +831,8 @@ class ExposureSet(_Tables):
         Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty.
     verbose : bool
         Log at level INFO what is found, on standard error.
+    corrected : bool
+        Where an exposure is there as it was and corrected for migration, take the corrected one; the original if not.
 
     Attributes
     ----------
@@ -818,14 +853,14 @@ class ExposureSet(_Tables):
         If the place does not exist or holds no NIRISS exposure at all. The message says what was found instead.
     """
 
-    def __init__(self, datafrom, filetypes=(), verbose: bool = False):
+    def __init__(self, datafrom, filetypes=(), verbose: bool = False, corrected: bool = False):
         datafrom = _as_paths(datafrom)
         self.datadir = _common_folder(datafrom)
         if verbose:
             _log_to_stderr()
         with _collector_paused():
             self._index = Index(_index_path(self.datadir))
-            finder = _Finder(_as_products(filetypes), self._index)
+            finder = _Finder(_as_products(filetypes), self._index, corrected)
             self._exposures = finder.find(datafrom)
             self._index.save()
         if not self._exposures:

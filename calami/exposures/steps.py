@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # %% auto #0
-__all__ = ['STEP_KEYWORDS', 'RENAMED_STEPS', 'FORMER_FLAGS', 'step_name', 'step_statuses', 'former_flag']
+__all__ = ['STEP_KEYWORDS', 'RENAMED_STEPS', 'FORMER_FLAGS', 'step_name', 'keywords_of', 'step_statuses', 'former_flag']
 
 # %% ../../nbs/exposures/09_steps.ipynb #9e32f679
 #: Keyword in the header to step, by its name of today: all that `core.schema` has held from jwst 1.5.0 (2022) to
@@ -57,6 +57,23 @@ def step_name(name: str) -> str:
         Its name in the present version; of what is no old name, the name itself.
     """
     return RENAMED_STEPS.get(name, name)
+
+# %% ../../nbs/exposures/09_steps.ipynb #3a19a41c
+def keywords_of(step: str) -> tuple[str, ...]:
+    """
+    Give the keywords that say whether a step was done, in files of any version.
+
+    Parameters
+    ----------
+    step : str
+        Its name of today.
+
+    Returns
+    -------
+    tuple of str
+        That of today first.
+    """
+    return tuple(keyword for keyword, name in STEP_KEYWORDS.items() if name == step)
 
 # %% ../../nbs/exposures/09_steps.ipynb #f2fcb8f7
 def step_statuses(header: Mapping[str, Any]) -> dict[str, str]:

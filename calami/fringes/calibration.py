@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError, options_from
+from ..exposures.steps import step_statuses
 from .observables import Observables, _picked, _sides, distinct_exposures, from_samples, wrap
 from ..instrument.niriss import PIXEL_SCALE_MAS
 
@@ -187,7 +188,7 @@ def differences_of_state(one: Observables, other: Observables) -> dict[str, tupl
         return {}
     states = [{key: str(x.header.get(key, "")).strip() for key in STATE} for x in (one, other)]
     for state, x in zip(states, (one, other), strict=True):
-        ran = "COMPLETE" in (x.header.get("S_CHGMIG"), x.header.get("S_UNDSMP"))  # its name before jwst 1.12
+        ran = step_statuses(x.header).get("charge_migration") == "COMPLETE"
         state["S_CHGMIG"] = "COMPLETE" if ran else "not run"
     # Files from before there were these keywords say nothing of mode and version
     return {

@@ -16,6 +16,7 @@ from ..core.fits import open_fits
 from ..core.images import RateImage, find_peak
 from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.exposure import Exposure
+from ..exposures.steps import keywords_of
 from ..instrument import niriss
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.optics import Distortion
@@ -34,9 +35,9 @@ HEADER_KEYWORDS = tuple(
     """FILENAME TELESCOP INSTRUME DETECTOR EXP_TYPE FILTER PUPIL SUBARRAY TARGNAME TARGPROP TARG_RA TARG_DEC TARGURA
     TARGUDEC MU_RA MU_DEC MU_EPOCH IS_PSF PI_NAME PROGRAM OBSERVTN VISIT VISITGRP ACT_ID EXPOSURE DATE-OBS DATE-BEG
     DATE-END VSTSTART EXPSTART EXPMID EXPEND EFFINTTM EFFEXPTM NINTS NGROUPS READPATT PATT_NUM XOFFSET YOFFSET CAL_VER
-    CRDS_CTX S_CHGMIG ROLL_REF V3I_YANG VPARITY PA_APER PA_V3 RA_REF DEC_REF CRPIX1 CRPIX2 CD1_1 CD1_2 CD2_1 CD2_2
-    CDELT1 CDELT2 PC1_1 PC1_2 PC2_1 PC2_2 BUNIT PHOTMJSR S_MIGCOR MIGKERN CALPUPIL CALPIXW S_UNDSMP""".split()
-)
+    CRDS_CTX ROLL_REF V3I_YANG VPARITY PA_APER PA_V3 RA_REF DEC_REF CRPIX1 CRPIX2 CD1_1 CD1_2 CD2_1 CD2_2
+    CDELT1 CDELT2 PC1_1 PC1_2 PC2_1 PC2_2 BUNIT PHOTMJSR S_MIGCOR MIGKERN CALPUPIL CALPIXW""".split()
+) + keywords_of("charge_migration")
 
 # %% ../../nbs/fringes/02_frames.ipynb #86120fc0
 @dataclass

@@ -22,6 +22,7 @@ from ..core.files import whole_files
 from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.cards import hdu_walk
+from ..exposures.steps import keywords_of
 from .observables import Observables, OIFITSWarning, from_observables, from_samples
 from ..instrument import niriss
 
@@ -39,7 +40,7 @@ KEPT_KEYWORDS = (
     "TELESCOP INSTRUME DETECTOR PUPIL EXP_TYPE TITLE PI_NAME PROGRAM OBSERVTN VISIT TARGNAME TARGPROP TARG_RA TARG_DEC "
     "TARGURA TARGUDEC MU_RA MU_DEC MU_EPOCH DATE-OBS TIME-OBS EXPSTART EXPMID EXPEND NINTS NGROUPS EFFINTTM EFFEXPTM "
     "CALROOT DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX CALMODE "
-    "CALFIT S_MIGCOR MIGKERN CALPUPIL CALPIXW S_CHGMIG S_UNDSMP STARROW STARCOL DISPLACE "
+    f"CALFIT S_MIGCOR MIGKERN CALPUPIL CALPIXW {' '.join(keywords_of('charge_migration'))} STARROW STARCOL DISPLACE "
     "SCAT_V2 SCAT_CP SYS_V2 SYS_CP SYS_PART SYS_FROM"
 ).split()
 _ARCSEC = 1 / 3600  # degrees

@@ -22,6 +22,7 @@ from .. import fringes
 from ..core.options import split_options, take_options
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, FileProblem
+from ..core.record import file_record
 from ..exposures.exposure import Exposure, group_segments
 from ..exposures.folder import ExposureSet
 from ..fringes.calibration import calibrate
@@ -423,7 +424,7 @@ def fit_versions(
 def _code_of_fits() -> str:
     # Fits are made again when the code changes, not only with a new version.
     sources = [Path(str(optics.__file__)), *sorted(Path(str(fringes.__file__)).parent.glob("*.py"))]
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    return hashlib.sha256("".join(file_record(source)["sha256"] for source in sources).encode()).hexdigest()[:16]
 
 # %% ../../nbs/migration/08_mitigation.ipynb #4259a2c9
 def _fringe_job(products: list[str], target: str, options: Mapping[str, Any]) -> str:

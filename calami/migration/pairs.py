@@ -567,7 +567,7 @@ def undersampled(filter_name: str | None) -> bool:
 
 # %% ../../nbs/migration/04_pairs.ipynb #2efa57f7
 #: Keywords of processing that should be the same in both exposures; where they are not, the result says so.
-PROCESSING_KEYWORDS = ("CAL_VER", "CRDS_CTX", "S_FLAT", "R_FLAT", "S_LINEAR", "R_LINEAR", "S_CHGMIG", "S_PHOTOM")
+PROCESSING_KEYWORDS = tuple("CAL_VER CRDS_CTX S_FLAT R_FLAT S_LINEAR R_LINEAR S_CHGMIG S_MIGCOR S_PHOTOM".split())
 
 # %% ../../nbs/migration/04_pairs.ipynb #26b16f16
 def _rates(exposure: Exposure) -> tuple[dict, RateImage]:
@@ -592,6 +592,8 @@ def _notes(facts: tuple[dict, dict], times: tuple[float, float]) -> tuple[str, .
         notes.append(f"the two were processed differently, in {', '.join(differing)}")
     if used["S_CHGMIG"] == ("COMPLETE", "COMPLETE"):
         notes.append("the pipeline's charge_migration step was applied to both, so this is what it left")
+    if used["S_MIGCOR"] == ("COMPLETE", "COMPLETE"):
+        notes.append("migrated charge was put back in both, so this is what the correction left")
     if undersampled(facts[0].get("FILTER")):
         notes.append(
             f"the image is undersampled in {facts[0]['FILTER']}: a small shift of the star cannot be separated from "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files import write_atomically
+from ..core.files import open_regular, write_atomically
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, options_from
 from ..instrument import niriss
@@ -635,6 +635,7 @@ def write_parameter_files(thresholds: Mapping[str, float | None], folder: str | 
             if verdict is not None and verdict["result"] != "OK":
                 raise CalamiError(f"crds does not accept the parameter file of {name}: {verdict['said']}")
             target = Path(folder) / f"jwst_niriss_pars-chargemigrationstep_{name.lower()}.asdf"
-            write_atomically(target, source.read_bytes())
+            with open_regular(source) as file:
+                write_atomically(target, file.read())
             written.append(target)
     return written

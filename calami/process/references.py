@@ -21,6 +21,7 @@ import numpy as np
 from ..core.files import cache_folder, part_name, read_json
 from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
+from ..core.record import file_record
 from ..instrument import niriss
 from ..instrument.detector import Detector
 from ..instrument.mask import PUPIL_DIAMETERS, pupil_image
@@ -656,7 +657,7 @@ def _write_references(folder: Path, recipe: _Recipe, serial: str) -> list[Refere
     for reftype, filter_, values in sets:
         tree = _configuration(reftype, filter_, values, classes)
         asdf.AsdfFile(tree).write_to(name_of(reftype, filter_, ".asdf"))
-    return [Reference(p.name, t, f, hashlib.sha256(p.read_bytes()).hexdigest()) for p, t, f in made]
+    return [Reference(p.name, t, f, file_record(p)["sha256"]) for p, t, f in made]
 
 # %% ../../nbs/process/11_references.ipynb #800ffe41
 def _known_types() -> set[str]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from calami.cli import app
 from calami.core.problems import CalamiError
+from calami.exposures.steps import keywords_of
 from calami.fringes import fitting
 from calami.fringes.calibration import FLIGHT, calibrate, displacement, reference_weights, selfcal
 from calami.fringes.companions import Prepared, add_companion, position, sample_factor, search_companion
@@ -154,12 +155,13 @@ def test_stars_that_were_not_treated_alike_do_not_calibrate_each_other(key, valu
         calibrate(one, other, allow=["CALMODE" if key != "CALMODE" else "CALFIT"])
 
 
-def test_what_was_done_to_an_exposure_reaches_its_observables(tmp_path):
+@pytest.mark.parametrize("step", keywords_of("charge_migration"))
+def test_what_was_done_to_an_exposure_reaches_its_observables(tmp_path, step):
     images = fringe_images("F480M", seed=3, size=80)
     cube, error, dq = fringe_cube(images, 1, seed=1)
     arrays = {"SCI": cube[0].astype("float32"), "ERR": error[0].astype("float32"), "DQ": dq[0]}
     pair = []
-    for number, cards in enumerate(({}, {"S_MIGCOR": "COMPLETE", "MIGKERN": "flight", "S_CHGMIG": "COMPLETE"})):
+    for number, cards in enumerate(({}, {"S_MIGCOR": "COMPLETE", "MIGKERN": "flight", step: "COMPLETE"})):
         path = tmp_path / f"{rootname(number + 1)}_cal.fits"
         write_exposure(path, arrays, {"ROLL_REF": 0.0, "V3I_YANG": 0.0, "VPARITY": -1}, NINTS=1, **cards)
         oi = write_oifits(fitting.fit(path), tmp_path / f"{number}.fits")

@@ -1,5 +1,6 @@
 """Charge put back: by the law that moved it, by other laws, in ramps, in images, in files."""
 
+import shutil
 from dataclasses import replace
 
 import foreign
@@ -11,12 +12,14 @@ from toys import rootname, write_exposure, write_star
 from calami.calutil import Data
 from calami.cli import app
 from calami.core.problems import CalamiError, FileProblem
+from calami.dataset import Dataset
 from calami.instrument import niriss
 from calami.instrument.migration import Migration, charge_ramp, find_migration, interpixel_capacitance, light_between
 from calami.instrument.optics import fine_psf, within_pixels
 from calami.migration.correction import Correct, correct_image, correct_ramp, read_kernel, write_kernel
 from calami.migration.kernel import Kernel
 from calami.migration.pair_kernel import observed_slope
+from calami.migration.pairs import compare, find_pairs
 from calami.process.prep import prep_data
 
 FRAME = niriss.SUB80.frame_time
@@ -142,6 +145,39 @@ def test_a_file_is_corrected_once_and_says_so(tmp_path):
     with pytest.raises(CalamiError, match="corrected for migration already"):
         prep_data(made, Correct("flight"), tmp_path / "twice")
     assert Data(made).header["CLMDONE"] == "corrected"
+
+
+def test_the_original_counts_in_a_folder_unless_corrected_ones_are_asked_for(tmp_path):
+    (tmp_path / "data").mkdir()
+    for activity, groups in ((2, 5), (5, 13)):
+        path = write_star(tmp_path / "data" / f"{rootname(1, activity)}_rate.fits", groups, seed=activity)
+        prep_data(path, Correct("flight"), tmp_path / "data" / "corrected")
+    shutil.copy(path, tmp_path / "data" / f"{rootname(1, activity)}_cal.fits")
+    plain, corrected = Dataset(tmp_path / "data"), Dataset(tmp_path / "data", corrected=True)
+    assert plain.rootlist == [rootname(1, 2), rootname(1, 5)]
+    assert not any("S_MIGCOR" in plain.facts(root) for root in plain.rootlist)
+    assert [corrected.facts(root).get("S_MIGCOR") for root in corrected.rootlist] == ["COMPLETE", None, "COMPLETE"]
+    assert corrected.types(rootname(1, 5)) == ("cal",), "what has not been corrected stays"
+    for ds, words in ((plain, "is corrected for migration"), (corrected, "is not corrected for migration")):
+        rows = [row for row in ds.problems if words in row["reason"]]
+        assert len(rows) == 2 and all("is used instead" in r["reason"] and r["severity"] == "warning" for r in rows)
+    for ds, note in ((plain, False), (corrected, True)):
+        (pair,) = find_pairs(ds)
+        result = compare(*(ds.data(name, "rate") for name in pair[:2]))
+        assert any("charge was put back in both" in n for n in result.notes) == note
+    mixed = compare(plain[rootname(1, 2)], corrected.data(f"{rootname(1, 5)}_corrected", "rate"))
+    assert any("processed differently" in note and "S_MIGCOR (nothing and COMPLETE)" in note for note in mixed.notes)
+    # also where its name is that of the original, and where only the corrected is there
+    for name in (rootname(1, 2), rootname(1, 5)):
+        (made,) = (tmp_path / "data" / "corrected").glob(f"{name}_*rate.fits")
+        made.rename(made.with_name(f"{name}_rate.fits"))
+        made.with_name(f"{made.name}.json").unlink(missing_ok=True)
+    for wanted in (False, True):
+        ds = Dataset(tmp_path / "data", corrected=wanted)
+        assert ds.rootlist == [rootname(1, 2), rootname(1, 5)]
+        found = {ds.path(root, "rate").parent.name for root in ds.rootlist}
+        assert found == {"corrected" if wanted else "data"}
+    assert len(Dataset(tmp_path / "data" / "corrected")) == 2
 
 
 @pytest.mark.parametrize(
