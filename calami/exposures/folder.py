@@ -328,14 +328,12 @@ COMPACT_COLUMNS = tuple(
 _SHOWN_ROWS = 20
 _PROBLEM_COLUMNS = ("file", "severity", "reason")
 
-# %% ../../nbs/exposures/07_folder.ipynb #ba60394a
-class _Finder:
-    """Finds exposures, and notes what it passes over and what is wrong."""
+# %% ../../nbs/exposures/07_folder.ipynb #83a55ca7
+class _Names:
+    """Knows files by their names, and notes what is wrong with them."""
 
-    def __init__(self, wanted: tuple[str, ...], index: Index, corrected: bool = False):
-        self.wanted, self.index, self.corrected = wanted, index, corrected
+    def __init__(self):
         self.others: list[Path] = []
-        self.other_types: set[str] = set()
         self.problems: dict[tuple[str, str, str], None] = {}  # in order, each once
         self._renamed: set[str] = set()
 
@@ -344,6 +342,46 @@ class _Finder:
 
     def warn(self, path: str, reason: str) -> None:
         self.problems[path, "warning", reason] = None
+
+    def _name_of(self, file: Found) -> ExposureName | None:
+        try:
+            name = parse_name(file.path)
+        except NameProblem:
+            return self._name_inside(file)
+        if isinstance(name, ExposureName) and name.product:
+            return name
+        self.others.append(Path(file.path))
+        return None
+
+    def _name_inside(self, file: Found) -> ExposureName | None:
+        # A renamed copy still knows its own name.
+        try:
+            filename = read_keywords(file.path, ("FILENAME",), (), structure=False).get("FILENAME")
+            name = parse_name(filename or "")
+        except FileProblem as problem:
+            self.exclude(file.path, f"{problem.reason}; {problem.remedy}")
+            return None
+        except NameProblem:
+            self.exclude(
+                file.path,
+                "neither its name nor its FILENAME card is that of a JWST file; rename it if it is an exposure",
+            )
+            return None
+        if not isinstance(name, ExposureName):
+            self.others.append(Path(file.path))
+            return None
+        self.warn(file.path, f"renamed; read as {filename}, as its FILENAME card says")
+        self._renamed.add(file.path)
+        return name
+
+# %% ../../nbs/exposures/07_folder.ipynb #ba60394a
+class _Finder(_Names):
+    """Finds exposures, and notes what it passes over and what is wrong."""
+
+    def __init__(self, wanted: tuple[str, ...], index: Index, corrected: bool = False):
+        super().__init__()
+        self.wanted, self.index, self.corrected = wanted, index, corrected
+        self.other_types: set[str] = set()
 
     def find(self, datafrom: list[Path]) -> list[Products]:
         files = find_files(datafrom, self.exclude)
@@ -404,37 +442,6 @@ class _Finder:
             facts = known[k] = read[row]._replace(values=Row(columns, row))
             self.index.put(named[k][0], facts, now)
         return known
-
-    def _name_of(self, file: Found) -> ExposureName | None:
-        try:
-            name = parse_name(file.path)
-        except NameProblem:
-            return self._name_inside(file)
-        if isinstance(name, ExposureName) and name.product:
-            return name
-        self.others.append(Path(file.path))
-        return None
-
-    def _name_inside(self, file: Found) -> ExposureName | None:
-        # A renamed copy still knows its own name.
-        try:
-            filename = read_keywords(file.path, ("FILENAME",), (), structure=False).get("FILENAME")
-            name = parse_name(filename or "")
-        except FileProblem as problem:
-            self.exclude(file.path, f"{problem.reason}; {problem.remedy}")
-            return None
-        except NameProblem:
-            self.exclude(
-                file.path,
-                "neither its name nor its FILENAME card is that of a JWST file; rename it if it is an exposure",
-            )
-            return None
-        if not isinstance(name, ExposureName):
-            self.others.append(Path(file.path))
-            return None
-        self.warn(file.path, f"renamed; read as {filename}, as its FILENAME card says")
-        self._renamed.add(file.path)
-        return name
 
 # %% ../../nbs/exposures/07_folder.ipynb #5c69aaa6
 def _is_corrected(values: Mapping[str, Any]) -> bool:
