@@ -21,8 +21,8 @@ from .core.problems import CalamiError
 # %% auto #0
 __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'Corrected', 'OutFolder', 'Scales',
            'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors', 'summary',
-           'map_names', 'cm', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'correct', 'pipe', 'flags', 'fetch',
-           'show_program', 'fringes', 'calibrate', 'contrast', 'main']
+           'map_names', 'cm', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'kernel', 'correct', 'pipe', 'flags',
+           'fetch', 'show_program', 'fringes', 'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -533,6 +533,59 @@ def prep(
     _show_problems(made)
     unmade = [str(row["reason"]) for row in made.problems if row["reason"].startswith("not made: ")]
     _refuse_unmade(dataset, unmade)
+
+# %% ../nbs/06_cli.ipynb #5c1f0a7e
+@app.command()
+def kernel(
+    where: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER|FILE…", exists=True, help="Folders of exposures, or files.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="Folder for the kernels, a file for each filter."),
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(help="Check this kernel, a name or a file, with the exposures instead.")
+    ] = None,
+    skip_first: Annotated[
+        int, typer.Option("--skip-first", min=0, help="Group differences to leave out at the start of each ramp.")
+    ] = 0,
+) -> None:
+    """
+    Measure how charge migrates, for `calami correct`, or check whether a kernel fits.
+
+    From calibrated ramps where there are any, else from a shallow and a deep rate or cal product. Exits with 1 if a
+    kernel does not fit.
+
+    **Examples**
+
+    - `calami kernel stage1 -o kernels`
+    - `calami kernel jw01093012001_03102_00001_nis_cal.fits jw01093012001_03105_00001_nis_cal.fits --check flight`
+    """
+    from calami.core.tables import render
+    from calami.dataset import Dataset
+    from calami.migration.check import check_kernels, measure_kernels
+    from calami.migration.correction import write_kernel
+    from calami.migration.kernel import kernel_table
+
+    dataset = Dataset([str(path) for path in where] if len(where) > 1 else where[0])
+    options = {"skip_first": skip_first}
+    if check is not None:
+        checks = check_kernels(dataset, check, **options)
+        for one in checks:
+            typer.echo(one.sentence)
+        if not all(one.fits for one in checks):
+            raise CalamiError(f"kernel {check} does not fit {', '.join(c.filter for c in checks if not c.fits)}")
+        return
+    found = measure_kernels(dataset, **options)
+    typer.echo(render(kernel_table(found.values())), nl=False)
+    for band, one in found.items():
+        typer.echo(f"{band}: {one}")
+        for result in check_kernels(dataset.select(FILTER=band), one, **options):
+            typer.echo(f"  {result.sentence}")
+        if output is not None:
+            path = write_kernel(one, output / f"pars-correctmigration_{band.lower()}.asdf")
+            typer.echo(f"wrote {path}", err=True)
 
 # %% ../nbs/06_cli.ipynb #f2a9f790
 @app.command()

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..core.page import axes_or_new, safe_text
-from ..core.problems import options_from
+from ..core.problems import CalamiError, options_from
+from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 from ..instrument.migration import Migration, find_migration
 from .correction import correct_ramp, read_kernel
@@ -28,13 +29,15 @@ from calami.migration.kernel import (
     _largest_change,
     _prepared,
     _resampled_right,
+    kernel_from_ramps,
 )
+from .onset import _gather
 from .pair_kernel import fit_kernel
-from .pairs import Comparison
+from .pairs import Comparison, compare_all, find_pairs
 from .ramps import RampStatistics
 
 # %% auto #0
-__all__ = ['LEAST_CHANCE', 'check_kernel', 'KernelCheck', 'check_kernel_on_pair']
+__all__ = ['LEAST_CHANCE', 'check_kernel', 'KernelCheck', 'check_kernel_on_pair', 'measure_kernels', 'check_kernels']
 
 # %% ../../nbs/migration/07_check.ipynb #d230a5e3
 def check_kernel(
@@ -272,3 +275,88 @@ def check_kernel_on_pair(result: Comparison, kernel: Kernel | Migration | str | 
     error = effect * float(np.sqrt(np.sqrt(2 * own.n_core) * ratio / beyond[0])) if beyond[0] else effect
     band = str(result.facts[0].get("FILTER") or "")
     return KernelCheck(band, source, left, error, effect, own.chi2_core, own.n_core, np.inf, {}, {})
+
+# %% ../../nbs/migration/07_check.ipynb #2d8c3c44
+def measure_kernels(data: ExposureSet, **options: Any) -> dict[str, Kernel]:
+    """
+    Measure a kernel for each filter with exposures that are not corrected.
+
+    Parameters
+    ----------
+    data : Dataset
+        Ramps; or rate or cal products of a shallow and a deep exposure.
+    **options
+        Fields of `calami.migration.kernel.KernelOptions`, for ramps.
+
+    Returns
+    -------
+    dict of str to Kernel
+        By filter.
+
+    Raises
+    ------
+    CalamiError
+        If there is nothing to measure with: it says why for each exposure.
+    """
+    ramps, notes = _ramps_by_filter(data)
+    found = {band: kernel_from_ramps(own, **options) for band, own in ramps.items()}
+    for band, result in {} if found else _pairs_by_filter(data, notes):
+        found.setdefault(band, Kernel.of_pair(fit_kernel(result), band, (result.shallow, result.deep)))
+    if not found:
+        why = "\n  ".join(notes) or "no ramps, and no two rate or cal products that differ in depth only"
+        raise CalamiError(f"no kernel can be measured:\n  {why}")
+    return found
+
+# %% ../../nbs/migration/07_check.ipynb #1d155177
+def check_kernels(
+    data: ExposureSet, kernel: Kernel | Migration | str | os.PathLike, **options: Any
+) -> list[KernelCheck]:
+    """
+    Check a kernel with the exposures of a folder.
+
+    Parameters
+    ----------
+    data : Dataset
+        As for `measure_kernels`.
+    kernel : Kernel, Migration, str or path-like
+        As for `check_kernel`.
+    **options
+        Fields of `calami.migration.kernel.KernelOptions`, for ramps.
+
+    Returns
+    -------
+    list of KernelCheck
+        One for each filter.
+
+    Raises
+    ------
+    CalamiError
+        If there is nothing to check with, or no such kernel.
+    """
+    ramps, notes = _ramps_by_filter(data)
+    found = {band: check_kernel(own, kernel, **options) for band, own in ramps.items()}
+    for band, result in {} if found else _pairs_by_filter(data, notes):
+        if band not in found:
+            found[band] = check_kernel_on_pair(result, kernel)
+    if not found:
+        why = "\n  ".join(notes) or "no ramps, and no two rate or cal products that differ in depth only"
+        raise CalamiError(f"no kernel can be checked:\n  {why}")
+    return list(found.values())
+
+# %% ../../nbs/migration/07_check.ipynb #1e51d06d
+def _ramps_by_filter(data: ExposureSet) -> tuple[dict[str, list[RampStatistics]], list[str]]:
+    notes: list[str] = []
+    found: dict[str, list[RampStatistics]] = {}
+    if any("ramp" in data.types(root) for root in data.rootlist):
+        for stats in _gather(data, (), {}, notes):
+            found.setdefault(stats.filter, []).append(stats)
+    return dict(sorted(found.items())), notes
+
+# %% ../../nbs/migration/07_check.ipynb #5bc2e668
+def _pairs_by_filter(data: ExposureSet, notes: list[str]) -> list[tuple[str, Comparison]]:
+    # With their filter, the pair that differs most in depth first.
+    results, refused = compare_all(data, [(pair.shallow, pair.deep) for pair in find_pairs(data)])
+    notes += refused
+    fit = [r for r in results if r.judged]
+    ordered = sorted(fit, key=lambda r: -r.peak_adu[1] / r.peak_adu[0])
+    return [(str(r.facts[0].get("FILTER") or ""), r) for r in ordered]

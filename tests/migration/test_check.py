@@ -6,16 +6,20 @@ import foreign
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from migration.test_answers import write_ramp
 from migration.test_kernel import statistics
 from toys import rootname, write_star
+from typer.testing import CliRunner
 
 from calami.calutil import Data
+from calami.cli import app
 from calami.core.problems import CalamiError, FileProblem
+from calami.dataset import Dataset
 from calami.instrument import niriss
 from calami.instrument.migration import MIGRATION_PRESETS, find_migration, light_between
 from calami.instrument.optics import fine_psf, within_pixels
-from calami.migration.check import LEAST_CHANCE, check_kernel, check_kernel_on_pair
-from calami.migration.correction import write_kernel
+from calami.migration.check import LEAST_CHANCE, check_kernel, check_kernel_on_pair, check_kernels, measure_kernels
+from calami.migration.correction import read_kernel, write_kernel
 from calami.migration.kernel import kernel_from_ramps
 from calami.migration.pair_kernel import observed_slope
 from calami.migration.pairs import compare
@@ -106,3 +110,25 @@ def test_the_figure():
     ax = found.plot()
     assert len(ax.get_legend().get_texts()) == 2 and "F480M" in ax.get_title() and "KernelCheck" in repr(found)
     plt.close(ax.figure)
+
+
+def test_the_command_measures_and_checks(tmp_path, shared_data):
+    pair = [str(shared_data / "jw01093" / f"jw01093012001_0310{k}_00001_nis_cal.fits") for k in (2, 5)]
+    made = CliRunner().invoke(app, ["kernel", *pair, "-o", str(tmp_path)])
+    assert made.exit_code == 0 and "it fits these data" in made.output, made.output
+    path = tmp_path / "pars-correctmigration_f480m.asdf"
+    assert read_kernel(path)[0].edge > 0
+    again = CliRunner().invoke(app, ["kernel", *pair, "--check", str(path)])
+    assert again.exit_code == 0 and "it fits these data" in again.output
+    wrong = CliRunner().invoke(app, ["kernel", *pair, "--check", "h4rg"])
+    assert wrong.exit_code != 0 and "does not fit" in wrong.output
+    with pytest.raises(CalamiError, match="no kernel can be measured"):
+        measure_kernels(Dataset(pair[0]))
+
+
+def test_kernels_from_a_folder_of_ramps(tmp_path):
+    write_ramp(tmp_path, 10, 2)
+    found = measure_kernels(Dataset(tmp_path))
+    assert list(found) == ["F480M"] and found["F480M"].source == "ramps"
+    (checked,) = check_kernels(Dataset(tmp_path), found["F480M"])
+    assert checked.fits and checked.after
