@@ -26,7 +26,7 @@ MOVED = {
     "contrast": "fringes.companions fringes.limits fringes.plots fringes.products",
     "crds": "process.references instrument.mask process.parameters process.offline",
     "dataset": "exposures.folder dataset core.files core.tables exposures.columns exposures.index",
-    "detector": "instrument.detector instrument.migration",
+    "detector": "instrument.detector instrument.converter instrument.migration",
     "effects": "simulate.effects",
     "fringes": "fringes.fitting instrument.mask fringes.model fringes.frames "
     "fringes.average fringes.observables fringes.stock fringes.plots instrument.niriss",

@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from calami.instrument import niriss, optics
-from calami.instrument.detector import ADC_WAVE, Detector, simulate_ramps
+from calami.instrument.converter import ADC_WAVE
+from calami.instrument.detector import Detector, simulate_ramps
 from calami.simulate.exposures import Instrument, photo_current, simulate_exposure, simulate_plan
 from calami.simulate.plans import ExposurePlan, Plan
 from calami.simulate.stars import Star

@@ -10,14 +10,13 @@ from toys import closure_phases, mean_of_two, visibilities
 
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
+from calami.instrument.converter import ADC_WAVE
 from calami.instrument.detector import (
-    ADC_WAVE,
     DEAD,
     EFFECTS,
     HOT,
     Detector,
     classical_nonlinearity,
-    convert,
     cosmic_rays,
     simulate_ramps,
     stripes,
@@ -314,17 +313,6 @@ def test_nonlinearity_takes_and_never_gives(charge, coefficient):
     assert shown == charge - coefficient * charge**2 <= charge
 
 
-def test_the_converter():
-    values = np.array([-5.0, 0.4, 0.6, 1.5, 65_534.6, 65_536.0, 1e9])
-    assert convert(values).tolist() == [0, 0, 1, 2, 65_535, 65_535, 65_535] and convert(values).dtype == np.uint16
-    ramp = np.arange(2000, 20_432, 0.37)
-    wave = convert(ramp, ADC_WAVE).astype(float) - ramp
-    # A sine of 2 ADU every 1024 ADU and nothing else: fit it.
-    phase = 2 * np.pi * ramp / 1024
-    amplitudes = [2 * np.mean(wave * f(phase)) for f in (np.sin, np.cos)]
-    assert np.allclose(amplitudes, (2, 0), atol=0.01) and np.abs(wave).max() < 2.51
-
-
 def in_order(frames):
     """Samples of `stripes` in the order in which they were read: frames, lines (columns), samples along a line."""
     return frames.transpose(0, 2, 1)[:, ::-1, ::-1]
@@ -426,7 +414,7 @@ def expected_alone(effect, current, times):
     if effect == "ipc":
         return 1000 + np.where(d.reference, 0.0, interpixel_capacitance(charge)) / niriss.GAIN
     if effect == "adc_wave":
-        return bare + DEFAULT.adc_wave[0] * np.sin(2 * np.pi * bare / 1024)
+        return DEFAULT.adc_wave.distorted(bare)
     if effect == "migration":
         moved = charge_ramp(current[4:], times.ravel(), "h4rg")
         return 1000 + np.concatenate((0 * charge[:, :4], moved), axis=1) / niriss.GAIN
@@ -513,8 +501,14 @@ def test_full_pixels_show_full_scale():
 def test_the_wave_of_the_converter_is_seen_in_a_ramp():
     d = replace(only(), adc_wave=ADC_WAVE)
     raw, plain = (simulate_ramps(star(4e5), 10, 1, x, seed=1).astype(float) for x in (d, BARE))
-    wave = ADC_WAVE[0] * np.sin(2 * np.pi * plain / ADC_WAVE[1])
+    wave = raw * 1.24e-4 * np.sin(2 * np.pi * raw / 1024)
     assert np.abs(raw - plain - wave).max() < 1.01 and np.abs(raw - plain).max() >= 2
+
+
+def test_a_wave_of_version_0_1_is_refused_by_its_new_name():
+    for make in (lambda: replace(DEFAULT, adc_wave=(2.0, 1024.0)), lambda: replace(only(), adc_wave=None)):
+        with pytest.raises(CalamiError, match=r"Converter\(\(1.24e-4, 0.0\)\)"):
+            make()
 
 
 def hits_per_pixel(rate, detector):
