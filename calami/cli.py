@@ -21,8 +21,8 @@ from .core.problems import CalamiError
 # %% auto #0
 __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'Corrected', 'OutFolder', 'Scales',
            'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors', 'summary',
-           'map_names', 'cm', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'kernel', 'correct', 'pipe', 'flags',
-           'fetch', 'show_program', 'fringes', 'calibrate', 'contrast', 'main']
+           'map_names', 'cm', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'kernel', 'correct', 'converter',
+           'pipe', 'flags', 'fetch', 'show_program', 'fringes', 'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -626,6 +626,45 @@ def correct(
     if failed:
         raise CalamiError(f"{failed} of the exposures could not be corrected; the others are in {output}")
 
+# %% ../nbs/06_cli.ipynb #725d723b
+@app.command()
+def converter(
+    where: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER|FILE…", exists=True, help="Folders of raw exposures, or files.")
+    ],
+    output: OutFolder,
+    period: Annotated[str, typer.Option(help="Period of the wave, ADU, or fit.")] = "1024",
+    harmonics: Annotated[int, typer.Option(help="Harmonics tested, the wave itself included.")] = 4,
+    author: Annotated[str, typer.Option(help="AUTHOR of the reference file.")] = "calami",
+    pedigree: Annotated[str, typer.Option(help="PEDIGREE, such as 'INFLIGHT 2026-03-01 2026-03-02'.")] = "DUMMY",
+    useafter: Annotated[str, typer.Option(help="USEAFTER of the reference file.")] = "2022-01-01T00:00:00",
+) -> None:
+    """
+    Measure the integral nonlinearity of the converter in raw exposures: a table, a figure, a reference file.
+
+    **Examples**
+
+    - `calami converter raw -o wave --author "A. Person" --pedigree "INFLIGHT 2026-03-01 2026-03-02"`
+    - `calami prep raw converter:wave/niriss_converter.asdf -o straight`
+    """
+    from calami.core.files import write_atomically
+    from calami.core.tables import render
+    from calami.process.converter import measure_converter, write_converter
+
+    if period != "fit" and not isinstance(yaml_value(period), int | float):
+        raise CalamiError(f"--period {period!r} is no number of ADU; write one, or fit")
+    fit = measure_converter(where, period=None if period == "fit" else float(period), harmonics=harmonics)
+    typer.echo(fit.sentence)
+    table = fit.table()
+    write_atomically(output / "converter.ecsv", render(table, "ecsv"))
+    ax = fit.plot()
+    write_atomically(output / "converter.png", lambda part: ax.figure.savefig(part, format="png", dpi=150))
+    if fit.found:
+        made = write_converter(
+            fit, output / "niriss_converter.asdf", author=author, pedigree=pedigree, useafter=useafter
+        )
+        typer.echo(f"{made}: apply it with `calami prep FOLDER converter:{made} -o OUT`", err=True)
+
 # %% ../nbs/06_cli.ipynb #40291810
 @app.command()
 def pipe(
@@ -699,10 +738,12 @@ def flags(folder: Folder, filetypes: FileTypes = None, output: Output = None) ->
 def _recipe(text: str):
     from calami.migration.correction import Correct
     from calami.process import badpixels, clean, graft, recipes
+    from calami.process.converter import CorrectConverter
 
     word, _, rest = text.partition(":")
     kinds = {"clean": clean.Clean, "fix": badpixels.FixBadPixels, "dice": recipes.Dice, "slice": recipes.Slice}
     kinds |= {"truncate": recipes.Truncate, "bin": recipes.Bin, "graft": graft.Graft, "correct": Correct}
+    kinds["converter"] = CorrectConverter
     if word not in kinds:
         raise CalamiError(f"{text!r} is no recipe; write one of {', '.join(kinds)}, as in clean:sigma=3 or dice:2")
     first = next(iter(kinds[word].__dataclass_fields__))

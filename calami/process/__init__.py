@@ -26,6 +26,8 @@ _NAMES = {
     "offline": "call_by_name certify offline_environment offline_executor run_offline use_offline_cache",
     "engine": "Engine worker_pool",
     "pipeline": "PipeOptions Outcome Run main_product pipe_data reprocess",
+    "converter": "ConverterFit ConverterOptions CorrectConverter RawReads REFTYPE correct_converter measure_converter "
+    "raw_reads read_converter refuse_not_raw write_converter",
     "audit": "NOT_RECORDED count_flags flags_table nondefault step_table",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
