@@ -2177,6 +2177,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'calami/process/converter.py'),
                                           'calami.process.converter._columns': ( 'process/converter.html#_columns',
                                                                                  'calami/process/converter.py'),
+                                          'calami.process.converter._covariance': ( 'process/converter.html#_covariance',
+                                                                                    'calami/process/converter.py'),
                                           'calami.process.converter._find_period': ( 'process/converter.html#_find_period',
                                                                                      'calami/process/converter.py'),
                                           'calami.process.converter._fit_period': ( 'process/converter.html#_fit_period',

@@ -380,20 +380,29 @@ def _solve(reads: Sequence[RawReads], period: float, harmonics: np.ndarray, weig
         free.append((inverse, n_co, r_o))
     inverse = np.linalg.inv(normal) if size else normal
     values = inverse @ right
-    scores: dict[int, np.ndarray] = {}
-    chi2 = dof = 0.0
+    found, chi2, dof = [], 0.0, 0.0
     for one, weight, (back, n_co, r_o) in zip(reads, weights, free, strict=True):
         offset, mixed = back @ (r_o - n_co.T @ values), back @ n_co.T
         for own, y, x, o, rest in _whitened(one, _columns(one, period, harmonics, slope)):
-            left = y - x @ values - o @ offset
-            chi2 += float((weight[own, None] * left**2).sum())
-            dof += rest * int((weight[own] > 0).sum())
-            score = weight[own, None] * np.einsum("nki,nk->ni", x - o @ mixed, left)
-            for place, value in zip(one.place[own].tolist(), score, strict=True):
-                scores[place] = scores.get(place, 0.0) + value
-    stack = np.array(list(scores.values())).reshape(len(scores), size)
-    covariance = inverse @ (stack.T @ stack) @ inverse * len(stack) / max(len(stack) - size, 1)
-    return values, covariance, chi2, dof
+            left, w = y - x @ values - o @ offset, weight[own, None]
+            chi2 += float((w * left**2).sum())
+            dof += rest * int((w > 0).sum())
+            across = x - o @ mixed
+            known = np.einsum("nki,nkj->nij", w[..., None] * across, across)
+            found.append((one.place[own], np.einsum("nki,nk->ni", w[..., None] * across, left), known))
+    return values, _covariance(found, inverse), chi2, dof
+
+# %% ../../nbs/process/16_converter.ipynb #710dda84
+def _covariance(found, inverse: np.ndarray) -> np.ndarray:
+    # From the scatter of what pixels contribute to the normal equations, each as if it had not been fitted with the
+    # others (jackknife). A pixel counts once, whatever exposures it is in: what is wrong with it is in all of them.
+    places, scores, known = (np.concatenate(part) for part in zip(*found, strict=True))
+    _, number = np.unique(places, return_inverse=True)
+    score, own = np.zeros((number.max() + 1, *scores.shape[1:])), np.zeros((number.max() + 1, *known.shape[1:]))
+    np.add.at(score, number, scores)
+    np.add.at(own, number, known)
+    score = np.linalg.solve(np.eye(len(inverse)) - own @ inverse, score[..., None])[..., 0]
+    return inverse @ (score.T @ score) @ inverse
 
 # %% ../../nbs/process/16_converter.ipynb #76e56dce
 def _columns(one: RawReads, period: float, harmonics: np.ndarray, slope) -> np.ndarray:
@@ -412,7 +421,8 @@ def _weights(reads: Sequence[RawReads], period: float, harmonics: np.ndarray) ->
     for one, weight in zip(reads, weights, strict=True):
         for own, y, x, _, rest in _whitened(one, _waves(one.mean, one.variance, period, harmonics)):
             ratio = np.square(y - x @ values).sum(axis=1) / rest
-            weight[own] = np.where(ratio > 25, 0.0, 1 / np.maximum(ratio, 1.0))
+            most = 1 + 4 * np.sqrt(2 / rest)  # noise alone stays below; weights that follow noise spoil the errors
+            weight[own] = np.where(ratio > 25, 0.0, most / np.maximum(ratio, most))
     return weights
 
 # %% ../../nbs/process/16_converter.ipynb #827cbd5e
