@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.files import whole_files
 from ..core.problems import CalamiError, FileProblem
+from ..exposures.exposure import time_contradiction
 from ..exposures.steps import step_statuses
 from ..instrument import niriss
 from calami.instrument.migration import (
@@ -331,6 +332,8 @@ def _corrected_images(rate: np.ndarray, bad: np.ndarray, piece: Piece, migration
     groups, step = int(piece._number("NGROUPS")), piece._number("TGROUP") or niriss.SUB80.frame_time
     if groups < 2:
         raise CalamiError(f"{piece.label}: its ramps have {groups} groups; a rate is made of 2 or more")
+    if wrong := time_contradiction(piece.primary):  # the charge that is put back rests on these
+        raise CalamiError(f"{piece.label}: {wrong}; correct its header")
     mean = rate if rate.ndim == 2 else _typical(rate)
     corrected = correct_image(mean, groups, step, migration, bad, _band_of(piece))
     return corrected if rate.ndim == 2 else rate + np.nan_to_num(corrected - mean)

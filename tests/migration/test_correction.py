@@ -188,6 +188,7 @@ def test_the_original_counts_in_a_folder_unless_corrected_ones_are_asked_for(tmp
         ({"S_UNDSMP": "COMPLETE"}, "charge_migration flagged"),
         ({"CLMGRPS": "6-10 of 13"}, "part of a ramp"),
         ({"NGROUPS": 1}, "1 groups"),
+        ({"EFFINTTM": 8.98072}, "EFFINTTM is 8.98072 s, but NGROUPS × TGROUP = 13"),
         ({"sci_cards": {"BUNIT": "Jy"}}, "its unit is 'Jy'"),
         ({"sci_cards": {"BUNIT": "MJy/sr"}}, "MJy/sr with PHOTMJSR"),
     ],
