@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from ..process.recipes import Recipe
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'write_kernel', 'read_kernel']
+__all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'correct_arrays', 'write_kernel', 'pipeline_steps', 'read_kernel']
 
 # %% ../../nbs/migration/06_correction.ipynb #d3818e20
 def correct_ramp(
@@ -254,14 +254,8 @@ class Correct(Recipe):
         """
         self._needs(piece, 2, 3, 4)
         migration, band = _kernel_of(self.kernel)
-        _refuse(piece, band)
         values = piece.layers["SCI"].values().astype(float)
-        bad = _not_usable(piece)
-        factor = _electrons(piece)
-        if values.ndim == 4:
-            corrected = correct_ramp(values * factor, migration, bad, self.mode, _band_of(piece)) / factor
-        else:
-            corrected = _corrected_images(values * factor, bad, piece, migration) / factor
+        corrected = correct_arrays(piece, migration, band, self.mode)
         note = f"correct: charge migration put back, kernel {self.kernel} ({migration.source})"
         new = piece.copy("corrected", note)
         new._set_card("S_MIGCOR", "COMPLETE")
@@ -275,10 +269,47 @@ class Correct(Recipe):
         return [new]
 
 # %% ../../nbs/migration/06_correction.ipynb #83311809
+def correct_arrays(piece: Any, migration: Migration, band: str = "", mode: str = "mean") -> np.ndarray:
+    """
+    Give the science array of an exposure, corrected.
+
+    Parameters
+    ----------
+    piece : calami.process.piece.Piece or object
+        The exposure: headers and layers say what it is; `calami.migration.step` has another of the kind.
+    migration : Migration
+        Coefficients.
+    band : str
+        Filters that they are for; any if empty.
+    mode : str
+        As for `correct_ramp`.
+
+    Returns
+    -------
+    numpy.ndarray
+        In the unit that it had, same shape.
+
+    Raises
+    ------
+    CalamiError
+        If it cannot be corrected: raw counts, averaged frames, parts of ramps, groups already excluded, unknown units,
+        another filter than the kernel's, or corrected before.
+    """
+    _refuse(piece, band)
+    values = piece.layers["SCI"].values().astype(float)
+    bad, factor = _not_usable(piece), _electrons(piece)
+    if values.ndim == 4:
+        return correct_ramp(values * factor, migration, bad, mode, _band_of(piece)) / factor
+    return _corrected_images(values * factor, bad, piece, migration) / factor
+
+# %% ../../nbs/migration/06_correction.ipynb #3df9b5de
 def _refuse(piece: Piece, wanted: str) -> None:
     header, band = piece.primary, _band_of(piece)
     faults = {
         "raw counts; run detector1 up to the dark step, or give rates": piece.is_raw,
+        "a ramp with its bias; run detector1 up to the dark step": (
+            len(piece.shape) == 4 and step_statuses(header).get("superbias") not in (None, "COMPLETE")
+        ),
         "corrected for migration already": header.get("S_MIGCOR") == "COMPLETE",
         f"read as {header.get('READPATT')}, averages of frames; only NISRAPID keeps the ramp": (
             int(header.get("NFRAMES") or 1) > 1
@@ -347,7 +378,7 @@ def _at_the_end(values: np.ndarray) -> np.ndarray:
 # %% ../../nbs/migration/06_correction.ipynb #002307ad
 def write_kernel(kernel: Kernel, path: str | os.PathLike) -> Path:
     """
-    Write a kernel for `Correct`.
+    Write a kernel for `Correct`, and for `strun` and `Step.from_config_file` of the stock pipeline.
 
     Parameters
     ----------
@@ -372,8 +403,8 @@ def write_kernel(kernel: Kernel, path: str | os.PathLike) -> Path:
     if path.suffix != ".asdf":
         raise FileProblem(path, "is no name for a kernel", "end it in .asdf")
     tree = {
-        "name": "correct_migration", "class": "calami.migration.correction.Correct",
-        "parameters": asdict(kernel.migration),
+        "name": "correct_migration", "class": "calami.migration.step.CorrectMigrationStep",
+        "parameters": asdict(kernel.migration) | {"filter": kernel.filter},
         "meta": {
             "instrument": {"name": "NIRISS", "filter": kernel.filter}, "fitted": list(kernel.names),
             "values": [float(v) for v in kernel.values], "covariance": np.asarray(kernel.covariance).tolist(),
@@ -386,6 +417,18 @@ def write_kernel(kernel: Kernel, path: str | os.PathLike) -> Path:
     return path
 
 # %% ../../nbs/migration/06_correction.ipynb #3665da72
+def pipeline_steps() -> list[tuple[str, str, bool]]:
+    """
+    List the steps of calami for the stock pipeline, which asks for them by the entry point ``stpipe.steps``.
+
+    Returns
+    -------
+    list of tuple
+        Class, alias, and whether it is a pipeline.
+    """
+    return [("calami.migration.step.CorrectMigrationStep", "correct_migration", False)]
+
+# %% ../../nbs/migration/06_correction.ipynb #8d5c322f
 def read_kernel(path: str | os.PathLike) -> tuple[Migration, dict[str, Any]]:
     """
     Read a kernel.
@@ -411,7 +454,8 @@ def read_kernel(path: str | os.PathLike) -> tuple[Migration, dict[str, Any]]:
 
     try:
         with asdf.open(path, lazy_load=False, memmap=False) as file:
-            return Migration(**dict(file["parameters"])), dict(file["meta"])
+            names = {one.name for one in fields(Migration)}
+            return Migration(**{k: v for k, v in file["parameters"].items() if k in names}), dict(file["meta"])
     except FileNotFoundError:
         raise FileProblem(path, "is not there", "give a kernel that write_kernel has written, or a preset") from None
     except Exception as error:
