@@ -181,23 +181,30 @@ def charges_of(light, times, physics, step=0.25):
     return np.array(found)
 
 
+def _with_neighbours(image, axis):
+    # Sum of the two neighbours along an axis; beyond the border it stays as it is there.
+    image = np.moveaxis(image, axis, -1)
+    total = np.empty_like(image)
+    total[..., 1:-1] = image[..., 2:] + image[..., :-2]
+    total[..., 0], total[..., -1] = image[..., 0] + image[..., 1], image[..., -1] + image[..., -2]
+    return np.moveaxis(total, -1, axis)
+
+
 def seen(charge, capacitance):
     """Charges through the capacitance between pixels."""
     edge, corner = capacitance
+    across = _with_neighbours(charge, -1)
     out = charge * (1 - 4 * edge - 4 * corner)
-    padded = np.pad(charge, [(0, 0)] * (charge.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
-    rows, columns = charge.shape[-2:]
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            if dy or dx:
-                part = padded[..., 1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns]
-                out = out + (corner if dy and dx else edge) * part
+    out += edge * (across + _with_neighbours(charge, -2))
+    out += corner * _with_neighbours(across, -2)
     return out
 
 
 def _signals(charge, physics):
     signal = seen(charge, physics.capacitance)
-    return signal - physics.nonlinear * signal**2 - physics.cubic * signal**3
+    if physics.nonlinear or physics.cubic:
+        signal = signal - physics.nonlinear * signal**2 - physics.cubic * signal**3
+    return signal
 
 
 def truth_of(light, physics):
@@ -233,17 +240,23 @@ def reads_of(light, groups, nints, physics, rng, charge=None):
     """
     if charge is None:
         charge = charges_of(light, np.arange(1, groups + 1), physics)
-    step = np.diff(charge[:groups], axis=0, prepend=0.0)
+    step = np.diff(charge[:groups], axis=0, prepend=0.0).astype("float32")
     held = np.broadcast_to(step, (nints, *step.shape))
     if physics.noise:
-        held = step + np.sqrt(np.maximum(step, 0)) * rng.standard_normal((nints, *step.shape), dtype=np.float32)
+        held = rng.standard_normal((nints, *step.shape), dtype=np.float32)
+        held *= np.sqrt(np.maximum(step, 0))
+        held += step
     reads = _signals(np.cumsum(held, axis=1), physics)
     at = np.arange(1, groups + 1)[:, None, None]
     if physics.persistence:
-        reads = reads + physics.persistence * charge[groups - 1] * (1 - np.exp(-at / physics.persistence_groups))
-    reads = reads + physics.first * np.exp(-(at - 1) / physics.first_groups)
+        released = physics.persistence * charge[groups - 1] * (1 - np.exp(-at / physics.persistence_groups))
+        reads += released.astype("float32")
+    if physics.first:
+        reads += (physics.first * np.exp(-(at - 1) / physics.first_groups)).astype("float32")
     if physics.noise:
-        reads = reads + READ_NOISE * rng.standard_normal(reads.shape, dtype=np.float32)
+        noise = rng.standard_normal(reads.shape, dtype=np.float32)
+        noise *= np.float32(READ_NOISE)
+        reads += noise
     if physics.stripes:
         shape = (nints, groups, 1, reads.shape[3])
         reads = (
@@ -251,7 +264,7 @@ def reads_of(light, groups, nints, physics, rng, charge=None):
             + physics.stripes * rng.standard_normal(shape)
             + physics.stripes / 2 * rng.standard_normal((nints, groups, 1, 1))
         )
-    reads = reads / GAIN
+    reads /= np.float32(GAIN)
     if physics.converter:
         # the bias, and with it the phase, belongs to the pixel: it stays the same between exposures
         bias = np.random.default_rng(5).uniform(0, 1024, (64, 64))[: reads.shape[2], : reads.shape[3]]

@@ -12,8 +12,8 @@ _NAMES = {
     "ramps": "HALF_BOX MAX_BLOCKS MOST_SATURATED NEEDS_RAMPS REJECTION RampOptions RampStatistics SATURATED_FRACTION "
     "VERSION ReadPattern covariance_of_means noise_factor ramp_statistics read_pattern slope_of_sum "
     "statistics_of without_pattern",
-    "onset": "CONVERTER_ADU CONVERTER_PERIOD Crossing DAMPINGS DEPARTURES FilterOnset KNOTS LEVELLING "
-    "LEVELLING_ERROR Onset OnsetOptions POWERS STEEPER UNDERSMOOTHING UNIT_ADU "
+    "onset": "CONVERTER_ADU CONVERTER_PERIOD Crossing DAMPINGS DEPARTURES FilterOnset KINKED_DAMPING KINKS KINK_SIZE "
+    "KNOTS LEVELLING LEVELLING_ERROR Onset OnsetOptions POWERS STEEPER UNIT_ADU UNLIKE_POINTINGS "
     "quantify",
     "kernel": "DECISIVE HYPOTHESES KERNEL_RADIUS Kernel KernelOptions PATTERNS Verdict kernel_from_dice "
     "kernel_from_diced kernel_from_ramps kernel_table migration_or_nonlinearity patterns undo_capacitance",

@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'UNIT_ADU', 'POWERS', 'LEVELLING', 'LEVELLING_ERROR', 'CONVERTER_ADU', 'CONVERTER_PERIOD', 'KNOTS', 'DAMPINGS',
-           'UNDERSMOOTHING', 'DEPARTURES', 'STEEPER', 'Crossing', 'FilterOnset', 'Onset', 'quantify', 'OnsetOptions']
+           'KINKED_DAMPING', 'KINKS', 'KINK_SIZE', 'UNLIKE_POINTINGS', 'DEPARTURES', 'STEEPER', 'Crossing',
+           'FilterOnset', 'Onset', 'quantify', 'OnsetOptions']
 
 # %% ../../nbs/migration/02_onset.ipynb #e9a531dc
 #: Signal that coefficients of laws are quoted for, ADU.
@@ -63,9 +65,18 @@ CONVERTER_PERIOD = 1024.0
 _POOR_FIT = 1.5
 #: Knots of the free curve, and of which second differences it may have by its damping (fractions of the rate).
 KNOTS = 24
-DAMPINGS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-#: Factor on them: with the most probable damping a kink is smoothed more than the intervals say.
-UNDERSMOOTHING = 3.0
+DAMPINGS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+#: With a kink it is at least so free: what drives the flow from there on is curved.
+KINKED_DAMPING = 1e-3
+#: It may have one kink, at so many places from one knot to the next; by how much a straight line from there may have
+#: fallen at the highest signal, as a standard deviation.
+KINKS = 4
+KINK_SIZE = 0.1
+#: How much may be lost at the first knot, a fraction of the rate, as a standard deviation.
+_FIRST_LOSS = 0.003
+#: By how much pointings may differ in what is lost, a fraction of it, as a standard deviation: they see the star at
+#: other places of a pixel.
+UNLIKE_POINTINGS = 0.05
 _NO_LEVELLING = np.zeros(1)
 
 # %% ../../nbs/migration/02_onset.ipynb #6a75dcd7
@@ -229,11 +240,18 @@ def _mean_hats(low: np.ndarray, high: np.ndarray, reach: float, knots: int) -> n
         total = total + _hats(low + node * (high - low), reach, knots) / 6
     return total
 
-# %% ../../nbs/migration/02_onset.ipynb #55e01336
-def _damping_rows(knots: int, size: float) -> np.ndarray:
+# %% ../../nbs/migration/02_onset.ipynb #0e55f050
+@lru_cache
+def _curves() -> tuple[np.ndarray, np.ndarray]:
+    # Values at the fine knots for a value of 1 at each knot, and of lines that fall to 1 from each place of a kink.
+    fine = np.arange(1, KNOTS * KINKS + 1) / KINKS
+    return _hats(fine, KNOTS, KNOTS), np.maximum(fine[:, None] - fine[:-1], 0) / (KNOTS - fine[:-1])
+
+# %% ../../nbs/migration/02_onset.ipynb #70ff5eb4
+def _damping_rows(size: float) -> np.ndarray:
     # Second differences of the curve, which is 0 at 0, in units of `size`; and a weak hold on its first value.
-    curve = np.eye(knots + 1, knots, -1)
-    return np.concatenate([np.diff(curve, 2, axis=0) / size, curve[1:2] / 0.1])
+    curve = np.eye(KNOTS + 1, KNOTS, -1)
+    return np.concatenate([np.diff(curve, 2, axis=0) / size, curve[1:2] / _FIRST_LOSS])
 
 # %% ../../nbs/migration/02_onset.ipynb #7418b21e
 def _stacked(groups: Sequence[_Group], bases: Sequence[np.ndarray], rates: np.ndarray, row: int):
@@ -247,45 +265,116 @@ def _stacked(groups: Sequence[_Group], bases: Sequence[np.ndarray], rates: np.nd
         right.append(often * (y - one * (one @ y)))
     return np.concatenate(design), np.concatenate(right)
 
-# %% ../../nbs/migration/02_onset.ipynb #29af9786
-def _damping(design: np.ndarray, right: np.ndarray) -> float:
-    # The size of second differences that makes the data most probable, and more than that.
-    def surprise(size: float) -> float:
-        prior = _damping_rows(design.shape[1], size)
-        full = np.eye(len(right)) + design @ np.linalg.inv(prior.T @ prior) @ design.T
-        return float(np.linalg.slogdet(full)[1] + right @ np.linalg.solve(full, right))
+# %% ../../nbs/migration/02_onset.ipynb #57a29c01
+def _log_probabilities(design: np.ndarray, right: np.ndarray) -> np.ndarray:
+    # Of the data, but for a constant: a row for each damping, then without a kink, with one at each place, and with
+    # nothing lost before it. These three are alike before.
+    (smooth, kinks), found = _curves(), []
+    x, lines = design @ smooth, design @ kinks
+    for size in DAMPINGS:
+        rows = _damping_rows(size)
+        alone, kinked = _explained(x, rows, right, lines)
+        if size < KINKED_DAMPING:
+            found.append(np.r_[alone, np.full(2 * len(kinked), -np.inf)])
+            continue
+        late = [
+            _explained(x[:, k:], rows[:, k:], right, lines[:, KINKS * (k - 1) : KINKS * k])[1]
+            for k in range(1, KNOTS + 1)
+        ]
+        found.append(np.r_[alone, np.r_[kinked, np.concatenate(late)] - np.log(len(kinked))])
+    return np.array(found)
 
-    return UNDERSMOOTHING * min(DAMPINGS, key=surprise)
+# %% ../../nbs/migration/02_onset.ipynb #4133d491
+def _explained(x: np.ndarray, rows: np.ndarray, right: np.ndarray, lines: np.ndarray):
+    # Logarithm of the probability of the data by damped columns, and by these and each one of some lines.
+    prior = rows.T @ rows
+    full = x.T @ x + prior
+    part = x @ np.linalg.solve(full, x.T @ np.column_stack([right, lines]))
+    left, across = right - part[:, 0], lines - part[:, 1:]
+    alone = -(right @ left + np.linalg.slogdet(full)[1] - np.linalg.slogdet(prior)[1]) / 2
+    sharp = (lines * across).sum(axis=0) + KINK_SIZE**-2
+    return alone, alone + ((left @ lines) ** 2 / sharp - np.log(sharp * KINK_SIZE**2)) / 2
 
-# %% ../../nbs/migration/02_onset.ipynb #631a98b4
+# %% ../../nbs/migration/02_onset.ipynb #5f3f7cb0
+def _unlike(groups: Sequence[_Group], bases: Sequence[np.ndarray], rates: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    # Whitens differences between the pointings' curves: in proportion to what is lost, and to its square. The mean of
+    # the pointings, weighted as the result says, stays as it is.
+    from scipy.linalg import null_space
+
+    curves = np.stack([theta, theta**2 / max(theta.max(), 1e-9)], axis=-1)
+    weights = np.array(_slope_weights(_one(groups)))
+    apart = UNLIKE_POINTINGS * np.sqrt(len(groups)) * null_space(weights[None])
+    modes = []
+    for g, basis, rate, own in zip(groups, bases, rates, apart, strict=True):
+        one = g.white.sum(axis=1) / np.linalg.norm(g.white.sum(axis=1))
+        mode = rate * basis[0] @ curves
+        mode -= np.outer(one, one @ mode)
+        modes.append((mode[:, :, None] * own).reshape(len(one), -1))
+    along, size, _ = np.linalg.svd(np.concatenate(modes), full_matrices=False)
+    return np.eye(len(along)) + along * ((1 + size**2) ** -0.5 - 1) @ along.T
+
+# %% ../../nbs/migration/02_onset.ipynb #f497b3bb
 def _fit_free(groups: Sequence[_Group], reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    # Values at the knots (R, m) of the falling curve that fits best, chi2 of the data, rates (groups, R), and the
-    # number of parameters that the damping leaves.
+    # Values at the fine knots (R, m) of the falling curve that fits best, chi2 of the data, rates (groups, R), and the
+    # number of parameters that the damping leaves. The kind of curve is not known: the data get the mean of the likely
+    # ones, resamples draw them.
+    bases = _bases(groups, lambda low, high: _mean_hats(low, high, reach, KNOTS * KINKS))
+    ones = [g.white.sum(axis=1) for g in groups]
+    rates = np.array([one @ g.rate[0] / (one @ one) for g, one in zip(groups, ones, strict=True)])
+    white = np.eye(sum(map(len, ones)))
+    for _ in range(2):
+        design, right = (white @ part for part in _stacked(groups, bases, rates, 0))
+        chances = _log_probabilities(design, right)
+        best = np.argmax(chances)
+        theta, rates = _falling(groups, bases, rates, 0, (white, *_kind(best)))
+        white = _unlike(groups, bases, rates, theta)
+    chances = np.exp(chances - chances.max()).ravel()
+    drawn = np.random.default_rng(9).choice(chances.size, len(groups[0].rate), p=chances / chances.sum())
+    chances[chances < 0.01] = 0.0  # of the most probable one
+    likely = np.flatnonzero(chances)
+    kinds = {index: _kind(index) for index in {best, *drawn, *likely}}
+    found = [_falling(groups, bases, rates, row, (white, *kinds[index])) for row, index in enumerate(drawn)]
+    every = [_falling(groups, bases, rates, 0, (white, *kinds[index])) for index in likely]
+    found[0] = [np.average(part, axis=0, weights=chances[likely]) for part in zip(*every, strict=True)]
+    theta, rates = (np.array(part) for part in zip(*found, strict=True))
+    design, right = (white @ part for part in _stacked(groups, bases, rates[0], 0))
+    left, (shape, rows) = right - design @ theta[0], kinds[best]
+    design = design @ shape
+    free = np.trace(np.linalg.solve(design.T @ design + rows.T @ rows, design.T @ design))
+    return theta, np.array([left @ left]), rates.T, float(free)
+
+# %% ../../nbs/migration/02_onset.ipynb #eca0cbb9
+def _kind(index: int) -> tuple[np.ndarray, np.ndarray]:
+    # Of `_log_probabilities`: what takes the parameters to values at the fine knots, and rows of their prior.
+    smooth, kinks = _curves()
+    row, place = divmod(int(index), 1 + 2 * kinks.shape[1])
+    rows = _damping_rows(DAMPINGS[row])
+    if not place:
+        return smooth, rows
+    late, place = divmod(place - 1, kinks.shape[1])
+    first = 1 + place // KINKS if late else 0
+    hold = np.zeros((1, KNOTS + 1 - first))
+    hold[0, -1] = 1 / KINK_SIZE
+    rows = np.concatenate([np.pad(rows[:, first:], ((0, 0), (0, 1))), hold])
+    return np.column_stack([smooth[:, first:], kinks[:, place]]), rows
+
+# %% ../../nbs/migration/02_onset.ipynb #d4f65341
+def _falling(groups: Sequence[_Group], bases, rates: np.ndarray, row: int, kind: tuple):
+    # The curve of one kind that fits a resample best and never rises, and the rates with it.
     from scipy.optimize import nnls
 
-    bases = _bases(groups, lambda low, high: _mean_hats(low, high, reach, KNOTS))
-    rising = np.tril(np.ones((KNOTS, KNOTS)))  # increments to values
-    ones = [g.white.sum(axis=1) for g in groups]
-    first = np.array([one @ g.rate[0] / (one @ one) for g, one in zip(groups, ones, strict=True)])
-    size, found = 0.0, []
-    for row in range(len(groups[0].rate)):
-        rates = first
-        for _ in range(4 if row == 0 else 2):
-            design, right = _stacked(groups, bases, rates, row)
-            size = size or _damping(design, right)
-            rows = np.concatenate([design, _damping_rows(KNOTS, size)]) @ rising
-            theta = rising @ nnls(rows, np.concatenate([right, np.zeros(KNOTS)]), maxiter=10 * KNOTS)[0]
-            shapes = [one - basis[row] @ theta for one, basis in zip(ones, bases, strict=True)]
-            rates = np.array([shape @ g.rate[row] / (shape @ shape) for g, shape in zip(groups, shapes, strict=True)])
-        if row == 0:
-            first = rates
-            size = _damping(*_stacked(groups, bases, rates, 0))
-            prior = _damping_rows(KNOTS, size)
-            free = np.trace(np.linalg.solve(design.T @ design + prior.T @ prior, design.T @ design))
-            left = [g.rate[0] - r * shape for g, r, shape in zip(groups, rates, shapes, strict=True)]
-        found.append((theta, rates))
-    theta, rates = (np.array(part) for part in zip(*found, strict=True))
-    return theta, np.array([sum(float(one @ one) for one in left)]), rates.T, float(free)
+    white, shape, prior = kind
+    rising = np.tril(np.ones(2 * shape.shape[1:]))  # increments to values at the knots; the kink stays as it is
+    if shape.shape[1] != KNOTS:
+        rising[-1, :-1] = 0
+    curves, prior = shape @ rising, prior @ rising
+    for _ in range(2):
+        design, right = (white @ part for part in _stacked(groups, bases, rates, row))
+        rows = np.concatenate([design @ curves, prior])
+        theta = curves @ nnls(rows, np.concatenate([right, np.zeros(len(prior))]), maxiter=10 * rows.shape[1])[0]
+        shapes = [g.white.sum(axis=1) - basis[row] @ theta for g, basis in zip(groups, bases, strict=True)]
+        rates = np.array([shape @ g.rate[row] / (shape @ shape) for g, shape in zip(groups, shapes, strict=True)])
+    return theta, rates
 
 # %% ../../nbs/migration/02_onset.ipynb #50538d80
 #: The definitions of a departure; see `calami.instrument.migration.departure`.

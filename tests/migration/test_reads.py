@@ -10,7 +10,7 @@ from toys import rootname, write_exposure
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
 from calami.migration.kernel import migration_or_nonlinearity
-from calami.migration.onset import quantify
+from calami.migration.onset import _fit_free, _Group, quantify
 from calami.migration.ramps import read_pattern, statistics_of, without_pattern
 
 
@@ -74,6 +74,28 @@ def test_a_threshold_is_seen_by_a_curve_that_is_free():
     assert any("no law fits" in note for note in found.notes) and "free curve, χ²" in found.sentence
     polynomial, poor = levels(*program("threshold"), law="quadratic")
     assert "fit is poor" in poor.flags[0] and "doubtful" in poor.sentence and np.abs(polynomial - 1).max() > 0.1
+
+
+def test_pointings_that_lose_unlike_amounts_beyond_a_threshold_are_no_poor_fit():
+    # The star lies elsewhere in a pixel, so the neighbours pass the threshold at another signal of the peak.
+    made = foreign.program_of(2054, foreign.LAWS["threshold"], "F430M")
+    stats = [statistics_of(r, **f) for r, f in zip(made.ramps, made.facts, strict=True)]
+    found = quantify(stats, n_bootstrap=100).filters["F430M"]
+    assert found.law == "free" and not found.flags and found.chi2 < 1.3 * found.dof
+
+
+def test_a_kink_is_found_between_the_knots_and_its_place_is_drawn():
+    ends = np.linspace(0, 3, 31)
+    low, high, noise = ends[None, :-1], ends[None, 1:], 0.6
+    mean = (np.maximum(high - 1.3, 0) ** 2 - np.maximum(low - 1.3, 0) ** 2) / 0.2
+    rate = 500 * (1 - 0.02 * mean) / noise + np.zeros((300, 1))
+    rate[1:] += np.random.default_rng(3).normal(size=(299, 30))
+    low, high = (np.repeat(a, 300, axis=0) for a in (low, high))
+    theta, chi2, *_ = _fit_free([_Group(rate, low, high, np.eye(30) / noise, np.ones(300))], 3.0)
+    true = 0.02 * np.maximum(3.0 * np.arange(1, theta.shape[1] + 1) / theta.shape[1] - 1.3, 0)
+    assert np.abs(theta[0] - true).max() < 6e-4 and chi2[0] < 0.5
+    assert np.sqrt(((theta[1:] - true) ** 2).mean(axis=0)).max() < 1.2e-3
+    assert len(np.unique((theta > 1e-4).argmax(axis=1))) > 15
 
 
 @pytest.mark.parametrize("law", ["linear", "own", "long"])
