@@ -17,7 +17,7 @@ import numpy as np
 
 from .core.files import write_atomically
 from .core.images import RateImage
-from .core.options import take_options
+from .core.problems import options_from
 from .core.tables import render
 from .dataset import Dataset
 from .exposures.names import parse_name
@@ -256,7 +256,7 @@ def run_demo(
     """
     started, out = time.time(), Path(out)
     plan = options.pop("scale", plan)
-    (engine,) = take_options(options, engine or Engine())
+    engine = options_from(engine or Engine(), options)
     plan = ready_plan("1516", plan) if isinstance(plan, str) else plan
     instrument = Instrument.default(seed, migration)
     tell(f"simulating {len(plan)} exposures of {', '.join(s.name for s in plan.stars)}")

@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "problems": "CalamiError FileProblem NameProblem faults_of options_from refuse_unknown",
+    "problems": "CalamiError FileProblem NameProblem faults_of near options_from refuse_unknown split_options",
     "files": "LARGEST_TEXT LARGEST_YAML SUFFIXES cache_folder open_regular part_name read_json read_text read_yaml "
     "remove_leftovers whole_files write_atomically",
     "tables": "FORMATS cell_text format_of render table_cells",
@@ -18,7 +18,6 @@ _NAMES = {
     "page": "Figure Heading Html Note axes_or_new figure_png html_page safe_text",
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
     "fits": "open_fits",
-    "options": "near split_options take_options",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

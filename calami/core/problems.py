@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 # %% auto #0
-__all__ = ['CalamiError', 'FileProblem', 'faults_of', 'NameProblem', 'options_from', 'refuse_unknown']
+__all__ = ['CalamiError', 'FileProblem', 'faults_of', 'NameProblem', 'options_from', 'split_options', 'refuse_unknown', 'near']
 
 # %% ../../nbs/core/01_problems.ipynb #a3169085
 class CalamiError(Exception):
@@ -97,33 +97,56 @@ def faults_of(path: str | os.PathLike, what: str, remedy: str = "") -> Iterator[
 class NameProblem(CalamiError, ValueError):
     """A file name, or a part of one, that breaks the JWST naming rules."""
 
-# %% ../../nbs/core/01_problems.ipynb #f5f82e59
-_Options = TypeVar("_Options")
-
 # %% ../../nbs/core/01_problems.ipynb #0afcae21
-def options_from(kind: type[_Options], given: dict[str, Any]) -> _Options:
+def options_from(kinds: Any, given: Mapping[str, Any]) -> Any:
     """
-    Make an options object from keywords.
+    Make options objects from keywords.
 
     Parameters
     ----------
-    kind : type
-        A dataclass.
-    given : dict
-        Its fields by name, those that differ from the defaults.
+    kinds : type, dataclass or tuple of these
+        Frozen dataclasses, or objects of such with the values that hold where nothing is given. No two have a field of
+        the same name.
+    given : mapping
+        Fields by name.
 
     Returns
     -------
-    object
-        Of that kind.
+    dataclass or tuple of dataclass
+        With the given values: one, or a tuple if a tuple was asked for.
 
     Raises
     ------
     CalamiError
         For a name that is no field: it names the near one.
     """
-    refuse_unknown(given, [f.name for f in fields(kind) if f.init])
-    return kind(**given)
+    several = kinds if isinstance(kinds, tuple) else (kinds,)
+    *chosen, rest = split_options(given, *several)
+    refuse_unknown(rest, [f.name for one in several for f in fields(one) if f.init])
+    return tuple(chosen) if isinstance(kinds, tuple) else chosen[0]
+
+# %% ../../nbs/core/01_problems.ipynb #7808a7bc
+def split_options(given: Mapping[str, Any], *into: Any) -> tuple[Any, ...]:
+    """
+    Sort keywords into option objects, and give what is none of theirs.
+
+    Parameters
+    ----------
+    given : mapping of str to object
+        What was given as ``**options``.
+    *into : type or dataclass
+        As for `options_from`.
+
+    Returns
+    -------
+    tuple
+        Objects with the given values, in order, and last a dict of the other keywords.
+    """
+    rest, chosen = dict(given), []
+    for one in into:
+        own = {f.name: rest.pop(f.name) for f in fields(one) if f.init and f.name in rest}
+        chosen.append(one(**own) if isinstance(one, type) else replace(one, **own))
+    return (*chosen, rest)
 
 # %% ../../nbs/core/01_problems.ipynb #df2e1779
 def refuse_unknown(given: Iterable[str], known: Sequence[str]) -> None:
@@ -147,3 +170,23 @@ def refuse_unknown(given: Iterable[str], known: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise CalamiError(f"there is no option {name!r}; {hint}")
+
+# %% ../../nbs/core/01_problems.ipynb #05c2bc89
+def near(word: str, known: Iterable[str]) -> str:
+    """
+    Suggest what a misspelt name may mean.
+
+    Parameters
+    ----------
+    word : str
+        The name.
+    known : iterable of str
+        Names that there are.
+
+    Returns
+    -------
+    str
+        The end of a message, ``; did you mean jump?``; empty if nothing comes near.
+    """
+    close = difflib.get_close_matches(word, sorted(set(known)), n=4, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

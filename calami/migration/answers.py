@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.options import take_options
 from ..core.page import Figure, Heading, figure_png, html_page
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, options_from
 from ..core.record import file_record
 from ..core.tables import render
 from ..exposures.folder import ExposureSet
@@ -384,7 +383,7 @@ def answer_questions(
     Answers
         What was found; `Answers.missing` says what was not, and why.
     """
-    wish, engine = take_options(options, AnswerOptions(), engine or Engine())
+    wish, engine = options_from((AnswerOptions, engine or Engine()), options)
     notes: list[str] = []
     missing: dict[str, str] = {}
     scan = onset = best = None

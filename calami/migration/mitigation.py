@@ -19,9 +19,8 @@ import numpy as np
 
 import calami
 from .. import fringes
-from ..core.options import split_options, take_options
 from ..core.page import axes_or_new, safe_text
-from ..core.problems import CalamiError, FileProblem
+from ..core.problems import CalamiError, FileProblem, options_from, split_options
 from ..core.record import file_record
 from ..exposures.exposure import Exposure, group_segments
 from ..exposures.folder import ExposureSet
@@ -305,7 +304,7 @@ def process_versions(
     CalamiError
         If two versions have the same name.
     """
-    (engine,) = take_options(options, engine or Engine())
+    engine = options_from(engine or Engine(), options)
     slugs = [v.slug for v in versions]
     if len(set(slugs)) < len(slugs):
         raise CalamiError(f"versions must have different names, not {', '.join(v.name for v in versions)}")
@@ -683,7 +682,7 @@ def mitigation_scan(
         If nothing can be compared: it says why for each exposure.
     """
     versions = tuple(standard_versions() if versions is None else versions)
-    wish, engine, fit_options = split_options(options, ScanOptions(), engine or Engine())
+    wish, engine, fit_options = split_options(options, ScanOptions, engine or Engine())
     runs = process_versions(raw, versions, outdir, engine=engine)
     local = Engine(workers=engine.workers, progress=engine.progress)
     fringes = fit_versions(runs, outdir, engine=local, **fit_options)

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.options import near
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, near
 from ..exposures.steps import RENAMED_STEPS, step_name
 from .record import as_json
 

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.files import read_json, remove_leftovers
 from ..core.fits import open_fits
-from ..core.options import near, take_options
-from ..core.problems import CalamiError, FileProblem, faults_of
+from ..core.problems import CalamiError, FileProblem, faults_of, near, options_from
 from ..core.record import file_record, versions
 from ..core.tables import render
 from ..exposures.cards import hdu_walk
@@ -1024,7 +1023,7 @@ def pipe_data(
         out of reach.
     """
     started, out = time.perf_counter(), Path(outdir).expanduser().absolute()
-    wish, engine = take_options(options, PipeOptions(), engine or Engine())
+    wish, engine = options_from((PipeOptions, engine or Engine()), options)
     chain = chain_of(pipeline_or_steps)
     asked = check_parameters(chain, parameters)
     if wish.save_calibrated_ramp:
@@ -1139,7 +1138,7 @@ def reprocess(
     record = records[0][1]
     inputs = [_input_of(path, r) for path, r in records]
     asked = record["asked"] | check_parameters(record["chain"], change)
-    wish, engine = take_options(options, PipeOptions(), engine or Engine())
+    wish, engine = options_from((PipeOptions, engine or Engine()), options)
     path = record["crds"]["path"] if engine.cache is None else engine.cache
     cache = path and _opened(path)
     context = None if references == "now" or cache is not None else record["crds"]["context"]

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..core.files import read_json, write_atomically
-from ..core.options import take_options
-from ..core.problems import CalamiError, FileProblem, faults_of
+from ..core.problems import CalamiError, FileProblem, faults_of, options_from
 from ..instrument import niriss
 from ..instrument.detector import Detector, simulate_ramps
 from ..instrument.migration import DIAGONAL_STEPS, EDGE_STEPS, Migration, crossings, departure, light_between
@@ -507,7 +506,7 @@ def simulate_plan(
     CalamiError
         If the plan cannot be carried out, or files exist that were made with other settings; nothing is written then.
     """
-    how, engine = take_options(options, SimulateOptions(), engine or Engine(workers=1))
+    how, engine = options_from((SimulateOptions, engine or Engine(workers=1)), options)
     full = float(np.median((instrument or Instrument.default()).detector.saturation))
     for remark in check_plan(plan, full):
         log.log(logging.INFO if remark in plan.remarks else logging.WARNING, "%s", remark)
