@@ -81,7 +81,7 @@ def _read(file: _File, primary: _Wanted, sci: _Wanted, structure: bool) -> Keywo
     walk = _walk(file)
     hdu, header = next(walk)
     values, wrong = _values(header, primary)
-    found, problems, passed = Keywords(values), [CardProblem("PRIMARY", *each) for each in wrong.items()], [hdu]
+    found, passed, wrong_in_sci = Keywords(values), [hdu], {}
     found.sci_shape = found.sci_bitpix = None
     if sci.names:
         for hdu, header in walk:  # noqa: B007 (used below)
@@ -91,14 +91,16 @@ def _read(file: _File, primary: _Wanted, sci: _Wanted, structure: bool) -> Keywo
         else:
             raise _Trouble("has no SCI extension", "ask for no SCI keywords, or give an exposure's file")
         found.sci_shape, found.sci_bitpix = hdu.shape, hdu.bitpix
-        values, wrong = _values(header, sci)
+        values, wrong_in_sci = _values(header, sci)
         found.update(values)
-        problems += [CardProblem("SCI", *each) for each in wrong.items()]
     if not structure and file.size is not None and file.size % BLOCK_SIZE:
         raise _Trouble(f"has {file.size} bytes, not a multiple of {BLOCK_SIZE}: it is cut short", _DAMAGED)
-    hdus = (*passed, *(hdu for hdu, _ in walk)) if structure else ()
-    found.extnames, found.shapes = tuple([hdu.name for hdu in hdus]), tuple([hdu.shape for hdu in hdus])
-    found.problems = tuple(problems)
+    found.extnames = found.shapes = ()
+    if structure:
+        passed += [hdu for hdu, _ in walk]
+        found.extnames, *_, found.shapes, _ = zip(*passed, strict=True)
+    both = (("PRIMARY", wrong), ("SCI", wrong_in_sci))
+    found.problems = tuple([CardProblem(name, *each) for name, some in both for each in some.items()])
     return found
 
 # %% ../../nbs/exposures/03_cards.ipynb #ef375f39

@@ -445,15 +445,25 @@ def _faint_differences(read, nints: int, groups: int, where: np.ndarray) -> np.n
     # Their median in each of a sample of integrations; mean and error of those, (2, K). A median sees no cosmic rays.
     if not where.any():
         return np.zeros((2, 0))
-    every = slice(None)
-    found = []
+    every, places, found = slice(None), np.flatnonzero(where), []
     for k in range(0, nints, max(nints // _FAINT_SAMPLE, 1)):
-        values = read(slice(k, k + 1), every, every, every)[0][0][:, where]
-        found.append(np.median(np.diff(values[:, np.isfinite(values).all(axis=0)], axis=0), axis=1))
+        values = read(slice(k, k + 1), every, every, every)[0][0].reshape(groups, -1).take(places, axis=1)
+        good = np.isfinite(values).all(axis=0)
+        found.append(_medians(np.diff(values if good.all() else values[:, good], axis=0)))
     noise = 1.25 * np.sqrt(2 / where.sum()) * niriss.READ_NOISE_E / niriss.GAIN
     spread = np.std(found, axis=0, ddof=1) if len(found) >= 8 else 0.0
     error = np.maximum(spread, noise) / np.sqrt(len(found))
     return np.array([np.mean(found, axis=0), np.broadcast_to(error, groups - 1)])
+
+# %% ../../nbs/migration/01_ramps.ipynb #6886fc96
+def _medians(values: np.ndarray) -> np.ndarray:
+    # Of each row, as `numpy.median` has them, in three fifths of its time; the rows are put into another order.
+    count = values.shape[1]
+    if not count:
+        return np.full(len(values), np.nan)
+    middle = [(count - 1) // 2, count // 2]
+    values.partition(middle, axis=1)
+    return values[:, middle].mean(axis=1)
 
 # %% ../../nbs/migration/01_ramps.ipynb #b1ff62a8
 #: What to do when there are no calibrated ramps.
