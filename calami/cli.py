@@ -584,7 +584,9 @@ def kernel(
         for result in check_kernels(dataset.select(FILTER=band), one, **options):
             typer.echo(f"  {result.sentence}")
         if output is not None:
-            path = write_kernel(one, output / f"pars-correctmigration_{band.lower()}.asdf")
+            own = dataset.select(FILTER=band)
+            files = [p for n in own.names for kind in own.types(n) for p in own.paths(n, kind)]
+            path = write_kernel(one, output / f"pars-correctmigrationstep_{band.lower()}.asdf", files)
             typer.echo(f"wrote {path}", err=True)
 
 # %% ../nbs/06_cli.ipynb #f2a9f790
@@ -594,7 +596,9 @@ def correct(
         list[Path], typer.Argument(metavar="FOLDER|FILE…", exists=True, help="Folders of exposures, or files.")
     ],
     output: OutFolder,
-    kernel: Annotated[str, typer.Option(help="Coefficients: a name such as flight, or a file.")] = "flight",
+    kernel: Annotated[
+        str, typer.Option(help="Coefficients: a name such as flight, a file, or a folder of files.")
+    ] = "flight",
     mode: Annotated[
         Literal["mean", "each"], typer.Option(help="Ramps: correct their mean, or each integration by its own charge.")
     ] = "mean",
@@ -610,7 +614,7 @@ def correct(
     **Examples**
 
     - `calami correct stage1 --type rateints -o corrected`
-    - `calami correct jw01093012001_03105_00001_nis_cal.fits -o corrected --kernel pars-correctmigration_f480m.asdf`
+    - `calami correct jw01093012001_03105_00001_nis_cal.fits -o corrected --kernel pars-correctmigrationstep_f480m.asdf`
     """
     from calami.dataset import Dataset
     from calami.migration.correction import Correct

@@ -25,7 +25,8 @@ _NAMES = {
     "why_not_comparable",
     "pair_kernel": "CORE_RADIUS KERNEL_PARAMETERS KernelFit NUISANCES current_behind fit_kernel observed_slope "
     "slope_weights without_holes",
-    "correction": "Correct correct_arrays correct_image correct_ramp pipeline_steps read_kernel write_kernel",
+    "correction": "Correct FoundKernel correct_arrays correct_image correct_ramp find_kernel pipeline_steps "
+    "read_kernel write_kernel",
     "mitigation": "Departure Entry Mitigation RULES STEP_THRESHOLDS ScanExposure ScanOptions Version best_versions "
     "choose_reference equivalent_contrast fit_versions fringe_departure magnitudes mitigation_scan plot_bias "
     "plot_reached process_versions standard_versions whole_frames version_style with_step without_step",
@@ -34,7 +35,7 @@ _NAMES = {
     "report": "ReportOptions levels_table numbers_table run_record write_cm_report",
     "answers": "ASSUMPTIONS AnswerOptions Answers METHOD PHOTONS QUESTIONS answer_questions onset_words true_onset "
     "write_answers",
-    "step": "CorrectMigrationStep carry_marks correction_steps",
+    "step": "CorrectMigrationStep correction_steps",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from ..core.files import whole_files
 from ..core.problems import CalamiError, FileProblem
+from ..exposures.cards import read_keywords
 from ..exposures.exposure import time_contradiction
 from ..exposures.steps import step_statuses
 from ..instrument import niriss
@@ -35,7 +38,8 @@ from ..process.recipes import Recipe
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'correct_arrays', 'write_kernel', 'pipeline_steps', 'read_kernel']
+__all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'correct_arrays', 'write_kernel', 'pipeline_steps', 'read_kernel',
+           'FoundKernel', 'find_kernel']
 
 # %% ../../nbs/migration/06_correction.ipynb #d3818e20
 def correct_ramp(
@@ -206,7 +210,8 @@ class Correct(Recipe):
     Parameters
     ----------
     kernel : str
-        Coefficients: a name in `MIGRATION_PRESETS`, or a file written by `write_kernel`. Presets that were fitted to
+        Coefficients: a name in `MIGRATION_PRESETS`, a file written by `write_kernel`, or a folder with a file for each
+        filter. Presets that were fitted to
         flight data hold what the linearity correction of flight leaves (``cubic``); simulated exposures have no such
         thing, and want a kernel without it.
     mode : str
@@ -220,17 +225,22 @@ class Correct(Recipe):
     def __post_init__(self):
         object.__setattr__(self, "kernel", os.fspath(self.kernel))
         self._check_choice("mode", "mean", "each")
-        _ = self.coefficients  # a kernel that is not there is found out before any work
+        _ = find_kernel(self.kernel)  # a kernel that is not there is found out before any work
 
     @property
-    def coefficients(self) -> Migration:
-        """The coefficients that the kernel stands for."""
-        return _kernel_of(self.kernel)[0]
+    def coefficients(self) -> Migration | dict[str, Migration]:
+        """The coefficients that the kernel stands for; of a folder, by filter."""
+        folder = Path(self.kernel)
+        if not folder.is_dir():
+            return find_kernel(folder).migration
+        return {one.filter: one.migration for one in map(find_kernel, sorted(folder.glob("*.asdf")))}
 
     @property
     def parameters(self) -> dict:
         """Name and parameters; the coefficients as numbers."""
-        return {"recipe": "Correct", "mode": self.mode, "kernel": asdict(self.coefficients)}
+        found = self.coefficients
+        values = asdict(found) if isinstance(found, Migration) else {band: asdict(one) for band, one in found.items()}
+        return {"recipe": "Correct", "mode": self.mode, "kernel": values}
 
     def apply(self, piece: Piece) -> list[Piece]:
         """
@@ -253,18 +263,21 @@ class Correct(Recipe):
             units, another filter than the kernel's, or corrected before.
         """
         self._needs(piece, 2, 3, 4)
-        migration, band = _kernel_of(self.kernel)
+        kernel = find_kernel(self.kernel, _band_of(piece))
+        migration = kernel.migration
         values = piece.layers["SCI"].values().astype(float)
-        corrected = correct_arrays(piece, migration, band, self.mode)
+        corrected = correct_arrays(piece, migration, kernel.filter, self.mode)
         note = f"correct: charge migration put back, kernel {self.kernel} ({migration.source})"
         new = piece.copy("corrected", note)
         new._set_card("S_MIGCOR", "COMPLETE")
-        new._set_card("MIGKERN", Path(self.kernel).name)
+        new._set_card("MIGKERN", kernel.name)
         new.layers["SCI"] = Layer.of(corrected.astype(np.float32), piece.layers["SCI"].header)
         before, after = _at_the_end(values), _at_the_end(corrected)
         peak = np.unravel_index(np.nanargmax(before), before.shape)
         change = float(after[peak] / before[peak] - 1)
         new.report["correct"] = {"kernel": asdict(migration), "change_of_brightest": change}
+        for words in kernel.differences(piece.primary):
+            log.warning("%s: %s", piece.label, words)
         log.info("%s: the brightest pixel changes by %+.2f %%", piece.label, 100 * change)
         return [new]
 
@@ -305,10 +318,11 @@ def correct_arrays(piece: Any, migration: Migration, band: str = "", mode: str =
 # %% ../../nbs/migration/06_correction.ipynb #3df9b5de
 def _refuse(piece: Piece, wanted: str) -> None:
     header, band = piece.primary, _band_of(piece)
+    done = step_statuses(header)
     faults = {
         "raw counts; run detector1 up to the dark step, or give rates": piece.is_raw,
-        "a ramp with its bias; run detector1 up to the dark step": (
-            len(piece.shape) == 4 and step_statuses(header).get("superbias") not in (None, "COMPLETE")
+        "a ramp whose bias or nonlinearity is still in it (S_SUPERB, S_LINEAR); run detector1 up to the dark step": (
+            len(piece.shape) == 4 and any(done.get(s) not in (None, "COMPLETE") for s in ("superbias", "linearity"))
         ),
         "corrected for migration already": header.get("S_MIGCOR") == "COMPLETE",
         f"read as {header.get('READPATT')}, averages of frames; only NISRAPID keeps the ramp": (
@@ -318,7 +332,7 @@ def _refuse(piece: Piece, wanted: str) -> None:
             len(piece.shape) < 4 and not str(header.get("CLMGRPS") or "1").startswith("1")
         ),
         "made without the groups that charge_migration flagged; make it with that step skipped": (
-            len(piece.shape) < 4 and step_statuses(header).get("charge_migration") == "COMPLETE"
+            done.get("charge_migration") == "COMPLETE"
         ),
         f"of {band or 'no filter'}, and the kernel of {wanted}": bool(wanted) and band not in wanted.split(),
     }
@@ -376,16 +390,23 @@ def _at_the_end(values: np.ndarray) -> np.ndarray:
     return last if last.ndim == 2 else last.mean(axis=0)
 
 # %% ../../nbs/migration/06_correction.ipynb #002307ad
-def write_kernel(kernel: Kernel, path: str | os.PathLike) -> Path:
+#: Class and alias of the step whose parameter file a kernel is.
+_STEP, _ALIAS = "calami.migration.step.CorrectMigrationStep", "correct_migration"
+
+# %% ../../nbs/migration/06_correction.ipynb #3665da72
+def write_kernel(kernel: Kernel, path: str | os.PathLike, files: Iterable[str | os.PathLike] = ()) -> Path:
     """
-    Write a kernel for `Correct`, and for `strun` and `Step.from_config_file` of the stock pipeline.
+    Write a kernel for `Correct`, as a parameter file of the step (`calami.migration.step`).
 
     Parameters
     ----------
     kernel : Kernel
         As `calami.migration.kernel` gives it; of a pair by `Kernel.of_pair`.
     path : path-like
-        An ``.asdf`` file.
+        An ``.asdf`` file, such as ``pars-correctmigrationstep_f480m.asdf``.
+    files : iterable of path-like
+        The exposures that it was measured with. What their headers say of references, CRDS context and version of jwst
+        is kept: a term of the own signal holds what their linearity correction left.
 
     Returns
     -------
@@ -402,21 +423,31 @@ def write_kernel(kernel: Kernel, path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix != ".asdf":
         raise FileProblem(path, "is no name for a kernel", "end it in .asdf")
-    tree = {
-        "name": "correct_migration", "class": "calami.migration.step.CorrectMigrationStep",
-        "parameters": asdict(kernel.migration) | {"filter": kernel.filter},
-        "meta": {
-            "instrument": {"name": "NIRISS", "filter": kernel.filter}, "fitted": list(kernel.names),
-            "values": [float(v) for v in kernel.values], "covariance": np.asarray(kernel.covariance).tolist(),
-            "source": kernel.source, "exposures": list(kernel.exposures), "chi2": float(kernel.chi2),
-            "dof": int(kernel.dof),
-        },
+    coefficients = asdict(kernel.migration)
+    seen = [read_keywords(file, _PROVENANCE, ()) for file in files]
+    references = {key: sorted({str(one[key]) for one in seen if one.get(key)}) for key in _PROVENANCE}
+    began = min(references["DATE-OBS"], default="2022-01-01")
+    now = datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat()
+    meta = {
+        "author": "calami", "date": now, "description": f"Kernel of charge migration, {kernel.filter}: {kernel}",
+        "instrument": {"name": "NIRISS", "filter": kernel.filter}, "origin": "calami", "pedigree": "INFLIGHT",
+        "reftype": f"pars-{_STEP.rpartition('.')[2].lower()}", "telescope": "JWST", "useafter": f"{began}T00:00:00",
+        "coefficients_from": coefficients.pop("source"), "fitted": list(kernel.names),
+        "values": [float(v) for v in kernel.values], "covariance": np.asarray(kernel.covariance).tolist(),
+        "source": kernel.source, "exposures": list(kernel.exposures), "chi2": float(kernel.chi2),
+        "dof": int(kernel.dof), "references": references,
     }  # fmt: skip
+    parameters = {k: float(v) for k, v in coefficients.items()} | {"filter": kernel.filter}
+    tree = {"name": _ALIAS, "class": _STEP, "parameters": parameters, "meta": meta}
     with whole_files(path) as (part,):
         asdf.AsdfFile(tree).write_to(part)
     return path
 
-# %% ../../nbs/migration/06_correction.ipynb #3665da72
+# %% ../../nbs/migration/06_correction.ipynb #87918509
+#: Keywords that say what a kernel was measured with.
+_PROVENANCE = ("R_LINEAR", "R_SATURA", "R_SUPERB", "R_DARK", "CRDS_CTX", "CAL_VER", "DATE-OBS", "DATE-END")
+
+# %% ../../nbs/migration/06_correction.ipynb #5a1fd0c2
 def pipeline_steps() -> list[tuple[str, str, bool]]:
     """
     List the steps of calami for the stock pipeline, which asks for them by the entry point ``stpipe.steps``.
@@ -426,9 +457,9 @@ def pipeline_steps() -> list[tuple[str, str, bool]]:
     list of tuple
         Class, alias, and whether it is a pipeline.
     """
-    return [("calami.migration.step.CorrectMigrationStep", "correct_migration", False)]
+    return [(_STEP, _ALIAS, False)]
 
-# %% ../../nbs/migration/06_correction.ipynb #8d5c322f
+# %% ../../nbs/migration/06_correction.ipynb #76f4da1e
 def read_kernel(path: str | os.PathLike) -> tuple[Migration, dict[str, Any]]:
     """
     Read a kernel.
@@ -454,17 +485,111 @@ def read_kernel(path: str | os.PathLike) -> tuple[Migration, dict[str, Any]]:
 
     try:
         with asdf.open(path, lazy_load=False, memmap=False) as file:
-            names = {one.name for one in fields(Migration)}
-            return Migration(**{k: v for k, v in file["parameters"].items() if k in names}), dict(file["meta"])
+            tree = {key: file[key] for key in ("class", "parameters", "meta")}
+        migration, meta = _understood(tree)
     except FileNotFoundError:
         raise FileProblem(path, "is not there", "give a kernel that write_kernel has written, or a preset") from None
     except Exception as error:
         raise FileProblem(path, f"holds no kernel ({error})", "write it again with write_kernel") from None
+    return migration, meta
 
-# %% ../../nbs/migration/06_correction.ipynb #87918509
-def _kernel_of(kernel: str) -> tuple[Migration, str]:
-    # Coefficients, and the filters that they are for; presets are of the detector and name none.
-    if not Path(kernel).suffix:
-        return find_migration(kernel), ""
-    migration, meta = read_kernel(kernel)
-    return migration, str(meta.get("instrument", {}).get("filter", ""))
+# %% ../../nbs/migration/06_correction.ipynb #d6aff52b
+def _understood(tree: dict[str, Any]) -> tuple[Migration, dict[str, Any]]:
+    # Coefficients and what is known of them; files of calami before there was a step name the recipe as their class.
+    if tree["class"] not in (_STEP, "calami.migration.correction.Correct"):
+        raise ValueError(f"it is for {tree['class']}")
+    meta, values = dict(tree["meta"]), {k: v for k, v in tree["parameters"].items() if k != "filter"}
+    source = meta.get("coefficients_from", values.pop("source", ""))
+    migration = Migration(**{key: float(value) for key, value in values.items()}, source=str(source))
+    fitted, covariance = meta.get("fitted", []), np.array(meta.get("covariance", []), float)
+    if not set(fitted) <= set(values) or covariance.shape != (len(fitted),) * 2 or not np.isfinite(covariance).all():
+        raise ValueError(f"its covariance {covariance.shape} does not belong to {', '.join(fitted) or 'nothing'}")
+    if len(fitted) and np.linalg.eigvalsh(covariance).min() < -1e-9 * np.trace(covariance):
+        raise ValueError("its covariance is none: it has negative eigenvalues")
+    return migration, meta
+
+# %% ../../nbs/migration/06_correction.ipynb #9aca350a
+@dataclass(frozen=True)
+class FoundKernel:
+    """
+    A kernel that `find_kernel` has found.
+
+    Attributes
+    ----------
+    migration : Migration
+        The coefficients.
+    name : str
+        Of the preset or file.
+    filter : str
+        Filters that it is for; empty for any.
+    meta : dict
+        What the file says of it: covariance, references.
+    """
+
+    migration: Migration
+    name: str
+    filter: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def differences(self, header: Mapping[str, Any]) -> list[str]:
+        """
+        Say in which references data differ from those that the kernel was measured with.
+
+        Parameters
+        ----------
+        header : mapping
+            Primary header of the data.
+
+        Returns
+        -------
+        list of str
+            A sentence for each; none for what is not known. A change of the linearity reference matters most: a term
+            of the own signal holds what that left. Dates matter to presets fitted to flight data alone.
+        """
+        words = []
+        for key, before in self.meta.get("references", {}).items():
+            own = str(header.get(key) or "")
+            if not key.startswith("DATE") and before and own and own not in before:
+                words.append(f"kernel {self.name} was measured with {key} {', '.join(before)}, and the data have {own}")
+        return words
+
+# %% ../../nbs/migration/06_correction.ipynb #052a6e10
+def find_kernel(kernel: str | os.PathLike, band: str = "") -> FoundKernel:
+    """
+    Find a kernel.
+
+    Parameters
+    ----------
+    kernel : str or path-like
+        A name in `calami.instrument.migration.MIGRATION_PRESETS`, a file of `write_kernel` (its ``.asdf`` may be left
+        out), or a folder with one for each filter.
+    band : str
+        Filter of the data, for a folder.
+
+    Returns
+    -------
+    FoundKernel
+        Its coefficients, and what is known of them.
+
+    Raises
+    ------
+    CalamiError
+        If there is no such kernel, or none or several for the filter.
+    FileProblem
+        If a file holds no kernel.
+    """
+    path = Path(kernel)
+    if path.is_dir():
+        found = [find_kernel(file) for file in sorted(path.glob("*.asdf"))]
+        fitting = [one for one in found if not band or band in one.filter.split()]
+        if len(fitting) != 1 and (band or not found):
+            have = ", ".join(f"{one.name} ({one.filter})" for one in found) or "no .asdf file"
+            remedy = "write one with calami kernel, or name the file"
+            count = f"{len(fitting)} kernels for {band or 'any filter'}"
+            raise CalamiError(f"{path}: has {count}, and 1 is needed; there: {have}; {remedy}")
+        return fitting[0]
+    if not path.suffix and not path.with_suffix(".asdf").is_file():
+        return FoundKernel(find_migration(os.fspath(kernel)), os.fspath(kernel))
+    path = path if path.suffix else path.with_suffix(".asdf")
+    migration, meta = read_kernel(path)
+    return FoundKernel(migration, path.name, str(meta.get("instrument", {}).get("filter", "")), meta)

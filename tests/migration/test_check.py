@@ -116,7 +116,7 @@ def test_the_command_measures_and_checks(tmp_path, shared_data):
     pair = [str(shared_data / "jw01093" / f"jw01093012001_0310{k}_00001_nis_cal.fits") for k in (2, 5)]
     made = CliRunner().invoke(app, ["kernel", *pair, "-o", str(tmp_path)])
     assert made.exit_code == 0 and "it fits these data" in made.output, made.output
-    path = tmp_path / "pars-correctmigration_f480m.asdf"
+    path = tmp_path / "pars-correctmigrationstep_f480m.asdf"
     assert read_kernel(path)[0].edge > 0
     again = CliRunner().invoke(app, ["kernel", *pair, "--check", str(path)])
     assert again.exit_code == 0 and "it fits these data" in again.output
