@@ -25,17 +25,20 @@ _NAMES = {
     "why_not_comparable",
     "pair_kernel": "CORE_RADIUS KERNEL_PARAMETERS KernelFit NUISANCES current_behind fit_kernel observed_slope "
     "slope_weights without_holes",
-    "correction": "Correct FoundKernel correct_arrays correct_image correct_ramp find_kernel pipeline_steps "
+    "correction": "Correct FoundKernel correct_arrays correct_image correct_ramp correction_steps "
+    "find_kernel pipeline_steps "
     "read_kernel write_kernel",
-    "mitigation": "Departure Entry Mitigation RULES STEP_THRESHOLDS ScanExposure ScanOptions Version best_versions "
-    "choose_reference equivalent_contrast fit_versions fringe_departure magnitudes mitigation_scan plot_bias "
-    "plot_reached process_versions standard_versions whole_frames version_style with_step without_step",
+    "check": "KernelCheck LEAST_CHANCE check_kernel check_kernel_on_pair check_kernels measure_kernels",
+    "mitigation": "Departure Entry Mitigation OWN_KERNEL RULES STEP_THRESHOLDS ScanExposure ScanOptions Version "
+    "best_versions "
+    "choose_reference corrected equivalent_contrast fit_versions fringe_departure magnitudes mitigation_scan plot_bias "
+    "plot_reached process_versions ramps_of standard_versions whole_frames version_style with_step without_step",
     "saturation": "Advice AdviceOptions GROWTH_SIGNIFICANCE Level MOST_PHOTONS advise charge_bias effective_saturation "
     "meeting_level plot_saturation recommendation_table rising saturation_table write_parameter_files",
     "report": "ReportOptions levels_table numbers_table run_record write_cm_report",
     "answers": "ASSUMPTIONS AnswerOptions Answers METHOD PHOTONS QUESTIONS answer_questions onset_words true_onset "
     "write_answers",
-    "step": "CorrectMigrationStep correction_steps",
+    "step": "CorrectMigrationStep",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

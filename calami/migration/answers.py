@@ -37,6 +37,7 @@ from .onset import FilterOnset, Onset, quantify
 from .report import _SIMULATED, _made_by, _provenance, _record, _write_all
 from calami.migration.saturation import (
     Level,
+    advise,
     effective_saturation,
     plot_saturation,
     recommendation_table,
@@ -84,7 +85,8 @@ METHOD = (
     "second half of the ramp over the first.",
     "Migration or nonlinearity: the change of rates of all pixels near the peak against each pixel's own charge, "
     "and against Σ c (Qi - Qj) (Fi + Fj) / 2 over its neighbours; odds from the difference of BIC.",
-    "(b) The same exposures in several versions, fringes fitted in the image, calibrated by another exposure: of "
+    "(b) The same exposures in several versions (corrected: charge put back in the ramps, all groups kept, with the "
+    "kernel that these ramps give for each filter), fringes fitted in the image, calibrated by another exposure: of "
     "the same star, the shallowest, or of another star at equal depth. For a single star V² is 1 and closure "
     "phases are 0, so what remains beyond noise is bias. Contrast: 5σ as Δχ² = 25, the worse end (95 %) over "
     "position angle, with the rms bias as an error where it is seen at 2σ.",
@@ -245,6 +247,11 @@ def _contrast_sentences(answers: Answers) -> list[str]:
             f"{magnitudes(deepest.reached)[k]:.2f} mag without mitigation"
             + reached(scan.of(name, version=chosen.name), f", {{}} with the best version ({chosen.name})")
             + _rivals(answers, name, chosen)
+            + "".join(
+                reached(scan.of(name, version=v.name), f", {{}} {v.name}")
+                for v in scan.versions
+                if v.kernel is not None and v != chosen
+            )
             + f"; without bias it would be {magnitudes(deepest.limit)[k]:.2f} mag"
             + reached(
                 scan.of(name, "matched", plain[0].version.name),
@@ -252,7 +259,7 @@ def _contrast_sentences(answers: Answers) -> list[str]:
             )
             + "."
         )
-    return lines
+    return [*lines, *(check.sentence for check in scan.checks)]
 
 # %% ../../nbs/migration/11_answers.ipynb #c29474f7
 #: A version is not told apart from the best one if it is the best in more than this fraction of the resamples.
@@ -275,13 +282,37 @@ def _saturation_sentences(answers: Answers) -> list[str]:
     for name in dict.fromkeys(x.filter for x in answers.levels):
         chosen = answers.best_version(name)
         wanted = {answers.scan.versions[0].name: "without mitigation"}
-        if chosen is not None:
-            wanted[chosen.name] = f"with {chosen.name}"
+        wanted |= {v.name: v.name if v.kernel else f"with {v.name}" for v in (chosen,) if v is not None}
+        wanted |= {v.name: v.name for v in answers.scan.versions if v.kernel is not None}
         own = [x for x in answers.levels if x.filter == name and x.observable == "both" and x.version in wanted]
         parts = [_level_words(x, wanted[x.version]) for x in own if np.isclose(x.photons, answers.photons)]
         if parts:
             lines.append(f"{name}, {answers.photons:.0e} photons: {'; '.join(parts)}.")
-    return lines
+        lines += [_gain_words(answers, name, v.name) for v in answers.scan.versions if v.kernel is not None]
+    return [line for line in lines if line]
+
+# %% ../../nbs/migration/11_answers.ipynb #fd4d94b6
+def _gain_words(answers: Answers, filter: str, version: str) -> str:
+    # What a version buys for the brightest of the usual stars that can be observed without it; empty if not known.
+    own = {x.version: x for x in answers.levels if (x.filter, x.observable) == (filter, "both")}
+    plain = answers.scan.versions[0].name
+    if any(name not in own or own[name].limit in ("?", "<") for name in (plain, version)):
+        return ""
+    for magnitude in np.arange(4.0, 10.0, 0.5):
+        plans = [advise(filter, magnitude, answers.photons, levels=answers.levels, version=v) for v in (plain, version)]
+        if all(plan.peak_e <= plan.limit_e for plan in plans):
+            break
+    else:
+        return ""
+    seconds = [plan.nints * (plan.ngroups + 1) * _FRAME for plan in plans]  # a frame for each reset
+    shown = [
+        f"{plan.ngroups} groups × {plan.nints:,} integrations, {time:,.0f} s with resets"
+        for plan, time in zip(plans, seconds, strict=True)
+    ]
+    return f"{filter}, a star of {magnitude:g} mag, {answers.photons:.0e} photons: {shown[0]}; {version}: {shown[1]}."
+
+# %% ../../nbs/migration/11_answers.ipynb #e7b0cdc6
+_FRAME = niriss.SUB80.frame_time
 
 # %% ../../nbs/migration/11_answers.ipynb #6c0e5553
 def _level_words(level: Level, version: str) -> str:
@@ -592,7 +623,10 @@ def _recommended(answers: Answers):
     for name in dict.fromkeys(x.filter for x in answers.levels):
         own = [x for x in answers.levels if x.filter == name]
         chosen = answers.best_version(name)
-        for version in dict.fromkeys([answers.scan.versions[0].name, *([chosen.name] if chosen else [])]):
+        corrected = [v.name for v in answers.scan.versions if v.kernel is not None]
+        for version in dict.fromkeys([answers.scan.versions[0].name, *([chosen.name] if chosen else []), *corrected]):
+            if not any(x.version == version for x in own):
+                continue
             tables.append(recommendation_table(own, crossings, photons=answers.photons, version=version))
     return vstack(tables)
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'correct_arrays', 'write_kernel', 'pipeline_steps', 'read_kernel',
-           'FoundKernel', 'find_kernel']
+           'FoundKernel', 'find_kernel', 'correction_steps']
 
 # %% ../../nbs/migration/06_correction.ipynb #d3818e20
 def correct_ramp(
@@ -593,3 +594,35 @@ def find_kernel(kernel: str | os.PathLike, band: str = "") -> FoundKernel:
     path = path if path.suffix else path.with_suffix(".asdf")
     migration, meta = read_kernel(path)
     return FoundKernel(migration, path.name, str(meta.get("instrument", {}).get("filter", "")), meta)
+
+# %% ../../nbs/migration/06_correction.ipynb #1888435d
+def correction_steps(kernel: str | os.PathLike = "flight", mode: str = "mean") -> dict[str, dict[str, Any]]:
+    """
+    Give the parameters with which stock `Detector1Pipeline` corrects charge migration.
+
+    Parameters
+    ----------
+    kernel : str or path-like
+        A preset, a file that `calami.migration.correction.write_kernel` has written, or a folder with one for each
+        filter.
+    mode : str
+        ``mean`` or ``each``, see `calami.migration.correction.correct_ramp`.
+
+    Returns
+    -------
+    dict of str to dict
+        By step: for ``steps`` of `Detector1Pipeline.call`, and for `calami.process.pipeline.pipe_data`.
+
+    Raises
+    ------
+    CalamiError
+        If there is no such kernel, or no such mode.
+    """
+    _ = find_kernel(kernel)
+    path = Path(kernel)
+    text = os.fspath(path.absolute() if path.suffix or path.is_dir() else kernel)
+    if mode not in ("mean", "each"):
+        raise CalamiError(f"mode is mean or each, not {mode!r}")
+    hidden = quote(text, safe="/").replace(".", "%2E")
+    hook = f"calami.migration.step.CorrectMigrationStep(kernel='{hidden}', mode='{mode}')"
+    return {"charge_migration": {"skip": True, "pre_hooks": [hook]}}

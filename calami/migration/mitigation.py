@@ -30,6 +30,8 @@ from ..fringes.limits import contrast_curve, photon_curve
 from ..fringes.observables import OIData
 from ..fringes.oifits import read_oifits, write_products
 from ..instrument import niriss, optics
+from .check import KernelCheck, check_kernels, measure_kernels
+from .correction import correction_steps, read_kernel, write_kernel
 from ..process.engine import Engine
 from ..process.pipeline import Run, pipe_data, reprocess
 from ..process.recipes import Truncate
@@ -42,12 +44,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'STEP_THRESHOLDS', 'RULES', 'Version', 'without_step', 'with_step', 'whole_frames', 'standard_versions',
-           'Departure', 'equivalent_contrast', 'fringe_departure', 'process_versions', 'fit_versions', 'ScanExposure',
-           'choose_reference', 'Entry', 'magnitudes', 'Mitigation', 'ScanOptions', 'mitigation_scan', 'best_versions',
-           'version_style', 'plot_reached', 'plot_bias']
+__all__ = ['log', 'OWN_KERNEL', 'STEP_THRESHOLDS', 'RULES', 'Version', 'without_step', 'with_step', 'whole_frames', 'corrected',
+           'standard_versions', 'Departure', 'equivalent_contrast', 'fringe_departure', 'process_versions', 'ramps_of',
+           'fit_versions', 'ScanExposure', 'choose_reference', 'Entry', 'magnitudes', 'Mitigation', 'ScanOptions',
+           'mitigation_scan', 'best_versions', 'version_style', 'plot_reached', 'plot_bias']
 
 # %% ../../nbs/migration/08_mitigation.ipynb #5c743334
+#: Stands for a kernel that is measured with the exposures themselves.
+OWN_KERNEL = "own"
+
+# %% ../../nbs/migration/08_mitigation.ipynb #144ae8d5
 @dataclass(frozen=True)
 class Version:
     """
@@ -65,6 +71,9 @@ class Version:
         Leave out the groups in which the peak pixel of the exposure holds more than this, ADU.
     level : float or None
         Threshold that the name stands for, ADU; for tables and plots.
+    kernel : str or None
+        Correct charge migration with this: a preset, a file, a folder of files, or ``own``, which is measured with the
+        ramps of the version without mitigation, for each filter.
     """
 
     name: str
@@ -72,6 +81,7 @@ class Version:
     recipes: tuple = ()
     frames_below: float | None = None
     level: float | None = None
+    kernel: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a name without letters, and a level that is none."""
@@ -134,6 +144,24 @@ def whole_frames(threshold: float) -> Version:
     name = f"frames below {threshold:.0f} ADU"
     return Version(name, {"charge_migration.skip": True}, frames_below=float(threshold), level=float(threshold))
 
+# %% ../../nbs/migration/08_mitigation.ipynb #3b110bf2
+def corrected(kernel: str | os.PathLike = OWN_KERNEL) -> Version:
+    """
+    Give the version in which charge migration is corrected (`calami.migration.correction`), in all groups.
+
+    Parameters
+    ----------
+    kernel : str or path-like
+        As `Version.kernel`; measured with the same exposures if not given.
+
+    Returns
+    -------
+    Version
+        Named ``corrected``, and after the kernel if it is another.
+    """
+    name = "corrected" if kernel == OWN_KERNEL else f"corrected, {Path(kernel).name}"
+    return Version(name, {"charge_migration.skip": True}, kernel=os.fspath(kernel))
+
 # %% ../../nbs/migration/08_mitigation.ipynb #c1ef9864
 #: Thresholds tried if none are given, ADU. From half of the operational value of F480M (16,227, 14,465) to the default
 #: of jwst 3.0.0 (25,000): `science.md`.
@@ -156,9 +184,9 @@ def standard_versions(
     Returns
     -------
     tuple of Version
-        Without mitigation first.
+        Without mitigation first, corrected last.
     """
-    return (without_step(), *map(with_step, thresholds), *map(whole_frames, frames))
+    return (without_step(), *map(with_step, thresholds), *map(whole_frames, frames), corrected())
 
 # %% ../../nbs/migration/08_mitigation.ipynb #9df51b6c
 @dataclass(frozen=True)
@@ -297,7 +325,8 @@ def process_versions(
     Returns
     -------
     dict of str to calami.process.pipeline.Run
-        By name of the version. Failures are in the runs, reported by a warning of the log, and not raised.
+        By name of the version. Failures are in the runs, reported by a warning of the log, and not raised; a version
+        for which no kernel can be measured is not there.
 
     Raises
     ------
@@ -317,12 +346,51 @@ def process_versions(
         for version in versions[1:]:
             log.info("version %s", version.name)
             how = {"outdir": out / version.slug, "engine": ready, "products": _PRODUCTS}
+            try:
+                version = _with_kernel(version, first, out / "kernels")
+            except CalamiError as error:
+                log.warning("version %s: %s", version.name, error)
+                continue
             if _later_than_migration(version) and first.paths:
                 runs[version.name] = reprocess(first, version.parameters, **how)
             else:
                 prepared = _prepared(raw, version, first, out / version.slug / "raw")
                 runs[version.name] = run(prepared, parameters=version.parameters, **how)
     return runs
+
+# %% ../../nbs/migration/08_mitigation.ipynb #9e35360b
+def _with_kernel(version: Version, first: Run, folder: Path) -> Version:
+    # The version with the parameters that correct with its kernel, which is measured now if it is the exposures' own.
+    if version.kernel is None:
+        return version
+    kernel = version.kernel
+    if kernel == OWN_KERNEL:
+        kernel = str(folder)
+        ramps = ExposureSet(ramps_of(first))
+        for band, found in measure_kernels(ramps).items():
+            own = ramps.select(FILTER=band)
+            files = [path for root in own.rootlist for path in own.paths(root)]
+            write_kernel(found, folder / f"pars-correctmigrationstep_{band.lower()}.asdf", files)
+    steps = correction_steps(kernel)
+    own = {f"{step}.{key}": value for step, values in steps.items() for key, value in values.items()}
+    return replace(version, parameters={**version.parameters, **own})
+
+# %% ../../nbs/migration/08_mitigation.ipynb #62de2b4b
+def ramps_of(run: Run) -> list[Path]:
+    """
+    List the calibrated ramps of a run.
+
+    Parameters
+    ----------
+    run : calami.process.pipeline.Run
+        The run.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Its `ramp` products.
+    """
+    return [path for path in run.paths if path.name.endswith("_ramp.fits")]
 
 # %% ../../nbs/migration/08_mitigation.ipynb #22e127ff
 def _peak_level(exposure: Exposure) -> tuple[float, float]:
@@ -577,6 +645,8 @@ class Mitigation:
         What could not be processed or compared, and why.
     ramps : tuple of pathlib.Path
         Calibrated ramps of the first version, for `calami.migration.onset`.
+    checks : tuple of calami.migration.check.KernelCheck
+        What the kernels of a corrected version leave in them, by filter.
     """
 
     entries: tuple[Entry, ...]
@@ -584,6 +654,7 @@ class Mitigation:
     versions: tuple[Version, ...]
     failures: tuple[str, ...] = ()
     ramps: tuple[Path, ...] = ()
+    checks: tuple[KernelCheck, ...] = ()
 
     @property
     def filters(self) -> list[str]:
@@ -684,9 +755,11 @@ def mitigation_scan(
     versions = tuple(standard_versions() if versions is None else versions)
     wish, engine, fit_options = split_options(options, ScanOptions, engine or Engine())
     runs = process_versions(raw, versions, outdir, engine=engine)
+    failures = [f"version {v.name} could not be made: see the log" for v in versions if v.name not in runs]
+    versions = tuple(v for v in versions if v.name in runs)
     local = Engine(workers=engine.workers, progress=engine.progress)
     fringes = fit_versions(runs, outdir, engine=local, **fit_options)
-    failures = [f"{name}, {v}: {why}" for v, run in runs.items() for name, why in run.failures.items()]
+    failures += [f"{name}, {v}: {why}" for v, run in runs.items() for name, why in run.failures.items()]
     exposures = _exposures(raw, runs[versions[0].name], failures)
     entries, separations = [], np.asarray(wish.separations, float)
     for target in exposures:
@@ -706,8 +779,21 @@ def mitigation_scan(
     if not entries:
         why = "\n  ".join(failures) or "no star has exposures of two depths in one filter, and none has a second star"
         raise CalamiError(f"nothing can be compared:\n  {why}")
-    ramps = tuple(p for p in runs[versions[0].name].paths if p.name.endswith("_ramp.fits"))
-    return Mitigation(tuple(entries), separations, versions, tuple(failures), ramps)
+    ramps = tuple(ramps_of(runs[versions[0].name]))
+    checks = _checks(ramps, versions, Path(outdir) / "kernels")
+    return Mitigation(tuple(entries), separations, versions, tuple(failures), ramps, checks)
+
+# %% ../../nbs/migration/08_mitigation.ipynb #f93fa363
+def _checks(ramps: Sequence[Path], versions: Sequence[Version], folder: Path) -> tuple[KernelCheck, ...]:
+    # What the exposures' own kernels leave in their ramps.
+    if not any(v.kernel == OWN_KERNEL for v in versions):
+        return ()
+    data = ExposureSet(list(ramps))
+    found = []
+    for path in sorted(folder.glob("*.asdf")):
+        band = str(read_kernel(path)[1]["instrument"]["filter"])
+        found += check_kernels(data.select(FILTER=band), path)
+    return tuple(found)
 
 # %% ../../nbs/migration/08_mitigation.ipynb #1520069b
 def _floor(square: float, draws: np.ndarray) -> float:

@@ -375,7 +375,10 @@ def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "bot
     ax.set_ylim(bottom=0)
     ax.secondary_yaxis("right", functions=(_thousand_e, _adu)).set_ylabel("[1000 e-]")
     ax.set_title(f"{safe_text(filter)}: where bias equals noise ({observable})", loc="left", fontsize=10)
-    ax.legend(fontsize=7, frameon=False)
+    if chosen:
+        ax.legend(fontsize=7, frameon=False)
+    else:
+        ax.text(0.5, 0.5, "not sampled", transform=ax.transAxes, ha="center", color="0.5")
     return ax
 
 # %% ../../nbs/migration/09_saturation.ipynb #fe34977a

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 from jwst.stpipe import Step
@@ -26,39 +24,7 @@ from ..process.ownstep import OWN_KEYWORDS, OwnStep, keyword_of
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'correction_steps', 'CorrectMigrationStep']
-
-# %% ../../nbs/migration/12_step.ipynb #1888435d
-def correction_steps(kernel: str | os.PathLike = "flight", mode: str = "mean") -> dict[str, dict[str, Any]]:
-    """
-    Give the parameters with which stock `Detector1Pipeline` corrects charge migration.
-
-    Parameters
-    ----------
-    kernel : str or path-like
-        A preset, a file that `calami.migration.correction.write_kernel` has written, or a folder with one for each
-        filter.
-    mode : str
-        ``mean`` or ``each``, see `calami.migration.correction.correct_ramp`.
-
-    Returns
-    -------
-    dict of str to dict
-        By step: for ``steps`` of `Detector1Pipeline.call`, and for `calami.process.pipeline.pipe_data`.
-
-    Raises
-    ------
-    CalamiError
-        If there is no such kernel, or no such mode.
-    """
-    _ = find_kernel(kernel)
-    path = Path(kernel)
-    text = os.fspath(path.absolute() if path.suffix or path.is_dir() else kernel)
-    if mode not in ("mean", "each"):
-        raise CalamiError(f"mode is mean or each, not {mode!r}")
-    hidden = quote(text, safe="/").replace(".", "%2E")
-    hook = f"calami.migration.step.CorrectMigrationStep(kernel='{hidden}', mode='{mode}')"
-    return {"charge_migration": {"skip": True, "pre_hooks": [hook]}}
+__all__ = ['log', 'CorrectMigrationStep']
 
 # %% ../../nbs/migration/12_step.ipynb #63b4e19f
 class CorrectMigrationStep(OwnStep, Step):

@@ -22,12 +22,14 @@ from calami.migration.answers import (
     onset_words,
     write_answers,
 )
+from calami.migration.check import KernelCheck
 from calami.migration.mitigation import (
     Departure,
     Entry,
     Mitigation,
     ScanExposure,
     best_versions,
+    corrected,
     with_step,
     without_step,
 )
@@ -143,6 +145,24 @@ def test_a_level_that_is_a_limit_says_so_and_what_would_decide(partial, scan, li
     level = Level("F480M", "none", "both", 1e8, 9000.0, (8e3, 1e4), (7e3, 1.1e4), limit, 3, 3, 9.0, "one depth")
     answers = replace(whole(partial, scan), levels=(level,))
     assert words in answers.sentences("c")[0]
+
+
+def test_what_correction_buys_is_said(partial, scan):
+    entries = tuple(replace(e, version=corrected()) if e.version.level else e for e in scan.entries)
+    check = KernelCheck("F480M", "ramps", 0.001, 0.001, 0.04, 4.0, 5, np.inf, {}, {})
+    scan = replace(scan, entries=entries, versions=(without_step(), corrected()), checks=(check,))
+    answers = whole(partial, scan)
+    answers = replace(answers, levels=tuple(
+        Level("F480M", name, "both", 1e8, level, (level, level), (level, level), "", 3, 3, 9.0, "")
+        for name, level in (("none", 9000.0), ("corrected", 25000.0))
+    ))  # fmt: skip
+    assert "with the best version (corrected)" in answers.sentences("b")[0] and "it fits" in answers.sentences("b")[-1]
+    level, gain = answers.sentences("c")
+    assert "; corrected, bias equals the noise at 25,000 ADU" in level
+    groups = [int(words.split(" groups")[0].split()[-1]) for words in gain.split("corrected: ")]
+    assert 2 <= groups[0] < groups[1] and "s with resets" in gain
+    limits = tuple(replace(x, limit="?") for x in answers.levels)
+    assert len(replace(answers, levels=limits).sentences("c")) == 1  # nothing is bought for what is not known
 
 
 def test_a_law_that_does_not_fit_says_so(partial, scan):

@@ -180,7 +180,7 @@ def raw(tmp_path_factory):
 
 def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
     even = Version("even integrations", {"charge_migration.skip": True}, recipes=(Slice(alternate=2),))
-    versions = (*mitigation.standard_versions((9000,), (16000,)), even)
+    versions = (*mitigation.standard_versions((9000,), (16000,))[:3], even)
     options = {
         "cache": references.default_cache(Instrument.default(1, "flight").detector),
         "workers": 1,
@@ -202,6 +202,42 @@ def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
         mitigation.mitigation_scan(alone, tmp_path, versions[:1], **options)
     steps = found.table["exposure"], found.table["dmag_reached_150mas"]
     assert len(steps[0]) == 3 and (np.array(steps[1]) > 0).all()
+
+
+def test_a_corrected_version_keeps_all_groups_and_takes_the_bias_away(raw, tmp_path):
+    versions = (mitigation.without_step(), mitigation.corrected(), mitigation.corrected("flight_linear"))
+    options = {
+        "cache": references.default_cache(Instrument.default(1, "flight").detector),
+        "workers": 1,
+        "progress": False,
+    }
+    found = mitigation.mitigation_scan(raw, tmp_path, versions, n_bootstrap=50, **options)
+    none, own, known = found.entries
+    assert not found.failures and [e.version.name for e in found.entries][1:] == [
+        "corrected",
+        "corrected, flight_linear",
+    ]
+    for entry in (own, known):
+        assert abs(entry.departure.long_v2) < 0.5 * abs(none.departure.long_v2)
+        assert entry.departure.v2_noise < 1.15 * none.departure.v2_noise  # no group is lost
+    (check,) = found.checks
+    assert check.fits and check.filter == own.target.filter
+    (kernel,) = (tmp_path / "kernels").glob("*.asdf")
+    for path in (tmp_path / "corrected").glob("*_rate*.fits"):
+        header = fits.getheader(path)
+        assert (header["S_MIGCOR"], header["MIGKERN"], header["S_CHGMIG"]) == ("COMPLETE", kernel.name, "SKIPPED")
+
+
+def test_without_a_kernel_the_other_versions_are_made(raw, tmp_path, monkeypatch):
+    def none(data):
+        raise CalamiError("no kernel can be measured: no ramps")
+
+    monkeypatch.setattr(mitigation, "measure_kernels", none)
+    options = {"cache": references.default_cache(Instrument.default(1, "flight").detector), "workers": 1}
+    versions = (mitigation.without_step(), mitigation.corrected())
+    found = mitigation.mitigation_scan(raw, tmp_path, versions, n_bootstrap=50, progress=False, **options)
+    assert [v.name for v in found.versions] == ["none"] and found.checks == ()
+    assert "version corrected could not be made" in found.failures[0]
 
 
 def test_versions_with_one_name_are_refused(raw, tmp_path):

@@ -92,7 +92,7 @@ def in_new_process(cache, code):
 
 
 def test_the_pipeline_of_calami_corrects_and_its_record_says_so(tmp_path, uncal, cache, executor, plain, kernels):
-    from calami.migration.step import correction_steps
+    from calami.migration.correction import correction_steps
 
     hooked = correction_steps(kernels)
     run = pipe_data(
@@ -112,7 +112,7 @@ def test_the_pipeline_of_calami_corrects_and_its_record_says_so(tmp_path, uncal,
 
 
 def test_reprocessing_begins_at_the_correction(tmp_path, plain, cache, executor):
-    from calami.migration.step import correction_steps
+    from calami.migration.correction import correction_steps
 
     run = reprocess(plain, correction_steps("h4rg"), tmp_path, cache=cache, executor=executor).raise_failures()
     status = {s["name"]: s["status"] for s in run.outcomes[0].steps}
@@ -123,7 +123,8 @@ def test_reprocessing_begins_at_the_correction(tmp_path, plain, cache, executor)
 def test_stock_programs_run_it(tmp_path, uncal, cache, plain, kernels):
     rate = product(plain, "rate")
     code = f"""
-from calami.migration.step import CorrectMigrationStep, correction_steps
+from calami.migration.correction import correction_steps
+from calami.migration.step import CorrectMigrationStep
 from jwst.pipeline import Detector1Pipeline
 from jwst.stpipe import Step
 from stpipe._cli import strun
@@ -328,7 +329,7 @@ def test_what_is_left_says_so_and_nothing_is_done_twice():
 
 
 def test_hooks_of_wrong_kernels_are_found_before_anything_runs(tmp_path):
-    from calami.migration.step import correction_steps
+    from calami.migration.correction import correction_steps
 
     with pytest.raises(CalamiError, match="no migration coefficients called"):
         correction_steps("nobody")
@@ -377,7 +378,7 @@ def test_an_image_is_corrected_as_by_the_recipe_and_what_was_given_is_not_touche
 
 
 def test_a_kernel_may_be_in_a_folder_with_a_dot(tmp_path):
-    from calami.migration.step import correction_steps
+    from calami.migration.correction import correction_steps
 
     (tmp_path / "kernels.v1").mkdir()
     kernel = Kernel(FLOW, ("edge",), np.ones(1), np.ones(1), np.eye(1), 1.0, 1, "ramps", "F480M")
@@ -389,7 +390,8 @@ def test_a_kernel_may_be_in_a_folder_with_a_dot(tmp_path):
 def test_the_hooks_are_those_that_the_stock_pipeline_makes():
     from jwst.pipeline import Detector1Pipeline
 
-    from calami.migration.step import CorrectMigrationStep, correction_steps
+    from calami.migration.correction import correction_steps
+    from calami.migration.step import CorrectMigrationStep
 
     made = Detector1Pipeline(steps=correction_steps("flight"))
     (hook,) = made.charge_migration._pre_hooks
