@@ -202,4 +202,4 @@ def mark(model: Any, cards: Mapping[str, str], line: str) -> None:
         path = OWN_KEYWORDS[key]
         model.add_schema_entry(path, {"type": "string", "fits_keyword": key})
         model[path] = value
-    model.add_history_entry(line)
+    model.add_history_entry(line.replace("…", "...").encode("ascii", "replace").decode())  # FITS has no other

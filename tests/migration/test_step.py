@@ -408,3 +408,15 @@ def test_coefficients_may_stand_for_a_kernel(tmp_path):
     assert np.array_equal(one.data, other.data, equal_nan=True)
     with pytest.raises(CalamiError, match="kernel of F380M"):
         CorrectMigrationStep(edge=flow.edge, filter="F380M").process(model)
+
+
+def test_lines_of_history_are_ascii(tmp_path):
+    from stdatamodels.jwst import datamodels
+
+    from calami.process.ownstep import mark, use_own_keywords
+
+    use_own_keywords()
+    model = datamodels.ImageModel(np.zeros((4, 4), "float32"))
+    mark(model, {"MIGKERN": "k"}, "fitted to ramps of a, b, …")
+    model.save(str(tmp_path / "a_rate.fits"))
+    assert "of a, b, ..." in str(fits.getheader(tmp_path / "a_rate.fits")["HISTORY"])
