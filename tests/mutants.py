@@ -46,7 +46,7 @@ MUTANTS = [
     *_of(
         "test_reads.py",
         ("reads sign", "total=stats.total - stats.count * added", "total=stats.total + stats.count * added"),
-        ("reads converter", "(waves[1] - waves[0]) / np.sqrt(2)", "(waves[1] + waves[0]) / np.sqrt(2)"),
+        ("reads converter", "return waves[1] - waves[0]", "return waves[1] + waves[0]"),
     ),
     *_of(
         "test_saturation.py",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -681,7 +681,7 @@ def _pool(
     for k in curves:
         key = stats[k].pointing if together else f"{stats[k].pointing} ({stats[k].name})"
         members.setdefault(key, []).append(k)
-    groups = []
+    parts, places = [], []
     for own in members.values():
         rate, low, high = (np.concatenate([curves[k][i] for k in own], axis=1) for i in range(3))
         noise = np.zeros((rate.shape[1], rate.shape[1]))
@@ -691,23 +691,125 @@ def _pool(
             noise[at : at + size, at : at + size] = inverse @ inverse.T
             at += size
         seconds = np.concatenate([np.full(len(curves[k][3]), curves[k][5]) for k in own])
-        wave = converter * _converter(low[0], high[0]) / seconds
-        rng = np.random.default_rng(zlib.crc32(stats[own[0]].pointing.encode()))
-        rate[1:] += rng.standard_normal((len(rate) - 1, 2)) @ wave
-        white = np.linalg.inv(np.linalg.cholesky(noise + wave.T @ wave))
-        groups.append(_Group(rate @ white.T, low, high, white, np.ones(len(rate))))
+        parts.append(_Part(rate, low, high, noise, seconds))
+        places.append(stats[own[0]].place)
+    for place in dict.fromkeys(places) if converter else ():
+        own = [part for part, other in zip(parts, places, strict=True) if other == place]
+        _take_out_wave(own, converter, zlib.crc32(str(place).encode()))
+    groups = []
+    for part in parts:
+        white = np.linalg.inv(np.linalg.cholesky(part.noise))
+        groups.append(_Group(part.rate @ white.T, part.low, part.high, white, np.ones(len(part.rate))))
     return list(members), groups
 
 # %% ../../nbs/migration/02_onset.ipynb #4dd8a804
+@dataclass(frozen=True, eq=False)
+class _Part:
+    # Exposures of one pointing before they are whitened: rates (R, K), signals before and after (R, K) in UNIT_ADU,
+    # noise (K, K), seconds of a group (K,). Rates are changed in place.
+    rate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    noise: np.ndarray
+    seconds: np.ndarray
+
+# %% ../../nbs/migration/02_onset.ipynb #8840e3c1
 def _converter(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    # Differences that the sine and the cosine of a converter with an amplitude of 1 make at one pixel, as standard
-    # deviations, (2, K). The phase is not known, since the bias is gone. Photon noise washes it out a little.
+    # Differences that a sine and a cosine with an amplitude of 1 ADU make at one pixel, (2, K). Photon noise washes
+    # them out a little.
     waves = []
     for signal in (low * UNIT_ADU, high * UNIT_ADU):
         phase = 2 * np.pi * signal / CONVERTER_PERIOD
         noise = (signal / niriss.GAIN + (niriss.READ_NOISE_E / niriss.GAIN) ** 2) * (2 * np.pi / CONVERTER_PERIOD) ** 2
         waves.append(np.exp(-noise / 2) * np.array([np.sin(phase), np.cos(phase)]))
-    return (waves[1] - waves[0]) / np.sqrt(2)
+    return waves[1] - waves[0]
+
+# %% ../../nbs/migration/02_onset.ipynb #7f3b8cb2
+def _wave_sums(parts: Sequence[_Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # What sine and cosine add to all rates of a pixel, (2, K); the weighted sums of rates that are free of any smooth
+    # curve and of the rate of each pointing, (2, K); and what they make of a sine and a cosine, (2, 2).
+    waves = [_converter(p.low[0], p.high[0]) / p.seconds for p in parts]
+    whites = [np.linalg.inv(np.linalg.cholesky(p.noise)) for p in parts]
+    reach = max(float(p.high[0].max()) for p in parts)
+    points = sum(len(p.seconds) for p in parts)
+    powers = np.arange(1, 1 + min(_SMOOTH_POWERS, max(1, (points - len(parts)) // 4)))
+    smooth = np.zeros((points, len(parts) + len(powers)))
+    at = np.cumsum([0, *(len(p.seconds) for p in parts)])
+    for k, (part, white) in enumerate(zip(parts, whites, strict=True)):
+        rate = part.rate[0].mean()
+        own = slice(at[k], at[k + 1])
+        smooth[own, k] = white.sum(axis=1) * rate
+        middle = (part.low[0] + part.high[0]) / (2 * reach)
+        smooth[own, len(parts) :] = white @ (rate * middle[:, None] ** powers)
+    basis, size, _ = np.linalg.svd(smooth, full_matrices=False)
+    basis = basis[:, size > 1e-9 * size[0]]
+    seen = np.concatenate([wave @ white.T for wave, white in zip(waves, whites, strict=True)], axis=1)
+    seen -= (seen @ basis) @ basis.T
+    pieces = np.split(seen, at[1:-1], axis=1)
+    sums = np.concatenate([piece @ white for piece, white in zip(pieces, whites, strict=True)], axis=1)
+    return np.concatenate(waves, axis=1), sums, seen @ seen.T
+
+# %% ../../nbs/migration/02_onset.ipynb #ea9d3422
+def _take_out_wave(parts: Sequence[_Part], amplitude: float, seed: int) -> None:
+    # Subtract the wave of one pixel from the rates of its exposures; resamples (rows from 1) get what it may be, too.
+    waves, sums, known = _wave_sums(parts)
+    every = np.concatenate([p.rate for p in parts], axis=1)
+    drawn = np.random.default_rng(seed).standard_normal((len(every), 2)) * amplitude / np.sqrt(2)
+    drawn[0] = 0.0
+    every += drawn @ waves
+    every -= np.linalg.solve(known + np.eye(2) * 2 / amplitude**2, sums @ every.T).T @ waves
+    ends = np.cumsum([len(p.seconds) for p in parts])[:-1]
+    for part, changed in zip(parts, np.split(every, ends, axis=1), strict=True):
+        part.rate[:] = changed
+
+# %% ../../nbs/migration/02_onset.ipynb #790d03a9
+#: Powers of the signal that a smooth curve has when a wave is looked for.
+_SMOOTH_POWERS = 5
+#: Brightest pixels that the amplitude of the wave is taken from.
+_WAVE_PIXELS = 60
+
+# %% ../../nbs/migration/02_onset.ipynb #c75b072b
+def _wave_amplitude(stats: Sequence[RampStatistics], expected: float) -> float:
+    # The amplitude, ADU, that the bright pixels make most probable, given about which one is expected.
+    if not expected or all(s.straight for s in stats):
+        return 0.0
+    pixels = [(_wave_sums(parts), np.concatenate([p.rate[0] for p in parts])) for parts in _bright_pixels(stats)]
+    found = np.array([sums @ rate for (_, sums, _), rate in pixels]).reshape(-1, 2)
+    known = np.array([k for (_, _, k), _ in pixels]).reshape(-1, 2, 2)
+    tried = expected * np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0])
+
+    def chance(size: float) -> float:
+        full = known + np.eye(2) * 2 / size**2
+        gained = np.einsum("pi,pi->", found, np.linalg.solve(full, found[..., None])[..., 0])
+        return (gained - np.linalg.slogdet(full * size**2 / 2)[1].sum() - (size / expected - 1) ** 2) / 2
+
+    return float(max(tried, key=chance))
+
+# %% ../../nbs/migration/02_onset.ipynb #039b57e2
+def _bright_pixels(stats: Sequence[RampStatistics]) -> Iterator[list[_Part]]:
+    # Parts of the brightest pixels that all exposures have in their boxes, the peak among them.
+    corners = np.array([s.origin for s in stats])
+    low, high = corners.max(axis=0), (corners + [s.count.shape[2:] for s in stats]).min(axis=0)
+    if (low >= high).any():
+        return
+    boxes = [tuple(slice(a - o, b - o) for a, b, o in zip(low, high, s.origin, strict=True)) for s in stats]
+    cuts = []
+    for s, box in zip(stats, boxes, strict=True):
+        count, place = s.count.sum(axis=0), (slice(None), *box)
+        usable = s.usable[place].sum(axis=0)
+        cuts.append((s, s.means()[place], s.signals()[place], count[place], usable, noise_factor(s)))
+    bright = np.sum([np.nan_to_num(c[1][0]) / c[0].group_time for c in cuts], axis=0)
+    for pixel in zip(*np.unravel_index(np.argsort(-bright, axis=None)[:_WAVE_PIXELS], bright.shape), strict=True):
+        parts = []
+        for s, mean, signal, count, usable, factor in cuts:
+            n = int(usable[pixel])
+            values, levels = mean[(slice(n), *pixel)], signal[(slice(n + 1), *pixel)] / UNIT_ADU
+            if n and np.isfinite(values).all() and np.isfinite(levels).all():
+                noise = covariance_of_means(values, count[(slice(n), *pixel)]) * factor / s.group_time**2
+                rate = values[None] / s.group_time
+                parts.append(_Part(rate, levels[None, :-1], levels[None, 1:], noise, np.full(n, s.group_time)))
+        if sum(len(p.seconds) for p in parts) > len(parts) + 2:
+            yield parts
 
 # %% ../../nbs/migration/02_onset.ipynb #8eda005f
 def _draw_pointings(groups: Sequence[_Group], seed: int, notes: list[str]) -> list[_Group]:
@@ -793,10 +895,11 @@ def _groups_of(name: str, stats: Sequence[RampStatistics], options: OnsetOptions
         notes.append(f"too few integrations to resample, errors from the noise model: {', '.join(few)}")
     if not curves:
         raise CalamiError(f"{name or 'unknown filter'}: {'; '.join(notes)}; {_FAINTER}")
-    pointings, groups = _pool(curves, stats, options.share_rates, options.converter_adu)
-    if options.share_rates and len(groups) < len(curves) and _disagree(curves, stats, groups, options.converter_adu):
+    wave = _wave_amplitude([stats[k] for k in curves], options.converter_adu)
+    pointings, groups = _pool(curves, stats, options.share_rates, wave)
+    if options.share_rates and len(groups) < len(curves) and _disagree(curves, stats, groups, wave):
         notes.append("exposures of one pointing differ in rate by more than noise: each has a separate rate")
-        pointings, groups = _pool(curves, stats, False, options.converter_adu)
+        pointings, groups = _pool(curves, stats, False, wave)
     if sum(g.rate.shape[1] for g in groups) - len(groups) < 1:
         raise CalamiError(
             f"{name or 'unknown filter'}: every pointing has a single usable group difference, so a change of the rate "
@@ -1165,7 +1268,8 @@ class OnsetOptions:
     saturation_adu : float
         Reads from here up are not used, nor any after them, in addition to those flagged as saturated.
     converter_adu : float
-        Amplitude of a sine with the converter's period that each pixel may have, ADU; 0 for none.
+        About which amplitude a sine with the converter's period may have in each pixel, ADU; the bright pixels say
+        which it has. 0 for none.
     read_pattern : bool
         Whether what reads add is measured and subtracted: an additive pattern that faint pixels show, and persistence
         (`calami.migration.ramps.read_pattern`).

@@ -81,6 +81,8 @@ class RampStatistics:
     faint : numpy.ndarray
         Mean differences of pixels that receive hardly any light, and their errors, ADU, shape (2, K); (2, 0) where
         there are no such pixels. They show what reads add.
+    straight : bool
+        Whether the converter's wave was taken out of the raw counts (`calami.process.converter`).
     """
 
     name: str
@@ -99,6 +101,7 @@ class RampStatistics:
     usable: np.ndarray
     notes: tuple[str, ...] = ()
     faint: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
+    straight: bool = False
 
     @property
     def blocks(self) -> int:
@@ -607,7 +610,8 @@ def _of_files(segments, good, data: Exposure, options: RampOptions) -> RampStati
     pointing = _pointing_of(facts, data.rootname, found.place)
     target = str(facts.get("TARGNAME") or facts.get("TARGPROP") or "")
     named = {"filter": str(facts.get("FILTER", "")), "target": target, "pointing": pointing}
-    return replace(found, group_time=data.group_time, **named)
+    straight = data.header.get("S_CONVRT") == "COMPLETE"
+    return replace(found, group_time=data.group_time, straight=straight, **named)
 
 # %% ../../nbs/migration/01_ramps.ipynb #e2975722
 _FEWEST_BLOCKS = 4
