@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'REFTYPE', 'RawReads', 'raw_reads', 'ConverterOptions', 'ConverterFit', 'measure_converter', 'refuse_not_raw',
-           'correct_converter', 'CorrectConverter', 'write_converter', 'read_converter']
+           'correct_converter', 'straightened', 'note_of', 'CorrectConverter', 'write_converter', 'read_converter']
 
 # %% ../../nbs/process/16_converter.ipynb #d48358b0
 #: Reads of a pixel that must not be full; fewer have no curvature to compare with.
@@ -551,6 +551,57 @@ def correct_converter(raw: np.ndarray, converter: Converter | ConverterFit) -> n
     return np.where(np.asarray(raw) >= 65_535, raw, converter.corrected(raw))
 
 # %% ../../nbs/process/16_converter.ipynb #af0215e2
+def straightened(values, shape: tuple[int, ...], dtype: np.dtype, wave: Converter, name: str) -> np.ndarray:
+    """
+    Correct raw ramps one integration after the other.
+
+    Parameters
+    ----------
+    values : callable
+        Gives the reads of an integration, by its number.
+    shape : tuple of int
+        Of all of them.
+    dtype : numpy.dtype
+        Of the reads. Whole numbers become whole numbers, rounded up or down at random, right on average.
+    wave : calami.instrument.converter.Converter
+        The wave.
+    name : str
+        Of the exposure: the random numbers belong to it.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the same type if these are whole numbers, otherwise of single precision.
+    """
+    whole = np.dtype(dtype).kind in "iu"
+    changed = np.empty(shape, dtype if whole else np.float32)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    for k in range(len(changed)):
+        now = correct_converter(np.asarray(values(k), dtype=float), wave)
+        changed[k] = np.floor(now + rng.random(now.shape)).clip(0, 65_535) if whole else now
+    return changed
+
+# %% ../../nbs/process/16_converter.ipynb #f8bab283
+def note_of(wave: Converter, file: str | os.PathLike) -> str:
+    """
+    Say what was taken out, for HISTORY.
+
+    Parameters
+    ----------
+    wave : calami.instrument.converter.Converter
+        The wave.
+    file : path-like
+        Where it is from.
+
+    Returns
+    -------
+    str
+        A line.
+    """
+    sizes = ", ".join(f"{1e6 * a:.1f}" for a in wave.amplitudes)
+    return f"wave of {sizes} ppm, period {wave.period:.2f} ADU, taken out ({Path(file).name})"
+
+# %% ../../nbs/process/16_converter.ipynb #b038ca2e
 @dataclass(frozen=True)
 class CorrectConverter(Recipe):
     """
@@ -600,15 +651,8 @@ class CorrectConverter(Recipe):
         """
         refuse_not_raw(piece)
         wave, layer = self.converter, piece.layers["SCI"]
-        whole = layer.dtype.kind in "iu"
-        changed = np.empty(piece.shape, layer.dtype if whole else np.float32)
-        rng = np.random.default_rng(zlib.crc32(piece.label.encode()))
-        for k in range(len(changed)):
-            raw = layer.values(k)
-            now = correct_converter(raw.astype(float), wave)
-            changed[k] = np.floor(now + rng.random(now.shape)).clip(0, 65_535) if whole else now
-        sizes = ", ".join(f"{1e6 * a:.1f}" for a in wave.amplitudes)
-        note = f"converter: wave of {sizes} ppm, period {wave.period:.2f} ADU, taken out ({Path(self.file).name})"
+        changed = straightened(layer.values, piece.shape, layer.dtype, wave, piece.label)
+        note = f"converter: {note_of(wave, self.file)}"
         new = piece.copy("converter", note)
         new._set_card("S_CONVRT", "COMPLETE")
         new._set_card("CONVFILE", Path(self.file).name)
