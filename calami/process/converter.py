@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,8 @@ class ConverterFit:
         Pixels used, each exposure counted.
     exposures : tuple of str
         Names.
+    notes : tuple of str
+        What could not be used, and why.
     """
 
     converter: Converter
@@ -197,6 +200,7 @@ class ConverterFit:
     dof: float
     pixels: int
     exposures: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:
@@ -295,12 +299,19 @@ def measure_converter(source: Any, **options: Any) -> ConverterFit:
     Raises
     ------
     CalamiError
-        If there are no raw ramps, or hardly any signal in them.
+        If there are no raw ramps, or hardly any signal in them; what cannot be used among others is in the notes.
     """
     chosen = options_from(ConverterOptions, options)
-    reads = [r if isinstance(r, RawReads) else raw_reads(*r) for r in _raw_ramps(source)]
+    reads, notes = [], []
+    for given in _raw_ramps(source):
+        try:
+            reads.append(given() if callable(given) else given)
+        except CalamiError as problem:
+            log.warning("%s", problem)
+            notes.append(str(problem))
     if sum(len(r.place) for r in reads) < 30:
-        raise CalamiError("fewer than 30 pixels climb in these ramps; give exposures with more signal or more groups")
+        few = "fewer than 30 pixels climb in these ramps; give exposures with more signal or more groups"
+        raise CalamiError("\n  ".join([few, *notes]))
     period = chosen.period or _find_period(reads)
     every = np.arange(1, chosen.harmonics + 1)
     weights = _weights(reads, period, every)
@@ -323,7 +334,7 @@ def measure_converter(source: Any, **options: Any) -> ConverterFit:
     size = 2 * last + (len(values) > 2 * len(kept))
     return ConverterFit(
         Converter(tuple(full[: 2 * last]), period), spread[:size, :size], tested, chi2, dof,
-        sum(len(r.place) for r in reads), tuple(r.name for r in reads),
+        sum(len(r.place) for r in reads), tuple(r.name for r in reads), tuple(notes),
     )  # fmt: skip
 
 # %% ../../nbs/process/16_converter.ipynb #9ff03560
@@ -460,33 +471,31 @@ def _fit_period(reads: Sequence[RawReads], period: float, kept: np.ndarray, weig
 
 # %% ../../nbs/process/16_converter.ipynb #0542b77a
 def _raw_ramps(source: Any) -> Iterator:
-    # Arguments of `raw_reads`, or `RawReads`, of whatever was given.
+    # `RawReads` of whatever was given, or what makes them.
     if isinstance(source, RawReads):
         yield source
     elif isinstance(source, np.ndarray):
-        yield (source,)
+        yield partial(raw_reads, source)
     elif isinstance(source, ExposureSet):
         roots = [root for root in source.rootlist if "uncal" in source.types(root)]
-        paths = [path for root in roots for path in source.paths(root, "uncal")]
-        if not paths:
+        if not roots:
             raise CalamiError(f"there are no raw counts in {source!r}; the converter is measured in uncal files")
-        for path in paths:
-            yield _raw_of_file(path)
+        for root in roots:
+            yield from (partial(_raw_of_file, path) for path in source.paths(root, "uncal"))
     elif isinstance(source, (str, os.PathLike)):
-        yield from _raw_ramps(ExposureSet(source)) if Path(source).is_dir() else [_raw_of_file(source)]
+        yield from _raw_ramps(ExposureSet(source)) if Path(source).is_dir() else [partial(_raw_of_file, source)]
     elif isinstance(source, Exposure):
-        for path in source.paths:
-            yield _raw_of_file(path)
+        yield from (partial(_raw_of_file, path) for path in source.paths)
     else:
         for thing in source.values() if isinstance(source, Mapping) else source:
             yield from _raw_ramps(thing)
 
 # %% ../../nbs/process/16_converter.ipynb #edaeca54
-def _raw_of_file(path: str | os.PathLike):
+def _raw_of_file(path: str | os.PathLike) -> RawReads:
     piece = read_piece([path])
     refuse_not_raw(piece)
     origin = tuple(int(piece.primary.get(key) or 1) for key in ("SUBSTRT2", "SUBSTRT1"))
-    return _Mapped(piece.layers["SCI"]), Path(path).name, origin
+    return raw_reads(_Mapped(piece.layers["SCI"]), Path(path).name, origin)
 
 # %% ../../nbs/process/16_converter.ipynb #8883be38
 class _Mapped:

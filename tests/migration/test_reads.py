@@ -9,9 +9,11 @@ from toys import rootname, write_exposure
 
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
+from calami.instrument.converter import ADC_WAVE
 from calami.migration.kernel import migration_or_nonlinearity
-from calami.migration.onset import _fit_free, _Group, quantify
+from calami.migration.onset import _curve, _fit_free, _Group, _pool, _wave_amplitude, _without_patterns, quantify
 from calami.migration.ramps import read_pattern, statistics_of, without_pattern
+from calami.process.converter import correct_converter, measure_converter
 
 
 def program(law, seed=1, **nuisance):
@@ -126,6 +128,48 @@ def test_the_converter_moves_levels_less_where_it_is_known():
         np.abs(levels(wavy, made, converter_adu=a)[0] - levels(clean, made, converter_adu=a)[0]).max() for a in (2, 0)
     )
     assert known < 0.6 * unknown
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 1.0, 2.0, 4.0])
+def test_bright_pixels_say_how_large_the_wave_is(amplitude):
+    stats, _ = program("linear", converter=amplitude)
+    found = _wave_amplitude(_without_patterns(stats, []), 2.0)
+    assert found == pytest.approx(amplitude, rel=0.3) if amplitude else found < 0.5
+    assert _wave_amplitude(stats, 0.0) == 0.0
+    assert _wave_amplitude([replace(s, straight=True) for s in stats], 2.0) == 0.0
+
+
+def test_a_wave_that_was_taken_out_of_the_raw_counts_leaves_no_trace():
+    # Raw counts: reads with the bias of each pixel, and the wave as a converter makes it, in proportion to them.
+    clean, made = program("linear")
+    bias = np.random.default_rng(5).uniform(11_000, 13_000, made.ramps[0].shape[2:])
+    raw = [np.rint(ADC_WAVE.distorted(r.astype(float) + bias)) for r in made.ramps]
+    fit = measure_converter(raw)
+    assert abs(fit.converter.amplitudes[0] - 1.24e-4) < 4 * fit.tested[0, 1] < 3e-5
+    straight = [
+        replace(statistics_of((correct_converter(r, fit) - bias).astype("float32"), **f), straight=True)
+        for r, f in zip(raw, made.facts, strict=True)
+    ]
+    wavy = [statistics_of((r - bias).astype("float32"), **f) for r, f in zip(raw, made.facts, strict=True)]
+    never, with_it, without = (levels(s, made)[0] for s in (clean, straight, wavy))
+    plain = levels(wavy, made, converter_adu=0)[0]
+    assert np.abs(with_it - never).max() < 0.012
+    assert np.abs(with_it - never).max() < 0.5 * np.abs(plain - never).max()
+    assert np.abs(without - never).max() < np.abs(plain - never).max()
+
+
+def test_one_pixel_has_one_phase():
+    # Two pointings on one pixel: their resamples have the wave in common.
+    stats, _ = program("linear", converter=2.0)
+    assert len({s.place for s in stats}) == 1
+    curves = {k: _curve(s, 400, 1, 0) for k, s in enumerate(stats)}
+    _, shared = _pool(curves, stats, True, 2.0)
+    _, none = _pool(curves, stats, True, 0.0)
+    moved = [(a.rate - b.rate) @ np.linalg.inv(b.white).T for a, b in zip(shared, none, strict=True)]
+    assert all(np.abs(m[0]).max() > 0 for m in moved)
+    # Sine and cosine: all that is subtracted from both pointings has two dimensions.
+    size = np.linalg.svd(np.concatenate(moved, axis=1), compute_uv=False)
+    assert size[2] < 1e-6 * size[0] < size[1]
 
 
 def test_nonlinearity_is_said_to_change_the_sum():

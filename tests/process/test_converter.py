@@ -124,6 +124,11 @@ def test_too_little_is_refused():
             raw_reads(bad)
     with pytest.raises(CalamiError, match="fewer than 30"):
         measure_converter([])
+    short = np.zeros((5, 3, 80, 80))
+    with pytest.raises(CalamiError, match=r"fewer than 30(.|\n)*4 groups"):
+        measure_converter(short)
+    fit = measure_converter([*campaign.reads_of(ADC_WAVE, 1, "wave", 5e6), short])  # among others it is left out
+    assert len(fit.exposures) == 2 and "4 groups" in fit.notes[0]
     with pytest.raises(CalamiError, match="harmonics are 1 to 16"):
         measure_converter([], harmonics=0)
     with pytest.raises(CalamiError, match="did you mean"):
