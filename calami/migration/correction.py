@@ -458,7 +458,8 @@ def pipeline_steps() -> list[tuple[str, str, bool]]:
     list of tuple
         Class, alias, and whether it is a pipeline.
     """
-    return [(_STEP, _ALIAS, False)]
+    converter = "calami.process.converterstep.CorrectConverterStep"
+    return [(_STEP, _ALIAS, False), (converter, "correct_converter", False)]
 
 # %% ../../nbs/migration/06_correction.ipynb #76f4da1e
 def read_kernel(path: str | os.PathLike) -> tuple[Migration, dict[str, Any]]:
