@@ -796,7 +796,7 @@ def fetch(
     from calami.archive import download
     from calami.core.tables import format_of, render
 
-    fmt = format_of(output) if output else "text"  # what cannot be written is told before hours of fetching
+    fmt = format_of(output) if output else "text"  # what cannot be written is reported before hours of fetching
     conditions = {"observations": obs, "filters": filters, "target": target, "after": after, "before": before}
     conditions |= {"exp_types": None} if everything else {}
     choices = {"public_only": public_only, "guide_stars": guide_stars, "workers": workers}

@@ -24,7 +24,7 @@ EXPORTS = ["export", "exporti", "exports"]
 # What each test leaves out, besides the cells that export.
 SKIPS = {"cells": ["notest", "slow", "shared"], "shared": ["notest", "slow"], "slow": ["notest"]}
 
-NO_SHARED = "needs the shared data: ../shared beside the checkout, or CALAMI_SHARED naming it"
+NO_SHARED = "needs the shared data: ../shared next to the checkout, or CALAMI_SHARED naming it"
 
 
 def pytest_addoption(parser):

@@ -33,7 +33,7 @@ def shared_data() -> Path:
     """The folder of real data, which is not part of the repository; skips the test where it is absent."""
     data = Path(os.environ.get("CALAMI_SHARED", REPO.parent / "shared")).resolve() / "data"
     if not (data / "jw01093").is_dir():
-        pytest.skip("needs the shared data: ../shared beside the checkout, or CALAMI_SHARED naming it")
+        pytest.skip("needs the shared data: ../shared next to the checkout, or CALAMI_SHARED naming it")
     return data
 
 

@@ -59,7 +59,7 @@ MUTANTS = [
         ("onset block side", 'np.searchsorted(self.edges, start, side="right")',
          'np.searchsorted(self.edges, start, side="left")'),
         ("onset saturated fraction", "<= MOST_SATURATED * self.nints", "<= 20 * MOST_SATURATED * self.nints"),
-        ("onset read noise", "/ niriss.GAIN + 2 * (niriss.READ_NOISE_E", "/ niriss.GAIN + 1 * (niriss.READ_NOISE_E"),
+        ("onset read noise", "maximum(difference, 0.0) / niriss.GAIN + 2 *", "maximum(difference, 0.0) / niriss.GAIN + 1 *"),
         ("onset levelling", "LEVELLING = 1.0", "LEVELLING = 0.0"),
         ("onset parabola", "np.clip(-slope / (2 * bend)", "np.clip(slope / (2 * bend)"),
         ("onset BIC", 'fit["parameters"] * np.log(points)', 'fit["parameters"] * 2.0'),

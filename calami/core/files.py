@@ -59,7 +59,7 @@ def part_name(path: Path) -> Path:
     Returns
     -------
     pathlib.Path
-        A hidden name beside it, ending in ``.part``, that nobody else uses.
+        A hidden name next to it, ending in ``.part``, that nobody else uses.
     """
     begin = f".{path.name}.{os.uname().nodename}-"
     remove_leftovers(path.parent, begin)
@@ -70,7 +70,7 @@ def part_name(path: Path) -> Path:
 @contextlib.contextmanager
 def whole_files(*paths: Path) -> Iterator[list[Path]]:
     """
-    Give temporary names beside the final ones; move all into place at the end, or leave none of them.
+    Give temporary names next to the final ones; move all into place at the end, or leave none of them.
 
     Parameters
     ----------

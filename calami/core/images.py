@@ -129,7 +129,7 @@ def _squares(shape: tuple[int, int], row: int, col: int) -> np.ndarray:
 # %% ../../nbs/core/04_images.ipynb #16860b9b
 #: Pixels around the brightest good one in which a hole may be the star; side of such a hole.
 _HOLE_DISTANCE, _HOLE_SIDE = 8, 3
-#: A pixel is beside the peak, not on it, where less than this fraction of the peak's rate is on its far side.
+#: A pixel is next to the peak, not on it, where less than this fraction of the peak's rate is on its far side.
 _FAR_SIDE = 0.25
 
 # %% ../../nbs/core/04_images.ipynb #51caa7d9

@@ -230,7 +230,7 @@ class Observables(_Measured):
         image and for errors that were not estimated from a sample.
     v2_count, cp_count : numpy.ndarray or None
         How many integrations are behind each squared visibility, shape (n,), and each closure phase, shape (m,), where
-        single values were left out; None if it is not known, or the same for all.
+        single values were excluded; None if it is not known, or the same for all.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -397,7 +397,7 @@ def mean_and_covariance(samples: np.ndarray, circular: bool = False) -> tuple[np
     Parameters
     ----------
     samples : numpy.ndarray
-        Values, shape (integrations, n); one that is not finite is left out.
+        Values, shape (integrations, n); one that is not finite is excluded.
     circular : bool
         Whether they are angles in rad.
 
@@ -437,7 +437,7 @@ def from_samples(data: Observables, keep: np.ndarray | slice = slice(None), name
     -------
     Observables
         Means, standard errors and covariances of these integrations, and their samples. A value that is not finite is
-        left out alone; `v2_count` and `cp_count` say how many were used.
+        excluded alone; `v2_count` and `cp_count` say how many were used.
         The covariances are shrunk towards that of fringes with equal noise on all baselines, the more the fewer
         integrations there are (`calami.fringes.average.shrunk_covariance`).
 
@@ -640,7 +640,7 @@ def distinct_exposures(data: Observables | Sequence[Observables]) -> list[Observ
     Warns
     -----
     OIFITSWarning
-        For each that is left out, why.
+        For each that is excluded, why.
 
     Raises
     ------

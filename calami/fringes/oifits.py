@@ -396,7 +396,7 @@ class Part:
 
     def identity(self, what: str) -> tuple:
         """
-        Give what tells it from others.
+        Give what distinguishes it from others.
 
         Parameters
         ----------

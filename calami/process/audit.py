@@ -112,7 +112,7 @@ def nondefault(product: str | os.PathLike, *, cache: OfflineCache | None = None)
     product : path-like
         A product of jwst, made by calami or not.
     cache : OfflineCache, optional
-        Where parameter files named in the log may be, beside the usual places.
+        Where parameter files named in the log may be, in addition to the usual places.
 
     Returns
     -------
