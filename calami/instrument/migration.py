@@ -55,7 +55,8 @@ def migration_flow(
     """
     light = current if isinstance(current, Mapping) else light_between(current)
     law = Migration(edge, diagonal, growth, power) if growth else None
-    gain = np.zeros(charge.shape if isinstance(current, Mapping) else np.broadcast_shapes(charge.shape, current.shape))
+    shape = charge.shape if isinstance(current, Mapping) else np.broadcast_shapes(charge.shape, current.shape)
+    gain = np.zeros(shape, np.result_type(charge, np.float32))
     for steps, coefficient in ((EDGE_STEPS, edge), (DIAGONAL_STEPS, diagonal)):
         for step in steps if coefficient else ():
             _move(gain, charge, step, coefficient * light[step], law)

@@ -92,36 +92,89 @@ def correct_ramp(
     if np.ndim(reads) != 4 or mode not in ("mean", "each"):
         wanted = "ramps have integrations, groups, rows and columns, and mode is mean or each"
         raise CalamiError(f"{wanted}; not {np.shape(reads)} and {mode!r}")
-    reads, migration = np.asarray(reads, dtype=float), find_migration(migration)
-    typical = _typical(reads)
-    bad = np.zeros(reads.shape[2:], bool) if bad is None else np.asarray(bad, bool)
-    unknown = np.broadcast_to(bad, reads.shape[1:]) | ~np.isfinite(typical)
-    mean = _charge(typical, unknown, migration, filter_name)
+    reads = np.asarray(reads)
+    reads = reads if reads.dtype == np.float32 else reads.astype(float, copy=False)
+    plan = _plan_of(reads, find_migration(migration), bad, filter_name)
+    result = np.empty_like(reads)
+    for block in _blocks(reads.shape):
+        result[block] = plan.corrected(reads[block], mode)
+    return result
+
+# %% ../../nbs/migration/06_correction.ipynb #900c1c20
+def _blocks(shape: tuple[int, ...]) -> list[slice]:
+    # Integrations of about 1 MB: what is made of them on the way stays small, however many there are.
+    step = max(1, 250_000 // max(int(np.prod(shape[1:])), 1))
+    return [slice(k, min(k + step, shape[0])) for k in range(0, shape[0], step)]
+
+# %% ../../nbs/migration/06_correction.ipynb #c84d8b53
+@dataclass(frozen=True)
+class _Plan:
+    # What the mean ramp says of the correction of every integration. Arrays of (groups, rows, columns).
+    migration: Migration
+    unknown: np.ndarray
+    filled: np.ndarray  # the mean ramp without holes
+    light: dict  # between pixels, of one group
+    flow: np.ndarray  # what has flowed into each pixel, as it is seen
+    box: tuple[slice, slice]  # where it flows
+
+    def corrected(self, reads: np.ndarray, mode: str) -> np.ndarray:
+        """Integrations with the charge put back, in the precision that they have."""
+        kind = reads.dtype
+        if mode == "mean":
+            change = np.where(self.unknown, 0.0, _own(self.filled, self.migration) - self.flow)
+            return reads + change.astype(kind)
+        here = self.unknown | ~np.isfinite(reads)
+        known = np.where(here, self.filled.astype(kind), reads)
+        own = _own(known, self.migration)
+        change = own - self.flow.astype(kind)
+        inner = (..., *self.box)
+        light = {step: _of_box(between, step, self.box).astype(kind) for step, between in self.light.items()}
+        charge = undo_capacitance((known + own)[inner])
+        change[inner] = own[inner] - _seen(np.cumsum(_flow_of_groups(charge, light, self.migration), axis=-3))
+        change[here] = 0
+        return reads + change
+
+# %% ../../nbs/migration/06_correction.ipynb #f46d53be
+def _plan_of(reads: Any, migration: Migration, bad: np.ndarray | None, filter_name: str) -> _Plan:
+    # `reads` needs a shape and indices only: it may be an array on disk.
+    typical = np.stack([_typical(reads[:, k]) for k in range(reads.shape[1])]).astype(float)
+    bad = np.zeros(typical.shape[1:], bool) if bad is None else np.asarray(bad, bool)
+    unknown = np.broadcast_to(bad, typical.shape) | ~np.isfinite(typical)
+    filled = _without_holes(typical, unknown, filter_name)
+    mean = undo_capacitance(filled + _own(filled, migration))
     light = mean[-1] / len(mean)
     for _ in range(3):
         flow = _flow_of_groups(mean, light_between(np.maximum(light, 0)), migration)
         light = (mean - np.cumsum(flow, axis=0))[-1] / len(mean)
     between = light_between(np.maximum(light, 0))
-    if mode == "mean":
-        flow = _flow_of_groups(mean, between, migration)
-        change = _seen(mean - np.cumsum(flow, axis=0)) - _seen(mean) + _own(typical, migration)
-        return np.where(unknown, reads, reads + np.nan_to_num(change))
-    result = np.empty_like(reads)
-    for k, ramp in enumerate(reads):
-        here = unknown | ~np.isfinite(ramp)
-        charge = _charge(np.where(here, typical, ramp), unknown, migration, filter_name)
-        flow = np.cumsum(_flow_of_groups(charge, between, migration), axis=0)
-        result[k] = np.where(here, ramp, ramp + np.nan_to_num(_own(ramp, migration)) - _seen(flow))
-    return result
+    flow = np.cumsum(_flow_of_groups(mean, between, migration), axis=0)
+    return _Plan(migration, unknown, filled, between, _seen(flow), _box_of(np.abs(flow).max(axis=0) > _LEAST_FLOW))
 
-# %% ../../nbs/migration/06_correction.ipynb #900c1c20
-def _typical(reads: np.ndarray) -> np.ndarray:
-    # One ramp for all integrations; a median does not see cosmic rays.
+# %% ../../nbs/migration/06_correction.ipynb #7c3dc22d
+#: Charge, e-, below which what flows into a pixel is that of the mean ramp for all integrations.
+_LEAST_FLOW = 0.02
+
+# %% ../../nbs/migration/06_correction.ipynb #caf7b142
+def _box_of(where: np.ndarray) -> tuple[slice, slice]:
+    # Rows and columns that hold all pixels of a mask, and two more on each side.
+    lines = (np.flatnonzero(where.any(axis=axis)) for axis in (1, 0))
+    return tuple(slice(max(int(n[0]) - 2, 0), int(n[-1]) + 3) if len(n) else slice(0, 1) for n in lines)
+
+# %% ../../nbs/migration/06_correction.ipynb #26171335
+def _of_box(between: np.ndarray, step: tuple[int, int], box: tuple[slice, slice]) -> np.ndarray:
+    # Light between the pixels of a box.
+    (rows, columns), (dy, dx) = box, step
+    return between[rows.start : rows.stop - dy, columns.start : columns.stop - abs(dx)]
+
+# %% ../../nbs/migration/06_correction.ipynb #d989f2fb
+def _typical(values: np.ndarray) -> np.ndarray:
+    # One image for all integrations; a median does not see cosmic rays.
     import warnings
 
+    middle = (np.median, np.nanmedian) if len(values) > 4 else (np.mean, np.nanmean)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a read that no integration knows stays NaN
-        return np.nanmedian(reads, axis=0) if len(reads) > 4 else np.nanmean(reads, axis=0)
+        return middle[int(not np.isfinite(values).all())](values, axis=0)
 
 # %% ../../nbs/migration/06_correction.ipynb #3726b3b3
 def _own(signal: np.ndarray, migration: Migration) -> np.ndarray:
@@ -132,8 +185,8 @@ def _own(signal: np.ndarray, migration: Migration) -> np.ndarray:
     return found - signal
 
 # %% ../../nbs/migration/06_correction.ipynb #3171fc99
-def _charge(signal: np.ndarray, unknown: np.ndarray, migration: Migration, filter_name: str) -> np.ndarray:
-    # Charge behind a ramp as it is seen, unknown pixels filled: those known before go on as before.
+def _without_holes(signal: np.ndarray, unknown: np.ndarray, filter_name: str) -> np.ndarray:
+    # A ramp with its unknown pixels filled: those known before go on as before.
     filled = np.array(signal)
     for k in range(len(filled)):
         lost = unknown[k]
@@ -143,7 +196,7 @@ def _charge(signal: np.ndarray, unknown: np.ndarray, migration: Migration, filte
             lost = lost & ~going_on
         if lost.any():
             filled[k] = _filled(filled[k], lost, filter_name)
-    return undo_capacitance(filled + _own(filled, migration))
+    return filled
 
 # %% ../../nbs/migration/06_correction.ipynb #2d8fadbc
 def _filled(image: np.ndarray, unknown: np.ndarray, filter_name: str) -> np.ndarray:
@@ -157,12 +210,16 @@ def _seen(charge: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/migration/06_correction.ipynb #ff4afddc
 def _flow_of_groups(charge: np.ndarray, light: dict, migration: Migration) -> np.ndarray:
-    # What each pixel gained in each group, e-, for the light of one group.
+    # What each pixel gained in each group, e-, for the light of one group; shape (..., groups, rows, columns).
     law = (migration.edge, migration.diagonal, migration.growth, migration.power)
-    ends = np.concatenate([np.zeros_like(charge[:1]), charge])
-    flows = migration_flow(ends, light, *law)
-    middle = migration_flow((ends[:-1] + ends[1:]) / 2, light, *law)
-    return (flows[:-1] + 4 * middle + flows[1:]) / 6
+    before = np.concatenate([np.zeros_like(charge[..., :1, :, :]), charge[..., :-1, :, :]], axis=-3)
+    flow = migration_flow((before + charge) / 2, light, *law)
+    flow *= 4
+    ends = migration_flow(charge, light, *law)
+    flow += ends
+    flow[..., 1:, :, :] += ends[..., :-1, :, :]  # nothing flows at the beginning, where all pixels are empty
+    flow /= 6
+    return flow
 
 # %% ../../nbs/migration/06_correction.ipynb #0aca5c6e
 def correct_image(
@@ -266,14 +323,14 @@ class Correct(Recipe):
         self._needs(piece, 2, 3, 4)
         kernel = find_kernel(self.kernel, _band_of(piece))
         migration = kernel.migration
-        values = piece.layers["SCI"].values().astype(float)
         corrected = correct_arrays(piece, migration, kernel.filter, self.mode)
         note = f"correct: charge migration put back, kernel {self.kernel} ({migration.source})"
         new = piece.copy("corrected", note)
         new._set_card("S_MIGCOR", "COMPLETE")
         new._set_card("MIGKERN", kernel.name)
-        new.layers["SCI"] = Layer.of(corrected.astype(np.float32), piece.layers["SCI"].header)
-        before, after = _at_the_end(values), _at_the_end(corrected)
+        corrected = corrected if corrected.itemsize == 4 else corrected.astype(np.float32)
+        new.layers["SCI"] = Layer.of(corrected, piece.layers["SCI"].header)
+        before, after = _at_the_end(piece.layers["SCI"]), _at_the_end(new.layers["SCI"])
         peak = np.unravel_index(np.nanargmax(before), before.shape)
         change = float(after[peak] / before[peak] - 1)
         new.report["correct"] = {"kernel": asdict(migration), "change_of_brightest": change}
@@ -310,11 +367,28 @@ def correct_arrays(piece: Any, migration: Migration, band: str = "", mode: str =
         another filter than the kernel's, or corrected before.
     """
     _refuse(piece, band)
-    values = piece.layers["SCI"].values().astype(float)
     bad, factor = _not_usable(piece), _electrons(piece)
-    if values.ndim == 4:
-        return correct_ramp(values * factor, migration, bad, mode, _band_of(piece)) / factor
-    return _corrected_images(values * factor, bad, piece, migration) / factor
+    if len(piece.shape) < 4:
+        values = piece.layers["SCI"].values().astype(float)
+        return _corrected_images(values * factor, bad, piece, migration) / factor
+    reads = _Electrons(piece.layers["SCI"], piece.shape, factor)
+    plan = _plan_of(reads, migration, bad, _band_of(piece))
+    stored = getattr(reads.layer, "raw", np.empty(0, np.float32)).dtype  # as it will be in the file
+    result = np.empty(piece.shape, stored if stored.kind == "f" and stored.itemsize == 4 else np.float32)
+    for block in _blocks(piece.shape):
+        np.divide(plan.corrected(reads[block], mode), factor, out=result[block], casting="same_kind")
+    return result
+
+# %% ../../nbs/migration/06_correction.ipynb #b29c879f
+@dataclass(frozen=True)
+class _Electrons:
+    # Reads in e-, a part at a time: what is in a file stays there.
+    layer: Any
+    shape: tuple[int, ...]
+    factor: float
+
+    def __getitem__(self, where) -> np.ndarray:
+        return self.layer.values(where).astype(np.float32, copy=False) * np.float32(self.factor)
 
 # %% ../../nbs/migration/06_correction.ipynb #3df9b5de
 def _refuse(piece: Piece, wanted: str) -> None:
@@ -370,8 +444,10 @@ def _not_usable(piece: Piece) -> np.ndarray:
     if "GROUPDQ" not in piece.layers:
         return bad
     flags = piece.layers["GROUPDQ"].values()
-    lost = (flags & np.uint8(niriss.DO_NOT_USE | niriss.SATURATED) != 0).mean(axis=0) > 0.5
-    return bad | lost
+    lost = np.zeros(flags.shape[1:], np.int32)
+    for one in flags:
+        lost += one & np.uint8(niriss.DO_NOT_USE | niriss.SATURATED) != 0
+    return bad | (lost > 0.5 * len(flags))
 
 # %% ../../nbs/migration/06_correction.ipynb #2c230c2b
 def _corrected_images(rate: np.ndarray, bad: np.ndarray, piece: Piece, migration: Migration) -> np.ndarray:
@@ -385,10 +461,10 @@ def _corrected_images(rate: np.ndarray, bad: np.ndarray, piece: Piece, migration
     return corrected if rate.ndim == 2 else rate + np.nan_to_num(corrected - mean)
 
 # %% ../../nbs/migration/06_correction.ipynb #5146e51c
-def _at_the_end(values: np.ndarray) -> np.ndarray:
+def _at_the_end(layer: Layer) -> np.ndarray:
     # The mean image: of ramps that of the last reads.
-    last = values[:, -1] if values.ndim == 4 else values
-    return last if last.ndim == 2 else last.mean(axis=0)
+    last = layer.values(np.s_[:, -1] if layer.raw.ndim == 4 else ...)
+    return last if last.ndim == 2 else last.mean(axis=0, dtype=float)
 
 # %% ../../nbs/migration/06_correction.ipynb #002307ad
 #: Class and alias of the step whose parameter file a kernel is.

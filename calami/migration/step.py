@@ -162,6 +162,6 @@ class _ModelLayer:
     array: np.ndarray
     header: dict[str, Any]
 
-    def values(self) -> np.ndarray:
+    def values(self, where=...) -> np.ndarray:
         """As `calami.process.piece.Layer.values`."""
-        return np.asarray(self.array)
+        return np.asarray(self.array[where])
