@@ -11,20 +11,21 @@ import lazy_loader
 from ..moved import forward
 
 _NAMES = {
-    "model": "Setup band_of bands fringe_model phase_slope rotated sandwich search_rotation solve star_image",
+    "model": "DEEP FLOOR MODEL_ERROR SMOOTHING Setup band_of bands fringe_model noise_floor noise_weights phase_slope "
+    "rotated sandwich search_rotation solve star_image",
     "frames": "CORE FALLBACK_SCALE_MAS HEADER_KEYWORDS LEAST_DISTANCE RARE_JUMPS",
     "average": "GROSS OUTLIERS circular_mean independent_phases outlying_integrations shrunk_covariance",
     "observables": "BASELINE_FIELDS FIT_VERSION OIData OIFITSWarning Observables SYNONYMS TRIANGLE_FIELDS add_noise "
     "closure_covariance closure_matrix distinct_exposures from_observables from_samples mean_and_covariance "
     "photon_errors point_source wrap",
-    "fitting": "FitOptions LEAST_CHANGE UNLIKE fit",
+    "fitting": "FitOptions LEAST_CHANGE STRAY UNLIKE fit",
     "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS Part find_defects list_parts read_oifits repair_errors write_oifits "
     "write_products",
     "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT Floor STATE calibrate differences_of_state "
     "displacement reference_weights selfcal",
     "companions": "CompanionFit FalseAlarm LARGEST_CHI2 OTHER_PIXEL Options Prepared SCALE_ERROR SHARED SearchOptions "
-    "TOO_SMALL add_companion companion_fringe disc position prepare sample_factor search_companion sigma_of "
-    "spot_response",
+    "RESPONSE_GRID TOO_SMALL add_companion companion_fringe disc position prepare sample_factor search_companion "
+    "sigma_of spot_response weighted_response",
     "limits": "ContrastCurve CurveOptions DEFINITIONS DetectionMap LimitOptions chi2_ratio chi2_sigma "
     "contrast_curve detection_map photon_curve remove_companion systematic_curve",
     "plots": "COLOURS plot_chi2 plot_closure_phases plot_cp plot_curves plot_map plot_residual plot_uv plot_v2",

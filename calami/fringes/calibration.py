@@ -190,6 +190,7 @@ def differences_of_state(one: Observables, other: Observables) -> dict[str, tupl
     for state, x in zip(states, (one, other), strict=True):
         ran = step_statuses(x.header).get("charge_migration") == "COMPLETE"
         state["S_CHGMIG"] = "COMPLETE" if ran else "not run"
+        state["CALPIXW"] = state["CALPIXW"] or "plain"  # as jwst fits, and calami did before there were others
     # Files from before there were these keywords say nothing of mode and version
     return {
         key: (states[0][key] or "none", states[1][key] or "none")

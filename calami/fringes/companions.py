@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError, options_from
-from .calibration import FLIGHT
-from .model import Setup, fringe_model, star_image
+from .calibration import BASELINE_TOLERANCE, FLIGHT
+from .model import Setup, bands, fringe_model, noise_weights, star_image
 from .observables import Observables, _sample_size, closure_covariance, distinct_exposures, wrap
 from ..instrument.mask import Mask, pairs_of
-from ..instrument.niriss import HOLE_FLAT_TO_FLAT, PIXEL_SCALE_MAS
-from ..instrument.optics import MAS
+from ..instrument.niriss import FILTERS, HOLE_FLAT_TO_FLAT, HOLE_NAMES, PIXEL_SCALE_MAS
+from ..instrument.optics import COMMISSIONING, MAS, Pupil, monochromatic
 
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'SHARED', 'LARGEST_CHI2', 'OTHER_PIXEL', 'TOO_SMALL', 'SCALE_ERROR', 'disc', 'companion_fringe',
-           'spot_response', 'sample_factor', 'Options', 'Prepared', 'prepare', 'position', 'add_companion',
-           'FalseAlarm', 'sigma_of', 'SearchOptions', 'CompanionFit', 'search_companion']
+__all__ = ['logger', 'RESPONSE_GRID', 'SHARED', 'LARGEST_CHI2', 'OTHER_PIXEL', 'TOO_SMALL', 'SCALE_ERROR', 'disc',
+           'companion_fringe', 'spot_response', 'weighted_response', 'sample_factor', 'Options', 'Prepared', 'prepare',
+           'position', 'add_companion', 'FalseAlarm', 'sigma_of', 'SearchOptions', 'CompanionFit', 'search_companion']
 
 # %% ../../nbs/fringes/09_companions.ipynb #fcd71e61
 def disc(x: np.ndarray, kind: str, size: float) -> np.ndarray:
@@ -129,6 +129,76 @@ def _responses(wavelength: float, spot: float) -> np.ndarray:
         amplitude = np.hypot(found[1:-1:2], found[2:-1:2]).mean()
         rows.append((distance, found[0], amplitude, 1 + away @ phase / (phase @ phase)))
     return np.array([(0.0, 1.0, 1.0, rows[0][3]), *rows]).T
+
+# %% ../../nbs/fringes/09_companions.ipynb #a9de9aba
+#: Points a pixel, and pixels on each side of the star, of the table of `weighted_response`.
+RESPONSE_GRID = (6, 17)
+
+# %% ../../nbs/fringes/09_companions.ipynb #8bdaf4d6
+def weighted_response(
+    place: np.ndarray, filter_name: str, wavelength: float, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Give what a fit in the image with weighted pixels finds of a companion.
+
+    Parameters
+    ----------
+    place : numpy.ndarray
+        Of the companion from the star along columns and rows, mas, shape (cells, 2).
+    filter_name : str
+        An AMI filter.
+    wavelength : float
+        At which the fringe is computed that is multiplied by the factor, m.
+    floor : float
+        Of the weights (`calami.fringes.model.noise_weights`).
+
+    Returns
+    -------
+    light : numpy.ndarray
+        Part of its light that is found, shape (cells,).
+    fringe : numpy.ndarray
+        Complex factor of its fringe on each pair of the seven holes, shape (pairs, cells), in which the width of the
+        band is contained. With weights it is not the same on all of them, and depends on the direction.
+    """
+    table = _weighted_table(filter_name, round(wavelength, 9), float(f"{floor:.1e}"))
+    fine, reach = RESPONSE_GRID
+    where = np.clip(np.asarray(place)[:, ::-1] / np.mean(PIXEL_SCALE_MAS), -reach, reach) * fine + reach * fine
+    first = np.minimum(where.astype(int), 2 * reach * fine - 1)
+    (down, across), (row, column) = (where - first).T[:, :, None], first.T
+    near, far = ((1 - across) * table[r, column] + across * table[r, column + 1] for r in (row, row + 1))
+    found = (1 - down) * near + down * far
+    return found[:, 0].real, found[:, 1:].T
+
+# %% ../../nbs/fringes/09_companions.ipynb #cd2a3c3c
+@lru_cache
+def _weighted_table(filter_name: str, wavelength: float, floor: float) -> np.ndarray:
+    # Light and complex fringes on a grid of places, rows and columns. What the fit finds is linear in the image, so
+    # that all places together are a correlation of the image of a star with the pictures that the fit multiplies by.
+    from scipy.fft import fft2, ifft2
+
+    scale, size, (fine, reach) = float(np.mean(PIXEL_SCALE_MAS)), 69, RESPONSE_GRID
+    setup = Setup(Mask(), bands(filter_name, count=12 if filter_name == "F277W" else 5), (scale, scale))
+    root = np.sqrt(noise_weights(star_image((size, size), (0.0, 0.0), setup), floor)).ravel()
+    design = fringe_model(size, (0.0, 0.0), setup).reshape(size**2, -1)
+    inverse = (np.linalg.pinv(design * root[:, None]) * root)[:-1]
+    side = (size + 2 * reach) * fine
+    away = (np.arange(side) - side // 2) * (scale / fine)
+    seen = sum(part * monochromatic(one * 1e6, away, away, Pupil()) for part, one, _ in setup.bands)
+    pixel = np.sinc(np.fft.fftfreq(side) * fine)
+    seen = fft2(np.fft.ifftshift(seen)).conj() * np.outer(pixel, pixel)
+    rows = np.concatenate((inverse[:1].astype(complex), inverse[1::2] + 1j * inverse[2::2]))
+    found, edge = [], reach * fine
+    for row in rows:  # apart by so many fine points, which repeats their transform
+        spread = fft2(row.reshape(size, size), (side // fine,) * 2)
+        table = np.roll(ifft2(np.tile(spread, (fine, fine)) * seen), (edge - size // 2 * fine,) * 2, (0, 1))
+        found.append(table[: 2 * edge + 1, : 2 * edge + 1] / table[edge, edge])
+    found = np.moveaxis(np.array(found), 0, -1)
+    places = np.arange(-edge, edge + 1) * (scale / fine * MAS)
+    holes, pairs = setup.mask.row_col[:, ::-1] @ setup.distortion.matrix.T, pairs_of(7)
+    sides = (holes[pairs[:, 0]] - holes[pairs[:, 1]]) * (2 * np.pi / wavelength)
+    turns = np.multiply.outer(places, sides[:, 1])[:, None] + np.multiply.outer(places, sides[:, 0])[None]
+    found[..., 1:] *= np.exp(-1j * turns)
+    return found
 
 # %% ../../nbs/fringes/09_companions.ipynb #38879483
 def sample_factor(n_samples: int, n_data: int, n_parameters: int = 3, shrinkage: float = 0.0) -> float:
@@ -250,6 +320,26 @@ class Options:
         if not min(self.systematics) >= 0:
             raise CalamiError(f"systematics are errors, so 0 or more, not {self.systematics}")
 
+# %% ../../nbs/fringes/09_companions.ipynb #99bba566
+class _InImage:
+    # Where the sky lies in the image, and which pairs of the seven holes the baselines are: both by their lengths
+    def __init__(self, data: Observables, uv: np.ndarray) -> None:
+        holes = Mask().row_col[:, ::-1] @ COMMISSIONING.matrix.T
+        numbers = [HOLE_NAMES.index(name) if name in HOLE_NAMES else -1 for name in data.stations]
+        ends = np.array(numbers, int)[data.v2_stations - 1]
+        self.matrix, *_ = np.linalg.lstsq(holes[ends[:, 0]] - holes[ends[:, 1]], data.v2_uv, rcond=None)
+        pairs = pairs_of(len(holes))
+        sides = (holes[pairs[:, 0]] - holes[pairs[:, 1]]) @ self.matrix
+        away = np.linalg.norm(np.concatenate((sides, -sides)) - uv[:, None], axis=-1)
+        self.pair, self.turned = away.argmin(axis=1) % len(pairs), away.argmin(axis=1) >= len(pairs)
+        self.found = min(numbers, default=-1) >= 0 and away.min(axis=1).max() < BASELINE_TOLERANCE
+
+    def response(self, x: np.ndarray, y: np.ndarray, *facts: Any) -> tuple[np.ndarray, np.ndarray]:
+        # `weighted_response` for places east and north, mas, on the baselines
+        light, fringe = weighted_response(-np.column_stack((x, y)) @ self.matrix.T, *facts)
+        fringe = fringe[self.pair]
+        return light, np.where(self.turned[:, None], fringe.conj(), fringe)
+
 # %% ../../nbs/fringes/09_companions.ipynb #b9865293
 class Prepared:
     """
@@ -278,6 +368,8 @@ class Prepared:
         self.w_v2 = _whiten(data, "v2", v2_good, options) if v2_good.any() else none
         self.w_cp = _whiten(data, "cp", cp_good, options) if cp_good.any() else none
         self.spot = data.spot if options.spot else 0.0
+        self.floor = data.header.get("CALFLOOR") if self.spot else None
+        self.image = _InImage(data, self.uv) if self.floor and data.filter in FILTERS else None
         spatial = np.hypot(*self.uv.T) / data.wavelength
         self.star = np.ones(len(spatial)) if options.star is None else disc(spatial, *options.star)
         self.faint = np.ones(len(spatial)) if options.companion is None else disc(spatial, *options.companion)
@@ -309,10 +401,14 @@ class Prepared:
         tuple of numpy.ndarray
             Two arrays, shape (baselines, cells), and one, shape (cells,).
         """
-        light, contrast, stretch = (np.ones(len(x)),) * 3
-        if self.spot:
+        light, contrast, stretch, bandwidth = *(np.ones(len(x)),) * 3, self.data.bandwidth
+        if self.image is not None and self.image.found:
+            facts = self.data.filter, self.data.wavelength, self.floor
+            light, contrast = self.image.response(x, y, *facts)
+            bandwidth = 0.0  # the response has it
+        elif self.spot:
             light, contrast, stretch = spot_response(np.hypot(x, y), self.data.wavelength, self.spot)
-        band = self.data.wavelength, self.data.bandwidth
+        band = self.data.wavelength, bandwidth
         fringe = companion_fringe(self.uv, x * stretch, y * stretch, *band) * (contrast * self.faint[:, None])
         return fringe.real, fringe.imag, light
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,18 @@ from calami.fringes.frames import (
     _mean_image,
     _read,
     _scale_of,
+    _Weighting,
 )
 from calami.fringes.model import (
+    FLOOR,
     Setup,
     _pipeline_bands,
     _weighted,
     band_of,
     bands,
     fringe_model,
+    noise_floor,
+    noise_weights,
     phase_slope,
     rotated,
     sandwich,
@@ -51,7 +56,7 @@ from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'LEAST_CHANGE', 'UNLIKE', 'fit', 'FitOptions']
+__all__ = ['logger', 'LEAST_CHANGE', 'STRAY', 'UNLIKE', 'fit', 'FitOptions']
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9a676e90
 #: A pixel among the brightest that no one has flagged is bad if fixing changes it by more than this fraction. Migration
@@ -76,12 +81,12 @@ def _fixer(size: int, setup: Setup) -> FourierFix:
     return FourierFix(forbidden(setup.filter, size, float(np.mean(setup.scale)), setup.mask))
 
 # %% ../../nbs/fringes/06_fitting.ipynb #a0d29b19
-def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool) -> _Fitted:
+def _fit_fast(frames: _Frames, setup: Setup, center, options: FitOptions) -> _Fitted:
     size = frames.cube.shape[1]
     middle, seen = _mean_image(frames)
     bad = ~seen
     inner = (_even(size),) * 2
-    if fix:
+    if options.fix:
         fourier = _fixer(inner[0].stop, setup)
         middle[inner], bad[inner] = _fix_unless_migrated(fourier, middle[inner], bad[inner])
     if center is None:
@@ -91,51 +96,135 @@ def _fit_fast(frames: _Frames, setup: Setup, center, fix: bool) -> _Fitted:
             "its star cannot be centred near its brightest good pixel; is its core saturated or flagged?"
         )
     images = frames.cube.reshape(len(frames.cube), -1).astype(float)
-    good = ~(frames.bad | bad).reshape(images.shape)
-    images[~good] = 0
     design = fringe_model(size, center, setup).reshape(size**2, -1)
-    coefficients = solve(design, images, good)
+    weighting = _weigh(frames, design, (middle.ravel(), bad.ravel()), options.pixel_weights)
+    good = ~(frames.bad.reshape(images.shape) | weighting.bad)
+    images[~good] = 0
+    coefficients = solve(design, images, good, weighting.weights)
     moves, models = np.zeros((len(images), 2)), coefficients @ design.T
     if len(images) > 1:
-        coefficients, moves, models = _follow(coefficients, images, good, design, center, setup)
-    return _Fitted(coefficients, good, moves + center, design, images, models)
+        moving = _moving(design, center, setup, good.mean(axis=0) > 0.5, weighting.weights)
+        coefficients, moves, models = _follow(moving, coefficients, images, good)
+    return _Fitted(coefficients, good, moves + center, design, images, models, weighting)
+
+# %% ../../nbs/fringes/06_fitting.ipynb #e36f0b13
+#: A pixel away from the core (fainter than the first, in units of the peak) is bad if it is off by so many times the
+#: usual misfit of weighted pixels, by more than so large a part of its light, and by so many times the most that one of
+#: its neighbours is off: anything in the sky is wider than that.
+STRAY = (0.1, 20.0, 0.3, 4.0)
+
+# %% ../../nbs/fringes/06_fitting.ipynb #066a1615
+def _stray(left: np.ndarray, model: np.ndarray, weights: np.ndarray, good: np.ndarray) -> np.ndarray:
+    # Bad pixels that no one has flagged, which weigh much where the image is faint; all arrays have the image's shape
+    from scipy.ndimage import maximum_filter
+
+    faint, times, part, alone = STRAY
+    left = np.where(good, np.abs(left), 0)
+    ring = np.ones((3, 3), bool)
+    ring[1, 1] = False
+    out = (left > alone * maximum_filter(left, footprint=ring, mode="constant")) & (left > part * np.abs(model))
+    size = left * np.sqrt(weights)
+    return out & (size > times * 1.4826 * np.median(size[good])) & (model < faint * model.max())
+
+# %% ../../nbs/fringes/06_fitting.ipynb #80a7a32d
+def _weigh(frames: _Frames, design: np.ndarray, mean: tuple[np.ndarray, np.ndarray], kind) -> _Weighting:
+    # Weights of the pixels, and which of them are bad, by the mean image, which is given with those known to be bad
+    (image, bad), size, floor = mean, int(np.sqrt(len(design))), None
+    if isinstance(kind, str) and kind == "plain":
+        return _Weighting(bad)
+    star = design[:, 0] + design[:, 1:-1:2].sum(axis=1)
+    if not isinstance(kind, (str, float, int)):
+        given = kind(star.reshape(size, size)) if callable(kind) else kind[frames.place]
+        weights = _given_weights(given, size)
+        return _Weighting(bad | (weights == 0), weights, f"given {zlib.crc32(weights):08x}")
+    floor, variance = (kind, None) if kind != "noise" else (FLOOR, _mean_variance(frames))
+    if variance is not None:
+        floor = noise_floor(star[~bad], variance[~bad])
+    weights = noise_weights(star.reshape(size, size), floor).ravel()
+    model = design @ solve(design, np.where(bad, 0, image)[None], ~bad[None], weights)[0]
+    pictures = (a.reshape(size, size) for a in (image - model, model, weights, ~bad))
+    stray = _stray(*pictures).ravel()
+    if stray.any():
+        frames.notes.append(f"{stray.sum()} pixels stand out from the image of a star and were excluded")
+    return _Weighting(bad | stray, weights, "noise", float(floor))
+
+# %% ../../nbs/fringes/06_fitting.ipynb #818e99cf
+def _given_weights(weights, size: int) -> np.ndarray:
+    weights = np.array(weights, float)
+    if weights.shape != (size, size) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        raise CalamiError(
+            f"pixel_weights of shape {weights.shape} for an image of {size} by {size} pixels around the star: give "
+            "finite numbers, none negative and not all 0, for every pixel of the file, or a function"
+        )
+    return weights.ravel()
+
+# %% ../../nbs/fringes/06_fitting.ipynb #23b0cef9
+def _mean_variance(frames: _Frames) -> np.ndarray | None:
+    # Of a pixel of one integration, from ERR or else from the scatter of the integrations; infinite where never good
+    if frames.variance is None and len(frames.cube) < 5:
+        return None
+    count = (~frames.bad).sum(axis=0)
+    if frames.variance is not None:
+        known = ~frames.bad & np.isfinite(frames.variance)
+        total, count = np.where(known, frames.variance, 0).sum(axis=0), known.sum(axis=0)
+    else:
+        away = np.where(frames.bad, 0, frames.cube - _mean_image(frames)[0])
+        total, count = (away**2).sum(axis=0), count - 1
+    return np.where(count > 0, total / np.maximum(count, 1), np.inf).ravel()
 
 # %% ../../nbs/fringes/06_fitting.ipynb #2b8e6116
-def _follow(coefficients, images, good, design, center, setup: Setup):
-    # The star moves by a few mas between integrations: how far is given by the tilt of the phases. Moving the fringes
-    # only turns their coefficients. What moving the spot does to them follows to first order from the change of a
-    # model that is moved by a small step and whose fringes are turned back. Two rounds: where the first moved the model
-    # the phases give the rest (in F277W a hundredth), and the normal matrix of the model at rest serves for both.
+@dataclass(frozen=True)
+class _Moving:
+    # A model whose star moves by little: pictures at rest and their changes a pixel along rows and columns, radians of
+    # each fringe a pixel, how much the pixels count, the inverse of the normal matrix
+    terms: tuple[np.ndarray, np.ndarray, np.ndarray]
+    tilt: np.ndarray
+    weights: np.ndarray
+    inverse: np.ndarray
+
+# %% ../../nbs/fringes/06_fitting.ipynb #813550da
+def _moving(design: np.ndarray, center, setup: Setup, usual: np.ndarray, weights: np.ndarray | None) -> _Moving:
+    # Moving the fringes only turns their coefficients. What moving the spot does to them follows to first order from
+    # the change of a model that is moved by a small step and whose fringes are turned back.
     size, step = int(np.sqrt(len(design))), 0.002
     pairs, (wavelength, _) = pairs_of(len(setup.mask.names)), band_of(setup.bands)
     along = (setup.mask.row_col[pairs[:, 0]] - setup.mask.row_col[pairs[:, 1]])[:, ::-1] @ setup.distortion.matrix.T
-    tilt = (2 * np.pi * MAS / wavelength * along * setup.scale)[:, ::-1]  # radians a pixel along rows and columns
-    usual = good.mean(axis=0) > 0.5
+    tilt = (2 * np.pi * MAS / wavelength * along * setup.scale)[:, ::-1]
+    weights = usual * (1.0 if weights is None else weights)
     norm = np.sqrt((design**2).mean(axis=0))
-    inverse = np.linalg.inv((design[usual] / norm).T @ (design[usual] / norm)) / np.outer(norm, norm)
+    scaled = design[usual] / norm
+    inverse = np.linalg.inv((scaled.T * weights[usual]) @ scaled) / np.outer(norm, norm)
     terms = [design]
     for axis in (0, 1):
         moved = fringe_model(size, tuple(center + step * (np.arange(2) == axis)), setup).reshape(design.shape)
         turn = np.exp(1j * step * tilt[:, axis]) * (moved[:, 1:-1:2] + 1j * moved[:, 2:-1:2])
         moved[:, 1:-1:2], moved[:, 2:-1:2] = turn.real, turn.imag
         terms.append((moved - design) / step)
+    return _Moving(tuple(terms), tilt, weights, inverse)
+
+# %% ../../nbs/fringes/06_fitting.ipynb #62e32439
+def _follow(moving: _Moving, coefficients, images, good):
+    # The star moves by a few mas between integrations: how far is given by the tilt of the phases. Two rounds: where
+    # the first moved the model the phases give the rest (in F277W a hundredth), and the normal matrix of the model at
+    # rest serves for both.
     for _ in range(2):
         _, turns = circular_mean(np.arctan2(coefficients[:, 2:-1:2], coefficients[:, 1:-1:2]))
-        moves = np.clip(turns @ np.linalg.pinv(tilt).T, -0.2, 0.2)
+        moves = np.clip(turns @ np.linalg.pinv(moving.tilt).T, -0.2, 0.2)
         factors = [1.0, moves[:, :1], moves[:, 1:]]
-        left = images - sum(f * (coefficients @ t.T) for f, t in zip(factors, terms, strict=True))
-        left[~(good & usual)] = 0
-        coefficients = coefficients + sum(f * (left @ t) for f, t in zip(factors, terms, strict=True)) @ inverse
-    models = sum(f * (coefficients @ t.T) for f, t in zip(factors, terms, strict=True))
+        left = images - sum(f * (coefficients @ t.T) for f, t in zip(factors, moving.terms, strict=True))
+        left *= good * moving.weights
+        change = sum(f * (left @ t) for f, t in zip(factors, moving.terms, strict=True))
+        coefficients = coefficients + change @ moving.inverse
+    models = sum(f * (coefficients @ t.T) for f, t in zip(factors, moving.terms, strict=True))
     return coefficients, moves, models
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9adbda27
-def _fit_exact(frames: _Frames, setup: Setup, center, fix: bool) -> _Fitted:
+def _fit_exact(frames: _Frames, setup: Setup, center, options: FitOptions) -> _Fitted:
     count, size = frames.cube.shape[:2]
     images = np.where(np.isfinite(frames.cube), frames.cube, np.zeros((), frames.cube.dtype))
     bad = frames.bad.copy()
     inner = (_even(size),) * 2
-    fourier = _fixer(inner[0].stop, setup) if fix else None
+    fourier = _fixer(inner[0].stop, setup) if options.fix else None
     terms = len(setup.mask.names) * (len(setup.mask.names) - 1) + 2
     coefficients, centers, models = np.zeros((count, terms)), np.zeros((count, 2)), np.zeros((count, size**2))
     for n in range(count):
@@ -246,6 +335,11 @@ class FitOptions:
         Of the source (see `calami.instrument.optics`); equal photons at all wavelengths by default.
     bandpass : numpy.ndarray, optional
         Rows of weight (fraction of the photons) and wavelength (m) instead of filter and spectrum, shape (n, 2).
+    pixel_weights : str, float, numpy.ndarray or callable, optional
+        How much a pixel counts. ``"noise"``, by default for ``"fast"``: one over the variance (`noise_weights`), with
+        the floor that ERR or the scatter of the integrations ask for (`noise_floor`); a number: with that floor.
+        ``"plain"``: all alike, always so for the other modes. Or the weights: one for each pixel of the file, or a
+        function that gives them for the image of a star at its place. Pixels with weight 0 are not used.
     weighting : str, optional
         See `bands`: ``"photons"`` by default for ``"fast"``; ``"peaks"``, with the wavelengths and the model of the
         pipeline, for the others.
@@ -273,6 +367,7 @@ class FitOptions:
     mask: Mask | str | Path | None = None
     spectrum: Spectrum | None = None
     bandpass: np.ndarray | None = None
+    pixel_weights: str | float | np.ndarray | Callable | None = None
     weighting: str | None = None
     distortion: Distortion | str = COMMISSIONING
     center: tuple[float, float] | None = None
@@ -288,6 +383,16 @@ class FitOptions:
             raise CalamiError(f"mode is {self.mode!r}; 'fast', 'exact' and 'jwst' are known")
         if self.mode == "jwst" and self.center is not None:
             raise CalamiError("the stock code takes no center; use mode='exact'")
+        kind, named = self.pixel_weights, isinstance(self.pixel_weights, str)
+        if kind is None:
+            object.__setattr__(self, "pixel_weights", "noise" if self.mode == "fast" else "plain")
+        elif self.mode != "fast" and not (named and kind == "plain"):
+            raise CalamiError(f"mode {self.mode!r} counts all pixels alike, as jwst does; use mode='fast'")
+        elif (named and kind not in ("noise", "plain")) or (isinstance(kind, (int, float)) and not kind > 0):
+            known = "'noise', 'plain', a floor above 0, an array or a function"
+            raise CalamiError(f"pixel_weights is {kind!r}; use {known}")
+        elif not (named or callable(kind) or isinstance(kind, (int, float))):
+            object.__setattr__(self, "pixel_weights", np.asarray(kind, float))
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9d681f8a
 #: Root mean square of what the model leaves, over that of the image, above which it is another mask or filter:
@@ -354,7 +459,7 @@ def _fit_ours(frames: _Frames, setup: Setup, options: FitOptions, drop: np.ndarr
     size = frames.cube.shape[1]
     corner = np.array([frames.row, frames.column]) + (size - 1) / 2
     offset = None if options.center is None else tuple(np.asarray(options.center, float) - corner)
-    fitted = (_fit_exact if exact else _fit_fast)(frames, setup, offset, options.fix)
+    fitted = (_fit_exact if exact else _fit_fast)(frames, setup, offset, options)
     samples = _samples_of(fitted.coefficients, len(setup.mask.names))
     samples["flux"] = fitted.coefficients[:, 0] * fitted.design[:, 0].sum()
     left = np.where(fitted.good, fitted.images - fitted.models, 0)
@@ -388,7 +493,7 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
     n_holes, size, good = len(setup.mask.names), frames.cube.shape[1], fitted.good[kept]
     variance, source = _noise(frames, fitted, kept)
     usual, times = good.mean(axis=0) > 0.5, np.maximum(good.sum(axis=0), 1)
-    expected = sandwich(fitted.design, usual, variance)
+    expected = sandwich(fitted.design, usual, variance, fitted.weighting.weights)
     means = _average(fitted.coefficients[kept], expected, n_holes, options.debias)
     single = len(good) == 1
     if single:
@@ -396,6 +501,7 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
         frames.notes.append(f"a single integration: errors from {origin}")
     image, model = (np.where(good, a[kept], 0).sum(axis=0) / times for a in (fitted.images, fitted.models))
     left = image - model
+    frames = replace(frames, facts=frames.facts | fitted.weighting.facts)
     known = source == "ERR" or len(good) > 4  # else the variance is that of the residual
     beyond = (left**2 - known * variance / times)[usual].sum() / (image[usual] ** 2).sum()
     if beyond > UNLIKE**2:

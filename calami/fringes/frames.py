@@ -60,6 +60,12 @@ class _Frames:
         parts = {key: None if array is None else array[:, rows, columns] for key, array in parts.items()}
         return replace(self, **parts, row=self.row + (rows.start or 0), column=self.column + (columns.start or 0))
 
+    @property
+    def place(self) -> tuple[slice, slice]:
+        # Of these pixels in the file
+        rows, columns = self.cube.shape[1:]
+        return slice(self.row, self.row + rows), slice(self.column, self.column + columns)
+
 # %% ../../nbs/fringes/02_frames.ipynb #11059eed
 def _from_arrays(science, dq, error, frames: _Frames, jumps: bool = True) -> _Frames:
     # The arrays of an exposure, for frames that have none yet
@@ -267,6 +273,20 @@ def _crop(frames: _Frames, exact: bool) -> _Frames:
         )
     return frames.cut(slice(row - reach, row + reach + 1), slice(column - reach, column + reach + 1))
 
+# %% ../../nbs/fringes/02_frames.ipynb #1208bbc4
+@dataclass
+class _Weighting:
+    # How the pixels of a fit count
+    bad: np.ndarray | None = None  # pixels: used in no integration
+    weights: np.ndarray | None = None  # pixels; equal ones if not given
+    name: str = "plain"
+    floor: float | None = None  # of noise weights
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        # For the header of what comes out
+        return {"CALPIXW": self.name} | ({} if self.floor is None else {"CALFLOOR": self.floor})
+
 # %% ../../nbs/fringes/02_frames.ipynb #0215a17d
 @dataclass
 class _Fitted:
@@ -276,6 +296,7 @@ class _Fitted:
     design: np.ndarray  # pixels, terms: of the last integration, or of all
     images: np.ndarray  # n, pixels
     models: np.ndarray  # n, pixels
+    weighting: _Weighting = field(default_factory=lambda: _Weighting())
 
 # %% ../../nbs/fringes/02_frames.ipynb #e70ed130
 def _even(size: int) -> slice:

@@ -17,8 +17,8 @@ from ..instrument.mask import Mask, pairs_of
 from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum, passband, sample_passband
 
 # %% auto #0
-__all__ = ['bands', 'band_of', 'Setup', 'fringe_model', 'solve', 'sandwich', 'phase_slope', 'rotated', 'star_image',
-           'search_rotation']
+__all__ = ['FLOOR', 'MODEL_ERROR', 'DEEP', 'SMOOTHING', 'bands', 'band_of', 'Setup', 'fringe_model', 'solve', 'sandwich',
+           'noise_weights', 'noise_floor', 'phase_slope', 'rotated', 'star_image', 'search_rotation']
 
 # %% ../../nbs/fringes/01_model.ipynb #a6e68fbf
 def bands(
@@ -200,7 +200,7 @@ def _patched_point(size: int, center: float, over: int) -> int:
     return int(0.5 * over * size - 0.5 + center * over)
 
 # %% ../../nbs/fringes/01_model.ipynb #84299e1a
-def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray) -> np.ndarray:
+def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """
     Fit the same pictures to many images by least squares, each image with its own bad pixels.
 
@@ -212,6 +212,8 @@ def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray) -> np.ndarra
         Shape (n, pixels).
     good : numpy.ndarray
         True where a pixel of an image is used, shape (n, pixels).
+    weights : numpy.ndarray, optional
+        Of the pixels, shape (pixels,); equal ones by default.
 
     Returns
     -------
@@ -223,6 +225,9 @@ def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray) -> np.ndarra
     CalamiError
         If the good pixels of an image do not determine all terms.
     """
+    if weights is not None:
+        root = np.sqrt(weights)
+        design, images = design * root[:, None], images * root
     norm = np.sqrt((design**2).mean(axis=0))
     scaled = design / norm
     usual = good.mean(axis=0) > 0.5
@@ -243,7 +248,9 @@ def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray) -> np.ndarra
     return np.linalg.solve(normal, right[..., None])[..., 0] / norm
 
 # %% ../../nbs/fringes/01_model.ipynb #7f513085
-def sandwich(design: np.ndarray, good: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def sandwich(
+    design: np.ndarray, good: np.ndarray, variance: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """
     Covariance of least-squares coefficients for pixels of known variance.
 
@@ -255,16 +262,73 @@ def sandwich(design: np.ndarray, good: np.ndarray, variance: np.ndarray) -> np.n
         True where a pixel is used, shape (pixels,).
     variance : numpy.ndarray
         Of the pixels, shape (pixels,).
+    weights : numpy.ndarray, optional
+        With which they were fitted, shape (pixels,); equal ones by default.
 
     Returns
     -------
     numpy.ndarray
-        Shape (terms, terms). The fit gives equal weight to all pixels, the noise does not: hence the two-sided form.
+        Shape (terms, terms). The weights are not those of the noise: hence the two-sided form.
     """
     norm = np.sqrt((design**2).mean(axis=0))
     used = (design / norm)[good]
-    inverse = np.linalg.inv(used.T @ used)
-    return inverse @ (used.T * variance[good]) @ used @ inverse / np.outer(norm, norm)
+    weighted = used if weights is None else used * weights[good, None]
+    inverse = np.linalg.inv(used.T @ weighted)
+    return inverse @ (weighted.T * variance[good]) @ weighted @ inverse / np.outer(norm, norm)
+
+# %% ../../nbs/fringes/01_model.ipynb #570b0c57
+#: Weights of pixels by brightness in units of the peak: the least floor, which stands for read noise; the model's and
+#: the flat's error in the peak over photon noise, both as variances; the read noise that is left out of account; and
+#: the standard deviation, in pixels, by which the image of a star is smoothed.
+FLOOR, MODEL_ERROR, DEEP, SMOOTHING = 0.003, 1.0, 0.008, 0.5
+
+# %% ../../nbs/fringes/01_model.ipynb #a2ab80e1
+def noise_weights(star: np.ndarray, floor: float = FLOOR) -> np.ndarray:
+    """
+    Weights of pixels by what they are uncertain by.
+
+    Parameters
+    ----------
+    star : numpy.ndarray
+        Image of a star, shape (rows, columns).
+    floor : float
+        Variance of read noise over that of the photons in the peak; infinite for equal weights.
+
+    Returns
+    -------
+    numpy.ndarray
+        Between 0 and 1, in the shape of `star`.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    bright = gaussian_filter(np.clip(star, 0, None), SMOOTHING)
+    bright /= bright.max()
+    return 1 / (1 + (bright + MODEL_ERROR * bright**2) / floor)
+
+# %% ../../nbs/fringes/01_model.ipynb #ed713885
+def noise_floor(star: np.ndarray, variance: np.ndarray) -> float:
+    """
+    Find the floor for `noise_weights` from the variances of pixels.
+
+    Parameters
+    ----------
+    star : numpy.ndarray
+        Image of a star, good pixels only, shape (n,).
+    variance : numpy.ndarray
+        Of these pixels, shape (n,).
+
+    Returns
+    -------
+    float
+        `FLOOR`, or more where read noise rules; infinite where the variance does not rise with brightness.
+    """
+    bright = star / np.max(star)
+    faint, core = bright < 1e-3, bright > 0.1
+    if not (faint.any() and core.any()):
+        return FLOOR
+    read = np.median(variance[faint])
+    photons = np.median((variance[core] - read) / bright[core])
+    return max(FLOOR, float(read / photons) - DEEP) if photons > 1e-3 * read else np.inf
 
 # %% ../../nbs/fringes/01_model.ipynb #3fed1ed2
 def phase_slope(image: np.ndarray) -> tuple[float, float]:

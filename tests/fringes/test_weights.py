@@ -1,0 +1,228 @@
+"""Fits whose pixels count by their noise: near the bound, alike for all stars, right about companions."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from foreign_fringes import PIXEL, Detector
+from toys import fringe_cube, fringe_images
+
+from calami.core.problems import CalamiError
+from calami.fringes.average import _jacobian
+from calami.fringes.calibration import calibrate
+from calami.fringes.companions import Prepared, search_companion, weighted_response
+from calami.fringes.fitting import fit
+from calami.fringes.model import (
+    FLOOR,
+    Setup,
+    bands,
+    fringe_model,
+    noise_floor,
+    noise_weights,
+    sandwich,
+    solve,
+    star_image,
+)
+from calami.fringes.oifits import read_oifits, write_oifits
+from calami.instrument import niriss, optics
+from calami.instrument.mask import Mask, closure_matrix
+
+POINTING = {"ROLL_REF": 171.7, "V3I_YANG": 0.6, "VPARITY": -1, "TARGNAME": "toy"}
+
+
+def made(name, place=(0.1, 0.2), size=69):
+    """Pictures of a model, and amounts that make a star of V² 0.9 of 1.5e6 electrons."""
+    design = fringe_model(size, place, Setup(Mask(), bands(name), (65.6, 65.6))).reshape(size**2, -1)
+    amounts = np.zeros(design.shape[1])
+    amounts[0], amounts[1:-1:2], amounts[2:-1:2] = 1, 0.95, 0.03
+    return design, 1.5e6 * amounts / (design @ amounts).sum()
+
+
+def precision(design, amounts, variance, weights):
+    """Mean errors of V² and of closure phases."""
+    derivative = _jacobian(amounts)
+    both = derivative @ sandwich(design, np.ones(len(design), bool), variance, weights) @ derivative.T
+    errors = np.sqrt(np.diag(both)[:21]), np.sqrt(np.diag(closure_matrix(7) @ both[21:, 21:] @ closure_matrix(7).T))
+    return np.array([e.mean() for e in errors])
+
+
+@pytest.mark.parametrize("name", list(niriss.FILTERS))
+@pytest.mark.parametrize("read_noise", [0.0, 10.0, 15.0, 20.0, 60.0])
+def test_noise_weights_reach_the_bound(name, read_noise):
+    # All terms of the model are free, all pixels good, photons and read noise; the bound: weights of 1 / variance
+    design, amounts = made(name)
+    variance = np.maximum(design @ amounts, 1e-3) + read_noise**2
+    star = design[:, 0] + design[:, 1:-1:2].sum(axis=1)
+    weights = noise_weights(star.reshape(69, 69), noise_floor(star, variance)).ravel()
+    bound, plain = (precision(design, amounts, variance, w) for w in (1 / variance, None))
+    assert (precision(design, amounts, variance, weights) < 1.05 * bound).all()
+    if read_noise < 20:
+        assert (plain > 1.1 * bound).all()
+
+
+def test_the_floor_rises_with_read_noise_only_in_shallow_exposures():
+    design, amounts = made("F480M")
+    image = design @ amounts
+    floors = [noise_floor(image, image + s**2) for s in (0, 10, 100, 1000)]
+    assert floors[0] == floors[1] == FLOOR < floors[2] < floors[3]
+    assert noise_floor(image, np.ones(69**2)) == np.inf
+    assert noise_floor(image[image > 1000], image[image > 1000]) == FLOOR  # no faint pixels to measure it by
+    assert np.array_equal(noise_weights(image.reshape(69, 69), np.inf), np.ones((69, 69)))
+
+
+def test_solve_and_sandwich_with_weights_are_those_of_least_squares():
+    rng = np.random.default_rng(1)
+    design, truth = rng.normal(size=(400, 5)), np.arange(1.0, 6)
+    variance, weights = rng.uniform(0.5, 4, 400), rng.uniform(0.1, 1, 400)
+    images = design @ truth + np.sqrt(variance) * rng.normal(size=(3000, 400))
+    good = rng.random(400) > 0.1
+    found = solve(design, images, np.broadcast_to(good, images.shape), weights)
+    root = np.sqrt(weights[good])
+    assert np.allclose(found[0], np.linalg.lstsq(design[good] * root[:, None], images[0, good] * root, rcond=None)[0])
+    assert np.allclose(np.cov(found.T), sandwich(design, good, variance, weights), atol=8e-4)
+
+
+@pytest.fixture(scope="module")
+def exposure():
+    cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=61), 12, seed=4)
+    return {"data": cube, "error": error, "dq": dq, "filter": "F480M", "scale": 65.6, "header": POINTING}
+
+
+def test_what_weights_may_be(exposure):
+    plain, noise = (fit(**exposure, pixel_weights=w) for w in ("plain", "noise"))
+    ones = fit(**exposure, pixel_weights=np.ones((61, 61)))
+    assert np.allclose(ones.v2, plain.v2, atol=1e-12) and np.allclose(ones.cp, plain.cp, atol=1e-12)
+    same = fit(**exposure, pixel_weights=noise.header["CALFLOOR"])
+    function = fit(**exposure, pixel_weights=lambda star: noise_weights(star, noise.header["CALFLOOR"]))
+    for other in (same, function):
+        assert np.allclose(other.v2, noise.v2, atol=1e-12) and np.allclose(other.cp_covariance, noise.cp_covariance)
+    assert [x.header["CALPIXW"] for x in (plain, noise, same)] == ["plain", "noise", "noise"]
+    assert ones.header["CALPIXW"].startswith("given ") != function.header["CALPIXW"] != ones.header["CALPIXW"]
+    assert noise.v2_err.mean() < 0.95 * plain.v2_err.mean() and fit(**exposure).header["CALPIXW"] == "noise"
+
+
+def test_a_pixel_without_weight_is_a_bad_pixel(exposure):
+    weights, dq = np.ones((61, 61)), exposure["dq"].copy()
+    weights[20:22, 30], dq[:, 20:22, 30] = 0, niriss.DO_NOT_USE
+    chosen = {"fix": False, "center": (30.2, 30.1)}
+    without = fit(**exposure, **chosen, pixel_weights=weights)
+    flagged = fit(**exposure | {"dq": dq}, **chosen, pixel_weights="plain")
+    assert np.allclose(without.v2, flagged.v2, atol=1e-10) and np.allclose(without.cp, flagged.cp, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"pixel_weights": "heavy"}, "'noise', 'plain'"),
+        ({"pixel_weights": -1.0}, "a floor above 0"),
+        ({"pixel_weights": np.ones((9, 9))}, "61 by 61"),
+        ({"pixel_weights": -np.ones((61, 61))}, "none negative"),
+        ({"pixel_weights": lambda star: star * np.nan}, "finite"),
+        ({"pixel_weights": lambda star: 1.0}, "finite"),
+        ({"pixel_weights": "noise", "mode": "exact"}, "mode='fast'"),
+        ({"pixel_weight": "noise"}, "pixel_weights"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(exposure, given, reason):
+    with pytest.raises(CalamiError, match=reason):
+        fit(**exposure, **given)
+
+
+def test_the_weights_are_in_the_file_and_calibrate_asks_for_equal_ones(exposure, tmp_path):
+    noise, plain = (fit(**exposure, pixel_weights=w) for w in ("noise", "plain"))
+    back = read_oifits(write_oifits(noise, tmp_path / "a.fits"))
+    assert (back.header["CALPIXW"], back.header["CALFLOOR"]) == ("noise", noise.header["CALFLOOR"])
+    with pytest.raises(CalamiError, match="pixel weights"):
+        calibrate(back, plain)
+    assert calibrate(back, plain, allow=["CALPIXW"]).references
+    old = replace(plain, header={k: v for k, v in plain.header.items() if k != "CALPIXW"})
+    assert calibrate(plain, old).references  # before there were weights, all pixels counted alike
+    with pytest.raises(CalamiError, match="pixel weights"):
+        calibrate(noise, old)
+
+
+def test_a_hot_pixel_that_no_one_flagged_is_left_out():
+    image = 1.5e6 * fringe_images("F480M", seed=3, size=61, slopes=False)[0]
+    given = {"filter": "F480M", "scale": 65.6, "fix": False, "error": np.sqrt(np.maximum(image, 0) + 225)}
+    clean, spoilt = fit(image, **given), image.copy()
+    spoilt[12, 40] += 500
+    found = fit(spoilt, **given)
+    assert np.isnan(found.image[12, 40]) and np.isnan(found.image).sum() == 1 and "stand out" in found.notes[0]
+    assert (
+        np.abs(found.v2 - clean.v2).max() < 1e-3 < np.abs(fit(spoilt, **given, pixel_weights=1e9).v2 - clean.v2).max()
+    )
+
+
+@pytest.mark.parametrize("name", ["F380M", "F480M"])
+@pytest.mark.parametrize("offset", [(2.3, -1.1), (-4.1, 2.2)])
+def test_a_companion_is_as_bright_and_where_it_is(name, offset):
+    # No noise: what remains is the response of the fit. Plain weights are right, and weighted ones not worse.
+    plain = {"pupil": optics.Pupil().with_errors(30, seed=3), "scale": (65.6, 65.6), "diffusion": 0, "jitter": 0}
+    source = optics.Source().with_companion(*offset, 0.02)
+    images = [1.5e6 * optics.psf(name, (45.2, 40.1), source=s, **plain) for s in (source, optics.Source())]
+    fits = [
+        fit(image, filter=name, error=np.sqrt(image + 225), header=POINTING | {"TARGNAME": label}, scale=65.6)
+        for image, label in zip(images, ("a", "b"), strict=True)
+    ]
+    assert not any("stand out" in note for note in fits[0].notes)
+    angle = np.radians(172.3)
+    east = (-offset[0] * np.cos(angle) + offset[1] * np.sin(angle)) * 65.6
+    north = (offset[0] * np.sin(angle) + offset[1] * np.cos(angle)) * 65.6
+    found = search_companion(calibrate(*fits, floor=False), trials=1, limit=420)
+    assert abs(found.contrast[name] / 0.02 - 1) < 0.01
+    assert abs(found.separation - np.hypot(east, north)) < 0.4
+    assert abs(found.position_angle - np.degrees(np.arctan2(east, north)) % 360) < 0.25
+
+
+def test_the_response_is_what_a_fit_finds():
+    setup, scale = Setup(Mask(), np.array([[1.0, 4.8e-6, 1.0]]), (65.6, 65.6)), float(np.mean(niriss.PIXEL_SCALE_MAS))
+    setup = replace(setup, bands=bands("F480M", count=5), scale=(scale, scale))
+    star = star_image((69, 69), (0.0, 0.0), setup)
+    design, weights = fringe_model(69, (0.0, 0.0), setup).reshape(69**2, -1), noise_weights(star).ravel()
+    every = np.ones((1, 69**2), bool)
+    rest = solve(design, star.reshape(1, -1), every, weights)[0]
+    for place in ((1.3, 2.1), (-3.3, 4.7)):  # rows and columns
+        seen = solve(design, star_image((69, 69), place, setup).reshape(1, -1), every, weights)[0]
+        light, fringe = weighted_response(np.array([place[::-1]]) * scale, "F480M", 4.8e-6, FLOOR)
+        assert abs(light[0] - seen[0] / rest[0]) < 2e-3
+        assert np.allclose(np.abs(fringe[:, 0]), np.hypot(seen[1:-1:2], seen[2:-1:2]), atol=5e-3)
+    light, fringe = weighted_response(np.zeros((1, 2)), "F480M", 4.8e-6, FLOOR)
+    assert np.allclose(light, 1) and np.allclose(fringe, 1)
+
+
+def test_the_response_knows_which_hole_is_which(exposure):
+    # Some of the holes, their pairs in another order: the same companion
+    whole = fit(**exposure)
+    x, y = np.array([120.0]), np.array([-80.0])
+    full = Prepared(whole).fringe(x, y)
+    part = Prepared(whole.choose(["B4", "C2", "B5", "C6"])).fringe(x, y)
+    for one, other in zip(part, full, strict=True):
+        assert all(np.abs(np.abs(other) - abs(value)).min() < 1e-9 for value in one.ravel())
+    flat = replace(whole, header=whole.header | {"CALFLOOR": 0.0})
+    assert not np.allclose(Prepared(flat).fringe(x, y)[0], full[0], atol=1e-3)
+
+
+def test_weights_make_a_star_alike_everywhere_on_a_foreign_detector():
+    # A pupil, a flat, bad pixels and diffusion of which the model knows nothing: 10 places, same noise
+    detector, rng = Detector(3), np.random.default_rng(2)
+    places = rng.uniform(-2, 2, (10, 2))
+    scatter = {"noise": [], "plain": []}
+    for place in places:
+        cube, error, dq, _ = detector.expose("F480M", place, 1e8, np.random.default_rng(5))
+        for kind, kept in scatter.items():
+            given = {"filter": "F480M", "scale": PIXEL, "fix": False, "error": error[0], "dq": dq[0]}
+            found = fit(cube[0], **given, pixel_weights=kind)
+            kept.append(np.concatenate((found.v2, found.cp)))
+    v2, cp = ([np.std(scatter[kind], axis=0)[part].mean() for kind in ("noise", "plain")] for part in np.s_[:21, 21:])
+    assert v2[0] < v2[1] and cp[0] < cp[1]
+
+
+def test_weights_halve_the_scatter_of_real_positions(shared_data):
+    files = sorted((shared_data / "jw01093").glob("jw01093020001_*_cal.fits"))
+    spread = {}
+    for kind in ("plain", "noise"):
+        seen = [fit(path, pixel_weights=kind) for path in files]
+        v2, cp = (np.array([getattr(one, key) for one in seen]) for key in ("v2", "cp"))
+        spread[kind] = (v2 / v2.mean(axis=0)).std(ddof=1), np.degrees(np.sqrt(cp.var(axis=0, ddof=1).mean()))
+    assert np.allclose(spread["plain"], (0.0084, 0.432), rtol=0.02)
+    assert np.allclose(spread["noise"], (0.00455, 0.225), rtol=0.02)
