@@ -21,8 +21,8 @@ _NAMES = {
     "fitting": "FitOptions LEAST_CHANGE STRAY UNLIKE fit",
     "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS Part find_defects list_parts read_oifits repair_errors write_oifits "
     "write_products",
-    "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT Floor STATE calibrate differences_of_state "
-    "displacement reference_weights selfcal",
+    "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT FLIGHT_WEIGHTED Floor STATE calibrate "
+    "differences_of_state displacement reference_weights selfcal",
     "companions": "CompanionFit FalseAlarm LARGEST_CHI2 OTHER_PIXEL Options Prepared SCALE_ERROR SHARED SearchOptions "
     "RESPONSE_GRID TOO_SMALL add_companion companion_fringe disc position prepare sample_factor search_companion "
     "sigma_of spot_response weighted_response",

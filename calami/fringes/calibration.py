@@ -20,7 +20,7 @@ from ..instrument.niriss import PIXEL_SCALE_MAS
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'BASELINE_TOLERANCE', 'FLIGHT', 'STATE', 'reference_weights', 'displacement', 'Floor',
+__all__ = ['logger', 'BASELINE_TOLERANCE', 'FLIGHT', 'FLIGHT_WEIGHTED', 'STATE', 'reference_weights', 'displacement', 'Floor',
            'differences_of_state', 'CalibrationOptions', 'calibrate', 'selfcal']
 
 # %% ../../nbs/fringes/08_calibration.ipynb #d9c054dd
@@ -82,7 +82,8 @@ def _by_position(target: Observables, reference: Observables) -> float:
     if not np.isfinite(away):
         text = f"{target.name} or {reference.name}: its place on the detector is not known"
         raise CalamiError(f"{text} (no STARROW, STARCOL, XOFFSET or YOFFSET in the header); choose other weights")
-    return 1 / (FLIGHT.star**2 + FLIGHT.of_position(away) ** 2)
+    floor = _floor_of(target)
+    return 1 / (floor.star**2 + floor.of_position(away) ** 2)
 
 # %% ../../nbs/fringes/08_calibration.ipynb #907865c4
 def displacement(one: Observables, other: Observables) -> float:
@@ -156,6 +157,12 @@ class Floor:
 # %% ../../nbs/fringes/08_calibration.ipynb #a570f4f4
 #: Measured on flight data, positions in F480M only: `tests/campaigns/contrast.py floor` repeats it.
 FLIGHT = Floor(0.0015, 0.0085, 1.1, 0.004, 4.0, 0.5, "1093 HD 37093, HD 36805")
+#: The same for fits whose pixels are weighted by their noise.
+FLIGHT_WEIGHTED = replace(FLIGHT, position=0.0044)
+
+# %% ../../nbs/fringes/08_calibration.ipynb #f4db4ace
+def _floor_of(data: Observables) -> Floor:
+    return FLIGHT_WEIGHTED if data.header.get("CALPIXW") == "noise" else FLIGHT
 
 # %% ../../nbs/fringes/08_calibration.ipynb #3d7f16a5
 #: What a target and its reference stars must have in common, by the keyword that says it.
@@ -213,7 +220,7 @@ class CalibrationOptions:
     systematics : tuple of float
         Errors to add anyway: relative for V², rad for closure phases.
     floor : bool, optional
-        Add `FLIGHT`. If not given, for exposures whose header says that they come from the detector of NIRISS.
+        Add `FLIGHT` or `FLIGHT_WEIGHTED`. If not given, for exposures whose header says that they come from NIRISS.
     allow : bool or sequence of str
         Calibrate although exposures are in different states: True, or which keys of `STATE` may differ.
     name : str, optional
@@ -310,10 +317,10 @@ class _Prior:
 def _prior(target: Observables, references, w: np.ndarray, options: CalibrationOptions):
     # The floor for these stars, facts about it by keyword, and what to know
     away = np.array([displacement(target, one) for one in references])
-    facts, notes = {}, []
+    facts, notes, known = {}, [], _floor_of(target)
     if np.isfinite(away).all():
         facts["DISPLACE"] = float(w @ away)
-        if (far := away[w > 0.01].max()) > FLIGHT.other_pixel:
+        if (far := away[w > 0.01].max()) > known.other_pixel:
             text = f"a reference star stands {far:.1f} pixels from {target.name}, on another pixel"
             notes.append(
                 f"{text}: closure phases and V2 differ from pixel to pixel; weights='position' makes it count less"
@@ -322,11 +329,11 @@ def _prior(target: Observables, references, w: np.ndarray, options: CalibrationO
     flight = str(target.header.get("DETECTOR", "")).strip() == "NIS"
     if not (flight if options.floor is None else options.floor):
         return _Prior(), facts, notes
-    facts["SYS_FROM"] = FLIGHT.source
+    facts["SYS_FROM"] = known.source
     if "DISPLACE" not in facts:
         notes.append("its place on the detector is not known: the systematic error is that of stars on the same pixel")
-    position = float(w @ np.nan_to_num(FLIGHT.of_position(away)) ** 2)
-    return _Prior(FLIGHT.star**2, position, FLIGHT.common**2, FLIGHT.weight), facts, notes
+    position = float(w @ np.nan_to_num(known.of_position(away)) ** 2)
+    return _Prior(known.star**2, position, known.common**2, known.weight), facts, notes
 
 # %% ../../nbs/fringes/08_calibration.ipynb #692cb294
 def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarray, key: str, known: tuple):

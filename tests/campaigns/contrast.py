@@ -2,7 +2,7 @@
 How often something is found where nothing is, and what a floor of calibration is made of.
 
 *floor*: stars of program 1093 that calibrate each other (shared data): errors of a fringe on the same pixel and against
-distance, as `calami.fringes.calibration.FLIGHT` states them, and blank searches among the 25 places of obs 020.
+distance, as `FLIGHT_WEIGHTED` states them, and blank searches among the 25 places of obs 020.
 
 *blank*: stars without companion behind the mask and on the detector of `foreign_fringes`, fitted without noise at many
 places, then with noise, calibrated by one, two or four others on the same or another pixel, and searched in one filter,
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from foreign_fringes import BANDS, Detector
 
 from calami.fringes import fitting
-from calami.fringes.calibration import FLIGHT, calibrate, displacement, selfcal
+from calami.fringes.calibration import FLIGHT_WEIGHTED, calibrate, displacement, selfcal
 from calami.fringes.companions import (
     LARGEST_CHI2,
     Prepared,
@@ -168,11 +168,11 @@ def print_floor(folder: Path) -> None:
     spots = [x for name, x in seen.items() if name.startswith("020")]
     pairs = list(itertools.permutations(spots, 2))
     rows = np.array([differ(a, b) for a, b in pairs])
-    print("one star at two places: distance, fringe error from V2 and CP, FLIGHT (1e-3)")
+    print("one star at two places: distance, fringe error from V2 and CP, FLIGHT_WEIGHTED (1e-3)")
     for low, high in itertools.pairwise((0.1, 0.3, 0.45, 0.7, 1.0, 1.3, 2.0)):
         some = rows[(rows[:, 0] >= low) & (rows[:, 0] < high)].mean(axis=0)
         v2, cp = 1e3 * np.sqrt(np.maximum(some[1:3], 0))
-        print(f"  {some[0]:.2f} px: {v2:.2f}, {cp:.2f}, {1e3 * FLIGHT.of_position(some[0]):.2f}")
+        print(f"  {some[0]:.2f} px: {v2:.2f}, {cp:.2f}, {1e3 * FLIGHT_WEIGHTED.of_position(some[0]):.2f}")
     print(f"  common V2: {100 * rows[:, 3].std():.2f} %")
     blanks = [(seen["018001_03102_00001"], x) for x in spots] + [(seen["015001_03102_00001"], x) for x in spots]
     blanks += pairs[::7]

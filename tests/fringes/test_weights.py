@@ -9,7 +9,7 @@ from toys import fringe_cube, fringe_images
 
 from calami.core.problems import CalamiError
 from calami.fringes.average import _jacobian
-from calami.fringes.calibration import calibrate
+from calami.fringes.calibration import FLIGHT, FLIGHT_WEIGHTED, calibrate
 from calami.fringes.companions import Prepared, search_companion, weighted_response
 from calami.fringes.fitting import fit
 from calami.fringes.model import (
@@ -23,6 +23,7 @@ from calami.fringes.model import (
     solve,
     star_image,
 )
+from calami.fringes.observables import point_source
 from calami.fringes.oifits import read_oifits, write_oifits
 from calami.instrument import niriss, optics
 from calami.instrument.mask import Mask, closure_matrix
@@ -226,3 +227,16 @@ def test_weights_halve_the_scatter_of_real_positions(shared_data):
         spread[kind] = (v2 / v2.mean(axis=0)).std(ddof=1), np.degrees(np.sqrt(cp.var(axis=0, ddof=1).mean()))
     assert np.allclose(spread["plain"], (0.0084, 0.432), rtol=0.02)
     assert np.allclose(spread["noise"], (0.00455, 0.225), rtol=0.02)
+
+
+def test_weighted_fits_have_a_floor_of_their_own():
+    flight = {"DETECTOR": "NIS", "STARROW": 40.0, "STARCOL": 45.0}
+    star = point_source("F480M", 1e10)
+    errors = {}
+    for kind, floor in (("plain", FLIGHT), ("noise", FLIGHT_WEIGHTED)):
+        target = replace(star, header=flight | {"CALPIXW": kind})
+        other = replace(star, name="other", header=target.header | {"STARCOL": 46.0})
+        done = calibrate(target, other)
+        errors[kind] = done.cp_err.mean()
+        assert np.isclose(done.cp_err.mean(), np.sqrt(3) * np.hypot(floor.star, floor.of_position(1.0)), rtol=0.05)
+    assert errors["noise"] < 0.6 * errors["plain"]
