@@ -197,12 +197,14 @@ def differences_of_state(one: Observables, other: Observables) -> dict[str, tupl
     for state, x in zip(states, (one, other), strict=True):
         ran = step_statuses(x.header).get("charge_migration") == "COMPLETE"
         state["S_CHGMIG"] = "COMPLETE" if ran else "not run"
-        state["CALPIXW"] = state["CALPIXW"] or "plain"  # as jwst fits, and calami did before there were others
-    # Files from before there were these keywords say nothing of mode and version
+        if x.spot or state["CALMODE"]:  # a fit in the image: jwst's, or one from before there were other weights
+            state["CALPIXW"] = state["CALPIXW"] or "plain"
+    # Files from before there were these keywords say nothing of mode and version, and those of others not of weights
     return {
         key: (states[0][key] or "none", states[1][key] or "none")
         for key in STATE
-        if states[0][key] != states[1][key] and (key not in ("CALMODE", "CALFIT") or all(s[key] for s in states))
+        if states[0][key] != states[1][key]
+        and (key not in ("CALMODE", "CALFIT", "CALPIXW") or all(s[key] for s in states))
     }
 
 # %% ../../nbs/fringes/08_calibration.ipynb #c92728ad
