@@ -67,6 +67,7 @@ def make_files(folder, count):
             "EXPOSURE": str(exposure),
         }
         told |= {"TARGPROP": f"STAR-{n % 7}", "NGROUPS": int(rng.integers(2, 30)), "IS_PSF": bool(n % 2)}
+        told |= {"TGROUP": 0.07544, "EFFINTTM": told["NGROUPS"] * 0.07544, "NFRAMES": 1, "TFRAME": 0.07544}
         told |= {"DATE-BEG": f"2026-01-{n % 28 + 1:02d}T{n % 24:02d}:00:00.{n:05d}", "EXPMID": 6e4 + rng.random()}
         told["FILENAME"] = f"jw01516{observation:03d}001_03101_{exposure:05d}_nis_rateints.fits"
         primary.header.update(told)
