@@ -12,7 +12,7 @@ from calami.instrument import niriss
 from calami.instrument.converter import ADC_WAVE
 from calami.migration.kernel import migration_or_nonlinearity
 from calami.migration.onset import _curve, _fit_free, _Group, _pool, _wave_amplitude, _without_patterns, quantify
-from calami.migration.ramps import read_pattern, statistics_of, without_pattern
+from calami.migration.ramps import _medians, read_pattern, statistics_of, without_pattern
 from calami.process.converter import correct_converter, measure_converter
 
 
@@ -196,3 +196,9 @@ def test_options_of_the_onset_reach_it_from_the_command(tmp_path, monkeypatch):
     words = ["cm", str(folder), "-o", str(tmp_path / "out"), "--skip-first", "2", "--law", "free", "--keep-reads"]
     assert CliRunner().invoke(cli.app, words).exit_code != 0
     assert (seen["skip_first"], seen["law"], seen["read_pattern"]) == (2, "free", False)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_medians_of_rows_are_those_of_numpy(count):
+    values = np.random.default_rng(count).normal(size=(5, count)).astype("float32")
+    assert np.array_equal(_medians(values.copy()), np.median(values, axis=1))
