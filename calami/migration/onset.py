@@ -21,6 +21,7 @@ from ..core.problems import CalamiError, options_from
 from ..exposures.exposure import Exposure, group_segments
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
+from ..instrument.converter import ADC_PERIOD
 from calami.migration.ramps import (
     _FAINTER,
     _FEWEST_BLOCKS,
@@ -60,7 +61,7 @@ LEVELLING_ERROR = 0.3
 #: Amplitude of the converter's nonlinearity, ADU, and its period: it is fitted at each pixel, with this much as prior.
 #: Source: science.md, "≈ 2 ADU sinusoid, period 1024 ADU".
 CONVERTER_ADU = 2.0
-CONVERTER_PERIOD = 1024.0
+CONVERTER_PERIOD = ADC_PERIOD
 #: χ² per degree of freedom from which a fit is said to fail.
 _POOR_FIT = 1.5
 #: Knots of the free curve, and of which second differences it may have by its damping (fractions of the rate).
