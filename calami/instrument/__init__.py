@@ -19,8 +19,9 @@ _NAMES = {
     "mask": "Mask PUPIL_DIAMETERS PUPIL_PIXELS closure_matrix hexagon pairs_of piston_matrix pupil_image "
     "triangles_of wrap",
     "fourier": "BP_FIX_NOISE FourierFix SUPPORT_LIMIT SUPPORT_WIDENING forbidden",
-    "migration": "DIAGONAL_RATIO DIAGONAL_STEPS EDGE_STEPS IPC_KERNEL MIGRATION_PRESETS Migration charge_ramp "
-    "collect crossings departure find_migration interpixel_capacitance migration_flow",
+    "migration": "DIAGONAL_RATIO DIAGONAL_STEPS EDGE_STEPS IPC_KERNEL MIGRATION_PRESETS Migration StarLight "
+    "charge_ramp collect crossings departure find_migration interpixel_capacitance light_between "
+    "migration_flow star_light undersampled",
     "converter": "ADC_PERIOD ADC_WAVE Converter PERFECT checked_wave convert",
     "detector": "DEAD Detector EFFECTS HOT classical_nonlinearity cosmic_rays simulate_ramps stripes",
 }

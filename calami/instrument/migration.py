@@ -12,11 +12,12 @@ import numpy as np
 
 from ..core.problems import CalamiError
 from . import niriss
+from .optics import DIFFUSION_MAS, fine_psf
 
 # %% auto #0
 __all__ = ['EDGE_STEPS', 'DIAGONAL_STEPS', 'DIAGONAL_RATIO', 'EDGE_WEIGHTS', 'Light', 'MIGRATION_PRESETS', 'IPC_KERNEL',
-           'migration_flow', 'light_between', 'Migration', 'find_migration', 'collect', 'charge_ramp', 'departure',
-           'crossings', 'interpixel_capacitance']
+           'migration_flow', 'light_between', 'undersampled', 'StarLight', 'star_light', 'Migration', 'find_migration',
+           'collect', 'charge_ramp', 'departure', 'crossings', 'interpixel_capacitance']
 
 # %% ../../nbs/instrument/05_migration.ipynb #fbc6d092
 #: Row and column steps to the four neighbours across an edge, two of each opposite pair.
@@ -92,7 +93,9 @@ EDGE_WEIGHTS = (0.67833, -0.26636, 0.12970, -0.06233, 0.02066)
 Light = np.ndarray | Mapping[tuple[int, int], np.ndarray]
 
 # %% ../../nbs/instrument/05_migration.ipynb #09ecde4e
-def light_between(image: np.ndarray, points: int = 1) -> dict[tuple[int, int], np.ndarray]:
+def light_between(
+    image: np.ndarray, points: int = 1, star: StarLight | None = None
+) -> dict[tuple[int, int], np.ndarray]:
     """
     Light on the edges and corners between pixels.
 
@@ -104,6 +107,8 @@ def light_between(image: np.ndarray, points: int = 1) -> dict[tuple[int, int], n
     points : int
         Parts along the side of a pixel on which the light is known (`calami.instrument.optics.fine_psf`): 1 for an
         image of pixels.
+    star : StarLight, optional
+        What the image should be, for `points` of 1: only the rest is interpolated.
 
     Returns
     -------
@@ -118,16 +123,25 @@ def light_between(image: np.ndarray, points: int = 1) -> dict[tuple[int, int], n
         If the image is not made of whole pixels.
     """
     image = np.asarray(image)
-    *more, tall, wide = image.shape
+    *_, tall, wide = image.shape
     if points < 1 or tall % points or wide % points:
         raise CalamiError(f"an image of {tall} × {wide} is not made of pixels of {points} × {points} parts")
+    if star is None:
+        return {step: np.maximum(light, 0.0) for step, light in _interpolated(image, points).items()}
+    rate = float((image * star.pixel).sum() / (star.pixel**2).sum())
+    rest = _interpolated(image - rate * star.pixel, 1)
+    return {step: np.maximum(rate * star.between[step] + rest[step], 0.0) for step in rest}
+
+# %% ../../nbs/instrument/05_migration.ipynb #3034263c
+def _interpolated(image: np.ndarray, points: int) -> dict[tuple[int, int], np.ndarray]:
+    # Light between pixels from that in the pixels, or in parts of them.
+    *more, tall, wide = image.shape
     rows = image.reshape(*more, tall // points, points, wide).sum(axis=-2) if points > 1 else image
     columns = image.reshape(*more, tall, wide // points, points).sum(axis=-1) if points > 1 else image
     edge, next_row = np.s_[..., points - 1 :: points], np.s_[..., points - 1 :: points, :]
     across, down = points * _halfway(rows, -1)[edge], points * _halfway(columns, -2)[next_row]
     corner = points**2 * _halfway(_halfway(image, -1)[edge], -2)[next_row]
-    found = zip((*EDGE_STEPS, *DIAGONAL_STEPS), (across, down, corner, corner), strict=True)
-    return {step: np.maximum(light, 0.0) for step, light in found}
+    return dict(zip((*EDGE_STEPS, *DIAGONAL_STEPS), (across, down, corner, corner), strict=True))
 
 # %% ../../nbs/instrument/05_migration.ipynb #f1d02846
 def _halfway(image: np.ndarray, axis: int) -> np.ndarray:
@@ -138,6 +152,100 @@ def _halfway(image: np.ndarray, axis: int) -> np.ndarray:
     sides = ((reach - 1 - k, reach + k) for k in range(reach))
     pairs = (line[..., low : low + count] + line[..., high : high + count] for low, high in sides)
     return np.moveaxis(sum(w * pair for w, pair in zip(EDGE_WEIGHTS, pairs, strict=True)), -1, axis)
+
+# %% ../../nbs/instrument/05_migration.ipynb #3c568ce9
+def undersampled(filter_name: str | None) -> bool:
+    """
+    Find out whether detector pixels are too coarse for the image in a filter.
+
+    The finest fringe of the mask has the period λ / (longest baseline + hole width); two pixels must fit into it.
+
+    Parameters
+    ----------
+    filter_name : str or None
+        FILTER keyword.
+
+    Returns
+    -------
+    bool
+        True for F277W (0.72 of the sampling needed); F380M is at 0.99 and its shifts come out right.
+    """
+    if filter_name not in niriss.FILTERS:
+        return False
+    longest = float(np.hypot(*niriss.baselines().T).max()) + niriss.HOLE_FLAT_TO_FLAT
+    return niriss.FILTERS[filter_name].fringe_mas(longest) < 0.9 * 2 * max(niriss.PIXEL_SCALE_MAS)
+
+# %% ../../nbs/instrument/05_migration.ipynb #830973b8
+@dataclass(frozen=True, eq=False)
+class StarLight:
+    """
+    What the image of a star should be, where pixels are too coarse to tell.
+
+    Attributes
+    ----------
+    pixel : numpy.ndarray
+        Light in the pixels, shape (rows, columns); of any unit.
+    between : dict
+        Between them, as `light_between` gives it, in the same unit.
+    """
+
+    pixel: np.ndarray
+    between: Mapping[tuple[int, int], np.ndarray]
+
+# %% ../../nbs/instrument/05_migration.ipynb #a623eb89
+#: Pixels on each side of the peak that a star is fitted to.
+_STAR_BOX = 15
+
+
+def star_light(image: np.ndarray, filter_name: str, points: int = 3) -> StarLight | None:
+    """
+    Fit place and blur of a star to its image, for the light between pixels.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Photo-current, any unit, shape (rows, columns), finite; the star is the brightest in it.
+    filter_name : str
+        The filter.
+    points : int
+        Parts along the side of a pixel.
+
+    Returns
+    -------
+    StarLight or None
+        What the optics say (`calami.instrument.optics.fine_psf`), to be given to `light_between`. None in filters that
+        are not `undersampled`, where interpolation is as good, and where no star is found.
+    """
+    if not undersampled(filter_name) or not np.max(image) > 0:
+        return None
+    row, column = np.unravel_index(np.argmax(image), np.shape(image))
+    corner = np.maximum((column - _STAR_BOX, row - _STAR_BOX), 0)
+    near = np.asarray(image)[corner[1] : row + _STAR_BOX + 1, corner[0] : column + _STAR_BOX + 1]
+    place, blur = np.array([column, row], dtype=float), DIFFUSION_MAS**2
+    weight = 1 / np.maximum(near, 0.01 * near.max())
+    for _ in range(3):
+        fine = _fine_star(filter_name, place - corner, blur, near.shape, points)
+        down, across = (points * g for g in np.gradient(fine))
+        bent = points * (np.gradient(across, axis=1) + np.gradient(down, axis=0)) / 2
+        parts = np.stack([_in_pixels(part, points) for part in (fine, -across, -down, bent)])
+        along = np.einsum("iyx,yx,jyx->ij", parts, weight, parts)
+        rate, dx, dy, more = np.linalg.solve(along, np.einsum("iyx,yx,yx->i", parts, weight, near))
+        place = place + np.clip([dx / rate, dy / rate], -0.7, 0.7)
+        blur = float(np.clip(blur + more / rate * np.mean(niriss.PIXEL_SCALE_MAS) ** 2, 0.0, 60.0**2))
+        if not rate > 0 or np.hypot(*(place - (column, row))) > 1:
+            return None
+    fine = _fine_star(filter_name, place, blur, np.shape(image), points)
+    return StarLight(_in_pixels(fine, points), _interpolated(fine, points))
+
+# %% ../../nbs/instrument/05_migration.ipynb #a00dc8e1
+def _fine_star(filter_name: str, place: np.ndarray, blur: float, shape: tuple[int, int], points: int) -> np.ndarray:
+    # Image on parts of pixels, blurred by a variance in mas².
+    return fine_psf(filter_name, tuple(place), shape, oversample=points, diffusion=float(np.sqrt(blur)), jitter=0.0)
+
+# %% ../../nbs/instrument/05_migration.ipynb #f1dbe0f0
+def _in_pixels(fine: np.ndarray, points: int) -> np.ndarray:
+    tall, wide = fine.shape
+    return fine.reshape(tall // points, points, wide // points, points).sum(axis=(1, 3))
 
 # %% ../../nbs/instrument/05_migration.ipynb #462ed490
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from calami.instrument.migration import (
     interpixel_capacitance,
     light_between,
     migration_flow,
+    star_light,
 )
 from .kernel import Kernel, undo_capacitance
 from .pair_kernel import current_behind, without_holes
@@ -143,10 +144,11 @@ def _plan_of(reads: Any, migration: Migration, bad: np.ndarray | None, filter_na
     filled = _without_holes(typical, unknown, filter_name)
     mean = undo_capacitance(filled + _own(filled, migration))
     light = mean[-1] / len(mean)
+    star = star_light(light, filter_name)
     for _ in range(3):
-        flow = _flow_of_groups(mean, light_between(np.maximum(light, 0)), migration)
+        flow = _flow_of_groups(mean, light_between(np.maximum(light, 0), star=star), migration)
         light = (mean - np.cumsum(flow, axis=0))[-1] / len(mean)
-    between = light_between(np.maximum(light, 0))
+    between = light_between(np.maximum(light, 0), star=star)
     flow = np.cumsum(_flow_of_groups(mean, between, migration), axis=0)
     return _Plan(migration, unknown, filled, between, _seen(flow), _box_of(np.abs(flow).max(axis=0) > _LEAST_FLOW))
 
@@ -256,7 +258,8 @@ def correct_image(
     """
     unknown = ~np.isfinite(rate) if bad is None else ~np.isfinite(rate) | bad
     filled = _filled(rate, unknown, filter_name)
-    corrected = interpixel_capacitance(current_behind(filled, find_migration(migration), ngroups, frame_time))
+    star = star_light(undo_capacitance(filled), filter_name)
+    corrected = interpixel_capacitance(current_behind(filled, find_migration(migration), ngroups, frame_time, star))
     return np.where(unknown, rate, corrected)
 
 # %% ../../nbs/migration/06_correction.ipynb #b2345e1b

@@ -18,7 +18,15 @@ from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from
 from ..exposures.exposure import Exposure, group_segments
 from ..instrument import niriss
-from ..instrument.migration import IPC_KERNEL, Migration, interpixel_capacitance, light_between, migration_flow
+from calami.instrument.migration import (
+    IPC_KERNEL,
+    Migration,
+    StarLight,
+    interpixel_capacitance,
+    light_between,
+    migration_flow,
+    star_light,
+)
 from .onset import _without_patterns
 from .ramps import RampStatistics, covariance_of_means, noise_factor, slope_of_sum
 from ..process.piece import numbers_of
@@ -62,7 +70,11 @@ def undo_capacitance(image: np.ndarray, kernel: np.ndarray | None = IPC_KERNEL, 
 
 # %% ../../nbs/migration/03_kernel.ipynb #410f4650
 def patterns(
-    current: np.ndarray, before: np.ndarray, after: np.ndarray, ipc: np.ndarray | None = IPC_KERNEL
+    current: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    ipc: np.ndarray | None = IPC_KERNEL,
+    star: StarLight | None = None,
 ) -> np.ndarray:
     """
     Change of the rate from one signal to another, for coefficients of 1.
@@ -75,6 +87,8 @@ def patterns(
         Signals at the beginning and the end of each group difference, e-, shape (K, rows, columns).
     ipc : numpy.ndarray or None
         Kernel of the capacitance.
+    star : StarLight, optional
+        What the image should be (`calami.instrument.migration.star_light`).
 
     Returns
     -------
@@ -82,7 +96,7 @@ def patterns(
         In the order of `PATTERNS`, shape (5, K, rows, columns); e-/s for coefficients of 1 per e-, and of 1 per e-²
         where they grow.
     """
-    light = light_between(undo_capacitance(current, ipc))
+    light = light_between(undo_capacitance(current, ipc), star=star)
     ends = [undo_capacitance(signal, ipc) for signal in (before, after)]
     found = np.zeros((len(PATTERNS), *before.shape))
     for charge, weight in ((ends[0], 1 / 6), ((ends[0] + ends[1]) / 2, 4 / 6), (ends[1], 1 / 6)):  # Simpson's rule
@@ -122,6 +136,7 @@ class _Series:
     fitted: np.ndarray  # (K, H, W), bool; a prefix along K
     white: Any  # (pixels, k) -> inverse Cholesky factors (pixels, k, k)
     blocks: np.ndarray  # (B, K, H, W): fraction of each block in the mean rate; they sum to `rate`
+    star: StarLight | None = None
 
 # %% ../../nbs/migration/03_kernel.ipynb #cfdfe36a
 @dataclass
@@ -166,7 +181,9 @@ def _series_of(stats: RampStatistics, options: KernelOptions) -> _Series:
         return np.linalg.inv(np.linalg.cholesky(full[:, skip:, skip:]))
 
     filled = (np.nan_to_num(_filled(a)) for a in (rate, signal[:-1], signal[1:]))
-    return _Series(*filled, fitted, white, blocks)
+    rates, *signals = filled
+    star = star_light(undo_capacitance(rates[0], options.ipc), stats.filter)
+    return _Series(rates, *signals, fitted, white, blocks, star)
 
 # %% ../../nbs/migration/03_kernel.ipynb #28bc86fb
 def _equations(series: _Series, theta: np.ndarray, options: KernelOptions, rounds: int = 2) -> _Equations:
@@ -177,13 +194,13 @@ def _equations(series: _Series, theta: np.ndarray, options: KernelOptions, round
         return _Equations(np.zeros((size, size)), np.zeros(size), 0.0, 0, 0, [np.zeros((len(series.blocks), size))])
     current = series.rate[0]
     for _ in range(rounds):
-        basis = patterns(current, series.before, series.after, options.ipc) * _SCALE[:, None, None, None]
+        basis = patterns(current, series.before, series.after, options.ipc, series.star) * _SCALE[:, None, None, None]
         current = series.rate[0] - np.einsum("m,mrc->rc", theta, basis[:, 0])
         longest = np.maximum(lengths, 1)
         along = np.arange(len(series.rate))[:, None, None] < longest
         rest = series.rate - np.einsum("m,mkrc->krc", theta, basis)
         current = np.where(lengths > 1, (rest * along).sum(axis=0) / longest, current)
-    basis = patterns(current, series.before, series.after, options.ipc) * _SCALE[:, None, None, None]
+    basis = patterns(current, series.before, series.after, options.ipc, series.star) * _SCALE[:, None, None, None]
     total = None
     for k in np.unique(lengths[lengths > 0]):
         place = np.nonzero(lengths == k)
@@ -883,7 +900,8 @@ def kernel_from_diced(
         return np.eye(k) / np.maximum(error[:k, place[0], place[1]].T, 1e-9)[:, :, None]
 
     names = chosen.names or ("edge", "diagonal")
-    eq = _gathered([_Series(rate, before, after, fitted, white, rate[None])], chosen, names)
+    model = star_light(undo_capacitance(rate[0], chosen.ipc), filter)
+    eq = _gathered([_Series(rate, before, after, fitted, white, rate[None], model)], chosen, names)
     return _kernel(eq, names, "diced", (filter, tuple(exposures) or ("diced images",)), chosen)
 
 # %% ../../nbs/migration/03_kernel.ipynb #0f4e2eae

@@ -15,7 +15,17 @@ from ..core.images import derivatives, fill_bad
 from ..core.problems import CalamiError
 from ..instrument import niriss
 from ..instrument.fourier import FourierFix, forbidden
-from ..instrument.migration import Light, Migration, charge_ramp, find_migration, interpixel_capacitance
+from calami.instrument.migration import (
+    Light,
+    Migration,
+    StarLight,
+    charge_ramp,
+    find_migration,
+    interpixel_capacitance,
+    light_between,
+    star_light,
+)
+from .kernel import undo_capacitance
 from .pairs import FIT_RADIUS, Comparison
 
 # %% auto #0
@@ -162,7 +172,9 @@ def observed_slope(
     return np.tensordot(slope_weights(ngroups, frame_time), ramp, axes=1)
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #2de1cc2d
-def current_behind(slope: np.ndarray, migration: Migration, ngroups: int, frame_time: float) -> np.ndarray:
+def current_behind(
+    slope: np.ndarray, migration: Migration, ngroups: int, frame_time: float, star: StarLight | None = None
+) -> np.ndarray:
     """
     Photo-current that shows a given count rate.
 
@@ -176,6 +188,8 @@ def current_behind(slope: np.ndarray, migration: Migration, ngroups: int, frame_
         Reads of a ramp, at least 2.
     frame_time : float
         Seconds from one read to the next.
+    star : StarLight, optional
+        What the image should be (`calami.instrument.migration.star_light`).
 
     Returns
     -------
@@ -184,7 +198,8 @@ def current_behind(slope: np.ndarray, migration: Migration, ngroups: int, frame_
     """
     current = slope
     for _ in range(8):  # each leaves a tenth or less of the effect before
-        current = current + slope - observed_slope(current, migration, ngroups, frame_time)
+        light = light_between(current, star=star)
+        current = current + slope - observed_slope(current, migration, ngroups, frame_time, light)
     return current
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #528f5db1
@@ -285,12 +300,15 @@ class _KernelView:
     gradient: tuple[np.ndarray, np.ndarray]
     groups: tuple[int, int]
     frame_time: float
+    star: StarLight | None
 
     def current(self, migration: Migration) -> np.ndarray:
-        return current_behind(self.shallow, migration, self.groups[0], self.frame_time)
+        return current_behind(self.shallow, migration, self.groups[0], self.frame_time, self.star)
 
     def predict(self, migration: Migration) -> np.ndarray:
-        return observed_slope(self.current(migration), migration, self.groups[1], self.frame_time)
+        current = self.current(migration)
+        light = light_between(current, star=self.star)
+        return observed_slope(current, migration, self.groups[1], self.frame_time, light)
 
     def moved(self, migration: Migration, nuisances: np.ndarray) -> np.ndarray:
         # The deep image with the flux and at the place that `NUISANCES` say.
@@ -327,10 +345,12 @@ def _kernel_view(result: Comparison, groups: list[int], margin: int) -> _KernelV
     rows, cols = np.ogrid[: good.shape[0], : good.shape[1]]
     distance = np.hypot(rows - (result.peak_row - top), cols - (result.peak_col - left))
     shallow, deep = (image[box] for image in whole)
+    shallow = np.maximum(shallow, 1e-3 * shallow.max())
+    star = star_light(undo_capacitance(shallow), band)
     return _KernelView(
-        np.maximum(shallow, 1e-3 * shallow.max()), deep, np.where(good, error, 1.0), (distance <= FIT_RADIUS) & good,
+        shallow, deep, np.where(good, error, 1.0), (distance <= FIT_RADIUS) & good,
         distance <= CORE_RADIUS, tuple(d[box] for d in derivatives(whole[0])), tuple(groups),
-        result.times[0] / groups[0],
+        result.times[0] / groups[0], star,
     )  # fmt: skip
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #1fd65e8e

@@ -21,7 +21,7 @@ from ..exposures.exposure import Exposure, time_contradiction
 from ..exposures.folder import ExposureSet
 from ..exposures.steps import step_statuses
 from ..instrument import niriss
-from ..instrument.migration import DIAGONAL_RATIO, migration_flow
+from ..instrument.migration import DIAGONAL_RATIO, migration_flow, undersampled
 from .kernel import POOR_FIT
 from ..process.rearrange import POINTING_TOLERANCE_MAS, pointing_difference
 from ..program.signals import overfull
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 __all__ = ['log', 'FIT_RADIUS', 'SAME_KEYWORDS', 'RATE_PRODUCTS', 'SIGNIFICANT', 'SUM_FLOOR', 'MIGRATION', 'FLUX', 'NOTHING',
            'UNCLEAR', 'NO_VERDICT', 'RULE', 'APERTURES', 'SUM_APERTURE', 'PROCESSING_KEYWORDS', 'Change',
            'region_change', 'PatternFit', 'migration_pattern', 'fit_patterns', 'NotComparable', 'why_not_comparable',
-           'judge', 'Comparison', 'compare', 'find_common_peak', 'undersampled', 'Pair', 'find_pairs', 'common_product',
-           'compare_all', 'comparison_table', 'plot_change', 'plot_profile', 'plot_pixels', 'annuli']
+           'judge', 'Comparison', 'compare', 'find_common_peak', 'Pair', 'find_pairs', 'common_product', 'compare_all',
+           'comparison_table', 'plot_change', 'plot_profile', 'plot_pixels', 'annuli']
 
 # %% ../../nbs/migration/04_pairs.ipynb #82ca8a0a
 @dataclass(frozen=True)
@@ -542,28 +542,6 @@ def find_common_peak(first: RateImage, second: RateImage) -> Peak:
             f"choose exposures that are less deep, or at another dither position"
         )
     return star
-
-# %% ../../nbs/migration/04_pairs.ipynb #aab4a679
-def undersampled(filter_name: str | None) -> bool:
-    """
-    Find out whether detector pixels are too coarse for the image in a filter.
-
-    The finest fringe of the mask has the period λ / (longest baseline + hole width); two pixels must fit into it.
-
-    Parameters
-    ----------
-    filter_name : str or None
-        FILTER keyword.
-
-    Returns
-    -------
-    bool
-        True for F277W (0.72 of the sampling needed); F380M is at 0.99 and its shifts come out right.
-    """
-    if filter_name not in niriss.FILTERS:
-        return False
-    longest = float(np.hypot(*niriss.baselines().T).max()) + niriss.HOLE_FLAT_TO_FLAT
-    return niriss.FILTERS[filter_name].fringe_mas(longest) < 0.9 * 2 * max(niriss.PIXEL_SCALE_MAS)
 
 # %% ../../nbs/migration/04_pairs.ipynb #2efa57f7
 #: Keywords of processing that should be the same in both exposures; where they are not, the result says so.
