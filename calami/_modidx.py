@@ -756,6 +756,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'calami/fringes/calibration.py'),
                                             'calami.fringes.calibration._floor_of': ( 'fringes/calibration.html#_floor_of',
                                                                                       'calami/fringes/calibration.py'),
+                                            'calami.fringes.calibration._likeness': ( 'fringes/calibration.html#_likeness',
+                                                                                      'calami/fringes/calibration.py'),
                                             'calami.fringes.calibration._mask_unusable': ( 'fringes/calibration.html#_mask_unusable',
                                                                                            'calami/fringes/calibration.py'),
                                             'calami.fringes.calibration._parity': ( 'fringes/calibration.html#_parity',

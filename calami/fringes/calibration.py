@@ -124,6 +124,10 @@ class Floor:
         Relative error that all V² share.
     weight : float
         Degrees of freedom with which it is known.
+    alike : float
+        Part of the variance of a fringe that is smooth across the baselines.
+    length : float
+        How far apart baselines are alike, m: standard deviation of a Gaussian.
     other_pixel : float
         Distance beyond which a reference star stands on another pixel, pixels.
     source : str
@@ -135,6 +139,8 @@ class Floor:
     reach: float
     common: float
     weight: float
+    alike: float
+    length: float
     other_pixel: float
     source: str
 
@@ -156,7 +162,7 @@ class Floor:
 
 # %% ../../nbs/fringes/08_calibration.ipynb #a570f4f4
 #: Measured on flight data, positions in F480M only: `tests/campaigns/contrast.py floor` repeats it.
-FLIGHT = Floor(0.0015, 0.0085, 1.1, 0.004, 4.0, 0.5, "1093 HD 37093, HD 36805")
+FLIGHT = Floor(0.0015, 0.0085, 1.1, 0.004, 4.0, 0.5, 2.5, 0.5, "1093 HD 37093, HD 36805")
 #: The same for fits whose pixels are weighted by their noise.
 FLIGHT_WEIGHTED = replace(FLIGHT, position=0.0044)
 
@@ -309,11 +315,14 @@ def _check_states(target: Observables, references: Sequence[Observables], allow:
 # %% ../../nbs/fringes/08_calibration.ipynb #484b0840
 @dataclass(frozen=True)
 class _Prior:
-    # What is known beforehand: variance of a fringe between a star and another, of the distance, of what all V² share
+    # What is known beforehand: variance of a fringe between a star and another, of the distance, of what all V² share;
+    # degrees of freedom; how alike fringes are, and how far
     star: float = 0.0
     position: float = 0.0
     common: float = 0.0
     weight: float = 0.0
+    alike: float = 0.0
+    length: float = 1.0
 
 # %% ../../nbs/fringes/08_calibration.ipynb #cfc20c1f
 def _prior(target: Observables, references, w: np.ndarray, options: CalibrationOptions):
@@ -335,7 +344,8 @@ def _prior(target: Observables, references, w: np.ndarray, options: CalibrationO
     if "DISPLACE" not in facts:
         notes.append("its place on the detector is not known: the systematic error is that of stars on the same pixel")
     position = float(w @ np.nan_to_num(known.of_position(away)) ** 2)
-    return _Prior(known.star**2, position, known.common**2, known.weight), facts, notes
+    likeness = (known.weight, known.alike, known.length)
+    return _Prior(known.star**2, position, known.common**2, *likeness), facts, notes
 
 # %% ../../nbs/fringes/08_calibration.ipynb #692cb294
 def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarray, key: str, known: tuple):
@@ -347,7 +357,9 @@ def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarr
     excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if scatter else 0.0
     calibrated = wrap(own - reference) if circular else own / reference
     variances = _pooled(target, (excess, len(aligned) if scatter else 1), prior, w, circular)
-    systematic = _systematic(target, calibrated, variances, circular) + _flat(target, calibrated, given**2, circular)
+    systematic = _systematic(target, calibrated, (*variances, prior), circular) + _flat(
+        target, calibrated, given**2, circular
+    )
     slope = np.ones(len(own)) if circular else 1 / reference
     full = target.full_cp_covariance() if circular else target.full_v2_covariance()
     parts = [systematic, np.outer(slope, slope) * _mask_unusable(full, getattr(target, f"{key}_good"))]
@@ -465,15 +477,32 @@ def _side_noise(target: Observables) -> np.ndarray:
     return np.array([known.get(side, 1.0) for side in _sides(target.cp_stations)])
 
 # %% ../../nbs/fringes/08_calibration.ipynb #93c223d3
-def _systematic(target: Observables, values: np.ndarray, variances: tuple, circular: bool) -> np.ndarray:
+def _systematic(target: Observables, values: np.ndarray, known: tuple, circular: bool) -> np.ndarray:
     # Covariance of V², or of closure phases, from the error of a fringe on each baseline, and from what all V² share
-    fringe, common = variances
+    fringe, common, prior = known
     if circular:
-        return target.triangle_matrix @ np.diag(fringe * _side_noise(target)) @ target.triangle_matrix.T
+        where = {tuple(row): uv for row, uv in zip(target.v2_stations.tolist(), target.v2_uv, strict=True)}
+        where |= {pair[::-1]: -uv for pair, uv in where.items()}
+        uv = np.array([where.get(side, (np.nan, np.nan)) for side in _sides(target.cp_stations)]).reshape(-1, 2)
+        error = np.sqrt(fringe * _side_noise(target))
+        phases = np.outer(error, error) * _likeness(uv, prior, -1)
+        return target.triangle_matrix @ phases @ target.triangle_matrix.T
     lengths = np.nan_to_num(target.baseline_length)
     blur = values * (lengths / max(lengths.max(initial=0), 1e-9)) ** 2
     shared = common * (np.outer(values, values) + np.outer(blur, blur))
-    return np.diag(values**2 * 4 * fringe * _baseline_noise(target)) + shared
+    error = 2 * values * np.sqrt(fringe * _baseline_noise(target))
+    return np.outer(error, error) * _likeness(target.v2_uv, prior, 1) + shared
+
+# %% ../../nbs/fringes/08_calibration.ipynb #139ce559
+def _likeness(uv: np.ndarray, prior: _Prior, parity: int) -> np.ndarray:
+    # Correlation of the errors of fringes: a part is smooth across the plane of baselines, where real parts are even
+    # (parity 1) and imaginary ones odd (-1).
+    near, across = (np.exp(-((uv[:, None] - sign * uv) ** 2).sum(axis=-1) / (2 * prior.length**2)) for sign in (1, -1))
+    smooth = np.nan_to_num(near + parity * across)
+    size = np.sqrt(np.maximum(np.diag(smooth), 1e-12))
+    found = prior.alike * smooth / np.outer(size, size)
+    np.fill_diagonal(found, 1.0)
+    return found
 
 # %% ../../nbs/fringes/08_calibration.ipynb #b1f96c34
 def _flat(target: Observables, values: np.ndarray, variance: float, circular: bool) -> np.ndarray:

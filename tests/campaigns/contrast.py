@@ -10,6 +10,9 @@ or (a fifth as often) in three. Counted is what is claimed at a stated 1 % and a
 that on the grid, with the law of `FalseAlarm`; `flight` marks data that count as flight data, whose errors include the
 floor.
 
+*limits*: how alike the errors of fringes are between baselines, by the probability of what places of obs 020 differ by,
+also of places that were left out; and limits against the scatter of best contrasts where nothing is.
+
 *numbers*: limits at 150 mas at equal photons against the number of integrations, fitted, averaged from samples, and by
 itself.
 
@@ -31,7 +34,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from foreign_fringes import BANDS, Detector
 
-from calami.fringes import fitting
+from calami.fringes import calibration, fitting
 from calami.fringes.calibration import FLIGHT_WEIGHTED, calibrate, displacement, selfcal
 from calami.fringes.companions import (
     LARGEST_CHI2,
@@ -42,6 +45,7 @@ from calami.fringes.companions import (
     _grid_axis,
     _groups,
     _joint_scale,
+    position,
     search_companion,
 )
 from calami.fringes.limits import contrast_curve
@@ -185,6 +189,52 @@ def print_floor(folder: Path) -> None:
     )
 
 
+def print_limits(folder: Path) -> None:
+    """What correlation of the floor is the most probable, and limits against scatter."""
+    seen = [fitting.fit(p) for p in sorted(folder.glob("jw01093020001_*_cal.fits"))]
+    pairs = list(itertools.permutations(range(len(seen)), 2))
+    some, chances = np.array([p for p in pairs if sum(p) % 2][::3]), {}
+    for alike, length in itertools.product((0.0, 0.2, 0.4, 0.5, 0.6, 0.8), (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)):
+        calibration.FLIGHT_WEIGHTED = replace(FLIGHT_WEIGHTED, alike=alike, length=length)
+        chances[alike, length] = np.array([_log_chance(calibrate(seen[a], seen[b])) for a, b in some])
+    calibration.FLIGHT_WEIGHTED, white = FLIGHT_WEIGHTED, chances[0.0, 1.0]
+    best = max(chances, key=lambda key: chances[key].sum())
+    print(f"most probable: {best}, ln P {(chances[best] - white).sum():.0f} above that of no correlation")
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        left = rng.permutation(len(seen))[: len(seen) // 2]
+        known, out = ~np.isin(some, left).any(axis=1), np.isin(some, left).all(axis=1)
+        best = max(chances, key=lambda key, own=known: chances[key][own].sum())
+        print(f"  half of the places left out: {best}, ln P of theirs {(chances[best] - white)[out].sum():.0f} above")
+    angles, separations, rows = np.arange(0, 360, 5.0), (100.0, 150.0, 200.0, 300.0), []
+    for one, other in pairs[::4]:
+        data = calibrate(seen[one], seen[other])
+        ready, contrasts = Prepared(data), []
+        for separation in separations:
+            template = ready.template(ready.fringe(*position(np.full(len(angles), separation), angles)))
+            contrasts.append(np.mean((ready.null_residual() @ template / (template**2).sum(axis=0)) ** 2))
+        limits = contrast_curve(data, separations=separations, over=50.0).dmag
+        rows.append([displacement(seen[one], seen[other]), *limits, *contrasts])
+    rows = np.array(rows)
+    for low, high in itertools.pairwise((0.2, 0.45, 0.75, 2.0)):
+        own = rows[(rows[:, 0] >= low) & (rows[:, 0] < high)]
+        limits, scatter = np.median(own[:, 1:5], axis=0), -2.5 * np.log10(5 * np.sqrt(own[:, 5:].mean(axis=0)))
+        words = ", ".join(f"{a:.2f} {b:.2f}" for a, b in zip(limits, scatter, strict=True))
+        print(f"  {low} to {high} px ({len(own)} pairs): limit, 5 times the scatter at 100 to 300 mas: {words}")
+
+
+def _log_chance(data) -> float:
+    # Of V² and closure phases of a calibrated point source, but for a constant
+    basis, size, _ = np.linalg.svd(data.triangle_matrix, full_matrices=False)
+    basis, total = basis[:, size > 1e-8 * size[0]], 0.0
+    for values, covariance in (
+        (data.v2 - 1, data.v2_covariance),
+        (basis.T @ data.cp, basis.T @ data.cp_covariance @ basis),
+    ):
+        total -= (np.linalg.slogdet(covariance)[1] + values @ np.linalg.solve(covariance, values)) / 2
+    return total
+
+
 def print_numbers(count: int) -> None:
     """Limits at equal photons against the number of integrations."""
     detector, rng = Detector(1, alike=True), np.random.default_rng(3)
@@ -201,7 +251,7 @@ def print_numbers(count: int) -> None:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("what", choices=("blank", "floor", "numbers"))
+    parser.add_argument("what", choices=("blank", "floor", "limits", "numbers"))
     parser.add_argument("--n", type=int, default=1000, help="trials a cell")
     parser.add_argument(
         "--shared", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data", help="shared data"
@@ -214,6 +264,8 @@ def main() -> None:
         print_blank(options.n)
     elif options.what == "floor":
         print_floor(options.shared / "jw01093")
+    elif options.what == "limits":
+        print_limits(options.shared / "jw01093")
     else:
         print_numbers(options.n)
 
