@@ -164,7 +164,7 @@ class Floor:
 #: Measured on flight data, positions in F480M only: `tests/campaigns/contrast.py floor` repeats it.
 FLIGHT = Floor(0.0015, 0.0085, 1.1, 0.004, 4.0, 0.5, 2.5, 0.5, "1093 HD 37093, HD 36805")
 #: The same for fits whose pixels are weighted by their noise.
-FLIGHT_WEIGHTED = replace(FLIGHT, position=0.0044)
+FLIGHT_WEIGHTED = replace(FLIGHT, position=0.0044, alike=0.4, length=4.0)
 
 # %% ../../nbs/fringes/08_calibration.ipynb #f4db4ace
 def _floor_of(data: Observables) -> Floor:
