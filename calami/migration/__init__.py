@@ -39,6 +39,7 @@ _NAMES = {
     "answers": "ASSUMPTIONS AnswerOptions Answers METHOD PHOTONS QUESTIONS answer_questions onset_words true_onset "
     "write_answers",
     "step": "CorrectMigrationStep",
+    "kernel_error": "FringeModes fringe_modes kernel_modes pixel_modes",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
