@@ -1724,6 +1724,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'calami/migration/mitigation.py'),
                                              'calami.migration.mitigation._later_than_migration': ( 'migration/mitigation.html#_later_than_migration',
                                                                                                     'calami/migration/mitigation.py'),
+                                             'calami.migration.mitigation._own_kernels': ( 'migration/mitigation.html#_own_kernels',
+                                                                                           'calami/migration/mitigation.py'),
                                              'calami.migration.mitigation._peak_level': ( 'migration/mitigation.html#_peak_level',
                                                                                           'calami/migration/mitigation.py'),
                                              'calami.migration.mitigation._prepared': ( 'migration/mitigation.html#_prepared',

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -35,7 +36,7 @@ from .correction import correction_steps, read_kernel, write_kernel
 from ..process.engine import Engine
 from ..process.pipeline import Run, pipe_data, reprocess
 from ..process.recipes import Truncate
-from ..process.record import fingerprint_of, input_facts, is_current, write_sidecar
+from ..process.record import digest_of, fingerprint_of, input_facts, is_current, write_sidecar
 from ..program.signals import overfull
 
 if TYPE_CHECKING:
@@ -365,15 +366,26 @@ def _with_kernel(version: Version, first: Run, folder: Path) -> Version:
         return version
     kernel = version.kernel
     if kernel == OWN_KERNEL:
-        kernel = str(folder)
-        ramps = ExposureSet(ramps_of(first))
-        for band, found in measure_kernels(ramps).items():
-            own = ramps.select(FILTER=band)
-            files = [path for root in own.rootlist for path in own.paths(root)]
-            write_kernel(found, folder / f"pars-correctmigrationstep_{band.lower()}.asdf", files)
+        kernel = str(_own_kernels(first, folder))
     steps = correction_steps(kernel)
     own = {f"{step}.{key}": value for step, values in steps.items() for key, value in values.items()}
     return replace(version, parameters={**version.parameters, **own})
+
+# %% ../../nbs/migration/08_mitigation.ipynb #7be0c1d2
+def _own_kernels(first: Run, folder: Path) -> Path:
+    # A folder with a kernel for each filter. Its name goes by their coefficients, so that products of others are not
+    # taken for current; folders of earlier measurements go.
+    ramps = ExposureSet(ramps_of(first))
+    kernels = measure_kernels(ramps)
+    name = digest_of({band: [list(one.names), one.values.tolist()] for band, one in kernels.items()})[:12]
+    for band, found in kernels.items():
+        own = ramps.select(FILTER=band)
+        files = [path for root in own.rootlist for path in own.paths(root)]
+        write_kernel(found, folder / name / f"pars-correctmigrationstep_{band.lower()}.asdf", files)
+    for old in folder.iterdir():
+        if old.is_dir() and old.name != name:
+            shutil.rmtree(old)
+    return folder / name
 
 # %% ../../nbs/migration/08_mitigation.ipynb #62de2b4b
 def ramps_of(run: Run) -> list[Path]:
@@ -790,7 +802,7 @@ def _checks(ramps: Sequence[Path], versions: Sequence[Version], folder: Path) ->
         return ()
     data = ExposureSet(list(ramps))
     found = []
-    for path in sorted(folder.glob("*.asdf")):
+    for path in sorted(folder.glob("*/*.asdf")):
         band = str(read_kernel(path)[1]["instrument"]["filter"])
         found += check_kernels(data.select(FILTER=band), path)
     return tuple(found)
