@@ -1567,6 +1567,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'calami/migration/correction.py'),
                                              'calami.migration.correction.find_kernel': ( 'migration/correction.html#find_kernel',
                                                                                           'calami/migration/correction.py'),
+                                             'calami.migration.correction.flat_of': ( 'migration/correction.html#flat_of',
+                                                                                      'calami/migration/correction.py'),
                                              'calami.migration.correction.pipeline_steps': ( 'migration/correction.html#pipeline_steps',
                                                                                              'calami/migration/correction.py'),
                                              'calami.migration.correction.read_kernel': ( 'migration/correction.html#read_kernel',

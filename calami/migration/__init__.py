@@ -26,7 +26,7 @@ _NAMES = {
     "pair_kernel": "CORE_RADIUS KERNEL_PARAMETERS KernelFit NUISANCES current_behind fit_kernel observed_slope "
     "slope_weights without_holes",
     "correction": "Correct FoundKernel correct_arrays correct_image correct_ramp correction_steps "
-    "find_kernel pipeline_steps "
+    "find_kernel flat_of pipeline_steps "
     "read_kernel write_kernel",
     "check": "KernelCheck LEAST_CHANCE check_kernel check_kernel_on_pair check_kernels measure_kernels",
     "mitigation": "Departure Entry Mitigation OWN_KERNEL RULES STEP_THRESHOLDS ScanExposure ScanOptions Version "

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ..core.files import whole_files
+from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.cards import read_keywords
 from ..exposures.exposure import time_contradiction
@@ -40,8 +41,8 @@ from ..process.recipes import Recipe
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'correct_arrays', 'write_kernel', 'pipeline_steps', 'read_kernel',
-           'FoundKernel', 'find_kernel', 'correction_steps']
+__all__ = ['log', 'correct_ramp', 'correct_image', 'Correct', 'correct_arrays', 'flat_of', 'write_kernel', 'pipeline_steps',
+           'read_kernel', 'FoundKernel', 'find_kernel', 'correction_steps']
 
 # %% ../../nbs/migration/06_correction.ipynb #d3818e20
 def correct_ramp(
@@ -372,8 +373,8 @@ def correct_arrays(piece: Any, migration: Migration, band: str = "", mode: str =
     _refuse(piece, band)
     bad, factor = _not_usable(piece), _electrons(piece)
     if len(piece.shape) < 4:
-        values = piece.layers["SCI"].values().astype(float)
-        return _corrected_images(values * factor, bad, piece, migration) / factor
+        values, flat = piece.layers["SCI"].values().astype(float), flat_of(piece)
+        return _corrected_images(values * factor * flat, bad, piece, migration) / factor / flat
     reads = _Electrons(piece.layers["SCI"], piece.shape, factor)
     plan = _plan_of(reads, migration, bad, _band_of(piece))
     stored = getattr(reads.layer, "raw", np.empty(0, np.float32)).dtype  # as it will be in the file
@@ -392,6 +393,45 @@ class _Electrons:
 
     def __getitem__(self, where) -> np.ndarray:
         return self.layer.values(where).astype(np.float32, copy=False) * np.float32(self.factor)
+
+# %% ../../nbs/migration/06_correction.ipynb #add9e600
+def flat_of(piece: Any) -> np.ndarray:
+    """
+    Give the flat that an image was divided by: charge flows by what pixels hold, not by what they would hold if alike.
+
+    Parameters
+    ----------
+    piece : calami.process.piece.Piece or object
+        The exposure, as for `correct_arrays`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (rows, columns). Ones if no flat was divided out; and, with a warning, if the reference that the header
+        names is not in ``$CRDS_PATH/references/jwst``. On the pair of AB Dor with 13 groups, leaving it out changes
+        the correction by 1.6 % in the peak and by 5 % (rms) over the pixels within 8 of it.
+
+    Raises
+    ------
+    FileProblem
+        If the reference cannot be read, or does not cover the subarray.
+    """
+    header, shape = piece.primary, tuple(piece.shape[-2:])
+    name = Path(str(header.get("R_FLAT") or "")).name
+    if step_statuses(header).get("flat_field") != "COMPLETE" or not name.endswith(".fits"):
+        return np.ones(shape)
+    store = Path(os.environ.get("CRDS_PATH") or "") / "references" / "jwst"
+    path = next((p for p in (store / "niriss" / name, store / name) if p.is_file()), None)
+    if path is None:
+        log.warning("%s: its flat %s is not in CRDS_PATH; the correction goes without", piece.label, name)
+        return np.ones(shape)
+    with open_fits(path, "its SCI extension") as hdus:
+        flat, own = np.array(hdus["SCI"].data, float), dict(hdus[0].header)
+    first = [int(header.get(key) or 1) - int(own.get(key) or 1) for key in ("SUBSTRT2", "SUBSTRT1")]
+    if flat.ndim != 2 or min(first) < 0 or any(f + n > m for f, n, m in zip(first, shape, flat.shape, strict=True)):
+        raise FileProblem(path, f"does not cover the {shape} pixels of {piece.label}", "take its own flat")
+    flat = flat[first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
+    return np.where(np.isfinite(flat) & (flat > 0), flat, 1.0)
 
 # %% ../../nbs/migration/06_correction.ipynb #3df9b5de
 def _refuse(piece: Piece, wanted: str) -> None:

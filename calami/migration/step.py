@@ -140,7 +140,9 @@ class _ModelPiece:
             "S_SUPERB": done.superbias, "S_LINEAR": done.linearity, "CAL_VER": meta.calibration_software_version,
             "CRDS_CTX": meta.ref_file.crds.context_used, "R_LINEAR": meta.ref_file.linearity.name,
             "R_SATURA": meta.ref_file.saturation.name, "R_SUPERB": meta.ref_file.superbias.name,
-            "R_DARK": meta.ref_file.dark.name, "EFFINTTM": exposure.integration_time, "TFRAME": exposure.frame_time,
+            "R_DARK": meta.ref_file.dark.name, "R_FLAT": meta.ref_file.flat.name, "S_FLAT": done.flat_field,
+            "SUBSTRT1": meta.subarray.xstart, "SUBSTRT2": meta.subarray.ystart,
+            "EFFINTTM": exposure.integration_time, "TFRAME": exposure.frame_time,
             "CLMGRPS": keyword_of(self.model, "CLMGRPS"),
         }  # fmt: skip
         return facts | {key: keyword_of(self.model, key) for key in OWN_KEYWORDS}

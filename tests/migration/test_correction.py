@@ -283,3 +283,28 @@ def test_the_real_pair(shared_data, tmp_path):
         shallow, deep = (fit(p, pixel_weights="plain") for p in pair)
         change.append(np.sqrt(np.mean((deep.v2 / shallow.v2 - 1) ** 2)))
     assert change[0] > 0.035 and change[1] < 0.007
+
+
+def test_the_flat_is_undone_and_put_back(tmp_path, monkeypatch, caplog):
+    cards = {"READPATT": "NISRAPID", "NFRAMES": 1, "SUBSTRT1": 1045, "SUBSTRT2": 1}
+    plain = write_star(tmp_path / f"{rootname(1)}_rate.fits", 12, edge=0.4e-6, **cards)
+    flat = np.random.default_rng(3).normal(1, 0.05, (90, 1200))
+    here = flat[:80, 1044:1124]
+    path = tmp_path / "crds" / "references" / "jwst" / "niriss" / "jwst_niriss_flat_0001.fits"
+    path.parent.mkdir(parents=True)
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(flat, name="SCI")]).writeto(path)
+    named = {"R_FLAT": f"crds://{path.name}", "S_FLAT": "COMPLETE"}
+    flattened = write_star(tmp_path / f"{rootname(2)}_rate.fits", 12, edge=0.4e-6, **cards, **named)
+    with fits.open(flattened, mode="update") as hdus:
+        hdus["SCI"].data = (hdus["SCI"].data / here).astype("float32")
+    monkeypatch.setenv("CRDS_PATH", str(tmp_path / "crds"))
+    one, other = (fits.getdata(prep_data(p, Correct("h4rg"), tmp_path / "out")[0], "SCI") for p in (plain, flattened))
+    known = np.isfinite(one) & (np.abs(one) > 1)
+    assert np.allclose(other[known] * here[known], one[known], rtol=1e-5)
+    monkeypatch.setenv("CRDS_PATH", str(tmp_path / "none"))
+    without = fits.getdata(prep_data(flattened, Correct("h4rg"), tmp_path / "without")[0], "SCI")
+    assert "is not in CRDS_PATH" in caplog.text and not np.allclose(without[known] * here[known], one[known], rtol=1e-5)
+    monkeypatch.setenv("CRDS_PATH", str(tmp_path / "crds"))
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(flat[:60], name="SCI")]).writeto(path, overwrite=True)
+    with pytest.raises(CalamiError, match="does not cover"):
+        prep_data(flattened, Correct("h4rg"), tmp_path / "small")[0]
