@@ -1645,6 +1645,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'calami/migration/kernel.py'),
                                          'calami.migration.kernel._resampled_right': ( 'migration/kernel.html#_resampled_right',
                                                                                        'calami/migration/kernel.py'),
+                                         'calami.migration.kernel._seen_in_the_sum': ( 'migration/kernel.html#_seen_in_the_sum',
+                                                                                       'calami/migration/kernel.py'),
                                          'calami.migration.kernel._series_of': ( 'migration/kernel.html#_series_of',
                                                                                  'calami/migration/kernel.py'),
                                          'calami.migration.kernel._signals': ( 'migration/kernel.html#_signals',

@@ -658,6 +658,10 @@ def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, 
     bic, grows = _bics(eq)
     found = _choose(bic)
     kernel = _kernel(eq, _grown("both" if found == "neither" else found, grows), "ramps", words, chosen)
+    changes = _changes(stats, chosen.skip_first)
+    if found == "both" and not _seen_in_the_sum(kernel, changes[0]):
+        found = "migration"
+        kernel = _kernel(eq, _grown(found, grows), "ramps", words, chosen)
     answer, minor = _of_size(found, kernel, series)
     shown = "both" if answer == "neither" else answer
     if shown != found:
@@ -665,8 +669,14 @@ def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, 
     deepest = max(float(s.after[s.fitted].max()) for s in series if s.fitted.any())
     superlinear = grows[shown] and kernel.migration.growth * deepest > 0.1
     odds = (bic["nonlinearity"] - min(bic["migration"], bic["both"])) / 2 / np.log(10)
-    changes = _changes(stats, chosen.skip_first)
     return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor)
+
+# %% ../../nbs/migration/03_kernel.ipynb #4f0a9c1d
+def _seen_in_the_sum(kernel: Kernel, aperture: tuple[float, float]) -> bool:
+    # Whether the sum of the core loses light as the kernel's nonlinearity says: what only moves charge, by whichever
+    # law, leaves the sum, and a law of the flow that is not known here looks like nonlinearity in single pixels.
+    loss = kernel.value("nonlinearity")[0]
+    return not aperture[1] > 0 or -np.sign(loss) * aperture[0] > 3 * aperture[1]
 
 # %% ../../nbs/migration/03_kernel.ipynb #b644b31a
 @dataclass(frozen=True, eq=False)
@@ -736,11 +746,15 @@ def kernel_from_ramps(statistics: RampStatistics | Iterable[RampStatistics], **o
         If no pixel has two differences that can be used, or a coefficient is unknown.
     """
     chosen = options_from(KernelOptions, options)
-    _, series, words = _prepared(statistics, chosen)
+    stats, series, words = _prepared(statistics, chosen)
     names = chosen.names
     if not names:
         bic, grows = _bics(_gathered(series, chosen, (*HYPOTHESES["both"], "growth")))
         names = _grown("both" if bic["both"] < bic["migration"] - DECISIVE else "migration", grows)
+        found = _kernel(_gathered(series, chosen, names), names, "ramps", words, chosen)
+        if "nonlinearity" not in names or _seen_in_the_sum(found, _changes(stats, chosen.skip_first)[0]):
+            return found
+        names = _grown("migration", grows)
     return _kernel(_gathered(series, chosen, names), names, "ramps", words, chosen)
 
 # %% ../../nbs/migration/03_kernel.ipynb #4d38537d

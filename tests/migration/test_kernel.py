@@ -365,3 +365,12 @@ def test_ramps_that_no_law_describes():
     verdict = migration_or_nonlinearity(foreign_statistics("threshold", change={"converter": 2.0}))
     assert verdict.answer in ("migration", "both") and verdict.known and not verdict.describes
     assert "No law that is known here describes the ramps" in verdict.sentence and "odds" not in verdict.sentence
+
+
+@pytest.mark.parametrize(("law", "nonlinear", "answer"), [("threshold", 0.0, "migration"), ("linear", 2e-7, "both")])
+def test_a_law_that_is_not_known_is_no_nonlinearity(law, nonlinear, answer):
+    """What only moves charge leaves the sum of the core; what loses it does not."""
+    made = foreign.program_of(5, replace(foreign.LAWS[law], nonlinear=nonlinear), "F430M")
+    stats = [statistics_of(r, **f) for r, f in zip(made.ramps, made.facts, strict=True)]
+    assert migration_or_nonlinearity(stats, n_bootstrap=50).answer == answer
+    assert ("nonlinearity" in kernel_from_ramps(stats, n_bootstrap=50).names) == (answer == "both")
