@@ -238,5 +238,7 @@ def test_weighted_fits_have_a_floor_of_their_own():
         other = replace(star, name="other", header=target.header | {"STARCOL": 46.0})
         done = calibrate(target, other)
         errors[kind] = done.cp_err.mean()
-        assert np.isclose(done.cp_err.mean(), np.sqrt(3) * np.hypot(floor.star, floor.of_position(1.0)), rtol=0.05)
+        # V² alone: of what neighbouring baselines share, closure phases see less.
+        expected = np.hypot(2 * np.hypot(floor.star, floor.of_position(1.0)), floor.common)
+        assert np.isclose(done.v2_err.mean(), expected, rtol=0.05)
     assert errors["noise"] < 0.6 * errors["plain"]
