@@ -267,7 +267,7 @@ def fringe_departure(target: OIData, reference: OIData, n_bootstrap: int = 400, 
     for one in (target, reference):
         if len(one.samples.get("v2", ())) < 2:
             raise CalamiError(f"{one.name}: needs two integrations or more (a cube) to know its own noise")
-    both = calibrate(target, reference, floor=False)  # what is measured here belongs to no floor
+    both = calibrate(target, reference, floor=False, allow=_ALLOWED)  # what is measured here belongs to no floor
     good, cp_good = both.v2_good, both.cp_good
     if not (good.any() and cp_good.any()):
         raise CalamiError(f"{target.name} by {reference.name}: no V² or no closure phase can be used")
@@ -283,6 +283,10 @@ def fringe_departure(target: OIData, reference: OIData, n_bootstrap: int = 400, 
         v2_noise, cp_noise, float(both.v2[long].mean() - 1), float(long_draws.std()),
         (v2**2).mean(axis=1) - 2 * v2_noise, (cp**2).mean(axis=1) - 2 * cp_noise, long_draws,
     )  # fmt: skip
+
+# %% ../../nbs/migration/08_mitigation.ipynb #91d2c7aa
+#: Both exposures are of one version; the step leaves out ramps of two groups by itself.
+_ALLOWED = ("S_CHGMIG",)
 
 # %% ../../nbs/migration/08_mitigation.ipynb #8dc5ff81
 def _resampled_means(data: OIData, n_bootstrap: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -346,30 +350,32 @@ def process_versions(
         runs = {base.name: first}
         for version in versions[1:]:
             log.info("version %s", version.name)
-            how = {"outdir": out / version.slug, "engine": ready, "products": _PRODUCTS}
             try:
-                version = _with_kernel(version, first, out / "kernels")
+                version, place = _with_kernel(version, first, out)
             except CalamiError as error:
                 log.warning("version %s: %s", version.name, error)
                 continue
+            how = {"outdir": place, "engine": ready, "products": _PRODUCTS}
             if _later_than_migration(version) and first.paths:
                 runs[version.name] = reprocess(first, version.parameters, **how)
             else:
-                prepared = _prepared(raw, version, first, out / version.slug / "raw")
+                prepared = _prepared(raw, version, first, place / "raw")
                 runs[version.name] = run(prepared, parameters=version.parameters, **how)
     return runs
 
 # %% ../../nbs/migration/08_mitigation.ipynb #9e35360b
-def _with_kernel(version: Version, first: Run, folder: Path) -> Version:
-    # The version with the parameters that correct with its kernel, which is measured now if it is the exposures' own.
+def _with_kernel(version: Version, first: Run, out: Path) -> tuple[Version, Path]:
+    # The version with the parameters that correct with its kernel, and a folder for its products. A kernel of the
+    # exposures' own is measured now; with another one, after a change of code or of ramps, go other products.
     if version.kernel is None:
-        return version
-    kernel = version.kernel
+        return version, out / version.slug
+    kernel, place = version.kernel, version.slug
     if kernel == OWN_KERNEL:
-        kernel = str(_own_kernels(first, folder))
+        found = _own_kernels(first, out / "kernels")
+        kernel, place = str(found), f"{version.slug}_{found.name}"
     steps = correction_steps(kernel)
     own = {f"{step}.{key}": value for step, values in steps.items() for key, value in values.items()}
-    return replace(version, parameters={**version.parameters, **own})
+    return replace(version, parameters={**version.parameters, **own}), out / place
 
 # %% ../../nbs/migration/08_mitigation.ipynb #7be0c1d2
 def _own_kernels(first: Run, folder: Path) -> Path:
@@ -816,7 +822,7 @@ def _floor(square: float, draws: np.ndarray) -> float:
 def _entry(version: Version, pair: tuple[ScanExposure, ...], rule: str, data: Sequence[OIData], wish: ScanOptions):
     seed = [int.from_bytes(pair[0].rootname.encode()[-12:], "big"), 11]  # the same integrations in every version
     found = fringe_departure(*data, wish.n_bootstrap, seed)
-    both, at = calibrate(*data, floor=False), {"separations": np.asarray(wish.separations, float)}
+    both, at = calibrate(*data, floor=False, allow=_ALLOWED), {"separations": np.asarray(wish.separations, float)}
     single = replace(both, v2=np.ones(len(both.v2)), cp=np.zeros(len(both.cp)))  # limits, not what this star shows
     floors = (_floor(found.v2, found.v2_draws), _floor(found.cp, found.cp_draws))
     curves = [contrast_curve(single, systematics=s, **at).contrast for s in ((0.0, 0.0), floors)]
