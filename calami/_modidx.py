@@ -2428,6 +2428,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'calami.process.ownstep._extra_cards': ( 'process/ownstep.html#_extra_cards',
                                                                                  'calami/process/ownstep.py'),
                                         'calami.process.ownstep._with_own': ('process/ownstep.html#_with_own', 'calami/process/ownstep.py'),
+                                        'calami.process.ownstep.hook_of': ('process/ownstep.html#hook_of', 'calami/process/ownstep.py'),
                                         'calami.process.ownstep.keyword_of': ( 'process/ownstep.html#keyword_of',
                                                                                'calami/process/ownstep.py'),
                                         'calami.process.ownstep.mark': ('process/ownstep.html#mark', 'calami/process/ownstep.py'),

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -35,6 +34,7 @@ from calami.instrument.migration import (
 )
 from .kernel import Kernel, undo_capacitance
 from .pair_kernel import current_behind, without_holes
+from ..process.ownstep import hook_of
 from ..process.piece import Layer, Piece
 from ..process.recipes import Recipe
 
@@ -743,6 +743,5 @@ def correction_steps(kernel: str | os.PathLike = "flight", mode: str = "mean") -
     text = os.fspath(path.absolute() if path.suffix or path.is_dir() else kernel)
     if mode not in ("mean", "each"):
         raise CalamiError(f"mode is mean or each, not {mode!r}")
-    hidden = quote(text, safe="/").replace(".", "%2E")
-    hook = f"calami.migration.step.CorrectMigrationStep(kernel='{hidden}', mode='{mode}')"
+    hook = hook_of("calami.migration.step.CorrectMigrationStep", kernel=text, mode=mode)
     return {"charge_migration": {"skip": True, "pre_hooks": [hook]}}

@@ -28,7 +28,8 @@ _NAMES = {
     "pipeline": "PipeOptions Outcome Run main_product pipe_data reprocess",
     "converter": "ConverterFit ConverterOptions CorrectConverter RawReads REFTYPE correct_converter measure_converter "
     "note_of raw_reads read_converter refuse_not_raw straightened write_converter",
-    "ownstep": "CORE_SCHEMA OWN_KEYWORDS OwnKeywords OwnStep keyword_of mark resource_mappings use_own_keywords",
+    "ownstep": "CORE_SCHEMA OWN_KEYWORDS OwnKeywords OwnStep hook_of keyword_of mark "
+    "resource_mappings use_own_keywords",
     "audit": "NOT_RECORDED count_flags flags_table nondefault step_table",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

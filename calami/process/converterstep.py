@@ -9,14 +9,14 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from jwst.stpipe import Step
 from stdatamodels.jwst import datamodels
 
 from ..core.problems import CalamiError
 from .converter import note_of, read_converter, refuse_not_raw, straightened
-from .ownstep import OwnStep
+from .ownstep import OwnStep, hook_of
 
 # %% auto #0
 __all__ = ['converter_steps', 'CorrectConverterStep']
@@ -42,8 +42,8 @@ def converter_steps(file: str | os.PathLike) -> dict[str, dict[str, Any]]:
         If there is no such file, or it holds no converter.
     """
     _ = read_converter(file)
-    hidden = quote(os.fspath(Path(file).absolute()), safe="/").replace(".", "%2E")
-    return {"superbias": {"pre_hooks": [f"calami.process.converterstep.CorrectConverterStep(file='{hidden}')"]}}
+    hook = hook_of("calami.process.converterstep.CorrectConverterStep", file=os.fspath(Path(file).absolute()))
+    return {"superbias": {"pre_hooks": [hook]}}
 
 # %% ../../nbs/process/18_converterstep.ipynb #0acd7f51
 class CorrectConverterStep(OwnStep, Step):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import calami
 from ..core.problems import CalamiError
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'CORE_SCHEMA', 'OWN_KEYWORDS', 'OwnKeywords', 'resource_mappings', 'use_own_keywords', 'OwnStep', 'keyword_of',
-           'mark']
+           'mark', 'hook_of']
 
 # %% ../../nbs/process/17_ownstep.ipynb #381e190d
 #: Where the schema of all jwst data models is.
@@ -203,3 +204,24 @@ def mark(model: Any, cards: Mapping[str, str], line: str) -> None:
         model.add_schema_entry(path, {"type": "string", "fits_keyword": key})
         model[path] = value
     model.add_history_entry(line.replace("…", "...").encode("ascii", "replace").decode())  # FITS has no other
+
+# %% ../../nbs/process/17_ownstep.ipynb #6ab0e511
+def hook_of(step: str, **parameters: str) -> str:
+    """
+    Write a step as a hook of another one.
+
+    Parameters
+    ----------
+    step : str
+        Its class, with its package.
+    **parameters : str
+        Its parameters.
+
+    Returns
+    -------
+    str
+        For ``pre_hooks`` or ``post_hooks``. stpipe takes what stands before the last dot for a package, so that dots
+        in values are encoded; the step decodes them with `urllib.parse.unquote`.
+    """
+    words = (f"{key}='{quote(value, safe='/').replace('.', '%2E')}'" for key, value in parameters.items())
+    return f"{step}({', '.join(words)})"
