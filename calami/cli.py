@@ -19,10 +19,10 @@ import calami
 from .core.problems import CalamiError
 
 # %% auto #0
-__all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'Corrected', 'OutFolder', 'Scales',
-           'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors', 'summary',
-           'map_names', 'cm', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'kernel', 'correct', 'converter',
-           'pipe', 'flags', 'fetch', 'show_program', 'fringes', 'calibrate', 'contrast', 'main']
+__all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'AptFile', 'PairsFile', 'Corrected',
+           'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors',
+           'summary', 'map_names', 'pairs', 'cm', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'kernel',
+           'correct', 'converter', 'pipe', 'flags', 'fetch', 'show_program', 'fringes', 'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -86,6 +86,12 @@ FileTypes = Annotated[
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="File to write instead of printing.")
+]
+AptFile = Annotated[
+    Path | None, typer.Option("--apt", exists=True, dir_okay=False, help="APT file of the program, .aptx or .xml.")
+]
+PairsFile = Annotated[
+    Path | None, typer.Option("--pairs", exists=True, dir_okay=False, help="Targets and references, of `calami pairs`.")
 ]
 
 # %% ../nbs/06_cli.ipynb #06ef5b72
@@ -223,6 +229,10 @@ def map_names(
     template: Annotated[
         str, typer.Option(help="Rule for automatic names: default, commissioning, or a template of your own.")
     ] = "default",
+    apt: AptFile = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the plan (--apt) with the files, in both directions.")
+    ] = False,
     filetypes: FileTypes = None,
     output: Output = None,
 ) -> None:
@@ -230,23 +240,83 @@ def map_names(
     Give exposures names, and show or write which name means which exposure.
 
     A line of the names file is `name rootname`, or `name keyword=value …` selecting exactly one exposure. The
-    association is YAML, `name: rootname`.
+    association is YAML, `name: rootname`. With --apt FILE --check, a table of what was planned and is missing, what is
+    there and was not planned, and what has other numbers of groups or integrations; it ends with 1 if there is any.
 
     **Examples**
 
     - `calami map data/jw01093`
     - `calami map data/jw01093 --template commissioning -o names.yaml`
     - `calami map data/jw01093 --names my_names.txt -o names.yaml`
+    - `calami map data/jw01093 --apt 1093.aptx --check`
     """
     from calami.dataset import Dataset
 
+    if check != (apt is not None):
+        raise typer.BadParameter("give --apt FILE and --check together", param_hint="--apt / --check")
     dataset = Dataset(folder, filetypes or ())
+    if check:
+        _check_plan(dataset, apt, output)
+        return
     chosen = dataset.create_mapping(names, output, template)
     if output is None:
         width = max(map(len, chosen))
         typer.echo("".join(f"{name + ':':{width + 1}} {root}\n" for name, root in chosen.items()), nl=False)
     else:
         typer.echo(f"wrote {output}", err=True)
+
+# %% ../nbs/06_cli.ipynb #518f0e8c
+def _check_plan(dataset, apt: Path, output: Path | None) -> None:
+    from calami.archive.apt import read_apt
+    from calami.core.tables import format_of, render
+    from calami.program.mapcheck import check_mapping, check_words
+
+    fmt = format_of(output) if output else "text"
+    table = check_mapping(dataset, read_apt(apt))
+    _write_or_print(render(table, fmt), output)
+    if any(check != "found" for check in table["check"]):
+        raise CalamiError(check_words(table))
+    typer.echo(check_words(table), err=True)
+
+# %% ../nbs/06_cli.ipynb #a44bd850
+@app.command()
+def pairs(
+    folder: Folder,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="YAML file to write instead of printing.")
+    ] = None,
+    apt: AptFile = None,
+    count: Annotated[int, typer.Option(min=1, help="Most references of a target.")] = 3,
+    filetypes: FileTypes = None,
+) -> None:
+    """
+    Propose references for every target, with the reasons, in a file to be edited by hand.
+
+    By filter, then what the plan links, dither position, distance on the detector, depth and time. `calibrate`,
+    `pipe … ami3` and `study` take the file (--pairs).
+
+    **Examples**
+
+    - `calami pairs stage2 -o pairs.yaml`
+    - `calami pairs stage2 --apt 1093.aptx -o pairs.yaml`
+    - `calami calibrate oi --pairs pairs.yaml -o calibrated`
+    - `calami pipe stage2 ami3 --pairs pairs.yaml -o stage3`
+    """
+    import tempfile
+
+    from calami.archive.apt import read_apt
+    from calami.dataset import Dataset
+    from calami.program.pairsfile import propose_pairs, write_pairs
+
+    dataset = Dataset(folder, filetypes or ())
+    found = propose_pairs(dataset, read_apt(apt) if apt else None, count)
+    with tempfile.TemporaryDirectory() as place:
+        text = write_pairs(output or Path(place) / "pairs.yaml", found).read_text(encoding="utf-8")
+    typer.echo(f"wrote {output}" if output else text, err=output is not None, nl=output is not None)
+    _show_problems(dataset)
+    for pair in found:
+        if not pair.references:
+            typer.echo(f"no reference: {pair.target}, {pair.filter}", err=True)
 
 # %% ../nbs/06_cli.ipynb #e8711e2c
 @app.command()
@@ -680,6 +750,10 @@ def pipe(
     ] = None,
     offline: Offline = False,
     keep: Annotated[list[str] | None, typer.Option(help="Keep the model before this step, for later changes.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Parameters by name, see `calami flags --presets`; --set comes before them.")
+    ] = None,
+    pairs_file: PairsFile = None,
     workers: Workers = None,
     filetypes: FileTypes = None,
     overwrite: Overwrite = False,
@@ -692,37 +766,63 @@ def pipe(
     - `calami pipe raw detector1 -o stage1 --offline`
     - `calami pipe raw detector1 image2 -o stage2 --set jump.rejection_threshold=6`
     - `calami pipe raw dq_init saturation superbias refpix linearity -o linear --offline`
+    - `calami pipe stage2 ami3 --pairs pairs.yaml --preset team -o stage3`
     """
     from calami.core.tables import render
     from calami.dataset import Dataset
     from calami.process import references
+    from calami.process.pipeline import pipe_data
 
-    pairs = [text.partition("=") for text in setting or []]
-    if any(not value for _, _, value in pairs):
+    given = [text.partition("=") for text in setting or []]
+    if any(not value for _, _, value in given):
         raise CalamiError(f"--set {' '.join(setting or [])!r} is not understood; write step.parameter=value")
     dataset = Dataset(folder, filetypes or ())
-    run = dataset.pipe_data(
-        steps if len(steps) > 1 else steps[0], {key: yaml_value(value) for key, _, value in pairs}, output,
+    run = pipe_data(
+        _associations(dataset, steps, pairs_file, output) if pairs_file else dataset,
+        steps if len(steps) > 1 else steps[0], {key: yaml_value(value) for key, _, value in given}, output,
         cache=references.default_cache() if offline else None, workers=workers, keep=keep or (),
-        overwrite=overwrite,
+        overwrite=overwrite, preset=preset,
     )  # fmt: skip
     typer.echo(render(run.table), nl=False)
     typer.echo(run.headline, err=True)
     _refuse_unmade(dataset, list(run.failures.values()))
 
 # %% ../nbs/06_cli.ipynb #2de7aab8
+def _associations(dataset, steps: list[str], pairs_file: Path, output: Path) -> list[Path]:
+    from calami.process.parameters import chain_of
+    from calami.program.pairsfile import associate, read_pairs
+
+    if chain_of(steps) != ("calwebb_ami3",):
+        raise typer.BadParameter("pairs are for ami3 alone; run the other pipelines first", param_hint="--pairs")
+    return associate(read_pairs(pairs_file, dataset), dataset, output)
+
+# %% ../nbs/06_cli.ipynb #4e4f848c
 @app.command()
-def flags(folder: Folder, filetypes: FileTypes = None, output: Output = None) -> None:
+def flags(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", exists=True, help="Folder of exposures, or one file.")
+    ] = None,
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Show the presets; of a file, which of them its parameters are.")
+    ] = False,
+    filetypes: FileTypes = None,
+    output: Output = None,
+) -> None:
     """
     Show which pipeline parameters were not the default ones, for products of any origin.
 
-    For a single file also: what each step did with which reference, and how many pixels carry which flag.
+    For a single file also: what each step did with which reference, and how many pixels carry which flag. With
+    --presets and no folder, the parameters that `pipe --preset` knows by name.
 
     **Examples**
 
     - `calami flags data/jw01093`
     - `calami flags stage1/jw01516001001_03102_00001_nis_rate.fits`
+    - `calami flags --presets`
     """
+    if folder is None:
+        _show_presets(presets, output)
+        return
     from calami.core.tables import format_of, render
     from calami.dataset import Dataset
     from calami.process import audit
@@ -732,11 +832,25 @@ def flags(folder: Folder, filetypes: FileTypes = None, output: Output = None) ->
             "parameters": audit.nondefault(folder), "steps": audit.step_table(folder),
             "flags": audit.count_flags(folder),
         }  # fmt: skip
+        if presets:
+            for preset, unlike in audit.presets_of(folder).items():
+                typer.echo(f"preset {preset}: {'as it says' if not unlike else 'other ' + ', '.join(unlike)}", err=True)
         text = "\n".join(f"{title}:\n{render(table)}" for title, table in tables.items())
     else:
         table = Dataset(folder, filetypes or ()).flags(filetypes[0] if filetypes else None)
         text = render(table, format_of(output) if output else "text")
     _write_or_print(text, output)
+
+# %% ../nbs/06_cli.ipynb #6524f777
+def _show_presets(asked: bool, output: Path | None) -> None:
+    from calami.core.tables import format_of, render
+    from calami.process.parameters import PRESETS, preset_table
+
+    if not asked:
+        raise typer.BadParameter("give a folder or a file, or --presets", param_hint="FOLDER")
+    _write_or_print(render(preset_table(), format_of(output) if output else "text"), output)
+    for one in PRESETS.values():
+        typer.echo(f"{one.name}: {one.source}{'; ' + one.note if one.note else ''}", err=True)
 
 # %% ../nbs/06_cli.ipynb #1c138431
 def _recipe(text: str):
@@ -956,11 +1070,14 @@ def fringes(
 # %% ../nbs/06_cli.ipynb #7552bedc
 @app.command()
 def calibrate(
-    target: Annotated[Path, typer.Argument(metavar="TARGET", exists=True, dir_okay=False, help="OIFITS file.")],
-    references: Annotated[
-        list[Path], typer.Argument(metavar="REF…", exists=True, dir_okay=False, help="Those of reference stars.")
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", exists=True, help="OIFITS file; with --pairs, a folder of them.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="File to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; with --pairs, a folder.")],
+    references: Annotated[
+        list[Path] | None, typer.Argument(metavar="REF…", exists=True, dir_okay=False, help="Those of reference stars.")
+    ] = None,
+    pairs_file: PairsFile = None,
     weights: Annotated[
         Literal["equal", "time", "brightness", "position"], typer.Option(help="Of several reference stars.")
     ] = "equal",
@@ -974,17 +1091,25 @@ def calibrate(
     repair: Repair = False,
 ) -> None:
     """
-    Calibrate a target by one or more reference stars.
+    Calibrate a target by one or more reference stars, or all targets of a file of pairs.
 
     **Examples**
 
     - `calami calibrate oi/abdor_ami-oi.fits oi/hd37093_ami-oi.fits -o abdor_f480m.fits --systematics 0.005,0.2`
     - `calami calibrate oi/abdor_ami-oi.fits oi/hd*_ami-oi.fits -o abdor.fits --weights position`
+    - `calami calibrate oi --pairs pairs.yaml -o calibrated`
     """
     from calami.fringes.calibration import calibrate as by_references
     from calami.fringes.observables import distinct_exposures
     from calami.fringes.oifits import read_oifits, write_oifits
 
+    given = {"weights": weights, "scatter": scatter, "systematics": _systematics(systematics), "floor": floor}
+    given["allow"] = allow
+    if pairs_file:
+        _calibrate_pairs(target, references, pairs_file, output, given)
+        return
+    if target.is_dir() or not references:
+        raise typer.BadParameter("give one OIFITS file and those of its reference stars, or a folder and --pairs")
     if output.resolve() in {path.resolve() for path in (target, *references)}:
         raise CalamiError(f"{output}: is one of the files to be read; choose another name")
     with _warnings_on_stderr():
@@ -996,8 +1121,7 @@ def calibrate(
             if one is not star and one.identity == star.identity:
                 raise CalamiError(f"{path.name}: is the same exposure as {target.name}; give that of a reference star")
         others = distinct_exposures(others)
-    given = {"systematics": _systematics(systematics), "floor": floor, "allow": allow}
-    done = by_references(star, others, weights=weights, scatter=scatter, **given)
+    done = by_references(star, others, **given)
     write_oifits(done, output)
     typer.echo(f"{done.target} by {', '.join(done.references)}, {done.filter}")
     for note in done.notes[len(star.notes) :]:
@@ -1009,6 +1133,20 @@ def calibrate(
         v2, cp = done.header[f"{key}_V2"], done.header[f"{key}_CP"] * 180 / 3.141592653589793
         typer.echo(f"{text} {v2:.2%} in V2, {cp:.3f} deg in closure phase")
     typer.echo(f"wrote {output}", err=True)
+
+# %% ../nbs/06_cli.ipynb #ebbea76e
+def _calibrate_pairs(folder: Path, references, pairs_file: Path, output: Path, given: dict) -> None:
+    from calami.program.pairsfile import calibrate_pairs, read_pairs
+
+    if not folder.is_dir() or references:
+        raise typer.BadParameter("with --pairs, give one folder of OIFITS files that calami fringes wrote")
+    with _warnings_on_stderr():
+        made, refused = calibrate_pairs(read_pairs(pairs_file), sorted(folder.glob("*oi.fits")), output, **given)
+    for path in made:
+        typer.echo(f"wrote {path}", err=True)
+    if refused:
+        lines = (f"{target}: {reason}" for target, reason in refused.items())
+        raise CalamiError("not all could be calibrated:\n  " + "\n  ".join(lines))
 
 # %% ../nbs/06_cli.ipynb #5c902cff
 @app.command()

@@ -385,3 +385,35 @@ def test_the_list_of_what_was_fetched_is_written_although_a_file_failed(tmp_path
     answer = run("fetch", 1516, "--to", tmp_path, "-o", tmp_path / "list.csv")
     assert answer.exit_code == 1 and "1 of 2 files" in answer.stderr
     assert (tmp_path / "list.csv").read_text().splitlines() == ["file,status", "a,there", "b,failed"]
+
+
+def test_map_checks_a_plan_and_ends_with_1_where_it_differs(folder, tmp_path, shared_data):
+    assert run("map", folder, "--check").exit_code == 2
+    apt = shared_data / "apt" / "com1093.xml"
+    answer = run("map", folder, "--apt", apt, "--check")
+    assert answer.exit_code == 1 and "plan is of program 1093" in answer.stderr
+    answer = run("map", shared_data / "jw01093", "--apt", apt, "--check", "-o", tmp_path / "check.ecsv")
+    assert answer.exit_code == 1 and "73 planned, 35 files" in answer.stderr
+    assert set(QTable.read(tmp_path / "check.ecsv")["check"]) == {"other counts", "missing", "unplanned"}
+
+
+def test_pairs_are_written_and_taken_by_fringes_and_calibrate(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_star(data / f"{rootname(1)}_cal.fits", 5)
+    write_star(data / f"{rootname(2)}_cal.fits", 5, seed=2, IS_PSF=True, TARGPROP="HD-1")
+    assert run("pairs", data, "-o", tmp_path / "pairs.yaml").exit_code == 0
+    printed = run("pairs", data)
+    assert yaml.safe_load(printed.stdout) == yaml.safe_load((tmp_path / "pairs.yaml").read_text())
+    assert run("fringes", *data.glob("*cal.fits"), "-o", tmp_path / "oi").exit_code == 0
+    answer = run("calibrate", tmp_path / "oi", "--pairs", tmp_path / "pairs.yaml", "-o", tmp_path / "out")
+    assert answer.exit_code == 0 and (tmp_path / "out" / f"{rootname(1)}_aminorm-oi.fits").is_file()
+    for words in ((tmp_path / "oi",), (next((tmp_path / "oi").glob("*")), "--pairs", tmp_path / "pairs.yaml")):
+        assert run("calibrate", *words, "-o", tmp_path / "x.fits").exit_code == 2
+    assert run("pipe", data, "image2", "--pairs", tmp_path / "pairs.yaml", "-o", tmp_path / "p").exit_code == 2
+
+
+def test_presets_are_shown():
+    answer = run("flags", "--presets")
+    assert answer.exit_code == 0 and "ami_analyze.usebp" in answer.stdout and "team" in answer.stderr
+    assert run("flags").exit_code == 2

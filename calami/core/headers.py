@@ -465,6 +465,11 @@ _FIRST_CARD = b"XTENSION= "
 def _check_first_card(block: bytes, start: int, offset: int) -> None:
     if not offset:
         if not block.startswith(b"SIMPLE  = ", start):
+            page = block[start : start + 40].lstrip()
+            if page.startswith((b"<", b"{")):  # HTML, XML or JSON of a server
+                begins = page.splitlines()[0][:24].decode("ascii", "replace")
+                again = "fetch the file again, with a token if the data are not public"
+                raise _Trouble(f"is an error page saved as a FITS file (it begins with {begins!r})", again)
             raise _Trouble("is not a FITS file (it does not begin with 'SIMPLE  = ')", "give the path of a FITS file")
         return
     # A kind that is no text makes astropy read a gzipped file for ever.

@@ -13,11 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 from ..core.problems import CalamiError, NameProblem
-from .columns import SUMMARY_COLUMNS
+from .columns import SUMMARY_COLUMNS, role_of
 from .names import parse_name
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'tag', 'NameFields', 'MappingProblem', 'make_name', 'automatic_names', 'find_name']
+__all__ = ['TEMPLATES', 'ACQUISITION_TEMPLATES', 'tag', 'NameFields', 'MappingProblem', 'make_name', 'automatic_names',
+           'find_name']
 
 # %% ../../nbs/exposures/05_naming.ipynb #5db8bd0a
 def tag(rootname: str) -> str:
@@ -49,11 +50,14 @@ def _tag(rootname: str) -> str:
     return f"{int(rootname[2:7])}o{int(rootname[7:10])}{visit}a{activity}{exposure}{detector}{made}"
 
 # %% ../../nbs/exposures/05_naming.ipynb #d9c1f4a5
-#: Templates for automatic names. ``commissioning`` makes the keys of the team's hand-made tables, without a tag.
+#: Templates for automatic names. ``commissioning`` makes the keys of the team's hand-made tables, without a tag
+#: (acquisitions: `ACQUISITION_TEMPLATES`).
 TEMPLATES = {
     "default": "{target}_{filter}_{ngroups}g_d{patt_num}_{tag}",
     "commissioning": "obs{observtn}_{PUPIL}_{FILTER}_{ngroups}_{nints}_pri{primary}_sub{subpixel}",
 }
+#: What a template makes of target acquisitions, where that differs.
+ACQUISITION_TEMPLATES = {"commissioning": "obs{observtn}ta{again}"}
 
 # %% ../../nbs/exposures/05_naming.ipynb #773c019f
 class NameFields(dict):
@@ -62,7 +66,7 @@ class NameFields(dict):
 
     Keywords of the summary in lower case, with ``-`` as ``_``, give their value cleaned to lower-case letters and
     digits; in upper case, the same in upper case. Made for the purpose are ``target``, ``tag``, ``rootname``,
-    ``primary`` and ``subpixel``.
+    ``primary``, ``subpixel`` and ``again`` (of acquisitions: ``confirm``, and the number of the exposure from 2 on).
 
     Parameters
     ----------
@@ -82,6 +86,10 @@ class NameFields(dict):
         if key == "target":
             proposed = self["targprop"]
             return proposed if proposed != "x" else self["targname"]
+        if key == "again":
+            number = int(self["rootname"][20:25])
+            words = "confirm" if self._values.get("EXP_TYPE") == "NIS_TACONFIRM" else ""
+            return words + ("" if number == 1 else str(number))
         if key in ("primary", "subpixel"):
             return str(self._dither()[key == "subpixel"])
         keyword, case = _field(key)
@@ -143,7 +151,8 @@ def make_name(template: str, rootname: str, values: Mapping[str, Any]) -> str:
         If the template is not a format string with named fields, or makes something that is no name.
     """
     try:
-        name = _pattern(template).format_map(NameFields(rootname, values))
+        chosen = ACQUISITION_TEMPLATES.get(template, template) if role_of(values) == "acquisition" else template
+        name = _pattern(chosen).format_map(NameFields(rootname, values))
     except (ValueError, IndexError, AttributeError, KeyError, TypeError) as error:
         known = ", ".join(TEMPLATES)
         raise MappingProblem(f"template {template!r}: {error}; use {known}, or fields such as {{target}}") from None

@@ -19,7 +19,7 @@ _NAMES = {
     "prep": "make_products prep_data prep_many write_pieces",
     "rearrange": "Arrangement DITHER Join MUST_AGREE POINTING_TOLERANCE_MAS Regroup SAME_PLACE SAME_ROLL StackDithers "
     "alike differences pointing_difference rearrange_data rearrange_sets why_apart",
-    "parameters": "HOUSEKEEPING chain_of check_parameters defaults",
+    "parameters": "HOUSEKEEPING PRESETS Preset chain_of check_parameters defaults preset_parameters preset_table",
     "references": "AIM_PIXEL AIM_V2V3 AUTHOR DARK_GROUPS HISTORY LINEARITY_ORDER OfflineCache PARAMETERS RULES "
     "Reference SATURATION_MARGIN SERVERLESS SIGNAL_THRESHOLDS USE_AFTER V3_IDEAL_ANGLE default_cache "
     "detector_to_v2v3 linearity_coefficients offline_cache",
@@ -30,7 +30,7 @@ _NAMES = {
     "note_of raw_reads read_converter refuse_not_raw straightened write_converter",
     "ownstep": "CORE_SCHEMA OWN_KEYWORDS OwnKeywords OwnStep hook_of keyword_of mark "
     "resource_mappings use_own_keywords",
-    "audit": "NOT_RECORDED count_flags flags_table nondefault step_table",
+    "audit": "NOT_RECORDED count_flags flags_table nondefault presets_of step_table",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

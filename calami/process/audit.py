@@ -24,7 +24,7 @@ from ..exposures.cards import hdu_walk, read_keywords
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..exposures.steps import STEP_KEYWORDS, former_flag, step_name, step_statuses
-from .parameters import HOUSEKEEPING, _class, _flat_pars, _is_pipeline, _step_classes, defaults
+from .parameters import HOUSEKEEPING, PRESETS, _class, _flat_pars, _is_pipeline, _step_classes, defaults
 from .pipeline import _TAKES, Run, _reference_keywords, _references_in, _stem
 from .record import read_sidecar
 from .references import OfflineCache
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
 # %% auto #0
-__all__ = ['NOT_RECORDED', 'nondefault', 'step_table', 'count_flags', 'flags_table']
+__all__ = ['NOT_RECORDED', 'nondefault', 'step_table', 'count_flags', 'flags_table', 'presets_of']
 
 # %% ../../nbs/process/15_audit.ipynb #2fd7991f
 NOT_RECORDED = "not recorded"  #: What the tables say where a product has no record.
@@ -359,3 +359,29 @@ def _summary_of(name: str, path: Path, cache: OfflineCache | None) -> tuple[dict
         return head | {"remark": problem.reason}, {}
     head["remark"] = _remark(path)
     return head, {f"{r['step']}.{r['parameter']}": str(r["used"]) for r in rows}
+
+# %% ../../nbs/process/15_audit.ipynb #767bac7d
+def presets_of(product: str | os.PathLike, *, cache: OfflineCache | None = None) -> dict[str, list[str]]:
+    """
+    Compare the parameters of a product with the presets.
+
+    Parameters
+    ----------
+    product : path-like
+        A product of jwst, made by calami or not.
+    cache : OfflineCache, optional
+        As for `nondefault`.
+
+    Returns
+    -------
+    dict of str to list of str
+        Preset to the parameters that were not as it says; empty where all are. A preset that says nothing on what is
+        recorded of the product is not in it.
+    """
+    used = {k: v for account in _accounts(Path(product), cache) for k, v in (account.used or {}).items()}
+    found = {}
+    for name, preset in PRESETS.items():
+        asked = {k: v for k, v in preset.parameters.items() if k in used and k.rpartition(".")[2] not in HOUSEKEEPING}
+        if asked:
+            found[name] = [k for k, v in asked.items() if not _alike(used[k], v)]
+    return found

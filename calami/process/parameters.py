@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..exposures.steps import RENAMED_STEPS, step_name
 from .record import as_json
 
 # %% auto #0
-__all__ = ['HOUSEKEEPING', 'chain_of', 'check_parameters', 'defaults']
+__all__ = ['HOUSEKEEPING', 'PRESETS', 'chain_of', 'check_parameters', 'defaults', 'Preset', 'preset_parameters', 'preset_table']
 
 # %% ../../nbs/process/10_parameters.ipynb #5f5e5c7a
 def _package_folder(name: str) -> Path:
@@ -233,3 +234,98 @@ def _flat_pars(alias: str, pars: Mapping) -> dict[str, Any]:
     sections = {step_name(name): section for name, section in sections.items()}
     drop = {"class", "name", "config_file"}
     return {f"{s}.{k}": as_json(v) for s, section in sections.items() for k, v in section.items() if k not in drop}
+
+# %% ../../nbs/process/10_parameters.ipynb #a4733017
+@dataclass(frozen=True)
+class Preset:
+    """
+    Parameters that are used together.
+
+    Attributes
+    ----------
+    name : str
+        What they are called.
+    source : str
+        Whose they are.
+    parameters : dict
+        ``step.parameter`` to value, for all pipelines.
+    note : str
+        What they do not hold.
+    """
+
+    name: str
+    source: str
+    parameters: dict[str, Any]
+    note: str = ""
+
+# %% ../../nbs/process/10_parameters.ipynb #b9cfef00
+_SKIP_LATE = {"photom.skip": True, "resample.skip": True}
+#: Presets by name.
+PRESETS = {
+    one.name: one
+    for one in (
+        Preset(
+            "notebook",
+            "STScI, JWPipeNB-niriss-ami, as run with jwst 3.0.0",
+            {"ipc.skip": True, "persistence.skip": True, "dark_current.skip": True, **_SKIP_LATE},
+            "it also gives ami_analyze an affine2d file, that of no distortion",
+        ),
+        Preset(
+            "team",
+            "script of the AMI calibration team",
+            {
+                "dark_current.skip": True, "calwebb_detector1.save_calibrated_ramp": True, **_SKIP_LATE,
+                "ami_analyze.oversample": 5, "ami_analyze.usebp": False, "ami_analyze.firstfew": None,
+            },
+        ),
+    )
+}  # fmt: skip
+
+# %% ../../nbs/process/10_parameters.ipynb #5f400404
+def preset_parameters(name: str, pipeline_or_steps: str | Sequence[str]) -> dict[str, Any]:
+    """
+    Parameters of a preset for what is to be run.
+
+    Parameters
+    ----------
+    name : str
+        A key of `PRESETS`.
+    pipeline_or_steps : str or sequence of str
+        As for `chain_of`.
+
+    Returns
+    -------
+    dict
+        Those of its parameters that this has, checked.
+
+    Raises
+    ------
+    CalamiError
+        If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise CalamiError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}{near(name, PRESETS)}")
+    chain = chain_of(pipeline_or_steps)
+    known = {key for alias in chain for key in _specification(alias)}
+    return check_parameters(chain, {k: v for k, v in PRESETS[name].parameters.items() if k in known})
+
+# %% ../../nbs/process/10_parameters.ipynb #da1af976
+def preset_table():
+    """
+    Make the table of all presets.
+
+    Returns
+    -------
+    astropy.table.Table
+        A row for each parameter that is in any of them: its default in the installed jwst, and its value in each.
+    """
+    from astropy.table import Table
+
+    known = {
+        k: v for alias in ("calwebb_detector1", "calwebb_image2", "calwebb_ami3") for k, v in defaults(alias).items()
+    }
+    rows = []
+    for key in dict.fromkeys(k for one in PRESETS.values() for k in one.parameters):
+        row = {"parameter": key, "default": str(known.get(key, "no such parameter"))}
+        rows.append(row | {name: str(one.parameters.get(key, "")) for name, one in PRESETS.items()})
+    return Table(rows=rows)

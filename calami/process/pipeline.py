@@ -44,6 +44,7 @@ from calami.process.parameters import (
     chain_of,
     check_parameters,
     defaults,
+    preset_parameters,
 )
 from .record import digest_of, misfit, read_sidecar, records_in, sidecar_path, write_sidecar
 
@@ -968,6 +969,8 @@ class PipeOptions:
         Reference files to use whatever CRDS says, by type.
     search : sequence of path-like
         Folders of earlier runs whose checkpoints may be used, besides `outdir`.
+    preset : str, optional
+        Parameters to begin with, a key of `calami.process.parameters.PRESETS`; what is given comes before them.
     """
 
     products: str | Sequence[str] | None = None
@@ -977,6 +980,7 @@ class PipeOptions:
     overwrite: bool = False
     pins: Mapping[str, str] = field(default_factory=dict)
     search: Sequence[str | os.PathLike] = ()
+    preset: str | None = None
 
 # %% ../../nbs/process/14_pipeline.ipynb #5f579323
 def pipe_data(
@@ -1025,7 +1029,8 @@ def pipe_data(
     started, out = time.perf_counter(), Path(outdir).expanduser().absolute()
     wish, engine = options_from((PipeOptions, engine or Engine()), options)
     chain = chain_of(pipeline_or_steps)
-    asked = check_parameters(chain, parameters)
+    asked = preset_parameters(wish.preset, chain) if wish.preset else {}
+    asked = dict(sorted((asked | check_parameters(chain, parameters)).items()))
     if wish.save_calibrated_ramp:
         asked |= check_parameters(chain, {"save_calibrated_ramp": True})
     kept = _checked_keep(wish.keep, chain, asked)

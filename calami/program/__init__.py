@@ -15,8 +15,10 @@ _NAMES = {
     "plan": "planned_against_executed",
     "stars": "BAND_WAVELENGTHS DWARF_COLORS filter_magnitude target_table",
     "health": "health_table",
-    "pairing": "PAIRING_RULES pair_references reference_pairs",
+    "pairing": "PAIRING_RULES PLACE_STEP_MAS pair_references reference_pairs",
     "view": "ProgramView",
+    "pairsfile": "PROPOSAL_RULES Pair Reference associate calibrate_pairs propose_pairs read_pairs write_pairs",
+    "mapcheck": "CHECKS check_mapping check_words planned_keys",
 }
 _find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

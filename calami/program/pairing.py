@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..archive.apt import AptProgram
 from ..core.problems import CalamiError
 from ..exposures.columns import role_of
 from ..exposures.folder import ExposureSet
+from ..instrument import niriss
 from .plan import _activities, _join_observations, _reference_by_plan
 from .signals import _doubts, _float, measure_peaks
 
 # %% auto #0
-__all__ = ['PAIRING_RULES', 'reference_pairs', 'pair_references']
+__all__ = ['PAIRING_RULES', 'PLACE_STEP_MAS', 'reference_pairs', 'pair_references']
 
 # %% ../../nbs/program/05_pairing.ipynb #5c78a2cb
 def reference_pairs(dataset: ExposureSet, apt: AptProgram | None = None) -> dict[str, list[str]]:
@@ -45,6 +46,9 @@ def reference_pairs(dataset: ExposureSet, apt: AptProgram | None = None) -> dict
 # %% ../../nbs/program/05_pairing.ipynb #66e01ceb
 #: What decides between references in the same filter, first rule first.
 PAIRING_RULES = ("dither", "peak", "time")
+#: Distances on the detector that count as equal, mas. Source: within it another place does less to fringes than another
+#: star does (`calami.fringes.calibration.FLIGHT_WEIGHTED`: 0.0044 a pixel against 0.0015).
+PLACE_STEP_MAS = 20.0
 
 # %% ../../nbs/program/05_pairing.ipynb #3b8d9dc4
 def pair_references(
@@ -105,13 +109,30 @@ class _Candidate:
     mjd: float
     linked: frozenset = frozenset()
     lost: str = ""
+    root: str = ""
+    place: tuple = (math.nan, math.nan)  # of the star, row and column, if it was fitted
+    offset: tuple = (math.nan, math.nan)  # along rows and columns, pixels, as commanded
+
+    def apart_mas(self, other: _Candidate) -> float:
+        # Distance on the detector: of the fitted places, or else of the commanded ones
+        for key in ("place", "offset"):
+            away = math.dist(getattr(self, key), getattr(other, key))
+            if math.isfinite(away):
+                return away * _PIXEL_MAS
+        return math.nan
 
 # %% ../../nbs/program/05_pairing.ipynb #6242f18b
-def _candidates(dataset: ExposureSet, apt: AptProgram | None = None) -> list[_Candidate]:
+_PIXEL_MAS = sum(niriss.PIXEL_SCALE_MAS) / 2
+
+# %% ../../nbs/program/05_pairing.ipynb #1bd8e2c0
+def _candidates(
+    dataset: ExposureSet, apt: AptProgram | None = None, place: Callable[[str], tuple] | None = None
+) -> list[_Candidate]:
+    # `place` gives the fitted place of the star of an exposure, by its rootname
     joined = _join_observations(apt, _activities(dataset)) if apt else []
     plan = {n: o for o, n, _ in joined if o is not None and n is not None}
     flown = {o.number: n for n, o in plan.items()}
-    found = []
+    found, scales = [], niriss.PIXEL_SCALE_MAS[::-1]
     every = zip(dataset.names, dataset.rootlist, dataset.items(), measure_peaks(dataset), strict=True)
     for name, root, (_, v), peak in every:
         number = int(root[7:10])
@@ -120,7 +141,10 @@ def _candidates(dataset: ExposureSet, apt: AptProgram | None = None) -> list[_Ca
         counts = peak["rate"] * peak["seconds"] if peak and not lost else math.nan
         linked = frozenset(flown[r] for r in plan[number].references if r in flown) if number in plan else frozenset()
         setup = (v.get("FILTER"), v.get("PUPIL"), v.get("PATT_NUM"))
-        found.append(_Candidate(name, role, number, *setup, counts, _float(v.get("EXPMID")), linked, lost))
+        facts = (counts, _float(v.get("EXPMID")), linked, lost, root)
+        fitted = place(root) if place else (math.nan, math.nan)
+        offset = [1e3 * _float(v.get(k)) / s for k, s in zip(("YOFFSET", "XOFFSET"), scales, strict=True)]
+        found.append(_Candidate(name, role, number, *setup, *facts, fitted, tuple(offset)))
     return found
 
 # %% ../../nbs/program/05_pairing.ipynb #f1dc633f
@@ -144,6 +168,9 @@ def _distance(target: _Candidate, other: _Candidate, rule: str, peak_step: float
     if rule == "peak":
         ratio = other.counts / target.counts if target.counts > 0 else math.nan
         return math.floor(abs(math.log(ratio)) / math.log1p(peak_step)) if ratio > 0 else math.inf
+    if rule == "position":
+        away = target.apart_mas(other)
+        return away // PLACE_STEP_MAS if math.isfinite(away) else math.inf
     apart = abs(target.mjd - other.mjd)
     return apart if math.isfinite(apart) else math.inf
 

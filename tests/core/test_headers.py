@@ -114,3 +114,12 @@ def test_a_folder_of_long_headers_does_not_stay_in_memory(tmp_path):
         paths[-1].write_bytes(header(card("SIMPLE", "T"), card("BITPIX", 8), card("NAXIS", 0), *cards))
     kept = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True).stdout
     assert int(kept) < 1e5
+
+
+@pytest.mark.parametrize("text", ["<!DOCTYPE html><html>401 Unauthorized</html>", '\n{"error": "Unauthorized"}'])
+def test_an_error_page_is_called_one(tmp_path, text):
+    path = tmp_path / "jw01516001001_03102_00001_nis_uncal.fits"
+    path.write_text(text * 100)
+    with pytest.raises(FileProblem) as caught:
+        hdu_walk(path)
+    assert "error page saved as a FITS file" in caught.value.reason and "token" in caught.value.remedy

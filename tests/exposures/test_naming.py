@@ -109,6 +109,15 @@ def test_commissioning_keys_count_primary_and_subpixel_dithers():
     assert keys[0] == "obs020_NRM_F480M_9_65_pri1_sub1"
 
 
+def test_commissioning_keys_of_acquisitions():
+    made = [
+        make_name("commissioning", rootname(12, 1, k), {"EXP_TYPE": kind})
+        for k, kind in ((1, "NIS_TACQ"), (3, "NIS_TACQ"), (1, "NIS_TACONFIRM"))
+    ]
+    assert made == ["obs012ta", "obs012ta3", "obs012taconfirm"]
+    assert make_name("{filter}", rootname(12), {"EXP_TYPE": "NIS_TACQ", "FILTER": "F480M"}) == "f480m"
+
+
 # --- user files ------------------------------------------------------------------------------------------------------
 
 

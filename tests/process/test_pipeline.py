@@ -34,7 +34,7 @@ from calami.process import parameters as process_parameters
 from calami.process.audit import count_flags, flags_table, nondefault, step_table
 from calami.process.engine import worker_pool
 from calami.process.graft import Graft
-from calami.process.parameters import chain_of, check_parameters
+from calami.process.parameters import PRESETS, chain_of, check_parameters, preset_parameters, preset_table
 from calami.process.pipeline import main_product, pipe_data, reprocess
 from calami.process.prep import prep_data
 from calami.process.recipes import Slice
@@ -174,6 +174,24 @@ def test_a_parameter_that_two_steps_have_must_name_its_step():
 
 
 # ---- Products and sidecars
+
+
+def test_a_preset_comes_after_what_is_given(tmp_path, monkeypatch):
+    toys.write_exposure(tmp_path / f"{toys.rootname()}_calints.fits")
+    monkeypatch.setattr(pipeline, "_process", lambda *_: [])
+    monkeypatch.setattr(pipeline, "_settle_context", lambda _: "none")
+    run = pipe_data(tmp_path, "ami3", {"ami_analyze.oversample": 7}, tmp_path / "out", preset="team")
+    assert run.parameters == {"ami_analyze.firstfew": None, "ami_analyze.oversample": 7, "ami_analyze.usebp": False}
+
+
+def test_every_parameter_of_a_preset_is_one_of_the_installed_jwst():
+    for name, preset in PRESETS.items():
+        parts = [preset_parameters(name, chain) for chain in ("detector1", "image2", "ami3")]
+        assert {k: v for part in parts for k, v in part.items()} == preset.parameters
+    assert "no such parameter" not in set(preset_table()["default"])
+    assert preset_parameters("notebook", "jump") == {}
+    with pytest.raises(CalamiError, match=r"no preset is called 'notebok'.*notebook"):
+        preset_parameters("notebok", "detector1")
 
 
 def test_detector1_makes_complete_products_and_leaves_the_input_alone(first, uncal):
