@@ -16,13 +16,14 @@ import typer
 from typer.core import TyperGroup
 
 import calami
+from .core.files import yaml_value
 from .core.problems import CalamiError
 
 # %% auto #0
 __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'AptFile', 'PairsFile', 'Corrected',
            'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors',
-           'summary', 'map_names', 'pairs', 'cm', 'simulate', 'demo', 'advise', 'yaml_value', 'prep', 'kernel',
-           'correct', 'converter', 'pipe', 'flags', 'fetch', 'show_program', 'fringes', 'calibrate', 'contrast', 'main']
+           'summary', 'map_names', 'pairs', 'cm', 'simulate', 'demo', 'advise', 'prep', 'kernel', 'correct',
+           'converter', 'pipe', 'flags', 'fetch', 'show_program', 'fringes', 'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -549,29 +550,6 @@ def advise(
     typer.echo(str(plan(filter_.upper(), magnitude, photons, rate=rate, limit_adu=limit)))
 
 # %% ../nbs/06_cli.ipynb #e52ba041
-def yaml_value(text: str):
-    """
-    Read a value as it is typed: a number, true or false, none, or a word.
-
-    Parameters
-    ----------
-    text : str
-        Such as ``3``, ``0.5``, ``true``, ``none`` or ``fourier``.
-
-    Returns
-    -------
-    int, float, bool, None or str
-        The value.
-    """
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
-        return text
-    return None if str(text).lower() in ("none", "null") else value
-
-# %% ../nbs/06_cli.ipynb #dde5cdc5
 @app.command()
 def prep(
     folder: Folder,
@@ -598,7 +576,7 @@ def prep(
 
     dataset = Dataset(folder, filetypes or ())
     dataset.create_mapping()
-    made = dataset.prep_data({name: [_recipe(text) for text in recipes]}, output, overwrite=overwrite)
+    made = dataset.prep_data({name: recipes}, output, overwrite=overwrite)
     _print_table(made.compact(), made.headline())
     _show_problems(made)
     unmade = [str(row["reason"]) for row in made.problems if row["reason"].startswith("not made: ")]
@@ -851,31 +829,6 @@ def _show_presets(asked: bool, output: Path | None) -> None:
     _write_or_print(render(preset_table(), format_of(output) if output else "text"), output)
     for one in PRESETS.values():
         typer.echo(f"{one.name}: {one.source}{'; ' + one.note if one.note else ''}", err=True)
-
-# %% ../nbs/06_cli.ipynb #1c138431
-def _recipe(text: str):
-    from calami.migration.correction import Correct
-    from calami.process import badpixels, clean, graft, recipes
-    from calami.process.converter import CorrectConverter
-
-    word, _, rest = text.partition(":")
-    kinds = {"clean": clean.Clean, "fix": badpixels.FixBadPixels, "dice": recipes.Dice, "slice": recipes.Slice}
-    kinds |= {"truncate": recipes.Truncate, "bin": recipes.Bin, "graft": graft.Graft, "correct": Correct}
-    kinds["converter"] = CorrectConverter
-    if word not in kinds:
-        raise CalamiError(f"{text!r} is no recipe; write one of {', '.join(kinds)}, as in clean:sigma=3 or dice:2")
-    first = next(iter(kinds[word].__dataclass_fields__))
-    given = {}
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.rpartition("=")
-        try:
-            given[key or first] = yaml_value(value)
-        except ValueError as error:
-            raise CalamiError(f"{text!r}: {error}") from None
-    try:
-        return kinds[word](**given)
-    except TypeError as error:
-        raise CalamiError(f"{text!r}: {error}; parameters are {', '.join(kinds[word].__dataclass_fields__)}") from None
 
 # %% ../nbs/06_cli.ipynb #9ca307e9
 @app.command()

@@ -14,24 +14,89 @@ from typing import Any
 import numpy as np
 
 from .archive.download import DownloadProblem, fetch
-from .core.files import write_atomically
+from .core.files import read_yaml, write_atomically
 from .core.problems import CalamiError
 from .core.tables import render
+from .exposures.cards import read_keywords
 from .exposures.exposure import Exposure
-from .exposures.folder import ExposureSet, _as_paths, _short
-from .exposures.mapfile import read_names, same_file, write_association
+from .exposures.folder import ExposureSet, _as_paths
+from .exposures.mapfile import keep_old, read_names, same_file, write_association
 from .exposures.naming import automatic_names
+from .exposures.view import exposure_facts, exposure_html, plot_exposure
 from .moved import forward
 from .process.audit import flags_table
 from .process.pipeline import pipe_data
-from .process.prep import prep_data, prep_many
+from .process.prep import RECIPES, as_recipes, prep_data, prep_many
 from .process.rearrange import rearrange_sets
+from .process.references import default_cache
 
 # %% auto #0
-__all__ = ['Dataset', 'Data']
+__all__ = ['Dataset', 'Data', 'all_recipes']
 
 # %% ../nbs/01_dataset.ipynb #2fcbb20c
-class Dataset(ExposureSet):
+class _Named(ExposureSet):
+    """Exposures with names that a user gives them, and a folder that keeps these."""
+
+    def create_mapping(self, user_file=None, association_file=None, template: str = "default") -> dict[str, str]:
+        """
+        Give the exposures names.
+
+        Parameters
+        ----------
+        user_file : path-like, optional
+            Names typed by the user, one a line (see `read_names`), or an association file written
+            before. Exposures that it does not name keep their automatic names.
+        association_file : path-like, optional
+            File to write, ``name: rootname`` in YAML if it ends so, lines ``name rootname`` if not. All exposures, or
+            those in `user_file` if that is given. It may be `user_file` itself: then all exposures are named in it, and
+            what was there is kept next to it, ``.old`` at the end of its name.
+        template : str
+            Rule for automatic names: ``default``, ``commissioning``, or a template of your own.
+
+        Returns
+        -------
+        dict of str to str
+            Name to rootname, as written to the association file.
+
+        Raises
+        ------
+        calami.exposures.naming.MappingProblem
+            If a line of the user file cannot be understood or does not name exactly one exposure.
+        """
+        automatic = automatic_names(self, template)
+        chosen = read_names(user_file, self, automatic) if user_file is not None else automatic
+        taken = set(chosen.values())
+        rest = {name: root for name, root in automatic.items() if root not in taken and name not in chosen}
+        self._names = {**chosen, **rest}
+        self._table = None
+        if association_file is not None and user_file is not None and same_file(user_file, association_file):
+            chosen = dict(self._names)
+            keep_old(Path(user_file))
+        if association_file is not None:
+            write_association(Path(association_file), chosen)
+        if self.infodir is not None:
+            write_association(self.infodir / "names.yaml", self._names)
+            self._note(f"mapping from {user_file or template}: {len(chosen)} names")
+        return dict(chosen)
+
+    def _write_infodir(self) -> None:
+        write_atomically(self.infodir / "rootlist.txt", "\n".join(self.rootlist) + "\n")
+        self.create_summary(self.infodir / "summary.ecsv")
+        write_atomically(self.infodir / "problems.ecsv", render(self.problems, "ecsv"))
+        names = self.infodir / "names.yaml"
+        if not names.exists():
+            self.create_mapping()
+            return
+        try:  # of an earlier session, it is the user's
+            known = {name: root for name, root in read_yaml(names).items() if root in self._by_root}
+        except (CalamiError, AttributeError, TypeError) as problem:
+            self.warn(names, f"not taken, the names are automatic ({problem}); mend it, or remove it")
+            return
+        rest = {n: r for n, r in automatic_names(self).items() if r not in known.values() and n not in known}
+        self._names, self._table = {**known, **rest}, None
+
+# %% ../nbs/01_dataset.ipynb #fd7c12a2
+class Dataset(_Named):
     """
     A set of exposures on disk, and what a person does with it.
 
@@ -41,16 +106,19 @@ class Dataset(ExposureSet):
         A folder (searched with all below it), a file, or a list of these; or ``(program, token, folder)``: what is not
         in the folder yet is fetched from MAST (see `calami.archive.download.fetch`; with no token, that of
         ``$MAST_API_TOKEN``, and public data need none), and the files asked for are looked at.
-    filetypes : str or sequence of str
-        Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty (``"uncal"`` if fetched).
+    filetypes : str, sequence of str or tuple
+        Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty (``"uncal"`` if fetched). Or
+        ``(program, token, filetypes)``, to be fetched into the folder `datafrom`.
     infodir : path-like, optional
         Folder that receives the root list, the summary, the problems, the mapping and a log of what was done.
         Nothing is written if it is not given.
     verbose : bool
-        Log at level INFO what is found, on standard error.
+        Say what is found and done with this dataset, on standard error.
     corrected : bool
         Where an exposure is there as it was and corrected for migration (`calami correct`), take the corrected one; the
         original if not.
+    outputdir : path-like, optional
+        Another name of `infodir`.
 
     Attributes
     ----------
@@ -70,12 +138,20 @@ class Dataset(ExposureSet):
         says what was found instead.
     """
 
-    def __init__(self, datafrom, filetypes=(), infodir=None, verbose: bool = False, corrected: bool = False):
+    def __init__(
+        self, datafrom, filetypes=(), infodir=None, verbose: bool = False, corrected: bool = False, outputdir=None
+    ):
+        if infodir is not None and outputdir is not None and not same_file(infodir, outputdir):
+            raise CalamiError("infodir and outputdir are two names of one thing; give one of them")
+        infodir = outputdir if infodir is None else infodir
+        if isinstance(filetypes, tuple) and len(filetypes) == 3 and _is_program(filetypes[0]):
+            program, token, filetypes = filetypes
+            datafrom = (program, token, datafrom)
         datafrom = _as_paths(_fetched(datafrom, filetypes))
         self.infodir = Path(infodir).expanduser().absolute() if infodir is not None else None
         super().__init__(datafrom, filetypes, verbose, corrected)
         if self.infodir is not None:
-            self._write_infodir(datafrom)
+            self._write_infodir()
 
     def opener(self, paths, name: str | None = None) -> Data:
         """
@@ -95,45 +171,6 @@ class Dataset(ExposureSet):
         """
         return Data(paths, name)
 
-    def create_mapping(self, user_file=None, association_file=None, template: str = "default") -> dict[str, str]:
-        """
-        Give the exposures names.
-
-        Parameters
-        ----------
-        user_file : path-like, optional
-            Names typed by the user, one a line (see `read_names`), or an association file written
-            before. Exposures that it does not name keep their automatic names.
-        association_file : path-like, optional
-            YAML file to write, ``name: rootname``. All exposures, or those in `user_file` if that is given.
-        template : str
-            Rule for automatic names: ``default``, ``commissioning``, or a template of your own.
-
-        Returns
-        -------
-        dict of str to str
-            Name to rootname, as written to the association file.
-
-        Raises
-        ------
-        calami.exposures.naming.MappingProblem
-            If a line of the user file cannot be understood or does not name exactly one exposure.
-        """
-        if user_file is not None and association_file is not None and same_file(user_file, association_file):
-            raise CalamiError(f"{association_file}: would overwrite the file it is made from; give another name")
-        automatic = automatic_names(self, template)
-        chosen = read_names(user_file, self, automatic) if user_file is not None else automatic
-        taken = set(chosen.values())
-        rest = {name: root for name, root in automatic.items() if root not in taken and name not in chosen}
-        self._names = {**chosen, **rest}
-        self._table = None
-        if association_file is not None:
-            write_association(Path(association_file), chosen)
-        if self.infodir is not None:
-            write_association(self.infodir / "names.yaml", self._names)
-            self._note(f"mapping from {user_file or template}: {len(chosen)} names")
-        return dict(chosen)
-
     def prep_data(
         self, recipes, outdir, executor=None, *, filetype: str | None = None, overwrite: bool = False
     ) -> Dataset:
@@ -143,7 +180,8 @@ class Dataset(ExposureSet):
         Parameters
         ----------
         recipes : mapping
-            Name, or a pattern of names with ``*`` and ``?``, to a recipe or a list of recipes.
+            Name, or a pattern of names with ``*`` and ``?``, to a recipe or a list of recipes; as text as in the
+            command, such as ``"dice:2"``. A recipe alone is meant for all.
         outdir : path-like
             Folder for the products.
         executor : concurrent.futures.Executor, optional
@@ -163,14 +201,17 @@ class Dataset(ExposureSet):
         CalamiError
             If no exposure is meant, or all of them failed.
         """
-        jobs = {}
-        for asked, recipe in dict(recipes).items():
+        wanted = dict(recipes) if isinstance(recipes, Mapping) else {"*": recipes}
+        jobs, wanted = {}, {asked: as_recipes(recipe, all_recipes()) for asked, recipe in wanted.items()}
+        for asked, recipe in wanted.items():
             pattern = isinstance(asked, str) and any(c in asked for c in "*?[")
             names = fnmatch.filter(self.names, asked) if pattern else [self.data(asked, filetype).name]
             if not names:
                 raise CalamiError(f"no exposure is called like {asked!r}; there are {', '.join(self.names[:6])}")
             jobs |= {name: (self.data(name, filetype), recipe) for name in names}
         paths, failed = prep_many(jobs, outdir, executor, overwrite=overwrite)
+        words = ", ".join(f"{asked}: {[r.parameters for r in recipe]}" for asked, recipe in wanted.items())
+        self._note(f"prep_data into {outdir}: {words}; {len(paths)} products, {len(failed)} failed")
         return self._products(paths, {jobs[name][0].paths[0]: error for name, error in failed.items()})
 
     def rearrange_data(
@@ -203,6 +244,7 @@ class Dataset(ExposureSet):
             If all of them failed.
         """
         paths, failed = rearrange_sets(self, arrangement, outdir, names, filetype=filetype, overwrite=overwrite)
+        self._note(f"rearrange_data into {outdir}: {arrangement}; {len(paths)} products, {len(failed)} failed")
         return self._products(paths, failed)
 
     def pipe_data(self, pipeline_or_steps, parameters=None, outdir=".", **options):
@@ -219,13 +261,18 @@ class Dataset(ExposureSet):
             Folder for the products.
         **options
             As `calami.process.pipeline.pipe_data` takes them: ``cache``, ``workers``, ``executor``, ``keep``, ….
+            Simulated exposures get calami's own references if no ``cache`` is given.
 
         Returns
         -------
         calami.process.pipeline.Run
             Products, failures, logs; its `dataset` opens the products.
         """
-        return pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
+        if "cache" not in options and all(_is_simulated(self.paths(root)[0]) for root in self.rootlist):
+            options["cache"] = default_cache()
+        run = pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
+        self._note(f"pipe_data into {outdir}: {pipeline_or_steps}, {dict(parameters or {})}; {run.headline}")
+        return run
 
     def flags(self, filetype: str | None = None):
         """
@@ -247,17 +294,11 @@ class Dataset(ExposureSet):
         if not paths:
             raise CalamiError("\n".join(str(error) for error in failed.values()) or "nothing was made")
         made = type(self)(paths)
+        made.verbose, made._logdir = self.verbose, self._logdir
+        made._names = _names_of_products(made, self)
         for path, error in failed.items():
             made.warn(path, f"not made: {error}")
         return made
-
-    def _write_infodir(self, datafrom) -> None:
-        write_atomically(self.infodir / "rootlist.txt", "\n".join(self.rootlist) + "\n")
-        self.create_summary(self.infodir / "summary.ecsv")
-        write_atomically(self.infodir / "problems.ecsv", render(self.problems, "ecsv"))
-        self._note(f"looked at {_short(datafrom)}: {self.headline()}")
-        if not (self.infodir / "names.yaml").exists():  # one from an earlier session is the user's
-            self.create_mapping()
 
 # %% ../nbs/01_dataset.ipynb #c8ffd8a8
 class Data(Exposure):
@@ -277,14 +318,51 @@ class Data(Exposure):
         At first use, if a file cannot be read, is cut short or lacks the array that is asked for.
     """
 
+    def plot(self, ax=None, half: int | None = None):
+        """
+        Draw the mean count rate (see `calami.exposures.view.plot_exposure`).
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; new axes if not given.
+        half : int, optional
+            Pixels shown on each side of the peak; the whole image if not given.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes.
+        """
+        return plot_exposure(self, ax, half)
+
+    def info(self, fmt: str = "text") -> str:
+        """
+        Say what this exposure is.
+
+        Parameters
+        ----------
+        fmt : str
+            ``text``, ``markdown``, ``html``, ``latex``, ``ecsv``, ``json`` or ``csv``.
+
+        Returns
+        -------
+        str
+            The facts of `calami.exposures.view.exposure_facts` in that format.
+        """
+        return render(exposure_facts(self), fmt)
+
+    def _repr_html_(self) -> str:
+        return exposure_html(self)
+
     def prep_data(self, recipes, outdir, *, overwrite: bool = False) -> list[Path]:
         """
         Make changed versions of this exposure.
 
         Parameters
         ----------
-        recipes : calami.process.recipes.Recipe or sequence of Recipe
-            What to do, in order.
+        recipes : calami.process.recipes.Recipe, str or sequence of these
+            What to do, in order; as text as in the command, such as ``"dice:2"``.
         outdir : path-like
             Folder for the products.
         overwrite : bool
@@ -295,7 +373,7 @@ class Data(Exposure):
         list of pathlib.Path
             The products; see `calami.process.prep.prep_data`.
         """
-        return prep_data(self, recipes, outdir, overwrite=overwrite)
+        return prep_data(self, as_recipes(recipes, all_recipes()), outdir, overwrite=overwrite)
 
     def pipe_data(self, pipeline_or_steps, parameters=None, outdir=".", **options):
         """
@@ -310,23 +388,67 @@ class Data(Exposure):
         outdir : path-like
             Folder for the products.
         **options
-            As `calami.process.pipeline.pipe_data` takes them: ``cache``, ``keep``, ….
+            As `calami.process.pipeline.pipe_data` takes them: ``cache``, ``keep``, …. A simulated exposure gets
+            calami's own references if no ``cache`` is given.
 
         Returns
         -------
         calami.process.pipeline.Run
             Products, failures, logs; its `dataset` opens the products.
         """
+        if "cache" not in options and _is_simulated(self.paths[0]):
+            options["cache"] = default_cache()
         return pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
 
+# %% ../nbs/01_dataset.ipynb #54d67fda
+def all_recipes() -> dict[str, type]:
+    """
+    Give all recipes, those that correct included, by the word that asks for them.
+
+    Returns
+    -------
+    dict of str to type
+        Such as ``dice``, ``clean`` and ``correct``.
+    """
+    from calami.migration.correction import Correct
+    from calami.process.converter import CorrectConverter
+
+    return {**RECIPES, "correct": Correct, "converter": CorrectConverter}
+
+# %% ../nbs/01_dataset.ipynb #e0e79243
+def _names_of_products(made: ExposureSet, source: ExposureSet) -> dict[str, str]:
+    # Name to rootname for products of a dataset; automatic names where those of the user do not tell them apart.
+    given, automatic = dict(source.mapping), automatic_names(made)
+    usual = automatic_names(source)
+    own = {root: name for name, root in given.items() if usual.get(name) != root}
+    names: dict[str, str] = {}
+    for name, root in automatic.items():
+        of = max((r for r in own if root == r or root.startswith(r + "_")), key=len, default=None)
+        names[name if of is None else own[of] + root[len(of) :]] = root
+    return names if len(names) == len(automatic) else automatic
+
+# %% ../nbs/01_dataset.ipynb #c8ec75be
+def _is_simulated(path: Path) -> bool:
+    # Simulated exposures say so in their headers; what cannot be read is not simulated.
+    try:
+        words = read_keywords(path, ("SIMULATD", "TITLE"), ())
+    except CalamiError:
+        return False
+    return bool(words.get("SIMULATD")) or str(words.get("TITLE") or "").startswith("SIMULATED")
+
 # %% ../nbs/01_dataset.ipynb #5de5c949
+def _is_program(what) -> bool:
+    # Whether it is the number of a program, not a path.
+    number = isinstance(what, (int, np.integer)) and not isinstance(what, bool)
+    return number or (isinstance(what, str) and what.isdigit() and not Path(what).exists())
+
+# %% ../nbs/01_dataset.ipynb #0550a45f
 def _fetched(datafrom, filetypes) -> Any:
     # (program, token, folder) becomes the files in the folder, everything else stays. The token is not kept.
     if not isinstance(datafrom, tuple) or len(datafrom) != 3:
         return datafrom
     program, token, folder = datafrom
-    is_number = isinstance(program, (int, np.integer)) and not isinstance(program, bool)
-    if not is_number and not (isinstance(program, str) and program.isdigit() and not Path(program).exists()):
+    if not _is_program(program):
         return datafrom
     if not isinstance(folder, (str, os.PathLike)):
         raise CalamiError("(program, token, folder) needs a folder as its third part")

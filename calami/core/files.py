@@ -18,7 +18,7 @@ from .problems import CalamiError, FileProblem
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'LARGEST_TEXT', 'LARGEST_YAML', 'remove_leftovers', 'part_name', 'whole_files', 'write_atomically',
-           'open_regular', 'read_text', 'read_json', 'read_yaml', 'cache_folder']
+           'open_regular', 'read_text', 'read_json', 'yaml_value', 'read_yaml', 'cache_folder']
 
 # %% ../../nbs/core/02_files.ipynb #be431456
 def remove_leftovers(folder: Path, begin: str) -> None:
@@ -240,6 +240,29 @@ def read_json(path: str | os.PathLike, most: int = LARGEST_TEXT) -> Any:
         return json.loads(read_text(path, most))
     except (ValueError, RecursionError) as error:
         raise FileProblem(path, f"is not JSON ({error})", "correct it, or make it again") from error
+
+# %% ../../nbs/core/02_files.ipynb #2cb3114c
+def yaml_value(text: str):
+    """
+    Read a value as it is typed: a number, true or false, none, or a word.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``3``, ``0.5``, ``true``, ``none`` or ``fourier``.
+
+    Returns
+    -------
+    int, float, bool, None or str
+        The value.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        return text
+    return None if str(text).lower() in ("none", "null") else value
 
 # %% ../../nbs/core/02_files.ipynb #9c9b7d8d
 def read_yaml(path: str | os.PathLike, nodes: bool = False, most: int = LARGEST_YAML) -> Any:

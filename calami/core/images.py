@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .problems import CalamiError
+from .tables import plus_minus
 
 # %% auto #0
 __all__ = ['RateImage', 'Peak', 'find_peak', 'fill_from_neighbours', 'fill_bad', 'beside', 'derivatives']
@@ -74,8 +75,8 @@ class Peak:
 
     def __repr__(self) -> str:
         if self.lost:
-            return f"Peak(row={self.row}, col={self.col}, rate > {self.above}: {self.reason})"
-        return f"Peak(row={self.row}, col={self.col}, rate={self.rate}, rate_error={self.rate_error})"
+            return f"Peak(row={self.row}, col={self.col}, rate > {self.above:.6g} ADU/s: {self.reason})"
+        return f"Peak(row={self.row}, col={self.col}, rate={plus_minus(self.rate, self.rate_error)} ADU/s)"
 
 # %% ../../nbs/core/04_images.ipynb #6cca7936
 def find_peak(image: RateImage) -> Peak:

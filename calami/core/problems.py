@@ -20,6 +20,10 @@ __all__ = ['CalamiError', 'FileProblem', 'faults_of', 'NameProblem', 'options_fr
 class CalamiError(Exception):
     """Base of the errors that calami raises on purpose."""
 
+    def _render_traceback_(self) -> list[str]:
+        # What a notebook shows instead of a traceback: the message says what to do, the lines of calami do not.
+        return [f"{type(self).__name__}: {self}"]
+
 # %% ../../nbs/core/01_problems.ipynb #c5a03953
 class FileProblem(CalamiError):
     """A file that cannot be used as it is.

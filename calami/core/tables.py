@@ -16,12 +16,13 @@ import numpy as np
 from .problems import CalamiError
 
 # %% auto #0
-__all__ = ['FORMATS', 'format_of', 'cell_text', 'table_cells', 'render']
+__all__ = ['FORMATS', 'format_of', 'cell_text', 'plus_minus', 'table_cells', 'render']
 
 # %% ../../nbs/core/03_tables.ipynb #bcc74a02
 #: Formats a table can be written in, by the name used in `Dataset.info` and by file suffix.
-FORMATS = ("text", "markdown", "html", "ecsv", "json", "csv")
-_BY_SUFFIX = {".txt": "text", ".md": "markdown", ".html": "html", ".ecsv": "ecsv", ".json": "json", ".csv": "csv"}
+FORMATS = ("text", "markdown", "html", "latex", "ecsv", "json", "csv")
+_BY_SUFFIX = {".txt": "text", ".md": "markdown", ".html": "html", ".tex": "latex"}
+_BY_SUFFIX |= {".ecsv": "ecsv", ".json": "json", ".csv": "csv"}
 
 # %% ../../nbs/core/03_tables.ipynb #6958fed0
 def format_of(path: Path) -> str:
@@ -71,6 +72,26 @@ def cell_text(value) -> str:
         return "" if math.isnan(value) else f"{float(value):.6g}"
     return str(value)
 
+# %% ../../nbs/core/03_tables.ipynb #ed266f6e
+def plus_minus(value: float, error: float) -> str:
+    """
+    Write a number with its standard error, two digits of the error and none beyond.
+
+    Parameters
+    ----------
+    value, error : float
+        The number and its standard error, in one unit.
+
+    Returns
+    -------
+    str
+        Such as ``38821 ± 34`` or ``0.0123 ± 0.0045``; an error that is not known, or zero, is left out.
+    """
+    if not (math.isfinite(error) and error > 0):
+        return cell_text(float(value))
+    places = max(1 - math.floor(math.log10(float(f"{error:.1e}"))), 0)
+    return f"{round(value, places) + 0.0:.{places}f} ± {error:.{places}f}"  # adding 0 makes -0 a plain 0
+
 # %% ../../nbs/core/03_tables.ipynb #e4787fd2
 def table_cells(table) -> list[list[str]]:
     """
@@ -107,7 +128,8 @@ def render(table, fmt: str = "text") -> str:
     table : astropy.table.Table
         Any table.
     fmt : str
-        ``text``, ``markdown``, ``html`` (a ``<table>`` element), ``ecsv``, ``json`` (one object a row) or ``csv``.
+        ``text``, ``markdown``, ``html`` (a ``<table>`` element), ``latex`` (a ``tabular``), ``ecsv``, ``json`` (one
+        object a row) or ``csv``.
 
     Returns
     -------
@@ -135,6 +157,8 @@ def render(table, fmt: str = "text") -> str:
         return f'<table class="calami">\n<thead>{_html_row("th", heads)}</thead>\n<tbody>{body}</tbody>\n</table>\n'
     if fmt == "text":
         return _render_text(table, heads, rows)
+    if fmt == "latex":
+        return _render_latex(table, heads, rows)
     raise CalamiError(f"unknown format {fmt!r}; use one of {', '.join(FORMATS)}")
 
 # %% ../../nbs/core/03_tables.ipynb #a7999a76
@@ -148,6 +172,19 @@ def _render_ascii(table, fmt: str) -> str:
 # %% ../../nbs/core/03_tables.ipynb #3572a530
 def _html_row(tag: str, cells: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>\n"
+
+# %% ../../nbs/core/03_tables.ipynb #6c38b58a
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+_LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "²": "$^2$", "χ": r"$\chi$", "µ": r"$\mu$", "−": "$-$"}
+_LATEX |= {"<": "$<$", ">": "$>$", "σ": r"$\sigma$", "°": r"$^\circ$", "–": "--", "…": r"\ldots{}"}
+
+
+def _render_latex(table, heads: list[str], rows: list[list[str]]) -> str:
+    signs = str.maketrans(_LATEX)
+    lines = [" & ".join(cell.translate(signs) for cell in line) + r" \\" for line in [heads, *rows]]
+    places = "".join("r" if np.asarray(table[k]).dtype.kind in "if" else "l" for k in table.colnames)
+    lines = [rf"\begin{{tabular}}{{{places}}}", r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 # %% ../../nbs/core/03_tables.ipynb #584599d6
 def _render_text(table, heads: list[str], rows: list[list[str]]) -> str:

@@ -18,8 +18,9 @@ _NAMES = {
     "folder": "COMPACT_COLUMNS EXTENSIONS_EXPECTED ExposureSet NEEDED_KEYWORDS OBSERVABLE_PRODUCTS "
     "PRODUCT_ORDER Products SHARED_KEYWORDS StderrOfTheMoment contradictions find_files read_facts read_many "
     "summary_table",
-    "mapfile": "Entry parse_names read_names resolve same_file write_association",
+    "mapfile": "Entry keep_old parse_names read_names resolve same_file write_association",
     "steps": "FORMER_FLAGS RENAMED_STEPS STEP_KEYWORDS former_flag keywords_of step_name step_statuses",
+    "view": "FACTS_SHOWN exposure_facts exposure_html plot_exposure",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

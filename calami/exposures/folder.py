@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fnmatch
 import gc
 import gzip
@@ -327,6 +328,9 @@ COMPACT_COLUMNS = tuple(
 #: Rows shown when a dataset is the result of a notebook cell.
 _SHOWN_ROWS = 20
 _PROBLEM_COLUMNS = ("file", "severity", "reason")
+#: Formats that a person reads, with the compact columns.
+_TO_READ = ("text", "markdown", "html", "latex")
+_ONE_OF = "; use one of {}"
 
 # %% ../../nbs/exposures/07_folder.ipynb #83a55ca7
 class _Names:
@@ -461,7 +465,45 @@ def _nothing_found(datafrom: list[Path], finder: _Finder) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/exposures/07_folder.ipynb #caba6bb2
-class _Exposures:
+class _Chosen:
+    """Exposures picked by name, number, slice or mask; `ExposureSet` sets the attributes."""
+
+    names: list[str]
+    rootlist: list[str]
+    _exposures: list[Products]
+
+    def __getitem__(self, name):
+        """Open the exposure of a name, rootname or number; a slice or list of these is a smaller set."""
+        if isinstance(name, (slice, list, np.ndarray)):
+            return self._some(name)
+        return self.data(self._numbered(name))
+
+    def _numbered(self, name):
+        # An exposure may be asked for by its number, from 0, or from the end.
+        if not isinstance(name, (int, np.integer)) or isinstance(name, bool):
+            return name
+        if not -len(self) <= name < len(self):
+            raise CalamiError(f"{name}: there are {len(self)} exposures here, from 0 to {len(self) - 1}")
+        return self.rootlist[name]
+
+    def _some(self, wanted) -> Self:
+        # The smaller set of a slice, a mask, or a list of names and numbers.
+        keep = np.zeros(len(self), dtype=bool)
+        if isinstance(wanted, slice):
+            keep[wanted] = True
+        elif getattr(wanted, "dtype", np.dtype(int)).kind == "b":
+            if wanted.shape != keep.shape:
+                raise CalamiError(f"a mask of the shape {wanted.shape} does not fit {len(self)} exposures")
+            keep |= wanted
+        else:
+            keep[[self._exposures.index(self._find(self._numbered(name))) for name in wanted]] = True
+        return self._subset(keep)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.names
+
+# %% ../../nbs/exposures/07_folder.ipynb #07df15db
+class _Exposures(_Chosen):
     """Exposures by name or rootname, with their files and header facts; `ExposureSet` sets the attributes."""
 
     opener: type[Exposure] = Exposure
@@ -551,7 +593,7 @@ class _Exposures:
 
     def _find(self, name: str) -> Products:
         if not isinstance(name, (str, os.PathLike)):
-            raise CalamiError(f"{name!r}: an exposure is asked for by its name or rootname, as text")
+            raise CalamiError(f"{name!r}: an exposure is asked for by its name, its rootname or its number")
         name = os.fspath(name)
         root = name.lower()
         if root not in self._by_root:
@@ -631,9 +673,6 @@ class _Exposures:
         root = self._find(name).rootname
         return self.opener(self.paths(name, filetype), name=self.names[self.rootlist.index(root)])
 
-    def __getitem__(self, name: str):
-        return self.data(name)
-
     def __len__(self) -> int:
         return len(self._exposures)
 
@@ -681,8 +720,10 @@ class _Exposures:
 class _Tables(_Exposures):
     """The tables that are made of a set of exposures, and how it is shown."""
 
+    verbose: bool = False
     _problems: dict[tuple[str, str, str], None]
     _table: Any
+    _logdir: Path | None = None  # where what is done is logged, for parts of a set and for what is made from it, too
 
     def warn(self, path, reason: str) -> None:
         """
@@ -750,8 +791,9 @@ class _Tables(_Exposures):
         Parameters
         ----------
         outfile : path-like, optional
-            Where to; the suffix chooses the format (.txt, .md, .html, .ecsv, .json, .csv). Nothing is written if
-            it is not given.
+            Where to; the suffix chooses the format. Tables to be read by a person (.txt, .md, .html, .tex) have the
+            columns of `info` and the names of the files, others (.ecsv, .json, .csv) all columns. Nothing is written
+            if it is not given.
 
         Returns
         -------
@@ -759,9 +801,36 @@ class _Tables(_Exposures):
             The summary.
         """
         if outfile is not None:
-            write_atomically(Path(outfile), render(self.summary, format_of(Path(outfile))))
+            fmt = format_of(Path(outfile))
+            write_atomically(Path(outfile), render(self._with_files() if fmt in _TO_READ else self.summary, fmt))
             self._note(f"summary written to {outfile}")
         return self.summary
+
+    def _with_files(self):
+        # The compact table with the file of each exposure (the first of its segments).
+        table = self.compact()
+        table["file"] = [Path(e.files[e.types[-1]][0].path).name for e in self._exposures]
+        return table
+
+    def to_pandas(self):
+        """
+        Make a pandas table of the summary.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each exposure, indexed by its name. Units are those of `summary`.
+
+        Raises
+        ------
+        CalamiError
+            If pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: F401
+        except ImportError:
+            raise CalamiError("pandas is not installed; pip install pandas, or take the summary as it is") from None
+        return self.summary.to_pandas(index="name")
 
     def info(self, fmt: str = "text", outfile=None, full: bool = False) -> str:
         """
@@ -770,7 +839,7 @@ class _Tables(_Exposures):
         Parameters
         ----------
         fmt : str
-            ``text``, ``markdown``, ``html``, ``ecsv``, ``json`` or ``csv``.
+            ``text``, ``markdown``, ``html``, ``latex``, ``ecsv``, ``json`` or ``csv``.
         outfile : path-like, optional
             File to write it to as well.
         full : bool
@@ -814,14 +883,16 @@ class _Tables(_Exposures):
 
     def _note(self, what: str) -> None:
         log.info("%s", what)
-        if self.infodir is not None:
+        if self.verbose and not log.isEnabledFor(logging.INFO):
+            print(what, file=sys.stderr)
+        if self._logdir is not None:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             try:
-                self.infodir.mkdir(parents=True, exist_ok=True)
-                with (self.infodir / "calami.log").open("a", encoding="utf-8", errors="surrogateescape") as file:
+                self._logdir.mkdir(parents=True, exist_ok=True)
+                with (self._logdir / "calami.log").open("a", encoding="utf-8", errors="surrogateescape") as file:
                     file.write(f"{stamp} calami {calami.__version__} {what}\n")
             except OSError as error:  # what was done is done, noted or not
-                log.warning("%s: cannot be written to (%s)", self.infodir / "calami.log", error.strerror)
+                log.warning("%s: cannot be written to (%s)", self._logdir / "calami.log", error.strerror)
 
 # %% ../../nbs/exposures/07_folder.ipynb #202f3d82
 class ExposureSet(_Tables):
@@ -837,7 +908,7 @@ class ExposureSet(_Tables):
     filetypes : str or sequence of str
         Product types to look at, such as ``"uncal"`` or ``("rate", "cal")``; all if empty.
     verbose : bool
-        Log at level INFO what is found, on standard error.
+        Say what is found and done with this set, on standard error.
     corrected : bool
         Where an exposure is there as it was and corrected for migration, take the corrected one; the original if not.
 
@@ -863,8 +934,7 @@ class ExposureSet(_Tables):
     def __init__(self, datafrom, filetypes=(), verbose: bool = False, corrected: bool = False):
         datafrom = _as_paths(datafrom)
         self.datadir = _common_folder(datafrom)
-        if verbose:
-            _log_to_stderr()
+        self.verbose, self._logdir = verbose, self.infodir
         with _collector_paused():
             self._index = Index(_index_path(self.datadir))
             finder = _Finder(_as_products(filetypes), self._index, corrected)
@@ -874,6 +944,8 @@ class ExposureSet(_Tables):
             raise CalamiError(_nothing_found(datafrom, finder))
         self.others, self._problems = finder.others, finder.problems
         self._finish()
+        if verbose or self._logdir is not None:
+            self._note(f"looked at {_short(datafrom)}: {self.headline()}")
 
     def _finish(self) -> None:
         self._names: dict[str, str] = {}
@@ -914,14 +986,15 @@ class ExposureSet(_Tables):
             column = key if key in table.colnames else key.lower().replace("_", "-")
             if column not in table.colnames:
                 close = [c for c in table.colnames if key.lower()[:4] in c]
-                hint = f"; did you mean {', '.join(close)}?" if close else f"; use one of {', '.join(table.colnames)}"
-                raise CalamiError(f"no column {key!r} to select by{hint}")
+                close = close or difflib.get_close_matches(column, table.colnames, 2, 0.75)
+                hint = f"; did you mean {' or '.join(close)}?" if close else ""
+                raise CalamiError(f"no column {key!r} to select by{hint or _ONE_OF.format(', '.join(table.colnames))}")
             keep &= np.array([_meets(value, wanted, column) for value in table[column]], dtype=bool)
         return self._subset(keep)
 
     def _subset(self, keep: np.ndarray) -> Self:
         smaller = copy(self)
-        smaller.infodir, smaller.others = None, list(self.others)
+        smaller.infodir, smaller.others = None, list(self.others)  # its log goes on
         smaller._exposures = [e for e, k in zip(self._exposures, keep, strict=True) if k]
         smaller._finish()
         roots = set(smaller.rootlist)
@@ -1164,10 +1237,3 @@ def _agrees(value, wanted) -> bool:
     if isinstance(value, (float, np.floating)) and isinstance(wanted, (int, float, np.number)):
         return math.isclose(value, wanted, rel_tol=1e-9, abs_tol=1e-12)
     return bool(value == wanted)
-
-# %% ../../nbs/exposures/07_folder.ipynb #03670bc4
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("calami")
-    logger.setLevel(logging.INFO)
-    if not any(isinstance(h, logging.StreamHandler) for h in logger.handlers):
-        logger.addHandler(StderrOfTheMoment())

@@ -20,7 +20,7 @@ from .folder import ExposureSet
 from .naming import MappingProblem, _check_name, _listed, _rootname_of
 
 # %% auto #0
-__all__ = ['Entry', 'parse_names', 'resolve', 'read_names', 'write_association', 'same_file']
+__all__ = ['Entry', 'parse_names', 'resolve', 'read_names', 'write_association', 'keep_old', 'same_file']
 
 # %% ../../nbs/exposures/08_mapfile.ipynb #b9662fbe
 class Entry(NamedTuple):
@@ -228,13 +228,40 @@ def write_association(path: Path, names: Mapping[str, str]) -> None:
     Parameters
     ----------
     path : pathlib.Path
-        The YAML file; it is replaced as a whole.
+        The file; it is replaced as a whole. YAML if it ends in ``.yaml`` or ``.yml``, a line ``name rootname`` for each
+        exposure, as a person types them, if not.
     names : mapping of str to str
         Name to rootname.
     """
     import yaml
 
+    if Path(path).suffix.lower() not in (".yaml", ".yml"):
+        width = max(map(len, names), default=0)
+        write_atomically(Path(path), "".join(f"{name:{width}}  {root}\n" for name, root in names.items()))
+        return
     write_atomically(Path(path), yaml.safe_dump(dict(names), sort_keys=False, default_flow_style=False, width=1000))
+
+# %% ../../nbs/exposures/08_mapfile.ipynb #3e2e0a22
+def keep_old(path: Path) -> Path:
+    """
+    Keep a copy of a file that is about to be replaced.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Returns
+    -------
+    pathlib.Path
+        The copy, next to it: ``.old`` behind its name, then ``.old2``, …; no copy is ever replaced.
+    """
+    number, copy = 1, path.with_name(path.name + ".old")
+    while copy.exists():
+        number += 1
+        copy = path.with_name(f"{path.name}.old{number}")
+    write_atomically(copy, path.read_text(encoding="utf-8", errors="surrogateescape"))
+    return copy
 
 # %% ../../nbs/exposures/08_mapfile.ipynb #48128427
 def _parse_association(path: Path, node) -> tuple[list[Entry], list[str]]:

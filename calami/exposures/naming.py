@@ -232,6 +232,8 @@ def find_name(asked: str, mapping: Mapping[str, str]) -> str:
     begins = [n for n in mapping if n.lower() == lower] or [n for n in mapping if n.lower().startswith(lower + "_")]
     if not begins:
         begins = [name for name, root in mapping.items() if root == _rootname_of(asked)]
+    if not begins:  # a rootname without its detector
+        begins = [name for name, root in mapping.items() if root.rpartition("_")[0] == lower]
     if not begins:
         begins = [name for name in mapping if name.lower().startswith(lower)]
     if len(begins) == 1:

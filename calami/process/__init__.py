@@ -16,7 +16,7 @@ _NAMES = {
     "clean": "Clean FLUX_ESTIMATED MAD_FACTORS OUTLIER Outliers POOLED add_ramp_flags find_outliers",
     "badpixels": "FIXED_FLAGGED FIXED_FOUND FixBadPixels NOT_FIXED UNTOUCHED",
     "graft": "Graft piece_of",
-    "prep": "make_products prep_data prep_many write_pieces",
+    "prep": "RECIPES as_recipes make_products prep_data prep_many recipe_of write_pieces",
     "rearrange": "Arrangement DITHER Join MUST_AGREE POINTING_TOLERANCE_MAS Regroup SAME_PLACE SAME_ROLL StackDithers "
     "alike differences pointing_difference rearrange_data rearrange_sets why_apart",
     "parameters": "HOUSEKEEPING PRESETS Preset chain_of check_parameters defaults preset_parameters preset_table",

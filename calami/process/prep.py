@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 
 import calami
-from ..core.files import whole_files
+from ..core.files import whole_files, yaml_value
 from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.exposure import Exposure
+from .badpixels import FixBadPixels
+from .clean import Clean
+from .graft import Graft
 from .piece import Piece, read_piece
-from .recipes import Recipe
+from .recipes import Bin, Dice, Recipe, Slice, Truncate
 from calami.process.record import (
     as_json,
     fingerprint_of,
@@ -34,7 +37,7 @@ from .write import _write_piece
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'write_pieces', 'prep_data', 'make_products', 'prep_many']
+__all__ = ['log', 'RECIPES', 'write_pieces', 'recipe_of', 'as_recipes', 'prep_data', 'make_products', 'prep_many']
 
 # %% ../../nbs/process/08_prep.ipynb #1c99d3bf
 def write_pieces(
@@ -105,6 +108,77 @@ def write_pieces(
     return paths
 
 # %% ../../nbs/process/08_prep.ipynb #ce1de971
+#: Recipes by the word that asks for them.
+RECIPES: dict[str, type[Recipe]] = {"clean": Clean, "fix": FixBadPixels, "dice": Dice, "slice": Slice}
+RECIPES |= {"truncate": Truncate, "bin": Bin, "graft": Graft}
+
+# %% ../../nbs/process/08_prep.ipynb #f4ba3da1
+def recipe_of(text: str, kinds: Mapping[str, type[Recipe]] | None = None) -> Recipe:
+    """
+    Make a recipe from text.
+
+    Parameters
+    ----------
+    text : str
+        Its word and parameters, such as ``clean:sigma=3`` or ``dice:2``.
+    kinds : mapping of str to type, optional
+        Recipes by word; `RECIPES` if not given.
+
+    Returns
+    -------
+    Recipe
+        The recipe.
+
+    Raises
+    ------
+    CalamiError
+        If there is no such recipe, or it has no such parameter.
+    """
+    kinds = RECIPES if kinds is None else kinds
+    word, _, rest = text.strip().partition(":")
+    if word not in kinds:
+        raise CalamiError(f"{text!r} is no recipe; write one of {', '.join(kinds)}, as in clean:sigma=3 or dice:2")
+    names, given = list(kinds[word].__dataclass_fields__), {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.rpartition("=")
+        try:
+            given[key.strip() or names[0]] = yaml_value(value)
+        except ValueError as error:
+            raise CalamiError(f"{text!r}: {error}") from None
+    try:
+        return kinds[word](**given)
+    except TypeError as error:
+        raise CalamiError(f"{text!r}: {error}; parameters are {', '.join(names)}") from None
+
+# %% ../../nbs/process/08_prep.ipynb #d74a8579
+def as_recipes(recipes, kinds: Mapping[str, type[Recipe]] | None = None) -> list[Recipe]:
+    """
+    Take recipes as they are given.
+
+    Parameters
+    ----------
+    recipes : Recipe, str or iterable of these
+        What to do, in order.
+    kinds : mapping of str to type, optional
+        As for `recipe_of`.
+
+    Returns
+    -------
+    list of Recipe
+        The recipes.
+
+    Raises
+    ------
+    CalamiError
+        If there is none, or one of them is no recipe.
+    """
+    several = isinstance(recipes, Iterable) and not isinstance(recipes, str)
+    made = [recipe_of(r, kinds) if isinstance(r, str) else r for r in (recipes if several else [recipes])]
+    if not made or not all(hasattr(r, "apply") and hasattr(r, "parameters") for r in made):
+        raise CalamiError("recipes are one or more of Clean, FixBadPixels, Dice, Slice, Truncate, Bin, Graft")
+    return made
+
+# %% ../../nbs/process/08_prep.ipynb #dd67a7ab
 def prep_data(
     data: Exposure | str | os.PathLike | Sequence,
     recipes: Recipe | Sequence[Recipe],
@@ -119,8 +193,8 @@ def prep_data(
     ----------
     data : Data or path-like or sequence of path-like
         The exposure: one file, or all its segments.
-    recipes : Recipe or sequence of Recipe
-        What to do, in order.
+    recipes : Recipe, str or sequence of these
+        What to do, in order; as text as in the command, such as ``"dice:2"``.
     outdir : path-like
         Folder for the products; made if needed.
     overwrite : bool
@@ -137,9 +211,7 @@ def prep_data(
     CalamiError
         If it cannot be done; nothing is written then, and what was there before is still there.
     """
-    recipes = list(recipes) if isinstance(recipes, Iterable) else [recipes]
-    if not recipes or not all(hasattr(r, "apply") and hasattr(r, "parameters") for r in recipes):
-        raise CalamiError("recipes are one or more of Clean, FixBadPixels, Dice, Slice, Truncate, Bin, Graft")
+    recipes = as_recipes(recipes)
     data = data if isinstance(data, Exposure) else Exposure(data)
 
     def make() -> list[Piece]:

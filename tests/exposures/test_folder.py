@@ -525,8 +525,8 @@ def test_the_names_of_an_earlier_session_are_kept(folder, tmp_path):
 def test_asking_for_an_exposure_in_other_ways(folder):
     ds = Dataset(folder)
     assert ds[Path(f"x/{rootname(1, 1)}_rate.fits")].rootname == rootname(1, 1)
-    with pytest.raises(CalamiError, match="as text"):
-        ds[0]
+    with pytest.raises(CalamiError, match="its name, its rootname or its number"):
+        ds[0.5]
 
 
 def test_an_empty_selection_can_be_asked_everything(folder):
