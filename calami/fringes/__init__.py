@@ -19,8 +19,8 @@ _NAMES = {
     "closure_covariance closure_matrix distinct_exposures from_observables from_samples mean_and_covariance "
     "photon_errors point_source wrap",
     "fitting": "FitOptions LEAST_CHANGE STRAY UNLIKE fit",
-    "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS Part find_defects list_parts read_oifits repair_errors write_oifits "
-    "write_products",
+    "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS MODES_EXTENSIONS Part find_defects list_parts read_oifits "
+    "repair_errors write_oifits write_products",
     "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT FLIGHT_WEIGHTED Floor STATE calibrate "
     "differences_of_state displacement reference_weights selfcal",
     "companions": "CompanionFit FalseAlarm LARGEST_CHI2 OTHER_PIXEL Options Prepared SCALE_ERROR SHARED SearchOptions "

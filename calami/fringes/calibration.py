@@ -179,6 +179,7 @@ STATE = {
     "CALPUPIL": "pupil",
     "S_MIGCOR": "correction of charge migration",
     "MIGKERN": "kernel of the correction",
+    "MIGCOEF": "coefficients of the correction",
     "S_CHGMIG": "charge-migration step",
 }
 
@@ -210,7 +211,7 @@ def differences_of_state(one: Observables, other: Observables) -> dict[str, tupl
         key: (states[0][key] or "none", states[1][key] or "none")
         for key in STATE
         if states[0][key] != states[1][key]
-        and (key not in ("CALMODE", "CALFIT", "CALPIXW") or all(s[key] for s in states))
+        and (key not in ("CALMODE", "CALFIT", "CALPIXW", "MIGCOEF") or all(s[key] for s in states))
     }
 
 # %% ../../nbs/fringes/08_calibration.ipynb #c92728ad
@@ -269,8 +270,10 @@ def calibrate(target: Observables, references: Observables | Sequence[Observable
     Observables
         Calibrated V² and closure phases with covariances. Its header has ``SCAT_V2`` and ``SCAT_CP``, the scatter
         between references (relative, rad); ``SYS_V2`` and ``SYS_CP``, the systematic error in its errors; ``SYS_PART``,
-        the part of the variances that it makes; ``SYS_FROM``, where it comes from; ``DISPLACE``, the distance on the
-        detector (pixels). Where the target, or every reference, has no usable error, it has none either (NaN).
+        the part of the variances that it makes; ``SYS_FROM``, where it comes from; ``SYS_KERN``, the relative error of
+        V² by the kernel of the correction, of which only what target and references do not share is left; ``DISPLACE``,
+        the distance on the detector (pixels). Where the target, or every reference, has no usable error, it has none
+        either (NaN).
 
     Raises
     ------
@@ -352,7 +355,7 @@ def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarr
     # Values, errors, covariance and flags of V² or closure phases, facts by keyword, and how far known shapes rule
     circular, (prior, given, scatter) = key == "cp", known
     own, values, bad = getattr(target, key), np.array([getattr(a, key) for a in aligned]), _excluded(aligned, key)
-    covariances = [getattr(a, f"{key}_covariance") for a in aligned]
+    covariances = [a.noise_covariance(key) for a in aligned]
     reference, used = _combine(values, bad, w, circular)
     excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if scatter else 0.0
     calibrated = wrap(own - reference) if circular else own / reference
@@ -361,17 +364,32 @@ def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarr
         target, calibrated, given**2, circular
     )
     slope = np.ones(len(own)) if circular else 1 / reference
-    full = target.full_cp_covariance() if circular else target.full_v2_covariance()
+    gains = used if circular else used * calibrated / reference
+    modes = _kernel_modes((target, *aligned), (slope, *-gains), key)
+    systematic = systematic + (0 if modes is None else modes.T @ modes)
+    full = target.noise_covariance(key)
     parts = [systematic, np.outer(slope, slope) * _mask_unusable(full, getattr(target, f"{key}_good"))]
-    for weight, theirs in zip(used, covariances, strict=True):
-        gain = weight if circular else weight * calibrated / reference
+    for weight, gain, theirs in zip(used, gains, covariances, strict=True):
         parts.append(np.outer(gain, gain) * np.where(np.outer(weight, weight) > 0, theirs, 0.0))
-    new = {key: calibrated, f"{key}_covariance": sum(parts)}
+    new = {key: calibrated, f"{key}_covariance": sum(parts), f"{key}_modes": modes}
     with np.errstate(invalid="ignore"):
         new[f"{key}_err"] = np.sqrt(np.diag(sum(parts)))
     new[f"{key}_flag"] = getattr(target, f"{key}_flag") | ~np.isfinite(reference)
     facts, shrinkage = _about_parts(parts, (target, *aligned), calibrated, key)
+    if modes is not None and not circular:
+        facts["SYS_KERN"] = float(np.sqrt(np.nanmean((modes**2).sum(axis=0) / calibrated**2)))
     return new, facts | {f"SCAT_{key.upper()}": float(np.sqrt(excess))}, shrinkage
+
+# %% ../../nbs/fringes/08_calibration.ipynb #29007308
+def _kernel_modes(stars: Sequence[Observables], gains: Sequence[np.ndarray], key: str) -> np.ndarray | None:
+    # What errors of kernels are left in calibrated values: of stars that were corrected with the same one, the
+    # difference. None if there are none.
+    left: dict[tuple, np.ndarray] = {}
+    for star, gain in zip(stars, gains, strict=True):
+        if (modes := getattr(star, f"{key}_modes")) is not None:
+            kernel = tuple(str(star.header.get(word, "")) for word in ("MIGKERN", "MIGCOEF", "MIGCOV"))
+            left[kernel] = left.get(kernel, 0.0) + np.where(gain == 0, 0.0, gain * modes)
+    return np.vstack(list(left.values())) if left else None
 
 # %% ../../nbs/fringes/08_calibration.ipynb #3c8e570f
 def _excluded(aligned: Sequence[Observables], key: str) -> np.ndarray:
@@ -418,6 +436,8 @@ def _align(reference: Observables, target: Observables) -> Observables:
     known["cp_covariance"] = _mask_unusable(reference.full_cp_covariance(), reference.cp_good)
     new = _picked(replace(reference, **known), v2, cp)
     new |= {"cp": signs * new["cp"], "cp_covariance": new["cp_covariance"] * np.outer(signs, signs)}
+    if reference.cp_modes is not None:
+        new["cp_modes"] = signs * new["cp_modes"]
     return replace(reference, **new)
 
 # %% ../../nbs/fringes/08_calibration.ipynb #67a2daae

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError, options_from
-from .average import OUTLIERS, _average, _samples_of, circular_mean, outlying_integrations
+from calami.fringes.average import (
+    OUTLIERS,
+    _average,
+    _jacobian,
+    _samples_of,
+    _typical,
+    circular_mean,
+    outlying_integrations,
+)
 from calami.fringes.frames import (
     FALLBACK_SCALE_MAS,
     _crop,
@@ -49,8 +57,9 @@ from calami.fringes.model import (
 from .observables import Observables, _of_fit
 from .stock import _fit_pipeline
 from ..instrument import niriss
+from ..instrument.coefficients import KnownMigration, coefficient_changes
 from ..instrument.fourier import FourierFix, forbidden
-from ..instrument.mask import Mask, pairs_of, piston_matrix
+from ..instrument.mask import Mask, closure_matrix, pairs_of, piston_matrix
 from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum
 
 logger = logging.getLogger(__name__)
@@ -495,6 +504,7 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
     usual, times = good.mean(axis=0) > 0.5, np.maximum(good.sum(axis=0), 1)
     expected = sandwich(fitted.design, usual, variance, fitted.weighting.weights)
     means = _average(fitted.coefficients[kept], expected, n_holes, options.debias)
+    modes = _kernel_modes(frames, fitted, kept, n_holes)
     single = len(good) == 1
     if single:
         origin = "the ERR of the file" if source == "ERR" else "residuals"
@@ -513,7 +523,7 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
     if source == "ERR":
         chi2 = float((left[usual] ** 2 / variance[usual] * times[usual]).sum() / (usual.sum() - len(expected)))
     pictures = (np.where(good.any(axis=0), a, np.nan).reshape(size, size) for a in (image, model, left))
-    return _of_fit(
+    result = _of_fit(
         frames,
         setup,
         options.mode,
@@ -525,3 +535,41 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
         chi2=chi2,
         error_source=source if single else "integrations",
     )
+    return result if modes is None else result.with_modes(*modes)
+
+# %% ../../nbs/fringes/06_fitting.ipynb #6d38a0f6
+def _kernel_modes(frames: _Frames, fitted: _Fitted, kept: np.ndarray, n_holes: int):
+    # What the errors of the kernel that corrected the image do to V² and closure phases, a row for each axis of its
+    # covariance; None if it was not corrected, or they are not known.
+    facts, good = frames.facts, fitted.good[kept]
+    if facts.get("S_MIGCOR") != "COMPLETE":
+        return None
+    known, factor = KnownMigration.of_header(facts), _electrons_of(facts)
+    groups, seconds = (facts.get(key) or 0 for key in ("NGROUPS", "EFFINTTM"))
+    if known is None or not known.names or not (factor and groups > 1 and seconds):
+        lacks = "errors of the kernel" if known is None or not known.names else "NGROUPS, EFFINTTM or the unit"
+        done = f"corrected for migration with {facts.get('MIGKERN') or 'an unknown kernel'}"
+        frames.notes.append(
+            f"{done}, and its header has no {lacks}: what errors of the kernel do to V2 and closure phases is not in "
+            "their covariances"
+        )
+        logger.warning("%s: %s", frames.name, frames.notes[-1])
+        return None
+    count = good.sum(axis=0)
+    image = np.where(good, fitted.images[kept], 0).sum(axis=0) / np.maximum(count, 1)
+    image = np.where(count > 0, image, fitted.models[kept].mean(axis=0)).reshape(frames.cube.shape[1:])
+    band = str(facts.get("FILTER") or "")
+    changes = coefficient_changes(known, image * factor, int(groups), seconds / groups, band) / factor
+    usual = np.broadcast_to(good.mean(axis=0) > 0.5, (len(changes), good.shape[1]))
+    moved = solve(fitted.design, changes.reshape(usual.shape) * usual, usual, fitted.weighting.weights)
+    found = moved @ _jacobian(_typical(fitted.coefficients[kept])).T
+    v2, phases = np.split(found, 2, axis=1)
+    return v2, phases @ closure_matrix(n_holes).T
+
+# %% ../../nbs/fringes/06_fitting.ipynb #0e63dc01
+def _electrons_of(facts: Mapping) -> float:
+    # Electrons a second for one of the units of the image; 0 if that is not known.
+    unit, factor = str(facts.get("BUNIT") or "DN/s").strip(), facts.get("PHOTMJSR")
+    if unit == "MJy/sr":
+        return niriss.GAIN / factor if isinstance(factor, float) and factor > 0 else 0.0
+    return niriss.GAIN if unit == "DN/s" else 0.0

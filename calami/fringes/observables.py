@@ -128,6 +128,8 @@ class _Measured:
     shrinkage: float = 1.0
     v2_count: np.ndarray | None = None
     cp_count: np.ndarray | None = None
+    v2_modes: np.ndarray | None = None
+    cp_modes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.v2), len(self.cp)
@@ -137,6 +139,9 @@ class _Measured:
             value = getattr(self, key)
             if value is not None and np.shape(value) != shape:
                 raise CalamiError(f"{self.name}: {key} has shape {np.shape(value)}, expected {shape}")
+        for key, count in (("v2_modes", n), ("cp_modes", m)):
+            if (value := getattr(self, key)) is not None and (np.ndim(value) != 2 or np.shape(value)[1] != count):
+                raise CalamiError(f"{self.name}: {key} has shape {np.shape(value)}, expected any number by {count}")
         for key in ("v2_stations", "cp_stations"):
             numbers = getattr(self, key)
             if numbers.size and not 1 <= numbers.min() <= numbers.max() <= (len(self.stations) or np.inf):
@@ -149,8 +154,68 @@ class _Measured:
                 "are expected in m"
             )
 
+# %% ../../nbs/fringes/04_observables.ipynb #062f3ba5
+class _Covariances(_Measured):
+    # Covariances of `Observables`, with and without what the errors of a kernel add
+
+    def full_v2_covariance(self) -> np.ndarray:
+        """Covariance of the squared visibilities, shape (n, n): the known one, or else a diagonal of squared errors."""
+        return np.diag(self.v2_err**2) if self.v2_covariance is None else self.v2_covariance
+
+    def full_cp_covariance(self) -> np.ndarray:
+        """Covariance of the closure phases, rad², shape (m, m): the known one, or else that of `closure_covariance`."""
+        if self.cp_covariance is not None:
+            return self.cp_covariance
+        good, covariance = self.cp_good, np.diag(np.nan_to_num(self.cp_err, nan=0.0) ** 2)
+        if good.any():
+            covariance[np.ix_(good, good)] = closure_covariance(self.cp_err[good], self.triangle_matrix[good])
+        return covariance
+
+    def noise_covariance(self, key: str) -> np.ndarray:
+        """
+        Give a covariance without what the errors of a kernel of charge migration add.
+
+        Parameters
+        ----------
+        key : str
+            ``"v2"`` or ``"cp"``.
+
+        Returns
+        -------
+        numpy.ndarray
+            As `full_v2_covariance` or `full_cp_covariance`.
+        """
+        full, modes = getattr(self, f"full_{key}_covariance")(), getattr(self, f"{key}_modes")
+        return full if modes is None else full - modes.T @ modes
+
+    def with_modes(self, v2: np.ndarray | None, cp: np.ndarray | None) -> Observables:
+        """
+        Give the data other errors from a kernel of charge migration, beside the noise that they have.
+
+        Parameters
+        ----------
+        v2, cp : numpy.ndarray or None
+            `v2_modes` and `cp_modes`; None for none.
+
+        Returns
+        -------
+        Observables
+            A copy, with the covariances and errors that belong to them; ``SYS_KERN`` in its header is the mean
+            relative error of V² by the kernel.
+        """
+        changes: dict[str, Any] = {}
+        for key, modes in (("v2", v2), ("cp", cp)):
+            covariance = self.noise_covariance(key) + (0 if modes is None else modes.T @ modes)
+            changes |= {f"{key}_modes": modes, f"{key}_covariance": covariance}
+            with np.errstate(invalid="ignore"):
+                changes[f"{key}_err"] = np.sqrt(np.diag(covariance))
+        header = {key: value for key, value in self.header.items() if key != "SYS_KERN"}
+        if v2 is not None:
+            header["SYS_KERN"] = float(np.sqrt(np.nanmean((v2**2).sum(axis=0) / self.v2**2)))
+        return replace(self, **changes, header=header)
+
 # %% ../../nbs/fringes/04_observables.ipynb #a04bd158
-class Observables(_Measured):
+class Observables(_Covariances):
     """
     What was measured in one exposure, in one filter: squared visibilities and closure phases.
 
@@ -231,6 +296,10 @@ class Observables(_Measured):
     v2_count, cp_count : numpy.ndarray or None
         How many integrations are behind each squared visibility, shape (n,), and each closure phase, shape (m,), where
         single values were excluded; None if it is not known, or the same for all.
+    v2_modes, cp_modes : numpy.ndarray or None
+        Where charge migration was corrected, the part of the errors that comes from the kernel: changes of V² and
+        closure phases (rad) for one standard deviation of the kernel along each axis, shapes (k, n) and (k, m). They
+        are in the covariances, and alike in all exposures that were corrected with that kernel. None if there are none.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -299,19 +368,6 @@ class Observables(_Measured):
             return self.samples
         return {key: np.asarray(values)[kept] for key, values in self.samples.items() if key != "kept"}
 
-    def full_v2_covariance(self) -> np.ndarray:
-        """Covariance of the squared visibilities, shape (n, n): the known one, or else a diagonal of squared errors."""
-        return np.diag(self.v2_err**2) if self.v2_covariance is None else self.v2_covariance
-
-    def full_cp_covariance(self) -> np.ndarray:
-        """Covariance of the closure phases, rad², shape (m, m): the known one, or else that of `closure_covariance`."""
-        if self.cp_covariance is not None:
-            return self.cp_covariance
-        good, covariance = self.cp_good, np.diag(np.nan_to_num(self.cp_err, nan=0.0) ** 2)
-        if good.any():
-            covariance[np.ix_(good, good)] = closure_covariance(self.cp_err[good], self.triangle_matrix[good])
-        return covariance
-
     def with_errors(self, v2: float | np.ndarray | None = None, cp: float | np.ndarray | None = None) -> Observables:
         """
         Give the data other error bars, for instance where a file has none; covariances are dropped with them.
@@ -332,8 +388,8 @@ class Observables(_Measured):
         for key, errors in (("v2", v2), ("cp", cp)):
             if errors is not None:
                 changes[f"{key}_err"] = np.broadcast_to(errors, getattr(self, key).shape).astype(float)
-                changes[f"{key}_covariance"] = None
-        if len(changes) == 4:
+                changes |= {f"{key}_covariance": None, f"{key}_modes": None}
+        if len(changes) == 6:
             changes["n_samples"] = 0
         return replace(self, **changes)
 
@@ -471,6 +527,8 @@ def from_samples(data: Observables, keep: np.ndarray | slice = slice(None), name
             away = samples[key] - values[key]
             covariance, much = _shrunk(data, key, wrap(away) if circular else away, values["v2"], covariance)
             shrinkage.append(much)
+        if (modes := getattr(data, f"{key}_modes")) is not None:  # common to all integrations
+            covariance = covariance + modes.T @ modes
         values[f"{key}_covariance"] = covariance if known else None
         values[f"{key}_err"] = np.sqrt(np.diag(covariance))
     for key, source, circular in (("visamp", "amplitude", False), ("visphi", "phase", True)):
@@ -616,10 +674,12 @@ def _choose(data: Observables, index: np.ndarray) -> Observables:
 def _picked(data: Observables, v2: np.ndarray, cp: np.ndarray) -> dict[str, Any]:
     # What goes by baselines and by triangles, chosen or put into another order by indices
     new = {}
-    for index, keys, covariance in ((v2, BASELINE_FIELDS, "v2_covariance"), (cp, TRIANGLE_FIELDS, "cp_covariance")):
+    for index, keys, kind in ((v2, BASELINE_FIELDS, "v2"), (cp, TRIANGLE_FIELDS, "cp")):
         new |= {key: getattr(data, key)[index] for key in keys if getattr(data, key) is not None}
-        if getattr(data, covariance) is not None:
-            new[covariance] = getattr(data, covariance)[np.ix_(index, index)]
+        if (covariance := getattr(data, f"{kind}_covariance")) is not None:
+            new[f"{kind}_covariance"] = covariance[np.ix_(index, index)]
+        if (modes := getattr(data, f"{kind}_modes")) is not None:
+            new[f"{kind}_modes"] = modes[:, index]
     return new
 
 # %% ../../nbs/fringes/04_observables.ipynb #c067d0b0

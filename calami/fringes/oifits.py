@@ -29,19 +29,21 @@ from ..instrument import niriss
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'KEPT_KEYWORDS', 'EPOCH_GAPS', 'LONGEST_BASELINE', 'write_oifits', 'write_products',
-           'read_oifits', 'Part', 'list_parts', 'find_defects', 'repair_errors']
+__all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'MODES_EXTENSIONS', 'KEPT_KEYWORDS', 'EPOCH_GAPS', 'LONGEST_BASELINE',
+           'write_oifits', 'write_products', 'read_oifits', 'Part', 'list_parts', 'find_defects', 'repair_errors']
 
 # %% ../../nbs/fringes/07_oifits.ipynb #8c47f883
 #: Extensions with the covariances of the squared visibilities (1) and of the closure phases (rad²).
 COVARIANCE_EXTENSIONS = {"v2_covariance": "CALAMI_V2COV", "cp_covariance": "CALAMI_CPCOV"}
+#: Extensions with what the errors of a kernel of charge migration do to them (1 and rad), a row for each of its axes.
+MODES_EXTENSIONS = {"v2_modes": "CALAMI_V2MOD", "cp_modes": "CALAMI_CPMOD"}
 #: Keywords of the primary header that are kept from file to file.
 KEPT_KEYWORDS = (
     "TELESCOP INSTRUME DETECTOR PUPIL EXP_TYPE TITLE PI_NAME PROGRAM OBSERVTN VISIT TARGNAME TARGPROP TARG_RA TARG_DEC "
     "TARGURA TARGUDEC MU_RA MU_DEC MU_EPOCH DATE-OBS TIME-OBS EXPSTART EXPMID EXPEND NINTS NGROUPS EFFINTTM EFFEXPTM "
     "CALROOT DURATION PATT_NUM XOFFSET YOFFSET SUBARRAY CAL_VER CRDS_CTX ROLL_REF V3I_YANG VPARITY IS_PSF FLUX CALMODE "
-    f"CALFIT S_MIGCOR MIGKERN CALPUPIL CALPIXW CALFLOOR {' '.join(keywords_of('charge_migration'))} STARROW "
-    "STARCOL DISPLACE SCAT_V2 SCAT_CP SYS_V2 SYS_CP SYS_PART SYS_FROM"
+    f"CALFIT S_MIGCOR MIGKERN MIGCOEF MIGCOV CALPUPIL CALPIXW CALFLOOR {' '.join(keywords_of('charge_migration'))} "
+    "STARROW STARCOL DISPLACE SCAT_V2 SCAT_CP SYS_V2 SYS_CP SYS_PART SYS_FROM SYS_KERN"
 ).split()
 _ARCSEC = 1 / 3600  # degrees
 # What stands where OIFITS wants a name or a date and none is known
@@ -112,6 +114,10 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
         if getattr(data, key) is not None and not per_integration:
             hdus.append(fits.ImageHDU(getattr(data, key), name=name))
             hdus[-1].header["BUNIT"] = "rad2" if key == "cp_covariance" else ""
+    for key, name in MODES_EXTENSIONS.items():
+        if (modes := getattr(data, key)) is not None and modes.size:
+            hdus.append(fits.ImageHDU(modes, name=name))
+            hdus[-1].header["BUNIT"] = "rad" if key == "cp_modes" else ""
     with whole_files(path) as (part,):
         fits.HDUList(hdus).writeto(part)
     return path
@@ -800,6 +806,18 @@ def _covariances(path: Path, hdus: Any, values: dict[str, Any]) -> dict[str, np.
         elif name in hdus and count:
             reason = f"its {name} has shape {np.shape(hdus[name].data)}, expected {(count, count)}"
             raise FileProblem(path, reason, "write the file again, or remove that extension")
+    return found | _modes(path, hdus, values)
+
+# %% ../../nbs/fringes/07_oifits.ipynb #3e3bb186
+def _modes(path: Path, hdus: Any, values: dict[str, Any]) -> dict[str, np.ndarray]:
+    found = {}
+    for key, name in MODES_EXTENSIONS.items():
+        count = len(values[key[:2]])
+        if name in hdus and count:
+            found[key] = np.asarray(hdus[name].data, float)
+            if found[key].ndim != 2 or found[key].shape[1] != count:
+                reason = f"its {name} has shape {found[key].shape}, expected rows of {count}"
+                raise FileProblem(path, reason, "write the file again, or remove that extension")
     return found
 
 # %% ../../nbs/fringes/07_oifits.ipynb #778ee2d5

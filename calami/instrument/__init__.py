@@ -21,9 +21,10 @@ _NAMES = {
     "fourier": "BP_FIX_NOISE FourierFix SUPPORT_LIMIT SUPPORT_WIDENING forbidden",
     "migration": "DIAGONAL_RATIO DIAGONAL_STEPS EDGE_STEPS IPC_KERNEL MIGRATION_PRESETS Migration StarLight "
     "charge_ramp collect crossings departure find_migration interpixel_capacitance light_between "
-    "migration_flow star_light undersampled",
+    "migration_flow observed_slope slope_weights star_light undersampled undo_capacitance",
     "converter": "ADC_PERIOD ADC_WAVE Converter PERFECT checked_wave convert",
     "detector": "DEAD Detector EFFECTS HOT classical_nonlinearity cosmic_rays simulate_ramps stripes",
+    "coefficients": "KnownMigration coefficient_changes",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -17,7 +17,8 @@ from .optics import DIFFUSION_MAS, fine_psf
 # %% auto #0
 __all__ = ['EDGE_STEPS', 'DIAGONAL_STEPS', 'DIAGONAL_RATIO', 'EDGE_WEIGHTS', 'Light', 'MIGRATION_PRESETS', 'IPC_KERNEL',
            'migration_flow', 'light_between', 'undersampled', 'StarLight', 'star_light', 'Migration', 'find_migration',
-           'collect', 'charge_ramp', 'departure', 'crossings', 'interpixel_capacitance']
+           'collect', 'charge_ramp', 'departure', 'crossings', 'interpixel_capacitance', 'undo_capacitance',
+           'slope_weights', 'observed_slope']
 
 # %% ../../nbs/instrument/05_migration.ipynb #fbc6d092
 #: Row and column steps to the four neighbours across an edge, two of each opposite pair.
@@ -534,3 +535,86 @@ def interpixel_capacitance(charge: np.ndarray, kernel: np.ndarray = IPC_KERNEL) 
             seen[target] += moved
             seen[source] -= moved
     return seen
+
+# %% ../../nbs/instrument/05_migration.ipynb #31ad511a
+def undo_capacitance(image: np.ndarray, kernel: np.ndarray | None = IPC_KERNEL, rounds: int = 4) -> np.ndarray:
+    """
+    Give the charge behind what is seen through the capacitance between pixels.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Signals, shape (..., rows, columns), finite.
+    kernel : numpy.ndarray or None
+        Shape (3, 3); None for no capacitance.
+    rounds : int
+        Corrections; each is about 25 times smaller than the one before.
+
+    Returns
+    -------
+    numpy.ndarray
+        Same shape.
+    """
+    if kernel is None:
+        return image
+    charge = image
+    for _ in range(rounds):
+        charge = charge + image - interpixel_capacitance(charge, kernel)
+    return charge
+
+# %% ../../nbs/instrument/05_migration.ipynb #ef5d5130
+def slope_weights(ngroups: int, frame_time: float, power: float = 10.0) -> np.ndarray:
+    """
+    Weights with which the reads of a bright ramp make its slope.
+
+    The ramp fit of the pipeline weights a group by the P-th power of its distance from the middle; P is 10 above a
+    signal-to-noise ratio of 100, as in the core of an AMI image (jwst documentation, ramp_fitting; Fixsen et al. 2000).
+
+    Parameters
+    ----------
+    ngroups : int
+        Reads, at least 2.
+    frame_time : float
+        Seconds from one read to the next.
+    power : float
+        P.
+
+    Returns
+    -------
+    numpy.ndarray
+        Per second, shape (ngroups,): the slope is their sum over the products with the reads.
+    """
+    place = np.arange(ngroups) - (ngroups - 1) / 2
+    weight = np.abs(place / place[-1]) ** power
+    return weight * place / (weight * place**2).sum() / frame_time
+
+# %% ../../nbs/instrument/05_migration.ipynb #6ed97293
+def observed_slope(
+    current: np.ndarray, migration: Migration, ngroups: int, frame_time: float, light: Light | None = None
+) -> np.ndarray:
+    """
+    Count rate that an exposure shows, without noise.
+
+    Parameters
+    ----------
+    current : numpy.ndarray
+        Photo-current, e-/s, shape (rows, columns).
+    migration : Migration
+        Coefficients.
+    ngroups : int
+        Reads of a ramp, at least 2.
+    frame_time : float
+        Seconds from one read to the next.
+    light : mapping, optional
+        Light between the pixels, e-/s, as `calami.instrument.migration.light_between` gives it for `current`.
+
+    Returns
+    -------
+    numpy.ndarray
+        e-/s, same shape: the weighted slope of the ramp, seen through the inter-pixel capacitance, with the
+        nonlinearity that the coefficients say is left.
+    """
+    ramp = interpixel_capacitance(charge_ramp(current, frame_time * np.arange(1, ngroups + 1), migration, light=light))
+    if migration.nonlinearity or migration.cubic:
+        ramp = ramp - migration.nonlinearity * ramp**2 - migration.cubic * ramp**3
+    return np.tensordot(slope_weights(ngroups, frame_time), ramp, axes=1)

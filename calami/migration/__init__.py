@@ -16,15 +16,14 @@ _NAMES = {
     "KNOTS LEVELLING LEVELLING_ERROR Onset OnsetOptions POWERS STEEPER UNIT_ADU UNLIKE_POINTINGS "
     "quantify",
     "kernel": "DECISIVE HYPOTHESES KERNEL_RADIUS Kernel KernelOptions PATTERNS Verdict kernel_from_dice "
-    "kernel_from_diced kernel_from_ramps kernel_table migration_or_nonlinearity patterns undo_capacitance",
+    "kernel_from_diced kernel_from_ramps kernel_table migration_or_nonlinearity patterns",
     "pairs": "APERTURES Change Comparison FIT_RADIUS FLUX MIGRATION NOTHING NO_VERDICT NotComparable "
     "POINTING_TOLERANCE_MAS "
     "PROCESSING_KEYWORDS Pair PatternFit RATE_PRODUCTS RULE SAME_KEYWORDS SIGNIFICANT SUM_APERTURE SUM_FLOOR UNCLEAR "
     "annuli common_product compare compare_all comparison_table find_common_peak find_pairs fit_patterns judge "
     "migration_pattern plot_change plot_pixels plot_profile pointing_difference region_change undersampled "
     "why_not_comparable",
-    "pair_kernel": "CORE_RADIUS KERNEL_PARAMETERS KernelFit NUISANCES current_behind fit_kernel observed_slope "
-    "slope_weights without_holes",
+    "pair_kernel": "CORE_RADIUS KERNEL_PARAMETERS KernelFit NUISANCES current_behind fit_kernel without_holes",
     "correction": "Correct FoundKernel correct_arrays correct_image correct_ramp correction_steps "
     "find_kernel flat_of pipeline_steps "
     "read_kernel write_kernel",

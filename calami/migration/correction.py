@@ -22,6 +22,7 @@ from ..exposures.cards import read_keywords
 from ..exposures.exposure import time_contradiction
 from ..exposures.steps import step_statuses
 from ..instrument import niriss
+from ..instrument.coefficients import KnownMigration
 from calami.instrument.migration import (
     IPC_KERNEL,
     Migration,
@@ -31,8 +32,9 @@ from calami.instrument.migration import (
     light_between,
     migration_flow,
     star_light,
+    undo_capacitance,
 )
-from .kernel import Kernel, undo_capacitance
+from .kernel import Kernel
 from .pair_kernel import current_behind, without_holes
 from ..process.ownstep import hook_of
 from ..process.piece import Layer, Piece
@@ -331,7 +333,8 @@ class Correct(Recipe):
         note = f"correct: charge migration put back, kernel {self.kernel} ({migration.source})"
         new = piece.copy("corrected", note)
         new._set_card("S_MIGCOR", "COMPLETE")
-        new._set_card("MIGKERN", kernel.name)
+        for key, value in kernel.cards.items():
+            new._set_card(key, value)
         corrected = corrected if corrected.itemsize == 4 else corrected.astype(np.float32)
         new.layers["SCI"] = Layer.of(corrected, piece.layers["SCI"].header)
         before, after = _at_the_end(piece.layers["SCI"]), _at_the_end(new.layers["SCI"])
@@ -651,6 +654,12 @@ class FoundKernel:
     name: str
     filter: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cards(self) -> dict[str, str]:
+        """Keywords for what is corrected with it: name, coefficients and, where they are known, their errors."""
+        errors = tuple(self.meta.get("fitted", ())), self.meta.get("covariance", ())
+        return {"MIGKERN": self.name} | KnownMigration.of(self.migration, *errors).cards
 
     def differences(self, header: Mapping[str, Any]) -> list[str]:
         """

@@ -26,47 +26,22 @@ from calami.instrument.migration import (
     light_between,
     migration_flow,
     star_light,
+    undo_capacitance,
 )
 from .onset import _without_patterns
 from .ramps import RampStatistics, covariance_of_means, noise_factor, slope_of_sum
 from ..process.piece import numbers_of
 
 # %% auto #0
-__all__ = ['KERNEL_RADIUS', 'PATTERNS', 'HYPOTHESES', 'DECISIVE', 'PRACTICAL', 'POOR_FIT', 'undo_capacitance', 'patterns',
-           'Kernel', 'kernel_table', 'Verdict', 'migration_or_nonlinearity', 'KernelOptions', 'kernel_from_ramps',
-           'kernel_from_diced', 'kernel_from_dice']
+__all__ = ['KERNEL_RADIUS', 'PATTERNS', 'HYPOTHESES', 'DECISIVE', 'PRACTICAL', 'POOR_FIT', 'patterns', 'Kernel', 'kernel_table',
+           'Verdict', 'migration_or_nonlinearity', 'KernelOptions', 'kernel_from_ramps', 'kernel_from_diced',
+           'kernel_from_dice']
 
 # %% ../../nbs/migration/03_kernel.ipynb #ac14483b
 #: Radius around the peak, pixels, within which pixels are fitted.
 KERNEL_RADIUS = 7.0
 #: The patterns: flow across edges, across corners, the growth of both with signal, a pixel's own signal.
 PATTERNS = ("edge", "diagonal", "edge × growth", "diagonal × growth", "nonlinearity")
-
-# %% ../../nbs/migration/03_kernel.ipynb #31ad511a
-def undo_capacitance(image: np.ndarray, kernel: np.ndarray | None = IPC_KERNEL, rounds: int = 4) -> np.ndarray:
-    """
-    Give the charge behind what is seen through the capacitance between pixels.
-
-    Parameters
-    ----------
-    image : numpy.ndarray
-        Signals, shape (..., rows, columns), finite.
-    kernel : numpy.ndarray or None
-        Shape (3, 3); None for no capacitance.
-    rounds : int
-        Corrections; each is about 25 times smaller than the one before.
-
-    Returns
-    -------
-    numpy.ndarray
-        Same shape.
-    """
-    if kernel is None:
-        return image
-    charge = image
-    for _ in range(rounds):
-        charge = charge + image - interpixel_capacitance(charge, kernel)
-    return charge
 
 # %% ../../nbs/migration/03_kernel.ipynb #410f4650
 def patterns(

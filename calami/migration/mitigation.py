@@ -268,6 +268,7 @@ def fringe_departure(target: OIData, reference: OIData, n_bootstrap: int = 400, 
         if len(one.samples.get("v2", ())) < 2:
             raise CalamiError(f"{one.name}: needs two integrations or more (a cube) to know its own noise")
     both = calibrate(target, reference, floor=False, allow=_ALLOWED)  # what is measured here belongs to no floor
+    both = both.with_modes(None, None)  # nor is it noise what an error of the kernel may do
     good, cp_good = both.v2_good, both.cp_good
     if not (good.any() and cp_good.any()):
         raise CalamiError(f"{target.name} by {reference.name}: no V² or no closure phase can be used")
@@ -824,8 +825,9 @@ def _entry(version: Version, pair: tuple[ScanExposure, ...], rule: str, data: Se
     found = fringe_departure(*data, wish.n_bootstrap, seed)
     both, at = calibrate(*data, floor=False, allow=_ALLOWED), {"separations": np.asarray(wish.separations, float)}
     single = replace(both, v2=np.ones(len(both.v2)), cp=np.zeros(len(both.cp)))  # limits, not what this star shows
+    noise = single.with_modes(None, None)  # without errors of a kernel
     floors = (_floor(found.v2, found.v2_draws), _floor(found.cp, found.cp_draws))
-    curves = [contrast_curve(single, systematics=s, **at).contrast for s in ((0.0, 0.0), floors)]
+    curves = [contrast_curve(x, systematics=s, **at).contrast for x, s in ((noise, (0.0, 0.0)), (single, floors))]
     best = photon_curve(both, 1 / sum(1 / one.photons for one in pair), **at).contrast
     return Entry(version, *pair, rule, found, *curves, best)
 

@@ -16,47 +16,18 @@ from ..core.problems import CalamiError
 from ..instrument import niriss
 from ..instrument.fourier import FourierFix, forbidden
 from calami.instrument.migration import (
-    Light,
     Migration,
     StarLight,
-    charge_ramp,
     find_migration,
-    interpixel_capacitance,
     light_between,
+    observed_slope,
     star_light,
+    undo_capacitance,
 )
-from .kernel import undo_capacitance
 from .pairs import FIT_RADIUS, Comparison
 
 # %% auto #0
-__all__ = ['KERNEL_PARAMETERS', 'NUISANCES', 'CORE_RADIUS', 'slope_weights', 'KernelFit', 'observed_slope', 'current_behind',
-           'fit_kernel', 'without_holes']
-
-# %% ../../nbs/migration/05_pair_kernel.ipynb #ef5d5130
-def slope_weights(ngroups: int, frame_time: float, power: float = 10.0) -> np.ndarray:
-    """
-    Weights with which the reads of a bright ramp make its slope.
-
-    The ramp fit of the pipeline weights a group by the P-th power of its distance from the middle; P is 10 above a
-    signal-to-noise ratio of 100, as in the core of an AMI image (jwst documentation, ramp_fitting; Fixsen et al. 2000).
-
-    Parameters
-    ----------
-    ngroups : int
-        Reads, at least 2.
-    frame_time : float
-        Seconds from one read to the next.
-    power : float
-        P.
-
-    Returns
-    -------
-    numpy.ndarray
-        Per second, shape (ngroups,): the slope is their sum over the products with the reads.
-    """
-    place = np.arange(ngroups) - (ngroups - 1) / 2
-    weight = np.abs(place / place[-1]) ** power
-    return weight * place / (weight * place**2).sum() / frame_time
+__all__ = ['KERNEL_PARAMETERS', 'NUISANCES', 'CORE_RADIUS', 'KernelFit', 'current_behind', 'fit_kernel', 'without_holes']
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #50c7fd3c
 #: What `fit_kernel` can fit of a `Migration`.
@@ -139,37 +110,6 @@ class KernelFit:
             f"{', '.join(words)}; χ² {self.chi2_core:.0f} of {self.n_core} pixels in the core, with a floor of "
             f"{100 * self.floor:.2f} % from those around it"
         )
-
-# %% ../../nbs/migration/05_pair_kernel.ipynb #6ed97293
-def observed_slope(
-    current: np.ndarray, migration: Migration, ngroups: int, frame_time: float, light: Light | None = None
-) -> np.ndarray:
-    """
-    Count rate that an exposure shows, without noise.
-
-    Parameters
-    ----------
-    current : numpy.ndarray
-        Photo-current, e-/s, shape (rows, columns).
-    migration : Migration
-        Coefficients.
-    ngroups : int
-        Reads of a ramp, at least 2.
-    frame_time : float
-        Seconds from one read to the next.
-    light : mapping, optional
-        Light between the pixels, e-/s, as `calami.instrument.migration.light_between` gives it for `current`.
-
-    Returns
-    -------
-    numpy.ndarray
-        e-/s, same shape: the weighted slope of the ramp, seen through the inter-pixel capacitance, with the
-        nonlinearity that the coefficients say is left.
-    """
-    ramp = interpixel_capacitance(charge_ramp(current, frame_time * np.arange(1, ngroups + 1), migration, light=light))
-    if migration.nonlinearity or migration.cubic:
-        ramp = ramp - migration.nonlinearity * ramp**2 - migration.cubic * ramp**3
-    return np.tensordot(slope_weights(ngroups, frame_time), ramp, axes=1)
 
 # %% ../../nbs/migration/05_pair_kernel.ipynb #2de1cc2d
 def current_behind(

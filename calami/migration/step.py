@@ -81,7 +81,7 @@ class CorrectMigrationStep(OwnStep, Step):
         _flag(model, bad)
         for warning in kernel.differences(subject.primary):
             log.warning("%s: %s", subject.label, warning)
-        return {"MIGKERN": kernel.name}, f"charge migration put back, kernel {kernel.name} ({kernel.migration.source})"
+        return kernel.cards, f"charge migration put back, kernel {kernel.name} ({kernel.migration.source})"
 
     def _kernel(self, band: str) -> FoundKernel:
         # A kernel by its name, the coefficients of a parameter file, or those that were given; these come first.
@@ -93,7 +93,8 @@ class CorrectMigrationStep(OwnStep, Step):
         found = find_kernel(self.config_file if self.kernel is None and own else unquote(self.kernel or "flight"), band)
         if any(getattr(found.migration, key) != value for key, value in own.items()):
             source = f"{found.migration.source}; given: {source}"
-            found = replace(found, migration=replace(found.migration, **own, source=source))
+            known = {k: v for k, v in found.meta.items() if k not in ("fitted", "covariance")}
+            found = replace(found, migration=replace(found.migration, **own, source=source), meta=known)
         return found
 
 # %% ../../nbs/migration/12_step.ipynb #344a3664

@@ -29,6 +29,8 @@ CORE_SCHEMA = "http://stsci.edu/schemas/jwst_datamodel/core.schema"
 OWN_KEYWORDS = {
     "S_MIGCOR": "meta.cal_step.correct_migration",
     "MIGKERN": "meta.calami.migration_kernel",
+    "MIGCOEF": "meta.calami.migration_coefficients",
+    "MIGCOV": "meta.calami.migration_errors",
     "S_CONVRT": "meta.cal_step.correct_converter",
     "CONVFILE": "meta.calami.converter_file",
 }

@@ -197,6 +197,8 @@ KEYWORDS = {
     "GRAFTED": "pixels and header are of different origin",
     "S_MIGCOR": "charge migration was corrected",
     "MIGKERN": "kernel that it was corrected with",
+    "MIGCOEF": "coefficients of the kernel",
+    "MIGCOV": "errors of the coefficients",
     "S_CONVRT": "the converter's wave was taken out",
     "CONVFILE": "file that the wave is from",
 }

@@ -5,7 +5,9 @@ without mitigation and with the pipeline's step at several thresholds, and print
 the contrast at 150 mas, which version has the least error, and effective saturation; all calibrated by the shallowest
 exposure of the same star. Done before is not done again if a folder is given.
 
-    python tests/benchmarks/bench_mitigation.py [--filters F277W F430M] [--pistons 0 30] [--folder KEEP] [--small]
+    python tests/benchmarks/bench_mitigation.py [--filters F277W F430M] [--pistons 0 30] [--folder KEEP] [--deep]
+
+With --deep the exposures go on where the plan ends, to peaks of 29,000 to 37,000 ADU and the same photons each.
 """
 
 import argparse
@@ -26,12 +28,25 @@ from calami.process import references
 from calami.simulate.exposures import Instrument, simulate_plan
 from calami.simulate.plans import ready_plan
 
+#: Groups with which the peak holds 29,000 to 37,000 ADU, migration and position in the pixel included.
+DEEP = {"F277W": (7, 8), "F380M": (4, 5), "F430M": (13, 14, 16), "F480M": (17, 19, 22)}
 
-def chosen(filter_name, small):
+
+def deeper(exposures, filter_name):
+    """The shallowest exposure, and deep ones of as many photons in the places of the deepest."""
+    last = exposures[-len(DEEP[filter_name]) :]
+    counts = [round(e.ngroups * e.nints / n) for e, n in zip(last, DEEP[filter_name], strict=True)]
+    made = zip(last, DEEP[filter_name], counts, strict=True)
+    return [exposures[0], *(dataclasses.replace(e, ngroups=n, nints=k) for e, n, k in made)]
+
+
+def chosen(filter_name, small, deep=False):
     """Exposures of the plan: one star, first dither position, all depths."""
     plan = ready_plan("1516", "full")
     fit = [e for e in plan.exposures if e.filter == filter_name and e.dither == 1]
     fit = [e for e in fit if e.star.name == fit[0].star.name and (e.x_offset, e.y_offset) == (0, 0)]
+    if deep:
+        fit = deeper(fit, filter_name)
     if small:
         fit = [dataclasses.replace(e, nints=max(e.nints // 20, 8)) for e in fit[:: max(len(fit) // 2, 1)]]
     return dataclasses.replace(plan, exposures=tuple(fit))
@@ -64,6 +79,7 @@ def main():
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--deep", action="store_true")
     told = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     print(f"{os.cpu_count()} processors, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
@@ -75,7 +91,7 @@ def main():
             for name in told.filters:
                 started = time.perf_counter()
                 folder = base / f"{name.lower()}_{piston:.0f}nm"
-                simulate_plan(chosen(name, told.small), folder / "raw", instrument, seed=1, progress=False)
+                simulate_plan(chosen(name, told.small, told.deep), folder / "raw", instrument, seed=1, progress=False)
                 scan = mitigation_scan(
                     Dataset(folder / "raw"), folder, standard_versions(told.thresholds, ()), rules=("shallowest",),
                     separations=(150.0,), cache=cache, workers=told.workers, progress=False,
