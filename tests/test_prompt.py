@@ -8,7 +8,7 @@ from toys import rootname, write_exposure, write_star
 
 from calami import Dataset
 from calami.core.problems import CalamiError
-from calami.core.tables import plus_minus, render
+from calami.core.tables import plus_minus, render, with_errors, with_interval
 
 
 @pytest.fixture
@@ -170,10 +170,26 @@ def test_an_exposure_shows_itself(tmp_path):
     [
         (38820.664, 34.137, "38821 ± 34"), (0.00123456, 0.000987, "0.00123 ± 0.00099"), (-1e-9, 0.5, "0.00 ± 0.50"),
         (12.0, 0.0, "12"), (12.5, np.nan, "12.5"), (1234.5, 1000.0, "1234 ± 1000"), (1.0, 0.0999, "1.00 ± 0.10"),
+        (6.4e-7, 2e-8, "(6.40 ± 0.20)e-7"), (0.0, 2e-8, "(0.0 ± 2.0)e-8"),
     ],
 )  # fmt: skip
 def test_digits_end_where_the_error_does(value, error, text):
     assert plus_minus(value, error) == text
+
+
+def test_a_lopsided_interval_has_an_error_to_each_side():
+    assert with_interval(38.8, 38.4, 40.7) == "38.80 +1.90 −0.40" and with_interval(38.8, 38.3, 39.3) == "38.80 ± 0.50"
+    assert with_interval(5.0, 5.0, 6.0) == "5.0 +1.0 −0.0"
+
+
+def test_numbers_join_their_errors_for_display():
+    from astropy import units as u
+    from astropy.table import QTable
+
+    table = QTable({"a": ["x"], "level": [1234.56] * u.adu, "level_err": [12.3] * u.adu, "b_error": [1.0]})
+    shown = with_errors(table)
+    assert shown.colnames == ["a", "level", "b_error"] and shown["level"][0] == "1235 ± 12"
+    assert "level [adu]" in render(shown, "html") and table["level"][0] == 1234.56 * u.adu
 
 
 def test_latex_of_awkward_text():

@@ -14,7 +14,7 @@ from typing import Any
 from .tables import render
 
 # %% auto #0
-__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'figure_png', 'axes_or_new', 'safe_text']
+__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'figure_png', 'axes_or_new', 'new_panels', 'safe_text']
 
 # %% ../../nbs/core/06_page.ipynb #1c0b10c3
 def html_page(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence]], answer: Sequence = ()) -> str:
@@ -174,6 +174,33 @@ def axes_or_new(ax, width: float, height: float):
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+# %% ../../nbs/core/06_page.ipynb #c50a4609
+def new_panels(count: int, width: float, height: float) -> list:
+    """
+    Make axes side by side, three in a row at most.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    width, height : float
+        Size of each, inches.
+
+    Returns
+    -------
+    list of matplotlib.axes.Axes
+        As many as asked for, in the order of reading.
+    """
+    import matplotlib.pyplot as plt
+
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (columns * width, rows * height)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for ax in axes.flat[count:]:
+        figure.delaxes(ax)
+    return list(axes.flat[:count])
 
 # %% ../../nbs/core/06_page.ipynb #26128757
 def safe_text(text: Any) -> str:

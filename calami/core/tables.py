@@ -16,7 +16,7 @@ import numpy as np
 from .problems import CalamiError
 
 # %% auto #0
-__all__ = ['FORMATS', 'format_of', 'cell_text', 'plus_minus', 'table_cells', 'render']
+__all__ = ['FORMATS', 'format_of', 'cell_text', 'plus_minus', 'with_interval', 'with_errors', 'table_cells', 'render']
 
 # %% ../../nbs/core/03_tables.ipynb #bcc74a02
 #: Formats a table can be written in, by the name used in `Dataset.info` and by file suffix.
@@ -85,12 +85,65 @@ def plus_minus(value: float, error: float) -> str:
     Returns
     -------
     str
-        Such as ``38821 ± 34`` or ``0.0123 ± 0.0045``; an error that is not known, or zero, is left out.
+        Such as ``38821 ± 34``, ``0.0123 ± 0.0045`` or ``(6.40 ± 0.20)e-7``; an error that is not known, or zero,
+        is left out.
     """
     if not (math.isfinite(error) and error > 0):
         return cell_text(float(value))
+    size = max(abs(value), error)
+    if 0 < size < 1e-4:
+        power = math.floor(math.log10(size))
+        return f"({plus_minus(value / 10.0**power, error / 10.0**power)})e{power}"
     places = max(1 - math.floor(math.log10(float(f"{error:.1e}"))), 0)
     return f"{round(value, places) + 0.0:.{places}f} ± {error:.{places}f}"  # adding 0 makes -0 a plain 0
+
+# %% ../../nbs/core/03_tables.ipynb #8c0f8daf
+def with_interval(value: float, low: float, high: float) -> str:
+    """
+    Write a number with its 68 % interval.
+
+    Parameters
+    ----------
+    value, low, high : float
+        The number and the ends of its interval, in one unit.
+
+    Returns
+    -------
+    str
+        As `plus_minus`; ``38.8 +1.9 −0.4`` where one side is more than half as long again as the other.
+    """
+    down, up = value - low, high - value
+    if min(down, up) < 0 or not math.isfinite(up) or max(down, up) <= 1.5 * min(down, up):
+        return plus_minus(value, (high - low) / 2)
+    number, _, _ = plus_minus(value, min(down, up) or max(down, up)).partition(" ±")
+    places = len(number.partition(".")[2])
+    return f"{number} +{up:.{places}f} −{down:.{places}f}"
+
+# %% ../../nbs/core/03_tables.ipynb #8cefd69a
+def with_errors(table):
+    """
+    Put numbers and their errors into one column, for display.
+
+    Parameters
+    ----------
+    table : astropy.table.Table
+        Any table; a column ``x_error`` or ``x_err`` is the standard error of ``x``.
+
+    Returns
+    -------
+    astropy.table.Table
+        A copy; text as `plus_minus` writes it, in the place of each such pair, and not-a-number as nothing.
+    """
+    from astropy.table import Column, Table
+
+    shown = Table(table, copy=True)
+    for name in table.colnames:
+        for error in (f"{name}_error", f"{name}_err"):
+            if error in shown.colnames:
+                pairs = zip(*(np.ma.filled(shown[n], np.nan).astype(float) for n in (name, error)), strict=True)
+                shown[name] = Column([plus_minus(*pair) for pair in pairs], name, unit=shown[name].unit, dtype=str)
+                shown.remove_column(error)
+    return shown
 
 # %% ../../nbs/core/03_tables.ipynb #e4787fd2
 def table_cells(table) -> list[list[str]]:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from ..core.page import Figure, Heading, figure_png, html_page
 from ..core.problems import CalamiError, options_from
 from ..core.record import file_record
-from ..core.tables import render
+from ..core.tables import plus_minus, render
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 from .kernel import POOR_FIT, Kernel, Verdict, kernel_table, migration_or_nonlinearity
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'QUESTIONS', 'ASSUMPTIONS', 'METHOD', 'PHOTONS', 'Answers', 'true_onset', 'AnswerOptions', 'answer_questions',
-           'onset_words', 'write_answers']
+__all__ = ['log', 'QUESTIONS', 'ASSUMPTIONS', 'METHOD', 'PHOTONS', 'Answers', 'headline_table', 'headline_caption', 'true_onset',
+           'AnswerOptions', 'answer_questions', 'onset_words', 'write_answers']
 
 # %% ../../nbs/migration/11_answers.ipynb #9bf5b436
 #: The questions, as the program states them.
@@ -195,6 +196,139 @@ class Answers:
         lines = [f"({q}) {line}" for q in QUESTIONS for line in self.sentences(q)]
         return "\n".join((["Simulated data."] if self.simulated else []) + lines)
 
+    def _repr_html_(self) -> str:
+        table = headline_table(self)
+        parts = [f'<div style="overflow-x:auto">{render(table, "html")}</div>'] if len(table) else []
+        if len(table):
+            parts.append(f"<p><small>{escape(headline_caption(self))}</small></p>")
+        for question, text in QUESTIONS.items():
+            lines = "".join(f"<li>{escape(line)}</li>" for line in self.sentences(question))
+            parts.append(f"<p><b>({question}) {escape(text)}</b></p><ul>{lines}</ul>")
+        return "".join((["<p><b>Simulated data.</b></p>"] if self.simulated else []) + parts)
+
+# %% ../../nbs/migration/11_answers.ipynb #9ba3fed3
+def headline_table(answers: Answers):
+    """
+    Make the table that a reader in a hurry reads.
+
+    Parameters
+    ----------
+    answers : Answers
+        What was found.
+
+    Returns
+    -------
+    astropy.table.Table
+        A row for each filter: the signal at which the rate has dropped by each threshold, effective saturation, and
+        the contrast without mitigation, with the pipeline's step, corrected, and by noise alone; all of it text.
+        Simulated data have a second row with the true crossings. Columns of what was not answered are not there.
+    """
+    from astropy.table import Table
+
+    rows = []
+    for name in dict.fromkeys([*(answers.onset.filters if answers.onset else ()), *_filters_of(answers)]):
+        row = {"filter": name, **_onset_cells(answers, name)}
+        if answers.scan:
+            row |= _saturation_cells(answers, name) | _contrast_cells(answers, name)
+        rows.append(row)
+        if answers.truth and answers.onset:
+            true = answers.truth["crossings"].get(name, {})
+            cells = {f"{100 * t:g} % [ke-]": _between(true.get(t)) for t in answers.onset.thresholds}
+            rows.append(dict.fromkeys(row, "") | {"filter": f"{name}, truth"} | cells)
+    return Table(rows=rows)
+
+# %% ../../nbs/migration/11_answers.ipynb #d824452f
+def headline_caption(answers: Answers) -> str:
+    """
+    Say what the headline table shows.
+
+    Parameters
+    ----------
+    answers : Answers
+        What was found.
+
+    Returns
+    -------
+    str
+        A caption that stands alone.
+    """
+    words = []
+    if answers.onset:
+        words.append(
+            "Charge of the peak pixel at which its count rate has dropped by so much (instantaneous; ± is one standard "
+            "error, > a lower limit at 95 %; 1 ke- = 1000 e-)"
+        )
+    if answers.scan:
+        scan = answers.scan
+        words.append(
+            f"saturation: effective saturation, the charge at which bias equals the noise of {answers.photons:.0e} "
+            "photons, without mitigation and corrected (> and < are limits)"
+        )
+        words.append(
+            f"contrast: 5σ at {scan.separations[scan.middle]:.0f} mas of the deepest exposure, calibrated by the "
+            "shallowest of the same star, with the bias as an error; by noise alone is what it would be without bias"
+        )
+    if answers.truth and answers.onset:
+        words.append("truth: the lowest and highest true crossing among the simulated exposures")
+    text = "; ".join(words)
+    return f"{text[:1].upper()}{text[1:]}."
+
+# %% ../../nbs/migration/11_answers.ipynb #6ad22458
+def _filters_of(answers: Answers) -> list[str]:
+    return answers.scan.filters if answers.scan else []
+
+# %% ../../nbs/migration/11_answers.ipynb #9778329f
+def _onset_cells(answers: Answers, filter: str) -> dict[str, str]:
+    if not answers.onset:
+        return {}
+    result = answers.onset.filters.get(filter)
+    found = result.crossings(answers.onset.thresholds, ["instantaneous"]) if result else []
+    empty = {f"{100 * t:g} % [ke-]": "" for t in answers.onset.thresholds}
+    return empty | {f"{100 * c.threshold:g} % [ke-]": c.short for c in found}
+
+# %% ../../nbs/migration/11_answers.ipynb #735096ff
+def _between(low_high: tuple[float, float] | None) -> str:
+    # A range in ke-; one number where its ends are written alike.
+    if low_high is None:
+        return "not reached"
+    return " to ".join(dict.fromkeys(f"{v / 1e3:.1f}" for v in low_high))
+
+# %% ../../nbs/migration/11_answers.ipynb #d82265a7
+def _saturation_cells(answers: Answers, filter: str) -> dict[str, str]:
+    own = [x for x in answers.levels if (x.filter, x.observable) == (filter, "both")]
+    own = [x for x in own if np.isclose(x.photons, answers.photons)]
+    cells = {}
+    for version, head in _headings(answers, filter, "none", "corrected"):
+        cells[f"saturation, {head} [ke-]"] = next((x.short for x in own if x.version == version), "")
+    return cells
+
+# %% ../../nbs/migration/11_answers.ipynb #7259b143
+def _contrast_cells(answers: Answers, filter: str) -> dict[str, str]:
+    scan, entries = answers.scan, answers.scan.deepest(filter)
+    cells = {"deepest [ke-]": ""}
+    for version, head in _headings(answers, filter, "none", "step", "corrected"):
+        entry = entries.get(version)
+        shown = plus_minus(*entry.magnitude(scan.middle)) if entry else ""
+        step = f" ({entry.version.level:,.0f} ADU)" if entry and head == "step" and entry.version.level else ""
+        cells[f"contrast, {head} [mag]"] = shown + step
+    first = next(iter(entries.values()), None)
+    if first:
+        cells["deepest [ke-]"] = f"{niriss.to_electrons(first.target.level) / 1e3:.1f}"
+    return cells | {"by noise alone [mag]": f"{magnitudes(first.limit)[scan.middle]:.2f}" if first else ""}
+
+# %% ../../nbs/migration/11_answers.ipynb #67b92097
+def _headings(answers: Answers, filter: str, *kinds: str) -> list[tuple[str, str]]:
+    # The version that stands for each kind, and how it is headed: of several, that of least error in this filter.
+    versions, found = answers.scan.versions, []
+    step = [v for v in versions if "charge_migration.signal_threshold" in v.parameters]
+    of = {"none": versions[:1], "step": step, "corrected": [v for v in versions if v.kernel is not None]}
+    rows = [r for r in answers.best if r["filter"] == filter and np.isclose(r["photons"], answers.photons)]
+    errors = {str(r["version"]): float(r["error"]) for r in rows}
+    for kind in kinds:
+        chosen = min(of[kind], key=lambda v: errors.get(v.name, np.inf), default=None)
+        found += [(chosen.name, {"none": "no mitigation"}.get(kind, kind))] if chosen else []
+    return found
+
 # %% ../../nbs/migration/11_answers.ipynb #11bf3726
 def _onset_sentences(answers: Answers) -> list[str]:
     lines, onset = [], answers.onset
@@ -228,7 +362,7 @@ def _fit_of(result: FilterOnset) -> str:
 # %% ../../nbs/migration/11_answers.ipynb #0944d579
 def _contrast_sentences(answers: Answers) -> list[str]:
     lines, scan = [], answers.scan
-    k = len(scan.separations) // 2
+    k = scan.middle
     for name in scan.filters:
         chosen = answers.best_version(name)
         plain = scan.of(name, version=scan.versions[0].name)

@@ -23,6 +23,7 @@ from .. import fringes
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from, split_options
 from ..core.record import file_record
+from ..core.tables import plus_minus, render
 from ..exposures.exposure import Exposure, group_segments
 from ..exposures.folder import ExposureSet
 from ..fringes.calibration import calibrate
@@ -600,7 +601,7 @@ def choose_reference(target: ScanExposure, others: Sequence[ScanExposure], rule:
     return min(fit, key=lambda o: abs(np.log(o.level / target.level)) if rule == "matched" else o.level)
 
 # %% ../../nbs/migration/08_mitigation.ipynb #5c901d63
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Entry:
     """
     One exposure in one version, calibrated by one rule.
@@ -629,6 +630,27 @@ class Entry:
     reached: np.ndarray
     photon_limit: np.ndarray
 
+    def magnitude(self, k: int) -> tuple[float, float]:
+        """
+        Give the contrast reached, in magnitudes.
+
+        Parameters
+        ----------
+        k : int
+            Which separation of the scan.
+
+        Returns
+        -------
+        tuple of float
+            The value, and its standard error from the resampled bias.
+        """
+        error = _errors([self], None)
+        return float(magnitudes(self.reached)[k]), float(2.5 / np.log(10) * error[1:].std() / error[0])
+
+    def __repr__(self) -> str:
+        reached = plus_minus(*self.magnitude(len(self.reached) // 2))
+        return f"<Entry: {self.target.name} by {self.reference.name}, {self.version.name}: {reached} mag>"
+
 # %% ../../nbs/migration/08_mitigation.ipynb #38dfa5c0
 def magnitudes(contrast: np.ndarray) -> np.ndarray:
     """
@@ -647,7 +669,7 @@ def magnitudes(contrast: np.ndarray) -> np.ndarray:
     return -2.5 * np.log10(contrast)
 
 # %% ../../nbs/migration/08_mitigation.ipynb #0ce22c5e
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mitigation:
     """
     What a scan has found.
@@ -710,6 +732,70 @@ class Mitigation:
             if name in table.colnames:
                 table[name].unit = unit
         return table
+
+    @property
+    def middle(self) -> int:
+        """Which of the separations contrasts are quoted at."""
+        return len(self.separations) // 2
+
+    def deepest(self, filter: str) -> dict[str, Entry]:
+        """
+        Pick the deepest exposure of a filter in every version.
+
+        Parameters
+        ----------
+        filter : str
+            Which.
+
+        Returns
+        -------
+        dict of str to Entry
+            By version; calibrated by the shallowest exposure of the same star, or else as `RULES` go. Empty without
+            any.
+        """
+        for rule in RULES:
+            entries = self.of(filter, rule, self.versions[0].name)
+            if entries:
+                same = [e for e in self.of(filter, rule) if e.target == entries[-1].target]
+                return {v.name: e for v in self.versions for e in same if e.version.name == v.name}
+        return {}
+
+    def shown(self):
+        """
+        Make the table of the deepest exposures for display, with errors.
+
+        Returns
+        -------
+        astropy.table.Table
+            A row for each filter and version, all of it text.
+        """
+        from astropy.table import Table
+
+        rows, at = [], f"{self.separations[self.middle]:.0f} mas [mag]"
+        for name in self.filters:
+            for version, e in self.deepest(name).items():
+                d = e.departure
+                rows.append({
+                    "filter": name, "version": version,
+                    "peak [ke-]": f"{niriss.to_electrons(e.target.level) / 1e3:.1f}",
+                    "V² - 1, long baselines [%]": plus_minus(100 * d.long_v2, 100 * d.long_v2_error),
+                    f"5σ at {at}": plus_minus(*e.magnitude(self.middle)),
+                    "by noise alone [mag]": f"{magnitudes(e.limit)[self.middle]:.2f}", "reference": e.rule,
+                })  # fmt: skip
+        return Table(rows=rows)
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.versions)} versions, {len({e.target for e in self.entries})} exposures"
+        return f"<Mitigation: {', '.join(self.filters)}; {counts}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        words = "".join(f"<p>{escape(text)}</p>" for text in (*(c.sentence for c in self.checks), *self.failures))
+        return (
+            "<p>The deepest exposure of each filter, calibrated by a reference.</p>"
+            f'<div style="overflow-x:auto">{render(self.shown(), "html")}</div>{words}'
+        )
 
 # %% ../../nbs/migration/08_mitigation.ipynb #80bec9f6
 _UNITS = {"level_adu": "adu", "level_e": "electron", "reference_adu": "adu", "threshold_adu": "adu"}

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.page import axes_or_new, safe_text
+from ..core.page import axes_or_new, new_panels, safe_text
 from ..core.problems import CalamiError, options_from
+from ..core.tables import render, with_interval
 from ..exposures.exposure import Exposure, group_segments
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
@@ -451,6 +452,13 @@ class Crossing:
     def level_e(self) -> float:
         """The level in e-."""
         return float(self.level_adu * niriss.GAIN)
+
+    @property
+    def short(self) -> str:
+        """Level and error in ke-, for a cell of a table; ``> 40.1`` for a limit."""
+        if self.limit:
+            return f"> {self.level_e / 1e3:.1f}"
+        return with_interval(*(niriss.GAIN * v / 1e3 for v in (self.level_adu, self.lo68_adu, self.hi68_adu)))
 
     def __str__(self) -> str:
         if self.limit:
@@ -1159,22 +1167,49 @@ class Onset:
         ax : matplotlib.axes.Axes, optional
             Where to draw; new axes if not given.
         filter : str, optional
-            Which filter; may be omitted if there is one.
+            Which filter; all, side by side, if neither this nor `ax` is given.
 
         Returns
         -------
-        matplotlib.axes.Axes
-            The axes; ADU below, e- above.
+        matplotlib.axes.Axes or numpy.ndarray
+            The axes; ADU below, e- above. Of several filters an array of them, in the order of `filters`.
         """
+        if filter is None and ax is None and len(self.filters) > 1:
+            panels = new_panels(len(self.filters), 5.5, 4.5)
+            return np.array([_plot(f, self.thresholds, a) for f, a in zip(self.filters.values(), panels, strict=True)])
         return _plot(self._of(filter), self.thresholds, ax)
+
+    def shown(self):
+        """
+        Make the table of crossings for display: instantaneous ones, in ke- with their errors.
+
+        Returns
+        -------
+        astropy.table.Table
+            A row for each filter, all of it text; ``>`` is a lower limit (95 %).
+        """
+        from astropy.table import Table
+
+        rows = []
+        for name, result in self.filters.items():
+            cells = {_heading(c): c.short for c in result.crossings(self.thresholds, ["instantaneous"])}
+            row = {"filter": name, **cells, "sampled to [ke-]": f"{result.reach_adu * niriss.GAIN / 1e3:.1f}"}
+            row |= {"law": result.law, "χ² / dof": f"{result.chi2 / max(result.dof, 1):.2f}"}
+            rows.append(row | {"exposures": str(len(result.exposures)), "pointings": str(len(result.pointings))})
+        return Table(rows=rows)
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        return "".join(f"<p>{escape(text)}</p>" for text in (*self.sentences, *self.notes))
+        words = "".join(f"<p>{escape(text)}</p>" for text in (*self.sentences, *self.notes))
+        return f'<div style="overflow-x:auto">{render(self.shown(), "html")}</div>{words}'
 
     def __repr__(self) -> str:
         return "<Onset: " + " ".join(self.sentences) + ">"
+
+# %% ../../nbs/migration/02_onset.ipynb #ab22bbcd
+def _heading(crossing: Crossing) -> str:
+    return f"{100 * crossing.threshold:g} % [ke-]"
 
 # %% ../../nbs/migration/02_onset.ipynb #3643092f
 def _checked_thresholds(thresholds: Iterable[float]) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 from ..core.files import open_regular, write_atomically
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, options_from
+from ..core.tables import with_interval
 from ..instrument import niriss
 from ..instrument.detector import Detector
 from .mitigation import Entry, Mitigation, version_style
@@ -176,6 +177,14 @@ class Level:
     def measured(self) -> bool:
         """Whether the level is measured, and no limit."""
         return not self.limit
+
+    @property
+    def short(self) -> str:
+        """Level and error in ke-, for a cell of a table; ``> 40.1`` for a limit."""
+        ends = [niriss.to_electrons(v) / 1e3 for v in (self.level, *self.interval68)]
+        if self.limit == "?":
+            return "not sampled"
+        return f"{self.limit} {ends[0]:.1f}" if self.limit else with_interval(*ends)
 
     def __str__(self) -> str:
         """Level and interval for display."""

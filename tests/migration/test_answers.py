@@ -19,6 +19,7 @@ from calami.migration.answers import (
     QUESTIONS,
     Answers,
     answer_questions,
+    headline_table,
     onset_words,
     write_answers,
 )
@@ -188,6 +189,39 @@ def test_truth_stands_beside_the_answer(partial):
     table = onset_words(with_truth)
     row = table[(table["definition"] == "instantaneous") & (table["drop"] == "1 %")][0]
     assert row["true [ke-]"] == "9.0 to 11.0" and repr(with_truth).startswith("Simulated data.")
+
+
+def test_the_headline_has_a_row_for_each_filter_and_no_digit_too_many(partial, scan):
+    truth = {"crossings": {"F480M": {0.01: (9e3, 1.1e4)}}, "migration": {"edge": 1e-6}}
+    answers = replace(whole(partial, scan), truth=truth)
+    table = headline_table(answers)
+    assert list(table["filter"]) == ["F480M", "F480M, truth"]
+    names = "filter|0.5 % [ke-]|1 % [ke-]|2 % [ke-]|3 % [ke-]|saturation, no mitigation [ke-]|deepest [ke-]|"
+    names += "contrast, no mitigation [mag]|contrast, step [mag]|by noise alone [mag]"
+    assert table.colnames == names.split("|")
+    found, true = table
+    crossing = partial.onset.crossing("F480M", 0.01)
+    assert found["1 % [ke-]"] == crossing.short and true["1 % [ke-]"] == "9.0 to 11.0"
+    assert true["2 % [ke-]"] == "not reached" and true["contrast, step [mag]"] == ""
+    entries = scan.deepest("F480M")
+    assert found["contrast, no mitigation [mag]"].startswith(f"{-2.5 * np.log10(entries['none'].reached[0]):.1f}")
+    assert " ± " in found["contrast, step [mag]"] and "(12,000 ADU)" in found["contrast, step [mag]"]
+    page = answers._repr_html_()
+    assert "<table" in page and "(c) Where is effective saturation?" in page and crossing.short in page
+    assert headline_table(replace(answers, onset=None, scan=None, best=None, truth={})).colnames == []
+    assert headline_table(partial).colnames == names.split("|")[:5]
+
+
+def test_errors_of_contrasts_follow_from_the_resampled_bias(scan):
+    entry = scan.deepest("F480M")["none"]  # its bias is 10 % uncertain as a mean square, 5 % as an error
+    value, error = entry.magnitude(0)
+    assert value == -2.5 * np.log10(entry.reached[0]) and error == pytest.approx(0.05 * 2.5 / np.log(10), rel=0.3)
+
+
+def test_a_scan_shows_itself_without_raw_arrays(scan):
+    assert "array" not in repr(scan) + repr(scan.entries[0]) and "F480M" in repr(scan)
+    page = scan._repr_html_()
+    assert page.count("<tr>") == 3 and "step 12000 ADU" in page and " ± " in page
 
 
 def test_the_command_answers_what_it_can(ramps, tmp_path):

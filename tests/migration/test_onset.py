@@ -398,8 +398,28 @@ def test_a_dataset_with_some_ramps_is_answered_in_part(tmp_path):
     assert list(quantify(tmp_path, filters=["F380M", "F277W"], n_bootstrap=100).filters) == ["F380M"]
     with pytest.raises(CalamiError, match="F277W: no exposure"):
         quantify(tmp_path, filters="F277W")
-    with pytest.raises(CalamiError, match="more than one filter"):
-        found.plot()
+    import matplotlib.pyplot as plt
+
+    axes = found.plot()
+    assert [ax.get_title() for ax in axes] == ["F380M", "F480M"] and axes[0].figure is axes[1].figure
+    assert found.plot(filter="F380M").get_title() == "F380M"
+    with pytest.raises(CalamiError, match="more than one filter"):  # one panel does not hold both
+        found.plot(axes[0])
+    plt.close("all")
+
+
+def test_crossings_are_shown_with_their_errors(stats):
+    found = quantify(stats, n_bootstrap=100)
+    (row,) = found.shown()
+    for crossing in found.filters["F480M"].crossings(found.thresholds, ["instantaneous"]):
+        shown = row[f"{100 * crossing.threshold:g} % [ke-]"]
+        assert shown == crossing.short and float(shown.split()[-3 if " ± " in shown else 1]) == pytest.approx(
+            crossing.level_e / 1e3, abs=0.06
+        )
+        assert crossing.limit or " ± " in shown or " +" in shown
+    assert str(shown).replace(">", "&gt;") in found._repr_html_() and "<table" in found._repr_html_()
+    limit = replace(crossing, limit="lower", level_adu=2.5e4)
+    assert limit.short == f"> {2.5e4 * niriss.GAIN / 1e3:.1f}"
 
 
 def test_scaled_integers_are_read_too(tmp_path):
