@@ -13,7 +13,7 @@ _NAMES = {
     "files": "LARGEST_TEXT LARGEST_YAML SUFFIXES cache_folder open_regular part_name read_json read_text read_yaml "
     "remove_leftovers whole_files write_atomically yaml_value",
     "tables": "FORMATS cell_text format_of plus_minus render table_cells with_errors with_interval",
-    "images": "Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak",
+    "images": "PIECE Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak pieces",
     "record": "PACKAGES file_record versions",
     "page": "Figure Heading Html Note axes_or_new figure_png html_page new_panels safe_text",
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",

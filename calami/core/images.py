@@ -14,7 +14,7 @@ from .problems import CalamiError
 from .tables import plus_minus
 
 # %% auto #0
-__all__ = ['RateImage', 'Peak', 'find_peak', 'fill_from_neighbours', 'fill_bad', 'beside', 'derivatives']
+__all__ = ['PIECE', 'RateImage', 'Peak', 'find_peak', 'fill_from_neighbours', 'fill_bad', 'beside', 'derivatives', 'pieces']
 
 # %% ../../nbs/core/04_images.ipynb #6d8c2e47
 @dataclass(frozen=True)
@@ -274,6 +274,30 @@ def derivatives(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ky = 2j * np.pi * np.fft.fftfreq(image.shape[0])[:, None]
     kx = 2j * np.pi * np.fft.fftfreq(image.shape[1])[None, :]
     return np.fft.ifft2(kx * transform).real, np.fft.ifft2(ky * transform).real
+
+# %% ../../nbs/core/04_images.ipynb #5d2fd8fd
+#: Pixels of a cube that are worked on at once: 312 images of SUB80, or one of the whole detector.
+PIECE = 2_000_000
+
+
+def pieces(count: int, size: int) -> list[slice]:
+    """
+    Cut a long cube into pieces that fit into the memory several times.
+
+    Parameters
+    ----------
+    count : int
+        Images in the cube.
+    size : int
+        Pixels in an image.
+
+    Returns
+    -------
+    list of slice
+        Of the images, in order.
+    """
+    step = max(PIECE // max(size, 1), 1)
+    return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 # %% ../../nbs/core/04_images.ipynb #872995fa
 def _is_number(value) -> bool:

@@ -5,8 +5,9 @@
 # %% ../../nbs/exposures/06_exposure.ipynb #382e5553
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..core.fits import open_fits
 from ..core.headers import HDU, hdu_walk
-from ..core.images import Peak, RateImage, find_peak
+from ..core.images import Peak, RateImage, find_peak, pieces
 from ..core.problems import CalamiError, FileProblem, NameProblem
 from .cards import read_keywords
 from .names import ExposureName, parse_name
@@ -205,7 +206,6 @@ class _Files:
         if extension not in self._arrays:
             parts = [_pixels(self, *one, extension) for one in zip(self.paths, self._hdus, strict=True)]
             whole = parts[0] if len(parts) == 1 else _join(self.paths[0], parts, extension)
-            whole = whole.astype(whole.dtype.newbyteorder("="), copy=False)
             whole.flags.writeable = False
             self._arrays[extension] = whole
         return self._arrays[extension]
@@ -219,24 +219,56 @@ def _join(path: Path, parts: list[np.ndarray], extension: str) -> np.ndarray:
             path, f"{len(parts)} segments of a {parts[0].ndim}-D {extension} cannot be joined; give one file"
         )
     if len({p.shape[1:] for p in parts}) > 1:
-        shapes = ", ".join(str(p.shape) for p in parts)
-        raise FileProblem(path, f"its segments do not fit together (shapes {shapes}); are they of one exposure?")
+        raise _unlike_segments(path, [p.shape for p in parts])
     return np.concatenate(parts)
 
 
+def _unlike_segments(path: Path, shapes: list[tuple[int, ...]]) -> FileProblem:
+    shapes = ", ".join(map(str, shapes))
+    return FileProblem(path, f"its segments do not fit together (shapes {shapes}); are they of one exposure?")
+
+
 def _pixels(data: _Files, path: Path, hdus: list[HDU], extension: str) -> np.ndarray:
-    shapes = {hdu.name: hdu.shape for hdu in reversed(hdus) if hdu.name in (extension, "SCI") and hdu.shape}
-    if extension in SHAPED_LIKE_SCI and len(set(shapes.values())) > 1:
-        reason = f"its {extension} has the shape {shapes[extension]}, its SCI {shapes['SCI']}"
-        raise FileProblem(path, reason, "make the file again, or fetch it again")
+    _shape_in(path, hdus, (extension,))
     with data._hdu(path, extension) as hdu:
-        if hdu.data is None:
-            raise FileProblem(path, f"its {extension} extension holds no pixels; use another product")
-        flags = extension.endswith("DQ")
-        if not hdu.is_image or hdu.data.dtype.kind not in ("iu" if flags else "iuf"):
-            reason = f"its {extension} is no image of {'whole ' * flags}numbers"
+        return _numbers(path, hdu, extension, hdu.data)
+
+# %% ../../nbs/exposures/06_exposure.ipynb #6b4d62b3
+def _shape_in(path: Path, hdus: list[HDU], extensions: tuple[str, ...]) -> tuple[int, ...]:
+    # Shape of SCI, which that of each of these extensions must be, if it is like SCI; () if one of them has no pixels
+    shapes = {hdu.name: hdu.shape for hdu in reversed(hdus) if hdu.name in (*extensions, "SCI") and hdu.shape}
+    for extension in set(extensions) & set(SHAPED_LIKE_SCI) & set(shapes):
+        if shapes[extension] != shapes.get("SCI", shapes[extension]):
+            reason = f"its {extension} has the shape {shapes[extension]}, its SCI {shapes['SCI']}"
             raise FileProblem(path, reason, "make the file again, or fetch it again")
-        return hdu.data
+    return shapes.get("SCI", ()) if set(extensions) <= set(shapes) else ()
+
+
+def _numbers(path: Path, hdu, extension: str, values: np.ndarray | None) -> np.ndarray:
+    # What was read of an extension, in the byte order of the machine, if it is what it has to be
+    if values is None:
+        raise FileProblem(path, f"its {extension} extension holds no pixels; use another product")
+    flags = extension.endswith("DQ")
+    if not hdu.is_image or values.dtype.kind not in ("iu" if flags else "iuf"):
+        reason = f"its {extension} is no image of {'whole ' * flags}numbers"
+        raise FileProblem(path, reason, "make the file again, or fetch it again")
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+# %% ../../nbs/exposures/06_exposure.ipynb #a44ae6b6
+def _pieces_of(data: _Files, extensions: tuple[str, ...]) -> Iterator[tuple[np.ndarray, ...]]:
+    shapes = [_shape_in(path, hdus, extensions) for path, hdus in zip(data.paths, data._hdus, strict=True)]
+    packed = any(path.name.lower().endswith(".gz") for path in data.paths)
+    if packed or set(extensions) <= set(data._arrays) or any(len(shape) != 3 for shape in shapes):
+        arrays = [data.array(extension) for extension in extensions]
+        parts = pieces(len(arrays[0]), arrays[0][0].size) if arrays[0].ndim > 2 else [slice(None)]
+        yield from (tuple(array[part] for array in arrays) for part in parts)
+        return
+    if len({shape[1:] for shape in shapes}) > 1:
+        raise _unlike_segments(data.paths[0], shapes)
+    for path, (count, *size) in zip(data.paths, shapes, strict=True):
+        with open_fits(path, f"its {', '.join(extensions)}", lazy_load_hdus=True) as hdus:
+            for part in pieces(count, math.prod(size)):
+                yield tuple(_numbers(path, hdus[name], name, hdus[name].section[part]) for name in extensions)
 
 # %% ../../nbs/exposures/06_exposure.ipynb #a97d1eb0
 class Exposure(_Files):
@@ -292,6 +324,34 @@ class Exposure(_Files):
     def shape(self) -> tuple[int, ...]:
         """Shape of the science array."""
         return self.science.shape
+
+    @property
+    def stated_shape(self) -> tuple[int, ...]:
+        """Shape of SCI, segments joined, by the headers; pixels are not read."""
+        shapes = [_shape_in(path, hdus, ("SCI",)) for path, hdus in zip(self.paths, self._hdus, strict=True)]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if all(shapes) else ()
+
+    def pieces(self, *extensions: str) -> Iterator[tuple[np.ndarray, ...]]:
+        """
+        Read extensions of a cube a few integrations at a time, and keep none of it.
+
+        Parameters
+        ----------
+        *extensions : str
+            EXTNAMEs of arrays in the shape of SCI.
+
+        Yields
+        ------
+        tuple of numpy.ndarray
+            One array for each extension, of consecutive integrations, to be read only; an image comes as it is. What is
+            compressed has to be read as a whole first.
+
+        Raises
+        ------
+        FileProblem
+            As `array`.
+        """
+        yield from _pieces_of(self, extensions)
 
     @property
     def per_adu(self) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.images import pieces
 from ..core.problems import CalamiError, options_from
 from calami.fringes.average import (
     OUTLIERS,
@@ -104,17 +105,14 @@ def _fit_fast(frames: _Frames, setup: Setup, center, options: FitOptions) -> _Fi
         raise frames.problem(
             "its star cannot be centred near its brightest good pixel; is its core saturated or flagged?"
         )
-    images = frames.cube.reshape(len(frames.cube), -1).astype(float)
     design = fringe_model(size, center, setup).reshape(size**2, -1)
     weighting = _weigh(frames, design, (middle.ravel(), bad.ravel()), options.pixel_weights)
-    good = ~(frames.bad.reshape(images.shape) | weighting.bad)
-    images[~good] = 0
-    coefficients = solve(design, images, good, weighting.weights)
-    moves, models = np.zeros((len(images), 2)), coefficients @ design.T
-    if len(images) > 1:
-        moving = _moving(design, center, setup, good.mean(axis=0) > 0.5, weighting.weights)
-        coefficients, moves, models = _follow(moving, coefficients, images, good)
-    return _Fitted(coefficients, good, moves + center, design, images, models, weighting)
+    good = ~(frames.bad.reshape(len(frames.cube), -1) | weighting.bad)
+    coefficients, moves = solve(design, frames.cube, good, weighting.weights), np.zeros((len(good), 2))
+    fitted = _Fitted(coefficients, good, moves, design, frames.cube, lambda n: coefficients[n] @ design.T, weighting)
+    if len(good) > 1:
+        _follow(_moving(design, center, setup, good.mean(axis=0) > 0.5, weighting.weights), fitted)
+    return replace(fitted, centers=moves + center)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #e36f0b13
 #: A pixel away from the core (fainter than the first, in units of the peak) is bad if it is off by so many times the
@@ -172,14 +170,19 @@ def _mean_variance(frames: _Frames) -> np.ndarray | None:
     # Of a pixel of one integration, from ERR or else from the scatter of the integrations; infinite where never good
     if frames.variance is None and len(frames.cube) < 5:
         return None
-    count = (~frames.bad).sum(axis=0)
-    if frames.variance is not None:
-        known = ~frames.bad & np.isfinite(frames.variance)
-        total, count = np.where(known, frames.variance, 0).sum(axis=0), known.sum(axis=0)
-    else:
-        away = np.where(frames.bad, 0, frames.cube - _mean_image(frames)[0])
-        total, count = (away**2).sum(axis=0), count - 1
-    return np.where(count > 0, total / np.maximum(count, 1), np.inf).ravel()
+    total, count = np.zeros(frames.cube.shape[1:]), np.zeros(frames.cube.shape[1:], int)
+    mean = None if frames.variance is not None else _mean_image(frames)[0]
+    for place in pieces(len(frames.cube), count.size):
+        known = ~frames.bad[place]
+        if mean is None:
+            values = frames.variance[place]
+            known &= np.isfinite(values)
+        else:
+            values = (np.where(known, frames.cube[place], mean) - mean) ** 2
+        total += np.where(known, values, 0).sum(axis=0, dtype=float)
+        count += known.sum(axis=0)
+    less = count - (mean is not None)
+    return np.where(less > 0, total / np.maximum(less, 1), np.inf).ravel()
 
 # %% ../../nbs/fringes/06_fitting.ipynb #2b8e6116
 @dataclass(frozen=True)
@@ -190,6 +193,11 @@ class _Moving:
     tilt: np.ndarray
     weights: np.ndarray
     inverse: np.ndarray
+
+    def models(self, coefficients: np.ndarray, moves: np.ndarray) -> np.ndarray:
+        # Images of these coefficients, moved
+        factors = 1.0, moves[:, :1], moves[:, 1:]
+        return sum(f * (coefficients @ term.T) for f, term in zip(factors, self.terms, strict=True))
 
 # %% ../../nbs/fringes/06_fitting.ipynb #813550da
 def _moving(design: np.ndarray, center, setup: Setup, usual: np.ndarray, weights: np.ndarray | None) -> _Moving:
@@ -212,20 +220,20 @@ def _moving(design: np.ndarray, center, setup: Setup, usual: np.ndarray, weights
     return _Moving(tuple(terms), tilt, weights, inverse)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #62e32439
-def _follow(moving: _Moving, coefficients, images, good):
+def _follow(moving: _Moving, fitted: _Fitted) -> None:
     # The star moves by a few mas between integrations: how far is given by the tilt of the phases. Two rounds: where
     # the first moved the model the phases give the rest (in F277W a hundredth), and the normal matrix of the model at
     # rest serves for both.
+    coefficients, moves = fitted.coefficients, fitted.centers
+    fitted.models = lambda which: moving.models(coefficients[which], moves[which])
     for _ in range(2):
         _, turns = circular_mean(np.arctan2(coefficients[:, 2:-1:2], coefficients[:, 1:-1:2]))
-        moves = np.clip(turns @ np.linalg.pinv(moving.tilt).T, -0.2, 0.2)
-        factors = [1.0, moves[:, :1], moves[:, 1:]]
-        left = images - sum(f * (coefficients @ t.T) for f, t in zip(factors, moving.terms, strict=True))
-        left *= good * moving.weights
-        change = sum(f * (left @ t) for f, t in zip(factors, moving.terms, strict=True))
-        coefficients = coefficients + change @ moving.inverse
-    models = sum(f * (coefficients @ t.T) for f, t in zip(factors, moving.terms, strict=True))
-    return coefficients, moves, models
+        moves[:] = np.clip(turns @ np.linalg.pinv(moving.tilt).T, -0.2, 0.2)
+        for which, _, images, models in fitted.pieces():
+            left = (images - models) * moving.weights
+            factors = 1.0, moves[which, :1], moves[which, 1:]
+            change = sum(f * (left @ t) for f, t in zip(factors, moving.terms, strict=True))
+            coefficients[which] += change @ moving.inverse
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9adbda27
 def _fit_exact(frames: _Frames, setup: Setup, center, options: FitOptions) -> _Fitted:
@@ -252,25 +260,43 @@ def _fit_exact(frames: _Frames, setup: Setup, center, options: FitOptions) -> _F
         models[n] = design @ coefficients[n]
     if np.isnan(coefficients).any(axis=1).all():
         raise frames.problem("its star cannot be centred in any integration; look at the image")
-    flat = (count, -1)
-    return _Fitted(coefficients, ~bad.reshape(flat), centers, design, images.reshape(flat).astype(float), models)
+    return _Fitted(coefficients, ~bad.reshape(count, -1), centers, design, images, models.__getitem__)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #ccaa6e88
-def _noise(frames: _Frames, fitted: _Fitted, kept: np.ndarray) -> tuple[np.ndarray, str]:
-    # Variance of the pixels of one integration, and where it comes from.
-    good = fitted.good[kept]
-    if frames.variance is not None:
-        variance = np.nanmean(
-            np.where(good, frames.variance[kept].reshape(good.shape), np.nan)[:, good.any(axis=0)], axis=0
-        )
-        source = "ERR"
+@dataclass
+class _Sums:
+    # Over the good samples of integrations, pixel by pixel: how many, the image, the model, the variance in the file
+    # and how often it is known, what the model leaves and its square
+    times: np.ndarray
+    image: np.ndarray
+    model: np.ndarray
+    variance: np.ndarray
+    known: np.ndarray
+    left: np.ndarray
+    square: np.ndarray
+
+    @classmethod
+    def of(cls, frames: _Frames, fitted: _Fitted, kept: np.ndarray) -> _Sums:
+        sums = cls(*np.zeros((7, fitted.good.shape[1])))
+        for which, good, image, model in fitted.pieces(kept):
+            variance = np.nan if frames.variance is None else frames.variance[which].reshape(good.shape)
+            known, left = good & np.isfinite(variance), image - model
+            parts = good, image, model, np.where(known, variance, 0), known, left, left**2
+            for total, part in zip(vars(sums).values(), parts, strict=True):
+                total += part.sum(axis=0, dtype=float)
+        return sums
+
+# %% ../../nbs/fringes/06_fitting.ipynb #2034136f
+def _noise(sums: _Sums, count: int, stated: bool) -> np.ndarray:
+    # Variance of the pixels of one integration, out of so many, as stated by the file or by what the model leaves
+    some = sums.times > 0
+    if stated:
+        variance = np.where(sums.known > 0, sums.variance / np.maximum(sums.known, 1), np.nan)
+    elif count > 4:
+        variance = np.maximum(sums.square - sums.left**2 / count, 0) / (count - 1)
     else:
-        left = np.where(good, fitted.images[kept] - fitted.models[kept], 0)[:, good.any(axis=0)]
-        variance = left.var(axis=0, ddof=1) if len(left) > 4 else np.full(left.shape[1], (left**2).mean())
-        source = "residual"
-    whole = np.zeros(good.shape[1])
-    whole[good.any(axis=0)] = np.where(np.isfinite(variance), variance, np.nanmedian(variance))
-    return whole, source
+        variance = np.full(len(some), sums.square.sum() / (count * some.sum()))
+    return np.where(some, np.where(np.isfinite(variance), variance, np.nanmedian(variance[some])), 0)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #808c627e
 def fit(
@@ -458,21 +484,18 @@ def _fit_ours(frames: _Frames, setup: Setup, options: FitOptions, drop: np.ndarr
     useful = (frames.bad.mean(axis=(1, 2)) < 0.5) & ~np.broadcast_to(drop, whole)
     if not useful.any():
         raise frames.problem("more than half of the pixels of each integration are flagged or not finite")
-    if not useful.all():
-        if not np.any(drop):
-            reason = "have no usable pixels and were excluded"
-            frames.notes.append(f"{whole - useful.sum()} of {whole} integrations {reason}")
-        variance = None if frames.variance is None else frames.variance[useful]
-        frames = replace(frames, cube=frames.cube[useful], bad=frames.bad[useful], variance=variance)
-    frames = _crop(frames, exact)
+    if not useful.all() and not np.any(drop):
+        reason = "have no usable pixels and were excluded"
+        frames.notes.append(f"{whole - useful.sum()} of {whole} integrations {reason}")
+    frames = _crop(frames, exact, useful)
     size = frames.cube.shape[1]
     corner = np.array([frames.row, frames.column]) + (size - 1) / 2
     offset = None if options.center is None else tuple(np.asarray(options.center, float) - corner)
     fitted = (_fit_exact if exact else _fit_fast)(frames, setup, offset, options)
     samples = _samples_of(fitted.coefficients, len(setup.mask.names))
     samples["flux"] = fitted.coefficients[:, 0] * fitted.design[:, 0].sum()
-    left = np.where(fitted.good, fitted.images - fitted.models, 0)
-    samples["residual"] = np.sqrt((left**2).sum(axis=1) / fitted.good.sum(axis=1))
+    squares = [((image - model) ** 2).sum(axis=1) for *_, image, model in fitted.pieces()]
+    samples["residual"] = np.sqrt(np.concatenate(squares) / fitted.good.sum(axis=1))
     samples["center"] = fitted.centers + corner
     out = outlying_integrations(samples["flux"], samples["residual"], samples["v2"], samples["cp"])
     if not options.reject:
@@ -499,20 +522,21 @@ def _spread_out(values: np.ndarray, useful: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9c0a155e
 def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted, kept, samples) -> Observables:
-    n_holes, size, good = len(setup.mask.names), frames.cube.shape[1], fitted.good[kept]
-    variance, source = _noise(frames, fitted, kept)
-    usual, times = good.mean(axis=0) > 0.5, np.maximum(good.sum(axis=0), 1)
+    n_holes, size, count = len(setup.mask.names), frames.cube.shape[1], int(kept.sum())
+    sums, source = _Sums.of(frames, fitted, kept), "residual" if frames.variance is None else "ERR"
+    variance = _noise(sums, count, source == "ERR")
+    usual, times = sums.times > 0.5 * count, np.maximum(sums.times, 1)
     expected = sandwich(fitted.design, usual, variance, fitted.weighting.weights)
     means = _average(fitted.coefficients[kept], expected, n_holes, options.debias)
-    modes = _kernel_modes(frames, fitted, kept, n_holes)
-    single = len(good) == 1
+    modes = _kernel_modes(frames, fitted, kept, sums)
+    single = count == 1
     if single:
         origin = "the ERR of the file" if source == "ERR" else "residuals"
         frames.notes.append(f"a single integration: errors from {origin}")
-    image, model = (np.where(good, a[kept], 0).sum(axis=0) / times for a in (fitted.images, fitted.models))
+    image, model = sums.image / times, sums.model / times
     left = image - model
     frames = replace(frames, facts=frames.facts | fitted.weighting.facts)
-    known = source == "ERR" or len(good) > 4  # else the variance is that of the residual
+    known = source == "ERR" or count > 4  # else the variance is that of the residual
     beyond = (left**2 - known * variance / times)[usual].sum() / (image[usual] ** 2).sum()
     if beyond > UNLIKE**2:
         frames.notes.append(
@@ -522,7 +546,7 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
     chi2 = np.nan
     if source == "ERR":
         chi2 = float((left[usual] ** 2 / variance[usual] * times[usual]).sum() / (usual.sum() - len(expected)))
-    pictures = (np.where(good.any(axis=0), a, np.nan).reshape(size, size) for a in (image, model, left))
+    pictures = (np.where(sums.times > 0, a, np.nan).reshape(size, size) for a in (image, model, left))
     result = _of_fit(
         frames,
         setup,
@@ -538,10 +562,10 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
     return result if modes is None else result.with_modes(*modes)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #6d38a0f6
-def _kernel_modes(frames: _Frames, fitted: _Fitted, kept: np.ndarray, n_holes: int):
+def _kernel_modes(frames: _Frames, fitted: _Fitted, kept: np.ndarray, sums: _Sums):
     # What the errors of the kernel that corrected the image do to V² and closure phases, a row for each axis of its
     # covariance; None if it was not corrected, or they are not known.
-    facts, good = frames.facts, fitted.good[kept]
+    facts = frames.facts
     if facts.get("S_MIGCOR") != "COMPLETE":
         return None
     known, factor = KnownMigration.of_header(facts), _electrons_of(facts)
@@ -555,16 +579,17 @@ def _kernel_modes(frames: _Frames, fitted: _Fitted, kept: np.ndarray, n_holes: i
         )
         logger.warning("%s: %s", frames.name, frames.notes[-1])
         return None
-    count = good.sum(axis=0)
-    image = np.where(good, fitted.images[kept], 0).sum(axis=0) / np.maximum(count, 1)
-    image = np.where(count > 0, image, fitted.models[kept].mean(axis=0)).reshape(frames.cube.shape[1:])
+    image, numbers = sums.image / np.maximum(sums.times, 1), np.flatnonzero(kept)
+    parts = [fitted.models(numbers[place]).sum(axis=0) for place in pieces(len(numbers), len(image))]
+    image = np.where(sums.times > 0, image, np.sum(parts, axis=0) / len(numbers)).reshape(frames.cube.shape[1:])
     band = str(facts.get("FILTER") or "")
     changes = coefficient_changes(known, image * factor, int(groups), seconds / groups, band) / factor
-    usual = np.broadcast_to(good.mean(axis=0) > 0.5, (len(changes), good.shape[1]))
+    usual = np.broadcast_to(sums.times > 0.5 * len(numbers), (len(changes), len(sums.times)))
     moved = solve(fitted.design, changes.reshape(usual.shape) * usual, usual, fitted.weighting.weights)
     found = moved @ _jacobian(_typical(fitted.coefficients[kept])).T
     v2, phases = np.split(found, 2, axis=1)
-    return v2, phases @ closure_matrix(n_holes).T
+    holes = int(np.sqrt(2 * phases.shape[1])) + 1
+    return v2, phases @ closure_matrix(holes).T
 
 # %% ../../nbs/fringes/06_fitting.ipynb #0e63dc01
 def _electrons_of(facts: Mapping) -> float:

@@ -5,15 +5,17 @@
 # %% ../../nbs/fringes/02_frames.ipynb #278747af
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core.fits import open_fits
-from ..core.images import RateImage, find_peak
+from ..core.images import RateImage, find_peak, pieces
 from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.exposure import Exposure
 from ..exposures.steps import keywords_of
@@ -60,6 +62,11 @@ class _Frames:
         parts = {key: None if array is None else array[:, rows, columns] for key, array in parts.items()}
         return replace(self, **parts, row=self.row + (rows.start or 0), column=self.column + (columns.start or 0))
 
+    def choose(self, which: np.ndarray) -> _Frames:
+        # Some of the integrations
+        parts = {key: getattr(self, key) for key in ("cube", "bad", "variance")}
+        return replace(self, **{key: None if array is None else array[which] for key, array in parts.items()})
+
     @property
     def place(self) -> tuple[slice, slice]:
         # Of these pixels in the file
@@ -69,36 +76,56 @@ class _Frames:
 # %% ../../nbs/fringes/02_frames.ipynb #11059eed
 def _from_arrays(science, dq, error, frames: _Frames, jumps: bool = True) -> _Frames:
     # The arrays of an exposure, for frames that have none yet
-    cube, notes = np.asarray(science), frames.notes
-    if cube.ndim not in (2, 3) or cube.size == 0:
-        raise frames.problem(
-            f"has shape {cube.shape}; fringes are fitted to an image (rows, columns) or a cube (integrations, "
-            "rows, columns): give a rate, rateints, cal or calints product"
-        )
+    cube = np.asarray(science)
+    _check_shape(cube.shape, frames)
     if not np.issubdtype(cube.dtype, np.floating):
         cube = cube.astype(float)
     for label, other in (("dq", dq), ("error", error)):
         if other is not None and np.shape(other) != cube.shape:
             raise frames.problem(f"its {label} has shape {np.shape(other)}, its image {cube.shape}; they must agree")
-    cube = cube.reshape(-1, *cube.shape[-2:])
-    bad, variance = ~np.isfinite(cube), None
-    if dq is not None:
-        flags = np.asarray(dq).reshape(cube.shape)
-        hit = (flags & niriss.JUMP_DET) != 0
+    single, cube = cube.ndim == 2, cube.reshape(-1, *cube.shape[-2:])
+    planes = [None if plane is None else np.asarray(plane).reshape(cube.shape) for plane in (dq, error)]
+    places = pieces(len(cube), cube[0].size)
+    parts = ((place, *(None if plane is None else plane[place] for plane in planes), None) for place in places)
+    return _with_flags(replace(frames, cube=cube), parts, jumps, single)
+
+# %% ../../nbs/fringes/02_frames.ipynb #bebf74b8
+def _check_shape(shape: tuple[int, ...], frames: _Frames) -> None:
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise frames.problem(
+            f"has shape {shape}; fringes are fitted to an image (rows, columns) or a cube (integrations, "
+            "rows, columns): give a rate, rateints, cal or calints product"
+        )
+
+# %% ../../nbs/fringes/02_frames.ipynb #fc5d7107
+def _with_flags(frames: _Frames, parts: Iterable[tuple], jumps: bool, single: bool) -> _Frames:
+    # Add what comes a few integrations at a time, each None or an array: place, DQ, ERR and VAR_FLAT, which is common
+    # to all exposures of a pixel: no noise. The cube of a place is there when its flags come.
+    cube, notes, hit, variance = frames.cube, frames.notes, None, None
+    bad = np.zeros(cube.shape, bool)
+    for place, flags, error, flat in parts:
+        bad[place] = ~np.isfinite(cube[place])
+        if flags is not None:
+            hit = np.zeros(cube.shape, bool) if hit is None else hit
+            hit[place] = (flags & niriss.JUMP_DET) != 0
+            bad[place] |= (flags & niriss.DO_NOT_USE) != 0
+        if error is not None:
+            if variance is None:
+                variance = np.zeros(cube.shape, np.result_type(error.dtype, np.float32))
+            with np.errstate(over="ignore", invalid="ignore"):
+                square = np.square(error, dtype=float) - (0 if flat is None else np.nan_to_num(flat.astype(float)))
+                variance[place] = np.where(np.isfinite(square) & (square > 0), square, np.nan)
+    if hit is not None:
         if not jumps:
             often = (hit.sum(axis=0) > 1) & (hit.mean(axis=0) > RARE_JUMPS)
-            hit &= ~often & (np.ndim(science) == 3)
+            hit &= ~often & (not single)
             if often.any():
                 notes.append(f"{often.sum()} pixels have jumps in more than {RARE_JUMPS:.0%} of the integrations")
-        bad |= hit | ((flags & niriss.DO_NOT_USE) != 0)
-    if error is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            variance = np.square(np.asarray(error, float)).reshape(cube.shape)
-        variance = np.where(np.isfinite(variance) & (variance > 0), variance, np.nan)
-        if np.isnan(variance[~bad]).all():
-            variance = None
-            notes.append("no usable ERR")
-    return replace(frames, cube=cube, bad=bad, variance=variance)
+        bad |= hit
+    if variance is not None and not any(np.isfinite(v[~b]).any() for v, b in zip(variance, bad, strict=True)):
+        variance = None
+        notes.append("no usable ERR")
+    return replace(frames, bad=bad, variance=variance)
 
 # %% ../../nbs/fringes/02_frames.ipynb #43a0d8c9
 def _from_file(data: Exposure, jumps: bool) -> _Frames:
@@ -113,17 +140,27 @@ def _from_file(data: Exposure, jumps: bool) -> _Frames:
                 header[key] = source[key]
     if data.facts.get("PUPIL", "NRM") != "NRM":
         raise FileProblem(data.paths[0], f"was taken through the pupil {data.facts['PUPIL']}; fringes need NRM")
-    error = None
-    if data.has("ERR"):
-        variance = np.square(data.error, dtype=float)
-        if data.has("VAR_FLAT"):  # common to all exposures of a pixel: no noise
-            flat = np.nan_to_num(data.array("VAR_FLAT").astype(float))
-            variance = np.where(variance > flat, variance - flat, np.nan)
-        error = np.sqrt(variance)
-    dq = data.dq if data.has("DQ") else None
     frames = _Frames(header, data.name, data.paths[0])
     frames.notes += data.missing_segments()
-    return _from_arrays(data.science, dq, error, frames, jumps)
+    shape = data.stated_shape
+    _check_shape(shape, frames)
+    names = ["SCI"] + [name for name in ("DQ", "ERR") if data.has(name)]
+    names += ["VAR_FLAT"] * (data.has("ERR") and data.has("VAR_FLAT"))
+    read = data.pieces(*names)
+    first = next(read)
+    kind = first[0].dtype if first[0].dtype.kind == "f" else float
+    frames.cube = np.empty((math.prod(shape[:-2]), *shape[-2:]), kind)
+    return _with_flags(frames, _filled(frames.cube, names, chain([first], read)), jumps, len(shape) == 2)
+
+# %% ../../nbs/fringes/02_frames.ipynb #5e6cecc8
+def _filled(cube: np.ndarray, names: list[str], read: Iterable[tuple[np.ndarray, ...]]) -> Iterator[tuple]:
+    # Fill a cube by what is read of a file, and hand on the rest
+    start = 0
+    for arrays in read:
+        found = {name: array.reshape(-1, *cube.shape[1:]) for name, array in zip(names, arrays, strict=True)}
+        place = slice(start, start := start + len(found["SCI"]))
+        cube[place] = found["SCI"]
+        yield place, *(found.get(name) for name in ("DQ", "ERR", "VAR_FLAT"))
 
 # %% ../../nbs/fringes/02_frames.ipynb #887b79ca
 def _from_primary(path: Path, jumps: bool) -> _Frames:
@@ -211,10 +248,17 @@ def _flag_outliers(frames: _Frames, sigma: float = 10.0) -> None:
     # can only find something among more than 100 integrations. The median deviation finds it among ten.
     if len(frames.cube) < 10:
         return
-    away = np.abs(frames.cube - np.median(frames.cube, axis=0))
-    spread = 1.4826 * np.median(away, axis=0)
-    with np.errstate(invalid="ignore"):
-        frames.bad |= (away > sigma * spread) & (spread > 0)
+    for row in range(frames.cube.shape[1]):
+        values = _lanes(frames.cube, row)
+        away = np.abs(values - np.median(values, axis=1, keepdims=True))
+        spread = 1.4826 * np.median(away, axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            frames.bad[:, row] |= ((away > sigma * spread) & (spread > 0)).T
+
+# %% ../../nbs/fringes/02_frames.ipynb #e8280cd7
+def _lanes(cube: np.ndarray, row: int) -> np.ndarray:
+    # Of a row of pixels all integrations, shape (columns, n): to sort those of a long cube needs no second cube
+    return np.ascontiguousarray(cube[:, row].T)
 
 # %% ../../nbs/fringes/02_frames.ipynb #aa36af85
 def _flag_like_pipeline(frames: _Frames, sigma: float = 10.0) -> None:
@@ -222,15 +266,17 @@ def _flag_like_pipeline(frames: _Frames, sigma: float = 10.0) -> None:
         frames.bad |= frames.cube - np.median(frames.cube, axis=0) > sigma * np.std(frames.cube, axis=0)
 
 # %% ../../nbs/fringes/02_frames.ipynb #ac3970b9
-def _median_image(frames: _Frames) -> tuple[np.ndarray, np.ndarray]:
-    # Median over the good samples, and where there is one; bad pixels are 0.
-    some, never = frames.bad.any(axis=0), frames.bad.all(axis=0)
-    image = np.zeros(frames.cube.shape[1:])
-    if not some.all():
-        image[~some] = np.median(frames.cube[:, ~some], axis=0)
-    part = some & ~never
-    if part.any():
-        image[part] = np.nanmedian(np.where(frames.bad, np.nan, frames.cube)[:, part], axis=0)
+def _median_image(frames: _Frames, useful: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Median over the good samples of useful integrations, and where there is one; bad pixels are 0.
+    some, never = frames.bad[useful].any(axis=0), frames.bad[useful].all(axis=0)
+    image = np.zeros(some.shape)
+    for row in range(len(image)):
+        values = _lanes(frames.cube, row)[:, useful]
+        whole, part = ~some[row], some[row] & ~never[row]
+        image[row, whole] = np.median(values[whole], axis=1)
+        if part.any():
+            bad = _lanes(frames.bad, row)[:, useful]
+            image[row, part] = np.nanmedian(np.where(bad, np.nan, values)[part], axis=1)
     return image, ~never
 
 # %% ../../nbs/fringes/02_frames.ipynb #da31eeea
@@ -243,14 +289,15 @@ def _light_center(image: np.ndarray, row: int, column: int, reach: int = 6) -> t
     return row, column
 
 # %% ../../nbs/fringes/02_frames.ipynb #321dc855
-def _crop(frames: _Frames, exact: bool) -> _Frames:
-    image, good = _median_image(frames)
+def _crop(frames: _Frames, exact: bool, useful: np.ndarray) -> _Frames:
+    # The useful integrations, cut around the star
+    image, good = _median_image(frames, useful)
     if not good.any() or not (image > 0).any():
         raise frames.problem("has no good pixel with signal: every one is flagged or not finite")
     found = find_peak(RateImage(image, np.ones_like(image), good))
     row, column = found.row, found.col
     if exact:  # the pipeline takes the brightest pixel, flagged or not
-        plain = np.median(frames.cube, axis=0)
+        plain = np.median(frames.cube[useful], axis=0)
         theirs = np.unravel_index(np.nanargmax(plain), plain.shape)
         if max(abs(theirs[0] - row), abs(theirs[1] - column)) <= 3:
             row, column = (int(place) for place in theirs)
@@ -265,13 +312,14 @@ def _crop(frames: _Frames, exact: bool) -> _Frames:
         )
     half, part = CORE
     middle = _light_center(image, row, column)
-    core = frames.bad[:, middle[0] - half : middle[0] + half + 1, middle[1] - half : middle[1] + half + 1]
+    core = frames.bad[useful, middle[0] - half : middle[0] + half + 1, middle[1] - half : middle[1] + half + 1]
     if np.median((~core).mean(axis=(1, 2))) < part:
         raise frames.problem(
             f"{np.median(core.sum(axis=(1, 2))):.0f} of the {core[0].size} central pixels of its star are flagged bad: "
             "saturated, or lost to charge migration; use fewer groups"
         )
-    return frames.cut(slice(row - reach, row + reach + 1), slice(column - reach, column + reach + 1))
+    frames = frames.cut(slice(row - reach, row + reach + 1), slice(column - reach, column + reach + 1))
+    return frames if useful.all() else frames.choose(useful)
 
 # %% ../../nbs/fringes/02_frames.ipynb #1208bbc4
 @dataclass
@@ -294,9 +342,18 @@ class _Fitted:
     good: np.ndarray  # n, pixels
     centers: np.ndarray  # n, 2: from the middle of the crop
     design: np.ndarray  # pixels, terms: of the last integration, or of all
-    images: np.ndarray  # n, pixels
-    models: np.ndarray  # n, pixels
+    images: np.ndarray  # n, rows, columns
+    models: Callable[[np.ndarray], np.ndarray]  # (k, pixels) of the integrations with these k numbers
     weighting: _Weighting = field(default_factory=lambda: _Weighting())
+
+    def pieces(self, kept: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, ...]]:
+        # A few integrations at a time: their numbers, good pixels, images and models (0 where not good)
+        numbers = np.arange(len(self.good)) if kept is None else np.flatnonzero(kept)
+        for place in pieces(len(numbers), self.good.shape[1]):
+            which = numbers[place]
+            good = self.good[which]
+            image = self.images[which].reshape(good.shape).astype(float)
+            yield which, good, np.where(good, image, 0), np.where(good, self.models(which), 0)
 
 # %% ../../nbs/fringes/02_frames.ipynb #e70ed130
 def _even(size: int) -> slice:
@@ -305,6 +362,7 @@ def _even(size: int) -> slice:
 # %% ../../nbs/fringes/02_frames.ipynb #ad9318e4
 def _mean_image(frames: _Frames) -> tuple[np.ndarray, np.ndarray]:
     # Mean over the good samples, and where there is one; bad pixels are 0.
-    count = (~frames.bad).sum(axis=0)
-    total = np.where(frames.bad, 0, frames.cube).sum(axis=0, dtype=float)
+    count, total = (~frames.bad).sum(axis=0), np.zeros(frames.cube.shape[1:])
+    for place in pieces(len(frames.cube), count.size):
+        total += np.where(frames.bad[place], 0, frames.cube[place]).sum(axis=0, dtype=float)
     return total / np.maximum(count, 1), count > 0

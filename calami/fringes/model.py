@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ..core.images import pieces
 from ..core.problems import CalamiError
 from ..instrument.fourier import _centred_transform
 from ..instrument.mask import Mask, pairs_of
@@ -209,7 +210,7 @@ def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray, weights: np.
     design : numpy.ndarray
         The pictures, shape (pixels, terms).
     images : numpy.ndarray
-        Shape (n, pixels).
+        Shape (n, pixels) or (n, rows, columns).
     good : numpy.ndarray
         True where a pixel of an image is used, shape (n, pixels).
     weights : numpy.ndarray, optional
@@ -225,27 +226,30 @@ def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray, weights: np.
     CalamiError
         If the good pixels of an image do not determine all terms.
     """
-    if weights is not None:
-        root = np.sqrt(weights)
-        design, images = design * root[:, None], images * root
+    root = 1.0 if weights is None else np.sqrt(weights)
+    design = design * np.reshape(root, (-1, 1))
     norm = np.sqrt((design**2).mean(axis=0))
     scaled = design / norm
     usual = good.mean(axis=0) > 0.5
-    normal = np.broadcast_to(scaled[usual].T @ scaled[usual], (len(images), *2 * scaled.shape[1:])).copy()
-    for which, flags in enumerate(good):
-        lost, gained = scaled[usual & ~flags], scaled[flags & ~usual]
-        if len(lost):
-            normal[which] -= lost.T @ lost
-        if len(gained):
-            normal[which] += gained.T @ gained
-    right = np.where(good, images, 0) @ scaled
-    condition = np.linalg.cond(normal)
-    if not np.all(np.isfinite(condition)) or condition.max() > 1e10:
-        raise CalamiError(
-            f"the good pixels of integration {int(np.argmax(condition))} do not determine the {design.shape[1]} terms "
-            "of the fringe model; it has too many bad pixels"
-        )
-    return np.linalg.solve(normal, right[..., None])[..., 0] / norm
+    common = scaled[usual].T @ scaled[usual]
+    found = np.zeros((len(images), design.shape[1]))
+    for place in pieces(len(images), len(design)):
+        normal = np.array([common + _change(scaled, usual, flags) for flags in good[place]])
+        condition = np.linalg.cond(normal)
+        if not np.all(np.isfinite(condition)) or condition.max() > 1e10:
+            raise CalamiError(
+                f"the good pixels of integration {place.start + int(np.argmax(condition))} do not determine the "
+                f"{design.shape[1]} terms of the fringe model; it has too many bad pixels"
+            )
+        right = (np.where(good[place], images[place].reshape(-1, len(design)), 0) * root) @ scaled
+        found[place] = np.linalg.solve(normal, right[..., None])[..., 0] / norm
+    return found
+
+# %% ../../nbs/fringes/01_model.ipynb #636b587a
+def _change(scaled: np.ndarray, usual: np.ndarray, flags: np.ndarray) -> np.ndarray | float:
+    # Of the normal matrix, where other pixels than the usual ones are good
+    lost, gained = scaled[usual & ~flags], scaled[flags & ~usual]
+    return gained.T @ gained - lost.T @ lost
 
 # %% ../../nbs/fringes/01_model.ipynb #7f513085
 def sandwich(

@@ -1,7 +1,9 @@
 """Fringes: agreement with jwst.ami, right errors, bad pixels, bad input."""
 
+import gzip
 import importlib.util
 import logging
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from toys import fringe_cube, fringe_images, write_exposure
 
 from calami.calutil import Data
+from calami.core import images
 from calami.core.problems import CalamiError, FileProblem
 from calami.fringes import average
 from calami.fringes import frames as fringes_frames
@@ -473,3 +476,65 @@ def test_a_cube_in_the_primary_hdu_is_read_as_the_array_is(tmp_path):
     fits.PrimaryHDU().writeto(tmp_path / "none.fits")
     with pytest.raises(FileProblem, match=r"none\.fits: has no SCI extension"):
         fit(tmp_path / "none.fits")
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory):
+    """A calints file with all extensions of a real one, its parts in segments, and packed."""
+    cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 40, seed=1)
+    dq[20:] |= np.where(np.random.default_rng(1).random(dq[20:].shape) < 0.001, niriss.JUMP_DET, 0).astype("uint32")
+    dq[7] = 1  # an integration without a usable pixel
+    flat = (0.002 * np.clip(cube, 0, None)) ** 2
+    arrays = {"SCI": cube, "ERR": np.sqrt(error**2 + flat), "VAR_FLAT": flat}
+    arrays = {key: values.astype("float32") for key, values in arrays.items()} | {"DQ": dq}
+    folder = tmp_path_factory.mktemp("long")
+    name = "jw01093012001_03102_00001-seg00{}_nis_calints.fits"
+    whole = write_exposure(folder / name.replace("-seg00{}", ""), arrays, POINTING, NINTS=40)
+    parts = [
+        write_exposure(folder / name.format(n + 1), {k: a[16 * n : 16 * n + 16] for k, a in arrays.items()}, POINTING)
+        for n in range(3)
+    ]
+    packed = folder / (whole.name + ".gz")
+    packed.write_bytes(gzip.compress(whole.read_bytes(), 1))
+    return {"arrays": arrays, "whole": whole, "segments": parts, "packed": packed}
+
+
+@pytest.mark.parametrize("kind", ["whole", "segments", "packed"])
+@pytest.mark.parametrize("weights", ["noise", "plain"])
+def test_a_cube_in_pieces_is_fitted_as_the_whole(long_file, kind, weights, monkeypatch):
+    arrays, facts = long_file["arrays"], {"filter": "F480M", "header": POINTING, "pixel_weights": weights}
+    error = np.sqrt(np.square(arrays["ERR"], dtype=float) - arrays["VAR_FLAT"])
+    whole = fit(arrays["SCI"], dq=arrays["DQ"], error=error, **facts)
+    monkeypatch.setattr(images, "PIECE", 7 * 6400)  # integrations at once
+    got = fit(long_file[kind], pixel_weights=weights)
+    for name in ("v2", "cp", "v2_covariance", "cp_covariance", "visphi", "visphi_err", "t3amp_err", "residual", "chi2"):
+        ours, theirs = getattr(got, name), getattr(whole, name)
+        assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-7 * np.nanmax(np.abs(theirs)), equal_nan=True), name
+    for name in whole.samples:
+        assert np.allclose(got.samples[name], whole.samples[name], rtol=1e-7, atol=1e-7, equal_nan=True), name
+    assert np.flatnonzero(~got.samples["kept"]).tolist() == [7]
+
+
+def test_a_long_file_is_never_read_as_a_whole(long_file, monkeypatch):
+    monkeypatch.setattr(images, "PIECE", 7 * 6400)
+    data = Data(long_file["segments"])
+    sizes = [len(science) for science, _ in data.pieces("SCI", "DQ")]
+    assert sizes == [7, 7, 2, 7, 7, 2, 7, 1] and data.stated_shape == (40, 80, 80)
+    monkeypatch.setattr(Data, "array", lambda *_: pytest.fail("an extension was read as a whole"))
+    flags = np.concatenate([dq for _, dq in data.pieces("SCI", "DQ")])
+    assert flags.dtype == np.uint32 and np.array_equal(flags, long_file["arrays"]["DQ"])
+    assert fit(data).n_integrations == 39
+
+
+def test_memory_of_a_long_fit(tmp_path, monkeypatch):
+    # Bytes a pixel that a fit of a file holds at most: 4 of the cube, 4 of its variance, flags, and little else
+    cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 600, seed=1)
+    arrays = {"SCI": cube.astype("float32"), "ERR": error.astype("float32"), "DQ": dq, "VAR_FLAT": 0 * dq.astype("f4")}
+    path = write_exposure(tmp_path / "jw01093012001_03102_00001_nis_calints.fits", arrays, POINTING, NINTS=600)
+    monkeypatch.setattr(images, "PIECE", 10 * 6400)
+    fit(path, pixel_weights="plain")
+    tracemalloc.start()
+    got = fit(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert got.n_integrations == 600 and peak < 16 * dq.size
