@@ -24,7 +24,7 @@ _NAMES = {
     "migration_flow observed_slope slope_weights star_light undersampled undo_capacitance",
     "converter": "ADC_PERIOD ADC_WAVE Converter PERFECT checked_wave convert",
     "detector": "DEAD Detector EFFECTS HOT classical_nonlinearity cosmic_rays simulate_ramps stripes",
-    "coefficients": "KnownMigration coefficient_changes",
+    "coefficients": "KnownMigration PRESET_ERRORS coefficient_changes known_preset",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

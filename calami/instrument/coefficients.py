@@ -14,6 +14,7 @@ import numpy as np
 from ..core.problems import CalamiError
 from calami.instrument.migration import (
     Migration,
+    find_migration,
     interpixel_capacitance,
     light_between,
     observed_slope,
@@ -22,7 +23,7 @@ from calami.instrument.migration import (
 )
 
 # %% auto #0
-__all__ = ['KnownMigration', 'coefficient_changes']
+__all__ = ['PRESET_ERRORS', 'KnownMigration', 'coefficient_changes', 'known_preset']
 
 # %% ../../nbs/instrument/08_coefficients.ipynb #92ccf68e
 #: What is written of a `Migration`, in this order; what is 0 is left out.
@@ -172,3 +173,35 @@ def coefficient_changes(
             moved = moved + before - seen(moved, law)
         slopes.append(interpixel_capacitance(moved - current) / (step or 1.0))
     return np.tensordot(known.root.T, np.reshape(slopes, (len(known.names), *current.shape)), axes=1)
+
+# %% ../../nbs/instrument/08_coefficients.ipynb #f6883316
+#: Errors of presets that were measured, as ``MIGCOV`` holds them. Source: the fits of the page on the flight preset.
+PRESET_ERRORS = {
+    "flight": "edge 1.657e-07; diagonal -2.599e-08 8.06e-08; growth -3.329e-06 -4.389e-06 2.029e-06; "
+    "cubic -1.361e-13 -8.115e-14 -7.341e-13 1.229e-12",
+    "flight_linear": "edge 2.813e-07; diagonal -1.487e-07 5.05e-08",
+    "flight_steep": "growth 1.09e-06",
+}
+
+# %% ../../nbs/instrument/08_coefficients.ipynb #5e054ee9
+def known_preset(name: str) -> KnownMigration:
+    """
+    Give a preset with its errors.
+
+    Parameters
+    ----------
+    name : str
+        A name in `calami.instrument.migration.MIGRATION_PRESETS`.
+
+    Returns
+    -------
+    KnownMigration
+        Without errors where it was not measured on NIRISS.
+
+    Raises
+    ------
+    CalamiError
+        If there is no such preset.
+    """
+    cards = KnownMigration(find_migration(name)).cards | {"MIGCOV": PRESET_ERRORS.get(name, "")}
+    return replace(KnownMigration.of_header(cards), migration=find_migration(name))

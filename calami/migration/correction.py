@@ -22,7 +22,7 @@ from ..exposures.cards import read_keywords
 from ..exposures.exposure import time_contradiction
 from ..exposures.steps import step_statuses
 from ..instrument import niriss
-from ..instrument.coefficients import KnownMigration
+from ..instrument.coefficients import KnownMigration, known_preset
 from calami.instrument.migration import (
     IPC_KERNEL,
     Migration,
@@ -719,7 +719,9 @@ def find_kernel(kernel: str | os.PathLike, band: str = "") -> FoundKernel:
             raise CalamiError(f"{path}: has {count}, and 1 is needed; there: {have}; {remedy}")
         return fitting[0]
     if not path.suffix and not path.with_suffix(".asdf").is_file():
-        return FoundKernel(find_migration(os.fspath(kernel)), os.fspath(kernel))
+        preset = known_preset(os.fspath(kernel))
+        meta = {"fitted": list(preset.names), "covariance": preset.covariance.tolist()}
+        return FoundKernel(preset.migration, os.fspath(kernel), meta=meta)
     path = path if path.suffix else path.with_suffix(".asdf")
     migration, meta = read_kernel(path)
     return FoundKernel(migration, path.name, str(meta.get("instrument", {}).get("filter", "")), meta)

@@ -254,9 +254,9 @@ class Kernel:
         The coefficients as the simulation and `calami.instrument.detector` take them;
         negative values are cut at 0 there.
     names : tuple of str
-        Of those that were fitted: ``edge``, ``diagonal``, ``growth``, ``nonlinearity``.
+        Of those that were fitted: ``edge``, ``diagonal``, ``growth``, ``nonlinearity``; to a pair, ``cubic``, too.
     values, errors : numpy.ndarray
-        Per e-; ``nonlinearity`` is the quadratic loss left after linearisation.
+        Per e-; ``nonlinearity`` is the quadratic loss left after linearisation, ``cubic`` the cubic one, per e-².
     covariance : numpy.ndarray
         Shape (n, n).
     chi2 : float
@@ -301,7 +301,7 @@ class Kernel:
         Kernel
             The same coefficients; flux and shift are excluded.
         """
-        names = tuple(n for n in fit.free if n in _UNITS)
+        names = tuple(n for n in fit.free if n in (*_UNITS, "cubic"))
         own = [fit.free.index(n) for n in names]
         return cls(
             fit.migration, names, fit.values[own], fit.errors[own], fit.covariance[np.ix_(own, own)], fit.chi2,
@@ -315,7 +315,7 @@ class Kernel:
         Parameters
         ----------
         name : str
-            ``edge``, ``diagonal``, ``growth`` or ``nonlinearity``.
+            ``edge``, ``diagonal``, ``growth``, ``nonlinearity`` or ``cubic``.
 
         Returns
         -------

@@ -58,7 +58,9 @@ def kernel_modes(kernel: Kernel) -> list[tuple[Migration, Migration, float]]:
 def _shifted(kernel: Kernel, shift: np.ndarray) -> Migration:
     # Coefficients some way off; those that may not be negative stop at 0.
     own = {name: getattr(kernel.migration, name) + float(by) for name, by in zip(kernel.names, shift, strict=True)}
-    return replace(kernel.migration, **{n: v if n == "nonlinearity" else max(v, 0.0) for n, v in own.items()})
+    return replace(
+        kernel.migration, **{n: v if n in ("nonlinearity", "cubic") else max(v, 0.0) for n, v in own.items()}
+    )
 
 # %% ../../nbs/migration/13_kernel_error.ipynb #9c86a87c
 def pixel_modes(kernel: Kernel, correct: Callable[[Migration], np.ndarray]) -> np.ndarray:

@@ -168,7 +168,7 @@ def test_a_pair_in_the_common_form(tmp_path):
         image, image, image > 0, image,
     )  # fmt: skip
     pair = Kernel.of_pair(fit, "F480M", ("a", "b"))
-    assert pair.names == ("edge", "diagonal", "growth") and pair.covariance.shape == (3, 3) and pair.dof == 41
+    assert pair.names == ("edge", "diagonal", "growth", "cubic") and pair.covariance.shape == (4, 4) and pair.dof == 41
     diced = kernel_from_diced(chunks_of())
     table = kernel_table([pair, diced])
     table.write(tmp_path / "cm_kernel.ecsv")

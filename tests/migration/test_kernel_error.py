@@ -15,7 +15,7 @@ from calami.fringes.calibration import selfcal
 from calami.fringes.observables import from_samples, wrap
 from calami.fringes.oifits import read_oifits, write_oifits
 from calami.instrument import niriss
-from calami.instrument.coefficients import KnownMigration
+from calami.instrument.coefficients import KnownMigration, known_preset
 from calami.instrument.migration import Migration, light_between
 from calami.instrument.optics import fine_psf, within_pixels
 from calami.migration.correction import Correct, correct_image, write_kernel
@@ -238,3 +238,13 @@ def test_a_header_brings_coefficients_and_errors_back():
         KnownMigration.of_header({"MIGCOEF": "sideways 1e-7"})
     with pytest.raises(CalamiError, match="do not belong"):
         KnownMigration(LAW, ("flux",), np.eye(1))
+
+
+def test_a_preset_that_was_measured_brings_its_errors(stars, tmp_path):
+    one = fit(prep_data(stars[0], Correct("flight"), tmp_path)[0])
+    assert len(one.v2_modes) == 4 and 1e-3 < one.header["SYS_KERN"] < 1e-2
+    # growth and edge are known much better together than each of them
+    alone = replace(known_preset("flight"), root=np.diag(np.sqrt(np.diag(known_preset("flight").covariance))))
+    apart = fit(stars[0], header=alone.cards | {"S_MIGCOR": "COMPLETE"})
+    assert apart.header["SYS_KERN"] > 1.5 * one.header["SYS_KERN"]
+    assert known_preset("h4rg").names == ()

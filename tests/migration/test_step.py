@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from calami.core.problems import CalamiError, FileProblem
 from calami.instrument import niriss
+from calami.instrument.coefficients import KnownMigration
 from calami.instrument.migration import Migration, charge_ramp, find_migration, interpixel_capacitance
 from calami.migration.correction import Correct, find_kernel, read_kernel, write_kernel
 from calami.migration.kernel import Kernel
@@ -160,6 +161,7 @@ except Exception as error:
     made = next(tmp_path.glob("*_corrected_rate.fits"))
     header = fits.getheader(made)
     assert header["MIGKERN"] == "pars-correctmigrationstep_f480m.asdf" and "put back" in str(header.get("HISTORY", ""))
+    assert KnownMigration.of_header(header).migration.edge == 0.64e-6
     by_recipe = prep_data(rate, Correct(kernels), tmp_path / "prep")[0]
     good = fits.getdata(rate, "DQ") & 1 == 0
     assert np.allclose(fits.getdata(made, "SCI")[good], fits.getdata(by_recipe, "SCI")[good], rtol=2e-6)
@@ -172,11 +174,13 @@ from stdatamodels.jwst import datamodels
 from calami.process.ownstep import keyword_of, mark, use_own_keywords
 early = datamodels.RampModel((2, 3, 4, 4))
 use_own_keywords()
-mark(early, {"S_MIGCOR": "COMPLETE", "MIGKERN": "flight"}, "done")
+long = "edge 6.4e-07; " + " ".join(["diagonal"] + 20 * ["1.234e-08"])
+mark(early, {"S_MIGCOR": "COMPLETE", "MIGKERN": "flight", "MIGCOV": long}, "done")
 for kind in (datamodels.ImageModel, datamodels.CubeModel, datamodels.AmiOIModel, datamodels.RampModel):
     late = kind()
     late.update(early)
     assert keyword_of(late, "S_MIGCOR") == "COMPLETE" and keyword_of(late, "MIGKERN") == "flight", kind
+    assert keyword_of(late, "MIGCOV") == long, kind
     hdu = late.to_flat_dict(include_arrays=False)
     assert hdu["meta.cal_step.correct_migration"] == "COMPLETE"
 """
