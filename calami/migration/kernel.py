@@ -33,9 +33,9 @@ from .ramps import RampStatistics, covariance_of_means, noise_factor, slope_of_s
 from ..process.piece import numbers_of
 
 # %% auto #0
-__all__ = ['KERNEL_RADIUS', 'PATTERNS', 'HYPOTHESES', 'DECISIVE', 'PRACTICAL', 'POOR_FIT', 'patterns', 'Kernel', 'kernel_table',
-           'Verdict', 'migration_or_nonlinearity', 'KernelOptions', 'kernel_from_ramps', 'kernel_from_diced',
-           'kernel_from_dice']
+__all__ = ['KERNEL_RADIUS', 'PATTERNS', 'HYPOTHESES', 'DECISIVE', 'LIGHT_ERROR', 'PRACTICAL', 'POOR_FIT', 'patterns', 'Kernel',
+           'kernel_table', 'Verdict', 'migration_or_nonlinearity', 'KernelOptions', 'kernel_from_ramps',
+           'kernel_from_diced', 'kernel_from_dice']
 
 # %% ../../nbs/migration/03_kernel.ipynb #ac14483b
 #: Radius around the peak, pixels, within which pixels are fitted.
@@ -200,7 +200,10 @@ def _part_of_equations(series: _Series, basis, place, k: int, skip: int) -> _Equ
     return _Equations(normal, right, float((y**2).sum()), y.size, len(y), [blocks])
 
 # %% ../../nbs/migration/03_kernel.ipynb #fabaa49c
+# Growths that are tried, per e-; for errors also those of a flow that slows down: next to 0, resamples that stop there
+# scatter too little.
 _GROWTHS = np.concatenate([[0.0], np.geomspace(1e-6, 3e-4, 60)])
+_BOTH_SIGNS = np.concatenate([-np.geomspace(1e-5, 1e-6, 10), _GROWTHS])
 _UNITS = {"edge": 1e-6, "diagonal": 1e-6, "growth": 1.0, "nonlinearity": 1e-7}
 
 # %% ../../nbs/migration/03_kernel.ipynb #e8957e73
@@ -219,20 +222,20 @@ def _solve(eq: _Equations, right: np.ndarray, parts: Sequence[str], growth: floa
     return projected @ inverse, -np.einsum("rm,mn,rn->r", projected, inverse, projected)
 
 # %% ../../nbs/migration/03_kernel.ipynb #e230f8c4
-def _best(eq: _Equations, right: np.ndarray, names: Sequence[str]):
+def _best(eq: _Equations, right: np.ndarray, names: Sequence[str], growths: np.ndarray = _GROWTHS):
     # Best coefficients (R, n), the growth last where it is free, and chi2 less yy (R,), for right-hand sides (R, 5).
     parts = _parts(names)
     if len(parts) == len(names):
         return _solve(eq, right, parts, 0.0)
-    drops = np.array([_solve(eq, right, parts, g)[1] for g in _GROWTHS])
-    place = np.clip(np.argmin(drops, axis=0), 1, len(_GROWTHS) - 2)
+    drops = np.array([_solve(eq, right, parts, g)[1] for g in growths])
+    place = np.clip(np.argmin(drops, axis=0), 1, len(growths) - 2)
     rows = np.arange(len(right))
-    x0, x1, x2 = (_GROWTHS[place + k] for k in (-1, 0, 1))
+    x0, x1, x2 = (growths[place + k] for k in (-1, 0, 1))
     y0, y1, y2 = (drops[place + k, rows] for k in (-1, 0, 1))
     bend = (x2 - x0) * ((x2 - x1) * y0 + (x1 - x0) * y2 - (x2 - x0) * y1)
     shift = ((x2 - x1) ** 2 * (y0 - y1) - (x1 - x0) ** 2 * (y2 - y1)) * (x2 - x0)
-    growth = np.clip(x1 + shift / np.where(bend > 0, 2 * bend, np.inf), 0.0, _GROWTHS[-1])
-    growth = np.where(np.argmin(drops, axis=0) == 0, np.minimum(growth, _GROWTHS[1]), growth)
+    growth = np.clip(x1 + shift / np.where(bend > 0, 2 * bend, np.inf), growths[0], growths[-1])
+    growth = np.where(np.argmin(drops, axis=0) == 0, np.minimum(growth, growths[1]), growth)
     solved = [_solve(eq, right[r : r + 1], parts, float(g)) for r, g in enumerate(growth)]
     values, drop = (np.concatenate(part) for part in zip(*solved, strict=True))
     return np.column_stack([values, growth]), drop
@@ -257,6 +260,7 @@ class Kernel:
         Of those that were fitted: ``edge``, ``diagonal``, ``growth``, ``nonlinearity``; to a pair, ``cubic``, too.
     values, errors : numpy.ndarray
         Per e-; ``nonlinearity`` is the quadratic loss left after linearisation, ``cubic`` the cubic one, per e-².
+        A growth of 0 is the least there can be: twice its error is an upper limit.
     covariance : numpy.ndarray
         Shape (n, n).
     chi2 : float
@@ -347,6 +351,8 @@ class Kernel:
         words = [
             f"growth > {1e6 * value:.0f}e-6 per e- (the most that is tried)"
             if name == "growth" and self.at_bound
+            else f"growth < {2e6 * error:.3f}e-6 per e-"
+            if name == "growth" and value == 0
             else f"{name} ({1e6 * value:.3f} ± {1e6 * error:.3f})e-6 per e-"
             for name, value, error in zip(self.names, self.values, self.errors, strict=True)
         ]
@@ -420,7 +426,7 @@ def _covariance(eq: _Equations, names: Sequence[str], values: np.ndarray, scale:
     # Of the free coefficients, in units of _UNITS: from resampled blocks, or where there are too few of them from the
     # curvature.
     if all(len(b) >= 4 for b in eq.blocks) and options.n_bootstrap:
-        many = _best(eq, _resampled_right(eq, options.n_bootstrap, options.seed), names)[0]
+        many = _best(eq, _resampled_right(eq, options.n_bootstrap, options.seed), names, _BOTH_SIGNS)[0]
         return np.atleast_2d(np.cov(many, rowvar=False))
     parts = _parts(names)
     design = _design(values[-1] if "growth" in names else 0.0, parts)
@@ -437,6 +443,8 @@ def _kernel(eq: _Equations, names: Sequence[str], source: str, words, options: K
     covariance = _covariance(eq, names, values[0], max(chi2 / dof, 1.0), options)
     units = np.array([_UNITS[n] for n in names])
     found, covariance = values[0] * units, covariance * np.outer(units, units)
+    relative, least = np.array([LIGHT_ERROR.get(n, (0.0, 0.0)) for n in names]).T
+    covariance += np.diag((relative * found) ** 2 + least**2)
     own = dict(zip(names, found.tolist(), strict=True))
     migration = Migration(
         max(own.get("edge", 0.0), 0.0), max(own.get("diagonal", 0.0), 0.0), own.get("growth", 0.0),
@@ -456,6 +464,10 @@ HYPOTHESES = {
 DECISIVE = 6.0
 
 
+#: Errors of a kernel that remain at any number of photons, because the light between pixels is taken from pixels of
+#: unequal sensitivity: a fraction, and per e-. Source: ramps of another simulator without noise, with pixels that
+#: differ by 1 % (`validation/foreign_physics`).
+LIGHT_ERROR = {"edge": (0.01, 0.0), "diagonal": (0.02, 0.0), "growth": (0.0, 2e-7)}
 #: Change of a pixel's signal below which an effect is not named: 0.2 % at the deepest read of the peak.
 PRACTICAL = 0.002
 #: χ² per degree of freedom above which no hypothesis describes the ramps.

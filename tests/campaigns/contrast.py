@@ -13,6 +13,9 @@ floor.
 *limits*: how alike the errors of fringes are between baselines, by the probability of what places of obs 020 differ by,
 also of places that were left out; and limits against the scatter of best contrasts where nothing is.
 
+*real*: what the stars of program 1093 say: the deep pair of obs 012, AB Dor C by each reference and by both, and a star
+by itself on other pixels.
+
 *numbers*: limits at 150 mas at equal photons against the number of integrations, fitted, averaged from samples, and by
 itself.
 
@@ -235,6 +238,47 @@ def _log_chance(data) -> float:
     return total
 
 
+def print_real(folder: Path) -> None:
+    """The deep pair of obs 012, AB Dor C by its references, and a star by itself on other pixels."""
+    from scipy.stats import chi2
+
+    from calami.dataset import Dataset
+    from calami.migration.pair_kernel import fit_kernel
+    from calami.migration.pairs import compare_all
+
+    kernel = fit_kernel(compare_all(Dataset(folder))[0][0])
+    rows, columns = np.indices(kernel.shallow.shape)
+    row, column = np.unravel_index(kernel.shallow.argmax(), kernel.shallow.shape)
+    eight = np.maximum(abs(rows - row), abs(columns - column)) == 1
+    seen, model = (
+        100 * (i[eight].sum() / kernel.shallow[eight].sum() - 1) for i in (kernel.deep_at_rest, kernel.model)
+    )
+    print(f"pair: {kernel}; {kernel.chi2_core / kernel.n_core:.2f} a pixel; eight neighbours {seen:+.2f} %, predicted "
+          f"{model:+.2f}, {(seen - model) / (100 * kernel.floor / np.sqrt(8)):+.1f} sigma")  # fmt: skip
+    acts = ("03102", "03103", "03104")
+    stars = {
+        o: [fitting.fit(folder / f"jw01093{o}001_{a}_00001_nis_cal.fits") for a in acts] for o in ("012", "015", "018")
+    }
+    found = []
+    for references in (("015",), ("018",), ("015", "018")):
+        data = [calibrate(t, [stars[r][n] for r in references]) for n, t in enumerate(stars["012"])]
+        one = search_companion(data, trials=1000)
+        found.append((np.array([one.separation, one.position_angle, *one.contrast.values()]), one.covariance))
+        values = zip(found[-1][0], np.sqrt(np.diag(one.covariance)), strict=True)
+        words = ", ".join(f"{v:.6g} ± {e:.2g}" for v, e in values)
+        print(f"AB Dor C by {references}: {words}; reduced chi2 {one.reduced_chi2:.2f}, {one.significance:.1f} sigma")
+    for one, two in itertools.combinations(range(3), 2):
+        away, size = found[one][0] - found[two][0], len(found[one][0])
+        joint = away @ np.linalg.solve(found[one][1] + found[two][1], away)
+        print(f"  {one + 1} and {two + 1}: joint chi2 {joint:.2f} of {size}, p {chi2.sf(joint, size):.2f}")
+    fits = []
+    for path in sorted(folder.glob("jw01093020001_*_cal.fits")):
+        fits.append(search_companion(calibrate(stars["018"][0], fitting.fit(path)), trials=1000, n_alternatives=0))
+    worst, sure = max(f.reduced_chi2 for f in fits), [f.significance for f in fits]
+    print(f"obs 018 by {len(fits)} places of 020: to {np.nanmax(sure):.1f} sigma, {np.isnan(sure).sum()} without; "
+          f"{sum(f.log_false_alarm < np.log(0.01) for f in fits)} at 1 %; reduced chi2 up to {worst:.2f}")  # fmt: skip
+
+
 def print_numbers(count: int) -> None:
     """Limits at equal photons against the number of integrations."""
     detector, rng = Detector(1, alike=True), np.random.default_rng(3)
@@ -251,7 +295,7 @@ def print_numbers(count: int) -> None:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("what", choices=("blank", "floor", "limits", "numbers"))
+    parser.add_argument("what", choices=("blank", "floor", "limits", "numbers", "real"))
     parser.add_argument("--n", type=int, default=1000, help="trials a cell")
     parser.add_argument(
         "--shared", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data", help="shared data"
@@ -266,6 +310,8 @@ def main() -> None:
         print_floor(options.shared / "jw01093")
     elif options.what == "limits":
         print_limits(options.shared / "jw01093")
+    elif options.what == "real":
+        print_real(options.shared / "jw01093")
     else:
         print_numbers(options.n)
 

@@ -7,6 +7,11 @@ law and nuisance: level over truth at 0.5, 1, 2 and 3 % (instantaneous), its pul
 of half the 68 % interval), coverage of the 68 and 95 % intervals with the p of a binomial test, widths, how often the
 answer was flagged, how often a limit was wrong, and verdicts. It prints a table and, with ``--out``, writes all rows as
 JSON.
+
+With ``--verdicts`` only false claims are counted: the nuisances of a program disturb the same reads, and nothing is
+resampled. A line after every 20 programs.
+
+    nice python tests/campaigns/foreign_physics.py --verdicts --laws none --programs 400
 """
 
 import argparse
@@ -55,6 +60,49 @@ def run(seed, law, nuisance, n_bootstrap=300, verdict=True, **sizes):
         found = migration_or_nonlinearity(onset.statistics, n_bootstrap=100)
         facts |= {"verdict": found.answer, "log10_odds": found.log10_odds, "superlinear": found.superlinear}
     return facts
+
+
+def disturbed(reads, physics, rng):
+    """Reads of a clean exposure, ADU, with a nuisance: that of `foreign.reads_of`, after the noise."""
+    seen, at = reads * np.float32(foreign.GAIN), np.arange(1, reads.shape[1] + 1)[:, None, None]
+    if physics.nonlinear or physics.cubic:
+        seen -= physics.nonlinear * seen**2 + physics.cubic * seen**3
+    if physics.persistence:
+        released = physics.persistence * reads[:, -1].mean(axis=0) * foreign.GAIN
+        seen += released.astype("float32") * (1 - np.exp(-at / physics.persistence_groups)).astype("float32")
+    if physics.first:
+        seen += (physics.first * np.exp(-(at - 1) / physics.first_groups)).astype("float32")
+    if physics.stripes:
+        shape = (*seen.shape[:2], 1, seen.shape[3])
+        seen += physics.stripes * rng.standard_normal(shape, dtype=np.float32)
+        seen += physics.stripes / 2 * rng.standard_normal((*shape[:2], 1, 1), dtype=np.float32)
+    seen /= np.float32(foreign.GAIN)
+    if physics.converter:
+        bias = np.random.default_rng(5).uniform(0, 1024, (64, 64))[: seen.shape[2], : seen.shape[3]]
+        seen += physics.converter * np.sin(2 * np.pi / 1024 * (seen + bias.astype("float32")))
+    return seen
+
+
+def verdicts(seed, law, nuisances):
+    """Verdict on one program for each nuisance."""
+    program, found = foreign.program_of(seed, foreign.LAWS[law], BANDS[seed % len(BANDS)]), {}
+    for number, nuisance in enumerate(nuisances):
+        rng, physics = np.random.default_rng([seed, number]), physics_of(law, nuisance)
+        ramps = [disturbed(r, physics, rng) if nuisance != "clean" else r for r in program.ramps]
+        stats = [statistics_of(r, **facts) for r, facts in zip(ramps, program.facts, strict=True)]
+        found[nuisance] = migration_or_nonlinearity(stats, n_bootstrap=0).answer
+    return found
+
+
+def print_verdicts(law, nuisances, seeds):
+    """How often each verdict was given, after every 20 programs."""
+    counts = {nuisance: Counter() for nuisance in nuisances}
+    for number, seed in enumerate(seeds, 1):
+        for nuisance, answer in verdicts(seed, law, nuisances).items():
+            counts[nuisance][answer] += 1
+        if number % 20 == 0 or number == len(seeds):
+            words = (f"{name}: {', '.join(f'{k} {v}' for k, v in c.most_common())}" for name, c in counts.items())
+            print(f"{law}, {number} programs; {'; '.join(words)}", flush=True)
 
 
 def summary(cell):
@@ -109,16 +157,20 @@ def main():
     parser.add_argument("--laws", default=",".join(foreign.LAWS))
     parser.add_argument("--nuisances", default=",".join(foreign.NUISANCES))
     parser.add_argument("--no-verdict", action="store_true")
+    parser.add_argument("--verdicts", action="store_true", help="count verdicts only")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     warnings.simplefilter("error")
-    began, every = perf_counter(), {}
+    began, every, numbers = perf_counter(), {}, range(1000 * asked.seed, 1000 * asked.seed + asked.programs)
+    if asked.verdicts:
+        for law in asked.laws.split(","):
+            print_verdicts(law, asked.nuisances.split(","), numbers)
+        return
     print("| law | nuisance | N | 0.5 % | 1 % | 2 % | 3 % | flagged [%] | verdicts | laws of the fit |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for law in asked.laws.split(","):
         for nuisance in asked.nuisances.split(","):
-            seeds = range(1000 * asked.seed, 1000 * asked.seed + asked.programs)
-            cell = [run(seed, law, nuisance, verdict=not asked.no_verdict) for seed in seeds]
+            cell = [run(seed, law, nuisance, verdict=not asked.no_verdict) for seed in numbers]
             every[f"{law}/{nuisance}"] = cell
             print(line(law, nuisance, cell), flush=True)
     print(f"\nbias [%] ± half the 68 % interval [%] (pull; coverage of 68/95 %); {perf_counter() - began:.0f} s")

@@ -336,6 +336,23 @@ def test_the_kernel_of_light_that_falls_on_edges(band):
     assert verdict.answer == "migration" and not verdict.superlinear and verdict.known and verdict.chi2_per_dof < 1.1
 
 
+@pytest.mark.parametrize("band", ["F380M", "F430M", "F480M"])
+def test_the_kernel_of_ramps_without_noise_is_as_far_off_as_its_errors_say(band):
+    stats = foreign_statistics("linear", band=band, depths=(6, 16), change={"noise": False}, photons=0.01)
+    found = kernel_from_ramps(stats, free=("edge", "diagonal", "growth"), read_pattern=False)
+    off = np.abs(found.values - (0.6e-6, 0.15e-6, 0.0))
+    assert (off < 2.5 * found.errors).all() and found.errors == pytest.approx((0.006e-6, 0.003e-6, 2e-7), rel=0.2)
+
+
+def test_a_growth_next_to_zero_has_an_error_on_both_sides():
+    # Resamples that stopped at 0 gave growths of 0.000 ± 0.002 in such programs.
+    stats = foreign_statistics("linear", seed=5, band="F430M", depths=(6, 16))
+    found = kernel_from_ramps(stats, free=("edge", "diagonal", "growth"))
+    value, error = found.value("growth")
+    assert value == 0 and 0.6e-6 < error < 2e-6 and f"growth < {2e6 * error:.3f}e-6" in str(found)
+    assert found.covariance[0, 2] < -0.2 * found.errors[0] * error
+
+
 def test_an_offset_of_the_first_reads_is_no_migration():
     verdict = migration_or_nonlinearity(foreign_statistics("none", change={"first": 25.0}))
     assert verdict.answer == "neither" and verdict.known
