@@ -973,6 +973,9 @@ def fringes(
     oversample: Annotated[int, typer.Option(min=1, help="Points along a side of a pixel.")] = 3,
     holes: Annotated[str | None, typer.Option(help="Only these holes, at least three: B4,C2,B5.")] = None,
     spectral_type: Annotated[str | None, typer.Option(help="Of the stars, such as K0V; equal photons if not.")] = None,
+    pupil: Annotated[
+        str | None, typer.Option(help="Measured in flight: 'flight', a name with a date or a file; for flight data.")
+    ] = None,
 ) -> None:
     """
     Fit fringes and write OIFITS files: ROOTNAME_ami-oi.fits, and of cubes ROOTNAME_amimulti-oi.fits.
@@ -983,6 +986,7 @@ def fringes(
 
     - `calami fringes data/jw01093/*_cal.fits -o oi`
     - `calami fringes stage2/*_calints.fits -o oi --mode exact --oversample 5`
+    - `calami fringes data/jw01093/*_cal.fits -o oi --pupil flight`
     """
     from astropy.table import Table
 
@@ -1002,7 +1006,7 @@ def fringes(
         try:
             if name in done:
                 raise CalamiError(f"{path.name}: {done[name].name} is the same exposure; give one of them")
-            seen = fitting.fit(exposure, mode, oversample=oversample, holes=chosen, spectrum=spectrum)
+            seen = fitting.fit(exposure, mode, oversample=oversample, holes=chosen, spectrum=spectrum, pupil=pupil)
             write_products(seen, output)
             for note in seen.notes:
                 typer.echo(f"{path.name}: {note}", err=True)

@@ -12,7 +12,7 @@ from ..moved import forward
 
 _NAMES = {
     "model": "DEEP FLOOR MODEL_ERROR SMOOTHING Setup band_of bands fringe_model noise_floor noise_weights phase_slope "
-    "rotated sandwich search_rotation solve star_image",
+    "rotated sandwich search_rotation smoothed solve star_image",
     "frames": "CORE FALLBACK_SCALE_MAS HEADER_KEYWORDS LEAST_DISTANCE RARE_JUMPS",
     "average": "GROSS OUTLIERS circular_mean independent_phases outlying_integrations shrunk_covariance",
     "observables": "BASELINE_FIELDS FIT_VERSION OIData OIFITSWarning Observables SYNONYMS TRIANGLE_FIELDS add_noise "
@@ -30,6 +30,7 @@ _NAMES = {
     "contrast_curve detection_map photon_curve remove_companion systematic_curve",
     "plots": "COLOURS plot_chi2 plot_closure_phases plot_cp plot_curves plot_map plot_residual plot_uv plot_v2",
     "products": "REMOVED_SIGMA analyse curve_table write_companion write_curves write_map",
+    "pupil": "PARTS PupilFit join_pupils measure_pupil",
 }
 _find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

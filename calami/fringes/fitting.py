@@ -62,6 +62,7 @@ from ..instrument.coefficients import KnownMigration, coefficient_changes
 from ..instrument.fourier import FourierFix, forbidden
 from ..instrument.mask import Mask, closure_matrix, pairs_of, piston_matrix
 from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum
+from ..instrument.pupils import FilterPupil, MeasuredPupil, find_pupil
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,17 @@ def _fixer(size: int, setup: Setup) -> FourierFix:
 
 # %% ../../nbs/fringes/06_fitting.ipynb #a0d29b19
 def _fit_fast(frames: _Frames, setup: Setup, center, options: FitOptions) -> _Fitted:
+    center, design, weighting = _located(frames, setup, center, options)
+    good = ~(frames.bad.reshape(len(frames.cube), -1) | weighting.bad)
+    coefficients, moves = solve(design, frames.cube, good, weighting.weights), np.zeros((len(good), 2))
+    fitted = _Fitted(coefficients, good, moves, design, frames.cube, lambda n: coefficients[n] @ design.T, weighting)
+    if len(good) > 1:
+        _follow(_moving(design, center, setup, good.mean(axis=0) > 0.5, weighting.weights), fitted)
+    return replace(fitted, centers=moves + center)
+
+# %% ../../nbs/fringes/06_fitting.ipynb #62c28323
+def _located(frames: _Frames, setup: Setup, center, options: FitOptions):
+    # Where the star is, the model there, and how the pixels count
     size = frames.cube.shape[1]
     middle, seen = _mean_image(frames)
     bad = ~seen
@@ -106,13 +118,7 @@ def _fit_fast(frames: _Frames, setup: Setup, center, options: FitOptions) -> _Fi
             "its star cannot be centred near its brightest good pixel; is its core saturated or flagged?"
         )
     design = fringe_model(size, center, setup).reshape(size**2, -1)
-    weighting = _weigh(frames, design, (middle.ravel(), bad.ravel()), options.pixel_weights)
-    good = ~(frames.bad.reshape(len(frames.cube), -1) | weighting.bad)
-    coefficients, moves = solve(design, frames.cube, good, weighting.weights), np.zeros((len(good), 2))
-    fitted = _Fitted(coefficients, good, moves, design, frames.cube, lambda n: coefficients[n] @ design.T, weighting)
-    if len(good) > 1:
-        _follow(_moving(design, center, setup, good.mean(axis=0) > 0.5, weighting.weights), fitted)
-    return replace(fitted, centers=moves + center)
+    return center, design, _weigh(frames, design, (middle.ravel(), bad.ravel()), options.pixel_weights)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #e36f0b13
 #: A pixel away from the core (fainter than the first, in units of the peak) is bad if it is off by so many times the
@@ -378,6 +384,10 @@ class FitOptions:
     weighting : str, optional
         See `bands`: ``"photons"`` by default for ``"fast"``; ``"peaks"``, with the wavelengths and the model of the
         pipeline, for the others.
+    pupil : str, path-like or MeasuredPupil, optional
+        A pupil that was measured on flight data, for ``"fast"`` only: one that comes with calami
+        (`calami.instrument.pupils.known_pupils`), a file, or ``"flight"`` for the latest. The one that was designed,
+        with `distortion`, if not given; so it must be for simulated data.
     distortion : Distortion or str
         Of the pupil. ``"search"`` finds a rotation as the stock step does without ``affine2d``; ``"refine"`` finds one
         on top of the distortion of commissioning.
@@ -404,6 +414,7 @@ class FitOptions:
     bandpass: np.ndarray | None = None
     pixel_weights: str | float | np.ndarray | Callable | None = None
     weighting: str | None = None
+    pupil: MeasuredPupil | str | Path | None = None
     distortion: Distortion | str = COMMISSIONING
     center: tuple[float, float] | None = None
     scale: float | tuple[float, float] | None = None
@@ -418,6 +429,10 @@ class FitOptions:
             raise CalamiError(f"mode is {self.mode!r}; 'fast', 'exact' and 'jwst' are known")
         if self.mode == "jwst" and self.center is not None:
             raise CalamiError("the stock code takes no center; use mode='exact'")
+        if self.pupil is not None:
+            if self.mode != "fast" or self.distortion is not COMMISSIONING:
+                raise CalamiError("a measured pupil has its own distortion, and belongs to mode='fast': give it alone")
+            object.__setattr__(self, "pupil", find_pupil(self.pupil))
         kind, named = self.pixel_weights, isinstance(self.pixel_weights, str)
         if kind is None:
             object.__setattr__(self, "pixel_weights", "noise" if self.mode == "fast" else "plain")
@@ -451,8 +466,18 @@ def _setup(frames: _Frames, options: FitOptions) -> Setup:
     if not all(20 < one < 200 for one in pair):
         raise CalamiError(f"scale is {scale}; give that of a pixel in mas, about {FALLBACK_SCALE_MAS}")
     setup = Setup(mask, samples, pair, oversample=options.oversample, patched=weighting == "peaks", filter=filter_name)
+    if options.pupil is not None:
+        return _with_pupil(setup, options.pupil.of(filter_name))
     distortion = options.distortion
     return replace(setup, distortion=_search(frames, setup, distortion) if isinstance(distortion, str) else distortion)
+
+# %% ../../nbs/fringes/06_fitting.ipynb #8b8267ad
+def _with_pupil(setup: Setup, pupil: FilterPupil) -> Setup:
+    # The same model with what was measured of the holes that the mask has
+    index = [niriss.HOLE_NAMES.index(name) for name in setup.mask.names]
+    mask = replace(setup.mask, flat_to_flat=pupil.flat_to_flat)
+    made = replace(setup, mask=mask, distortion=pupil.distortion, smoothing=pupil.smoothing)
+    return replace(made, tilts=np.asarray(pupil.tilts, float)[index])
 
 # %% ../../nbs/fringes/06_fitting.ipynb #0cd4f4ea
 def _given_band(table: np.ndarray, weighting: str) -> np.ndarray:
@@ -475,10 +500,8 @@ def _search(frames: _Frames, setup: Setup, distortion: str) -> Distortion:
 
 # %% ../../nbs/fringes/06_fitting.ipynb #2959b18e
 def _fit_ours(frames: _Frames, setup: Setup, options: FitOptions, drop: np.ndarray | bool = False) -> Observables:
-    given, exact, trim = frames, options.mode == "exact", options.trim
-    if trim is None:
-        trim = niriss.SUB80.reference_rows if frames.cube.shape[1:] == niriss.SUB80.shape or exact else 0
-    frames = frames.cut(slice(trim, frames.cube.shape[1]), slice(0, frames.cube.shape[2]))
+    given, exact = frames, options.mode == "exact"
+    frames, trim = _trimmed(frames, options)
     whole = len(frames.cube)
     (_flag_like_pipeline if exact else _flag_outliers)(frames)
     useful = (frames.bad.mean(axis=(1, 2)) < 0.5) & ~np.broadcast_to(drop, whole)
@@ -511,6 +534,15 @@ def _fit_ours(frames: _Frames, setup: Setup, options: FitOptions, drop: np.ndarr
     samples = {key: _spread_out(values, useful) for key, values in samples.items()}
     return _result(frames, setup, options, fitted, ~out, samples)
 
+# %% ../../nbs/fringes/06_fitting.ipynb #ec751a99
+def _trimmed(frames: _Frames, options: FitOptions) -> tuple[_Frames, int]:
+    # Without the rows of reference pixels, and how many these are
+    trim, rows = options.trim, frames.cube.shape[1]
+    if trim is None:
+        known = frames.cube.shape[1:] == niriss.SUB80.shape or options.mode == "exact"
+        trim = niriss.SUB80.reference_rows if known else 0
+    return frames.cut(slice(trim, rows), slice(0, frames.cube.shape[2])), trim
+
 # %% ../../nbs/fringes/06_fitting.ipynb #5c148823
 def _spread_out(values: np.ndarray, useful: np.ndarray) -> np.ndarray:
     # Give the integrations that were not fitted their places again: not a number, and not kept.
@@ -535,7 +567,9 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
         frames.notes.append(f"a single integration: errors from {origin}")
     image, model = sums.image / times, sums.model / times
     left = image - model
-    frames = replace(frames, facts=frames.facts | fitted.weighting.facts)
+    pupil = {} if options.pupil is None else {"CALPUPIL": options.pupil.name}
+    facts = {key: value for key, value in frames.facts.items() if key != "CALPUPIL"}
+    frames = replace(frames, facts=facts | fitted.weighting.facts | pupil)
     known = source == "ERR" or count > 4  # else the variance is that of the residual
     beyond = (left**2 - known * variance / times)[usual].sum() / (image[usual] ** 2).sum()
     if beyond > UNLIKE**2:

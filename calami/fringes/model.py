@@ -5,7 +5,7 @@
 # %% ../../nbs/fringes/01_model.ipynb #3e985a47
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -18,8 +18,8 @@ from ..instrument.mask import Mask, pairs_of
 from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum, passband, sample_passband
 
 # %% auto #0
-__all__ = ['FLOOR', 'MODEL_ERROR', 'DEEP', 'SMOOTHING', 'bands', 'band_of', 'Setup', 'fringe_model', 'solve', 'sandwich',
-           'noise_weights', 'noise_floor', 'phase_slope', 'rotated', 'star_image', 'search_rotation']
+__all__ = ['FLOOR', 'MODEL_ERROR', 'DEEP', 'SMOOTHING', 'bands', 'band_of', 'Setup', 'fringe_model', 'smoothed', 'solve',
+           'sandwich', 'noise_weights', 'noise_floor', 'phase_slope', 'rotated', 'star_image', 'search_rotation']
 
 # %% ../../nbs/fringes/01_model.ipynb #a6e68fbf
 def bands(
@@ -119,6 +119,10 @@ class Setup:
         Set the spot to its central value at one point, as `jwst.ami` does to avoid a division by zero.
     filter : str
         Name of the filter.
+    tilts : numpy.ndarray, optional
+        How far the spot of each hole is displaced, mas along x and y, shape (holes, 2); none by default.
+    smoothing : tuple of float
+        Fraction of its light that a pixel gives to each neighbour in its column (along y) and in its row (along x).
     """
 
     mask: Mask
@@ -128,6 +132,8 @@ class Setup:
     oversample: int = 3
     patched: bool = False
     filter: str = ""
+    tilts: np.ndarray | None = field(default=None, compare=False)
+    smoothing: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self):
         if self.oversample < 1 or int(self.oversample) != self.oversample:
@@ -161,27 +167,37 @@ def fringe_model(size: int | tuple[int, int], center: tuple[float, float], setup
     fine_y, fine_x = (np.add.outer(axis, inside).ravel() for axis in (y, x))
     pairs, matrix = pairs_of(len(mask.names)), setup.distortion.matrix
     bx, by = ((mask.row_col[pairs[:, 0]] - mask.row_col[pairs[:, 1]])[:, ::-1] @ matrix.T).T
-    spot, fringes = np.zeros((rows, columns)), np.zeros((len(pairs), rows, columns), complex)
+    light, fringes = np.zeros((rows, columns)), np.zeros((len(pairs), rows, columns), complex)
     for _, wavelength, weight in setup.bands:
         kx, ky = (scale * MAS / wavelength for scale in setup.scale)
-        envelope = _spot(ky * fine_y, kx * fine_x, setup)
-        if setup.patched:
-            envelope[_patched_point(rows, center[0], over), _patched_point(columns, center[1], over)] = 0.75
-        envelope = envelope.reshape(rows, over, columns, over).transpose(1, 3, 0, 2).reshape(over**2, -1)
+        if setup.tilts is None:
+            envelope = _spot(ky * fine_y, kx * fine_x, setup)
+            if setup.patched:
+                envelope[_patched_point(rows, center[0], over), _patched_point(columns, center[1], over)] = 0.75
+            envelope = _by_pixel(envelope, over)[None]
+            total = len(mask.names) * envelope[0].sum(axis=0)
+        else:
+            envelope, total = _envelopes(fine_y, fine_x, (ky, kx), setup)
         within = 2j * np.pi * (by[:, None, None] * ky * inside[:, None] + bx[:, None, None] * kx * inside)
-        within = np.exp(within).reshape(len(pairs), -1)
+        within = np.exp(within).reshape(len(envelope), -1, over**2)  # all pairs together, if their envelope is one
         summed = (within.real @ envelope) + 1j * (within.imag @ envelope)
         along_y = np.exp(2j * np.pi * np.outer(by, ky * y)) * (2 * weight)
         along_x = np.exp(2j * np.pi * np.outer(bx, kx * x))
         fringes += summed.reshape(fringes.shape) * along_y[:, :, None] * along_x[:, None, :]
-        spot += weight * envelope.sum(axis=0).reshape(spot.shape)
+        light += weight * total.reshape(light.shape)
     parts = np.stack((fringes.real, fringes.imag), axis=-1)  # pairs, rows, columns, 2
     parts = parts.transpose(1, 2, 0, 3).reshape(rows, columns, -1)
-    return np.concatenate((len(mask.names) * spot[..., None], parts, np.ones((rows, columns, 1))), axis=-1)
+    pictures = np.concatenate((light[..., None], parts, np.ones((rows, columns, 1))), axis=-1)
+    return smoothed(pictures, setup.smoothing) if any(setup.smoothing) else pictures
 
 # %% ../../nbs/fringes/01_model.ipynb #88b460e7
 def _spot(y: np.ndarray, x: np.ndarray, setup: Setup) -> np.ndarray:
     # Squared transform of a hexagon (3/4 at its centre, as in jwst.ami); y and x are per m of pupil.
+    return _rhombi(y, x, setup) ** 2 / 12  # (√3/2)² of an area over 3² rhombi
+
+# %% ../../nbs/fringes/01_model.ipynb #f22cce26
+def _rhombi(y: np.ndarray, x: np.ndarray, setup: Setup) -> np.ndarray:
+    # Transform of a hexagon, 3 at its centre
     corner = setup.mask.flat_to_flat / np.sqrt(3)
     angles = np.radians((0, 120, 240))
     vectors = corner * np.column_stack((np.cos(angles), np.sin(angles))) @ setup.distortion.matrix.T
@@ -193,12 +209,50 @@ def _spot(y: np.ndarray, x: np.ndarray, setup: Setup) -> np.ndarray:
         phase[near] = 1.0
         sinc.append(np.where(near, 1.0, phasor.imag / phase))
         cos.append(phasor.real)
-    rhombi = sinc[0] * sinc[1] * cos[2] + sinc[1] * sinc[2] * cos[0] + sinc[2] * sinc[0] * cos[1]
-    return rhombi**2 / 12  # (√3/2)² of an area over 3² rhombi
+    return sinc[0] * sinc[1] * cos[2] + sinc[1] * sinc[2] * cos[0] + sinc[2] * sinc[0] * cos[1]
+
+# %% ../../nbs/fringes/01_model.ipynb #b71ff4be
+def _by_pixel(fine: np.ndarray, over: int) -> np.ndarray:
+    # Points within pixels, then pixels
+    rows, columns = np.array(fine.shape) // over
+    return fine.reshape(rows, over, columns, over).transpose(1, 3, 0, 2).reshape(over**2, -1)
 
 # %% ../../nbs/fringes/01_model.ipynb #370d285a
 def _patched_point(size: int, center: float, over: int) -> int:
     return int(0.5 * over * size - 0.5 + center * over)
+
+# %% ../../nbs/fringes/01_model.ipynb #fe8cbd7f
+def _envelopes(fine_y: np.ndarray, fine_x: np.ndarray, per_pixel: tuple, setup: Setup) -> tuple[np.ndarray, np.ndarray]:
+    # Where the spots of the holes are displaced: of each pair, shape (pairs, points within pixels, pixels), and the sum
+    # over the holes, shape (pixels,)
+    holes = []
+    for tilt in np.asarray(setup.tilts, float) / setup.scale:
+        field = _rhombi(per_pixel[0] * (fine_y - tilt[1]), per_pixel[1] * (fine_x - tilt[0]), setup)
+        holes.append(_by_pixel(field, setup.oversample) / np.sqrt(12))
+    fields, pairs = np.array(holes), pairs_of(len(holes))
+    return fields[pairs[:, 0]] * fields[pairs[:, 1]], (fields**2).sum(axis=(0, 1))
+
+# %% ../../nbs/fringes/01_model.ipynb #326076bc
+def smoothed(pictures: np.ndarray, smoothing: tuple[float, float]) -> np.ndarray:
+    """
+    Let each pixel give some of its light to its four neighbours.
+
+    Parameters
+    ----------
+    pictures : numpy.ndarray
+        Shape (rows, columns, n).
+    smoothing : tuple of float
+        Fraction for each neighbour along y and along x.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the same shape; the light beyond the edge is taken to be that of the edge.
+    """
+    along_y, along_x = smoothing
+    wide = np.pad(pictures, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    given = along_y * (wide[:-2, 1:-1] + wide[2:, 1:-1]) + along_x * (wide[1:-1, :-2] + wide[1:-1, 2:])
+    return (1 - 2 * along_y - 2 * along_x) * pictures + given
 
 # %% ../../nbs/fringes/01_model.ipynb #84299e1a
 def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

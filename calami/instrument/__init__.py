@@ -23,6 +23,7 @@ _NAMES = {
     "charge_ramp collect crossings departure find_migration interpixel_capacitance light_between "
     "migration_flow observed_slope slope_weights star_light undersampled undo_capacitance",
     "converter": "ADC_PERIOD ADC_WAVE Converter PERFECT checked_wave convert",
+    "pupils": "FilterPupil MeasuredPupil PUPIL_COLUMNS find_pupil known_pupils",
     "detector": "DEAD Detector EFFECTS HOT classical_nonlinearity cosmic_rays simulate_ramps stripes",
     "coefficients": "KnownMigration PRESET_ERRORS coefficient_changes known_preset",
 }

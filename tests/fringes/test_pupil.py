@@ -1,0 +1,131 @@
+"""A pupil measured in flight: recovered from images, better on stars that it was not measured on, never mixed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toys import fringe_images
+
+from calami.core.problems import CalamiError
+from calami.fringes.calibration import calibrate
+from calami.fringes.fitting import fit
+from calami.fringes.oifits import read_oifits, write_oifits
+from calami.fringes.pupil import PARTS, join_pupils, measure_pupil
+from calami.instrument.optics import Distortion, Pupil, psf
+from calami.instrument.pupils import FilterPupil, MeasuredPupil, find_pupil, known_pupils
+
+PLACES = ((25.1, 25.2), (24.8, 25.4), (25.4, 24.9))
+TRUTH = FilterPupil(
+    Distortion(0.996, 1.001, 0.0068, -0.0064), 0.806, (0.0, 0.0), np.random.default_rng(2).normal(0, 25, (7, 2))
+)
+
+
+def stars(name, truth=TRUTH, places=PLACES):
+    pistons = Pupil(distortion=truth.distortion, flat_to_flat=truth.flat_to_flat).with_errors(30, seed=3)
+    pupil = replace(pistons, tilts=truth.tilts)
+    for place in places:
+        image = 1e6 * psf(name, place, (51, 51), pupil=pupil, scale=(65.6, 65.6), diffusion=0, jitter=0, oversample=3)
+        yield image, {"error": np.sqrt(image + 200), "filter": name}
+
+
+@pytest.mark.parametrize("name", ["F430M"])
+def test_a_known_pupil_is_recovered(name):
+    found = measure_pupil(list(stars(name)), scale=65.6)
+    away = found.pupil.values - TRUTH.values
+    away[7:] -= np.tile(away[7:].reshape(7, 2).mean(axis=0), 7)  # all spots together: the place of the star
+    assert np.abs(away[:4]).max() < 2e-4 and abs(away[4]) < 5e-4
+    assert np.allclose(away[5:7], 0.005, atol=1e-3)  # by three points along a side of a pixel
+    assert np.abs(away[7:]).max() < 1.0
+    before, after = found.misfit(FilterPupil())[:, 0], found.leave_one_out()[:, 0]
+    assert (after < 0.1 * before).all()
+
+
+def test_a_designed_pupil_is_found_as_designed():
+    found = (
+        measure_pupil(list(stars("F480M", FilterPupil(), PLACES[:1])), scale=65.6).pupil.values - FilterPupil().values
+    )
+    found[7:] -= np.tile(found[7:].reshape(7, 2).mean(axis=0), 7)
+    assert np.abs(found[:4]).max() < 2e-4 and abs(found[4]) < 2e-4 and np.abs(found[7:]).max() < 0.5
+    assert np.allclose(found[5:7], 0.005, atol=2e-3)
+
+
+def test_parts_are_measured_alone():
+    seen = list(stars("F480M", places=PLACES[:2]))
+    only = measure_pupil(seen, ["tilts"], scale=65.6).pupil
+    assert np.array_equal(only.values[:7], FilterPupil().values[:7]) and only.tilts.any()
+    with pytest.raises(CalamiError, match="distortion, holes, smoothing, tilts"):
+        measure_pupil(seen, ["shear"], scale=65.6)
+    with pytest.raises(CalamiError, match="one filter"):
+        measure_pupil([*seen, *stars("F380M", places=PLACES[:1])], scale=65.6)
+    assert sum(map(len, PARTS.values())) == 21
+
+
+def test_visibilities_are_right_with_the_pupil_that_the_image_has():
+    image, given = next(stars("F480M"))
+    # Three points along a side of a pixel in place of all: they lack this much smoothing
+    known = MeasuredPupil("toy", {"F480M": replace(TRUTH, smoothing=(0.0053, 0.0053))})
+    with_it, without = (fit(image, scale=65.6, pupil=pupil, **given) for pupil in (known, None))
+    assert np.abs(with_it.v2 - 1).max() < 0.007 < 0.04 < np.abs(without.v2 - 1).max()
+    assert with_it.chi2 < 0.4 * without.chi2
+    assert (with_it.header["CALPUPIL"], without.header.get("CALPUPIL")) == ("toy", None)
+
+
+def test_the_pupil_is_in_the_file_and_calibrate_asks_for_the_same(tmp_path):
+    image = fringe_images("F480M", seed=3, size=61, slopes=False)[0] * 1e6
+    given = {"filter": "F480M", "scale": 65.6, "error": np.sqrt(np.maximum(image, 0) + 200)}
+    plain, flight = (fit(image, **given, pupil=pupil) for pupil in (None, "flight"))
+    back = read_oifits(write_oifits(flight, tmp_path / "a.fits"))
+    assert back.header["CALPUPIL"] == known_pupils()[-1]
+    with pytest.raises(CalamiError, match="pupil"):
+        calibrate(back, plain)
+    assert calibrate(back, plain, allow=["CALPUPIL"]).references
+    again = fit(image, **given, header={"CALPUPIL": "an old one"})
+    assert "CALPUPIL" not in again.header
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"mode": "exact", "pupil": "flight"}, "mode='fast'"),
+        ({"pupil": "flight", "distortion": "search"}, "own distortion"),
+        ({"pupil": "flight-1999"}, "unknown"),
+        ({"pupil": "flight", "filter": "F277W"}, "not in F277W"),
+    ],
+)
+def test_pupils_that_cannot_be_are_refused(given, reason):
+    with pytest.raises(CalamiError, match=reason):
+        fit(np.ones((61, 61)), **{"filter": "F480M", "scale": 65.6, **given})
+
+
+def test_fits_of_filters_join_under_one_name(tmp_path):
+    found = [measure_pupil(list(stars(name, places=PLACES[:1])), ["tilts"], scale=65.6) for name in ("F380M", "F480M")]
+    joined = join_pupils("mine", found, "two stars")
+    again = find_pupil(joined.save(tmp_path / "mine.csv"))
+    assert (again.name, again.source, list(again.filters)) == ("mine", "two stars", ["F380M", "F480M"])
+    assert np.allclose(again.of("F480M").values, found[1].pupil.values, rtol=1e-5, atol=1e-9)
+    assert found[0].groups == ["array 1"]
+    with pytest.raises(CalamiError, match="none is left"):
+        found[0].without("array 1")
+
+
+def files_of(shared_data, pattern):
+    return sorted((shared_data / "jw01093").glob(f"jw01093{pattern}_nis_cal.fits"))
+
+
+def test_a_pupil_halves_what_is_left_of_real_stars_it_was_not_measured_on(shared_data):
+    found = measure_pupil(files_of(shared_data, "01[258]001_03104_00001"))
+    assert found.filter == "F380M" and len(set(found.groups)) == 3
+    before, after = found.misfit(FilterPupil()), found.leave_one_out()
+    assert (after[:, 0] < 0.5 * before[:, 0]).all() and (after[:, 1] < 0.43 * before[:, 1]).all()
+    stored = find_pupil("flight-2026-11-27").of("F380M")
+    assert np.allclose(stored.values, found.pupil.values, rtol=1e-3, atol=2e-3)
+
+
+def test_a_pupil_of_other_observations_steadies_real_positions(shared_data):
+    others = measure_pupil(files_of(shared_data, "01[258]001_03102_00001"))
+    pupil = join_pupils("others", [others])
+    seen = [fit(path, pupil=pupil) for path in files_of(shared_data, "020001_03102_000??")]
+    v2, cp = (np.array([getattr(one, key) for one in seen]) for key in ("v2", "cp"))
+    scatter = (v2 / v2.mean(axis=0)).std(ddof=1), np.degrees(np.sqrt(cp.var(axis=0, ddof=1).mean()))
+    assert scatter[0] < 0.0045 and scatter[1] < 0.20
+    assert np.allclose(scatter, (0.00403, 0.1864), rtol=0.02)
