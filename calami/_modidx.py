@@ -2069,6 +2069,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'calami/migration/onset.py'),
                                         'calami.migration.onset._mean_powers': ( 'migration/onset.html#_mean_powers',
                                                                                  'calami/migration/onset.py'),
+                                        'calami.migration.onset._no_law_fits': ( 'migration/onset.html#_no_law_fits',
+                                                                                 'calami/migration/onset.py'),
                                         'calami.migration.onset._of_dataset': ( 'migration/onset.html#_of_dataset',
                                                                                 'calami/migration/onset.py'),
                                         'calami.migration.onset._one': ('migration/onset.html#_one', 'calami/migration/onset.py'),
