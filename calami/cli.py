@@ -1120,22 +1120,32 @@ def contrast(
     ] = False,
     systematics: Systematics = None,
     diagonal: Annotated[bool, typer.Option("--diagonal", help="Use error bars only, no covariances.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Fit extended sources instead: disc, star+ring, binary+disc; several by commas.")
+    ] = None,
+    separate: Annotated[
+        str | None, typer.Option(help="With --model: what is separate in each filter besides fluxes: fwhm,width.")
+    ] = None,
     repair: Repair = False,
 ) -> None:
     """
     Search a companion in calibrated files together, and state limits for what remains without it.
 
-    OUT receives companion.json, contrast_curve.ecsv, detection_map.fits and figures.
+    OUT receives companion.json, contrast_curve.ecsv, detection_map.fits and figures. With --model, models of extended
+    sources are fitted instead, compared by BIC, and written into sources.json. Parts of a model: star, disc, ring,
+    gauss (an elongated Gaussian), and companion and plume (such a Gaussian), which are displaced.
 
     **Examples**
 
     - `calami contrast abdor_f480m.fits abdor_f430m.fits abdor_f380m.fits -o abdor --rescale`
     - `calami contrast abdor_f480m.fits -o abdor --observables cp --kind absil`
     - `calami contrast abdor_f480m.fits -o abdor --systematics 0.01,0.5`
+    - `calami contrast wr137_f480m.fits wr137_f380m.fits -o wr137 --model star+gauss,star+plume`
     """
     from calami.fringes.observables import distinct_exposures
     from calami.fringes.oifits import read_oifits
     from calami.fringes.products import analyse
+    from calami.fringes.sources import compare_sources, write_sources
 
     with _warnings_on_stderr():
         data = distinct_exposures([read_oifits(path, repair=repair) for path in files])
@@ -1144,8 +1154,13 @@ def contrast(
         typer.echo(f"warning: files of different stars are fitted as one: {', '.join(stars)}", err=True)
     used = {"observables": observables, "covariance": "diagonal" if diagonal else "auto"}
     used["systematics"] = _systematics(systematics)
-    found = analyse(data, output, kind=kind, limit=limit, rescale=rescale, **used)
-    typer.echo(found.report())
+    if model:
+        names = (separate or "").replace(",", " ").split()
+        fits = compare_sources(data, model.split(","), rescale=rescale, separate=names, largest=limit, **used)
+        write_sources(fits, output / "sources.json")
+        typer.echo("\n".join(fit.report() for fit in fits))
+    else:
+        typer.echo(analyse(data, output, kind=kind, limit=limit, rescale=rescale, **used).report())
     for one in data:
         if not one.references:
             typer.echo(f"note: {one.name} is not calibrated by a reference star", err=True)

@@ -19,19 +19,20 @@ _NAMES = {
     "closure_covariance closure_matrix distinct_exposures from_observables from_samples mean_and_covariance "
     "photon_errors point_source wrap",
     "fitting": "FitOptions LEAST_CHANGE STRAY UNLIKE fit",
-    "oifits": "COVARIANCE_EXTENSIONS KEPT_KEYWORDS MODES_EXTENSIONS Part find_defects list_parts read_oifits "
-    "repair_errors write_oifits write_products",
-    "position": "FIT_STATE PositionModel PositionOptions find_position_model fit_position_model known_position_models",
+    "oifits": "AMICAL_ANGLE COVARIANCE_EXTENSIONS FOURIEVER_EXTENSIONS KEPT_KEYWORDS MODES_EXTENSIONS Part "
+    "find_defects list_parts read_oifits repair_errors write_oifits write_products",
     "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT FLIGHT_WEIGHTED Floor STATE calibrate "
     "differences_of_state displacement reference_weights selfcal",
     "companions": "CompanionFit FalseAlarm LARGEST_CHI2 OTHER_PIXEL Options Prepared SCALE_ERROR SHARED SearchOptions "
-    "RESPONSE_GRID TOO_SMALL add_companion companion_fringe disc prepare sample_factor search_companion "
+    "RESPONSE_GRID TOO_SMALL add_companion companion_fringe disc position prepare sample_factor search_companion "
     "sigma_of spot_response weighted_response",
     "limits": "ContrastCurve CurveOptions DEFINITIONS DetectionMap LimitOptions chi2_ratio chi2_sigma "
     "contrast_curve detection_map photon_curve remove_companion systematic_curve",
     "plots": "COLOURS plot_chi2 plot_closure_phases plot_cp plot_curves plot_map plot_residual plot_uv plot_v2",
     "products": "REMOVED_SIGMA analyse curve_table write_companion write_curves write_map",
     "pupil": "PARTS PupilFit join_pupils measure_pupil",
+    "sources": "SHORT_NAMES SOURCE_PARTS SourceFit SourceOptions compare_sources "
+    "fit_source part_visibility parts_of source_data source_visibility write_sources",
 }
 _find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
