@@ -74,6 +74,23 @@ def _logged_parameters(alias: str, lines: Sequence[str]) -> dict[str, Any] | Non
                 return {k: None if v == "None" else v for k, v in _flat_pars(alias, facts).items()}
     return None
 
+# %% ../../nbs/process/15_audit.ipynb #f511b793
+# What goes wrong without stopping a step: the words of the log, step and parameter, what was used, why it matters
+_FAULTS = {
+    "Could not use affine2d": (
+        ("ami_analyze", "affine2d"),
+        "the identity",
+        "the log says that affine2d could not be used: no distortion, V2 off by up to 0.009 (run one exposure a time)",
+    )
+}
+
+
+def _logged_faults(path: Path) -> list[tuple[tuple[str, str], str, str]]:
+    if "ami_analyze" not in _statuses(path):
+        return []
+    lines = [line for lines in _processing_log(path).values() for line in lines]
+    return [fault for words, fault in _FAULTS.items() if any(words in line for line in lines)]
+
 # %% ../../nbs/process/15_audit.ipynb #289b14c4
 def _crds_folders(cache: OfflineCache | None) -> Iterator[Path]:
     roots = [cache.path] if cache else []
@@ -120,7 +137,8 @@ def nondefault(product: str | os.PathLike, *, cache: OfflineCache | None = None)
     astropy.table.Table
         One row for each parameter that differs from what is specified or from what CRDS gave: ``step``, ``parameter``,
         ``used``, ``spec`` (default of the installed jwst), ``crds`` (what CRDS gave; ``-`` if it gave nothing),
-        ``source`` and ``remark``. A step that was run and is not recorded has a row that says so.
+        ``source`` and ``remark``. A step that was run and is not recorded has a row that says so, and so has a
+        parameter that was given and, by the log, not used.
 
     Raises
     ------
@@ -146,6 +164,9 @@ def nondefault(product: str | os.PathLike, *, cache: OfflineCache | None = None)
             if differs or (key in (account.crds or {}) and not _alike(value, account.crds[key])):
                 rows.append((step, name, _shown(value), known, crds, account.source, remark))
         rows += [(*k.split("."), _shown(v), "None", "-", account.source, remark) for k, v in account.pinned.items()]
+    for place, used, why in _logged_faults(path):
+        rows = [row for row in rows if row[:2] != place]
+        rows.append((*place, used, "-", "-", "log in the file", "; ".join(filter(None, (why, remark)))))
     for step in _unknown_steps(path, accounts):
         why = "the log has no parameters, or was blanked" if step in lost else ""
         rows.append((step, "(all)", *[NOT_RECORDED] * 4, "; ".join(filter(None, (why, remark)))))

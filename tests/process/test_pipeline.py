@@ -772,3 +772,29 @@ def test_main_product():
     paths = [Path(f"x_{kind}.fits") for kind in ("ramp", "rateints", "rate", "calints", "cal")]
     chosen = [main_product(paths[:n]).stem for n in (1, 2, 3, 4, 5)]
     assert chosen == ["x_ramp", "x_rateints", "x_rate", "x_rate", "x_cal"]
+
+
+def test_a_distortion_that_was_not_used_is_reported(tmp_path):
+    # The line of jwst 3.0.0 when one AmiAnalyzeStep takes a second exposure
+    import asdf
+
+    line = "2026-07-28 16:36:23,896 - jwst.ami.ami_analyze_step - INFO - Could not use affine2d from <Affine2d>. See"
+    tables = {}
+    for name, lines in (("1", ["Using affine2d"]), ("2", [line])):
+        stream = io.BytesIO()
+        asdf.AsdfFile({"cal_logs": {"ami_analyze": lines}}).write_to(stream)
+        content = np.frombuffer(stream.getvalue(), "u1")
+        column = fits.Column("ASDF_METADATA", f"{content.size}B", array=[content])
+        primary = fits.PrimaryHDU()
+        primary.header.update({"S_AMIANA": "COMPLETE", "CAL_VER": "3.0.0", "TELESCOP": "JWST"})
+        path = tmp_path / f"jw01093012001_03102_0000{name}_nis_ami-oi.fits"
+        fits.HDUList([primary, fits.BinTableHDU.from_columns([column], name="ASDF")]).writeto(path)
+        tables[name] = nondefault(path)
+    assert "affine2d" not in tables["1"]["parameter"]
+    (row,) = [row for row in tables["2"] if row["parameter"] == "affine2d"]
+    assert row["step"] == "ami_analyze" and row["used"] == "the identity" and "V2 off by up to 0.009" in row["remark"]
+
+
+def test_the_line_is_that_of_the_archive(shared_data):
+    text = (shared_data / "headers" / "ami_1093_executed_outputs_jwst3.0.0_jwst_1584.txt").read_text()
+    assert any(words in text for words in audit._FAULTS)
