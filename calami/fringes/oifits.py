@@ -23,20 +23,23 @@ from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.cards import hdu_walk
 from ..exposures.steps import keywords_of
-from .observables import Observables, OIFITSWarning, from_observables, from_samples
+from .observables import Observables, OIFITSWarning, from_observables, from_samples, wrap
 from ..instrument import niriss
 
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'MODES_EXTENSIONS', 'KEPT_KEYWORDS', 'EPOCH_GAPS', 'LONGEST_BASELINE',
-           'write_oifits', 'write_products', 'read_oifits', 'Part', 'list_parts', 'find_defects', 'repair_errors']
+__all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'MODES_EXTENSIONS', 'FOURIEVER_EXTENSIONS', 'KEPT_KEYWORDS', 'AMICAL_ANGLE',
+           'EPOCH_GAPS', 'LONGEST_BASELINE', 'write_oifits', 'write_products', 'read_oifits', 'Part', 'list_parts',
+           'find_defects', 'repair_errors']
 
 # %% ../../nbs/fringes/07_oifits.ipynb #8c47f883
 #: Extensions with the covariances of the squared visibilities (1) and of the closure phases (rad²).
 COVARIANCE_EXTENSIONS = {"v2_covariance": "CALAMI_V2COV", "cp_covariance": "CALAMI_CPCOV"}
 #: Extensions with what the errors of a kernel of charge migration do to them (1 and rad), a row for each of its axes.
 MODES_EXTENSIONS = {"v2_modes": "CALAMI_V2MOD", "cp_modes": "CALAMI_CPMOD"}
+#: Those that fouriever reads and writes: a matrix for each observation, shape (observations, n, n).
+FOURIEVER_EXTENSIONS = {"v2_covariance": "V2COV", "cp_covariance": "CPCOV"}
 #: Keywords of the primary header that are kept from file to file.
 KEPT_KEYWORDS = (
     "TELESCOP INSTRUME DETECTOR PUPIL EXP_TYPE TITLE PI_NAME PROGRAM OBSERVTN VISIT TARGNAME TARGPROP TARG_RA TARG_DEC "
@@ -46,6 +49,8 @@ KEPT_KEYWORDS = (
     "STARROW STARCOL DISPLACE SCAT_V2 SCAT_CP SYS_V2 SYS_CP SYS_PART SYS_FROM SYS_KERN"
 ).split()
 _ARCSEC = 1 / 3600  # degrees
+# Name of the correlations, and keywords by which tables refer to others
+_CORRNAME, _REFERENCES = "CALAMI", ("OI_REVN", "INSNAME", "ARRNAME", "DATE-OBS", "CORRNAME")
 # What stands where OIFITS wants a name or a date and none is known
 _UNKNOWN, _UNKNOWN_DATE = "UNKNOWN", "2000-01-01"
 # Table: column, attribute and sample of what is measured; errors are in columns of that name and ERR.
@@ -68,7 +73,7 @@ _UNIT_OF = {column: unit for unit, columns in _UNITS.items() for column in colum
 _SINGLE_PRECISION = "EFF_WAVE EFF_BAND DIAMETER EQUINOX PARALLAX PARA_ERR".split()
 
 # %% ../../nbs/fringes/07_oifits.ipynb #671c885e
-def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration: bool = False) -> Path:
+def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration: bool | str = False) -> Path:
     """
     Write an OIFITS 2 file.
 
@@ -78,9 +83,10 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
         What to write.
     path : path-like
         The file; one of that name is replaced.
-    per_integration : bool
-        Write the values of each integration, as jwst's ``amimulti-oi`` files do: columns with one number for each
-        integration. (OIFITS itself has no place for them.)
+    per_integration : bool or str
+        Write the values of each integration. True: as jwst's ``amimulti-oi`` files do, in columns with one number for
+        each integration, which no other program takes for OIFITS. ``"rows"``: as OIFITS has it, in one row for each
+        integration and baseline, with its own MJD and INT_TIME; errors are those of one integration.
 
     Returns
     -------
@@ -97,12 +103,15 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
     from astropy.io import fits
 
     data = from_observables(data)
+    if per_integration not in (False, True, "rows"):
+        raise CalamiError(f"per_integration is {per_integration!r}; use False, True or 'rows'")
     if per_integration and not {"v2", "cp"} <= set(data.samples):
         raise CalamiError(f"{data.name}: has no values of single integrations to write")
     path = Path(path)
     hdus, wave = [_primary(data)], {"EFF_WAVE": data.wavelength, "EFF_BAND": data.bandwidth}
     tables = {"OI_ARRAY": _array_hdu(data), "OI_TARGET": _target_hdu(data), "OI_WAVELENGTH": _columns(1, **wave)}
-    tables |= _visibility_hdus(data, per_integration)
+    rows = per_integration == "rows"
+    tables |= _row_hdus(data, hdus[0].header) if rows else _visibility_hdus(data, per_integration)
     known = {"OI_REVN": 2, "INSNAME": "NIRISS", "ARRNAME": "jwst_ami", "DATE-OBS": str(hdus[0].header["DATE-OBS"])}
     fewer = {"OI_ARRAY": ("OI_REVN", "ARRNAME"), "OI_TARGET": ("OI_REVN",), "OI_WAVELENGTH": ("OI_REVN", "INSNAME")}
     for name, hdu in tables.items():
@@ -110,10 +119,7 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
         hdu.header.update({key: known[key] for key in fewer.get(name, known)})
         hdus.append(hdu)
     hdus[1].header.update({"FRAME": "SKY", "ARRAYX": 0.0, "ARRAYY": 0.0, "ARRAYZ": 0.0})
-    for key, name in COVARIANCE_EXTENSIONS.items():
-        if getattr(data, key) is not None and not per_integration:
-            hdus.append(fits.ImageHDU(getattr(data, key), name=name))
-            hdus[-1].header["BUNIT"] = "rad2" if key == "cp_covariance" else ""
+    hdus += [] if per_integration else _covariance_hdus(data, tables)
     for key, name in MODES_EXTENSIONS.items():
         if (modes := getattr(data, key)) is not None and modes.size:
             hdus.append(fits.ImageHDU(modes, name=name))
@@ -131,8 +137,9 @@ def _columns(rows: int, **columns: Any) -> Any:
     for name, values in columns.items():
         values = np.asarray(values)
         values = np.repeat(values, rows) if values.ndim == 0 else values
-        code = {"i": "I", "b": "L", "S": "A"}.get(values.dtype.kind, "E" if name in _SINGLE_PRECISION else "D")
-        width = values.dtype.itemsize if code == "A" else values.shape[1] if values.ndim == 2 else ""
+        whole = "J" if "INDX" in name else "I"
+        code = {"i": whole, "b": "L", "S": "A"}.get(values.dtype.kind, "E" if name in _SINGLE_PRECISION else "D")
+        width = values.dtype.itemsize if code == "A" else values.shape[1] if values.ndim == 2 else 1
         made.append(fits.Column(name, f"{width}{code}", array=values, unit=_UNIT_OF.get(name)))
     return fits.BinTableHDU.from_columns(made)
 
@@ -193,8 +200,90 @@ def _visibility_hdus(data: Observables, single: bool) -> dict[str, Any]:
         if rows and (table != "OI_VIS" or single or data.visamp is not None):
             count = None if single or table == "OI_VIS" else data.cp_count if table == "OI_T3" else data.v2_count
             more = {} if count is None else {"NS_COUNT": count}  # NS_: not of the standard
+            if table in _correlated(data) and not single:
+                column, first = _correlated(data)[table][1:]
+                more[f"CORRINDX_{column}"] = np.arange(first, first + rows)
             made[table] = _columns(rows, **start, **_measured_columns(data, table, single), **rest, **more)
     return made
+
+# %% ../../nbs/fringes/07_oifits.ipynb #ca9981c4
+def _correlated(data: Observables) -> dict[str, tuple[str, str, int]]:
+    # By table: attribute and column of what has a covariance, and its first place in OI_CORR
+    known = {"OI_VIS2": ("v2", "VIS2DATA"), "OI_T3": ("cp", "T3PHI")}
+    found, place = {}, 1
+    for table, (key, column) in known.items():
+        if getattr(data, f"{key}_covariance") is not None and len(getattr(data, key)):
+            found[table] = (key, column, place)
+            place += len(getattr(data, key))
+    return found
+
+# %% ../../nbs/fringes/07_oifits.ipynb #35ace39d
+def _covariance_hdus(data: Observables, tables: dict[str, Any]) -> list[Any]:
+    # The covariances in three forms: ours, exact; that of fouriever; and OI_CORR, the standard's, of correlations
+    from astropy.io import fits
+
+    made, entries, count = [], [np.zeros((0, 3))], 0
+    for table, (key, _, start) in _correlated(data).items():
+        name, covariance = f"{key}_covariance", getattr(data, f"{key}_covariance")
+        for names, values in ((COVARIANCE_EXTENSIONS, covariance), (FOURIEVER_EXTENSIONS, covariance[None])):
+            made.append(fits.ImageHDU(values, name=names[name]))
+            made[-1].header["BUNIT"] = "rad2" if key == "cp" else ""
+            made[-1].header["INSNAME"] = tables[table].header["INSNAME"]
+        upper = np.triu_indices(len(covariance), 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = (covariance / np.outer(*[getattr(data, f"{key}_err")] * 2))[upper]
+        known = np.isfinite(values) & (values != 0)
+        entries.append(np.column_stack((*(axis + start for axis in upper), values))[known])
+        count = start + len(covariance) - 1
+        tables[table].header["CORRNAME"] = _CORRNAME
+    if not made:
+        return []
+    first, second, values = np.concatenate(entries).T
+    corr = _columns(len(values), IINDX=first.astype(int), JINDX=second.astype(int), CORR=values)
+    corr.name = "OI_CORR"
+    corr.header.update({"OI_REVN": 1, "CORRNAME": _CORRNAME, "NDATA": count})
+    return [corr, *made]
+
+# %% ../../nbs/fringes/07_oifits.ipynb #b24aabdf
+def _row_hdus(data: Observables, header: Any) -> dict[str, Any]:
+    # One row for each integration and baseline; the header says how many integrations, to be read again
+    made, plain, samples = {}, _visibility_hdus(data, True), data.samples
+    count = len(samples["v2"])
+    header.update({"CALROWS": count, "CALTIME": float(np.nan_to_num(data.int_time))})
+    moments, seconds = _moments(data, count)
+    if "amplitude" in samples and len(data.cp):
+        sides = np.abs(data.triangle_matrix)
+        triple = np.exp(np.log(np.maximum(samples["amplitude"], 1e-12)) @ sides.T)
+        samples = samples | ({"": triple} if sides.shape[1] == samples["amplitude"].shape[1] else {})
+    for table, hdu in plain.items():
+        columns = {
+            name: np.tile(hdu.data[name], (count,) + (1,) * (hdu.data[name].ndim - 1)) for name in hdu.data.names
+        }
+        rows = len(hdu.data)
+        columns |= {"MJD": np.repeat(moments, rows), "INT_TIME": np.full(count * rows, seconds)}
+        for name, _, sample in _MEASURED[table]:
+            values = np.asarray(samples.get(sample, np.full((count, rows), np.nan)), float)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of columns without a value
+                middles = np.angle(np.nanmean(np.exp(1j * values), axis=0)) if "PHI" in name else 0.0
+                away = wrap(values - middles) if "PHI" in name else values
+                errors = np.nanstd(away, axis=0, ddof=1 if count > 1 else 0)
+            factor = np.degrees(1.0) if "PHI" in name else 1.0
+            columns |= {name: factor * values.ravel(), _error_of(name): np.tile(factor * errors, count)}
+            columns["FLAG"] = columns["FLAG"] | ~np.isfinite(columns[name]) if sample else columns["FLAG"]
+        made[table] = _columns(count * rows, **columns)
+    return made
+
+# %% ../../nbs/fringes/07_oifits.ipynb #cfb92ef5
+def _moments(data: Observables, count: int) -> tuple[np.ndarray, float]:
+    # Middle of each of the integrations that are written, MJD, and their length, s; from the whole exposure's
+    start, end = (_number(data.header.get(key)) for key in ("EXPSTART", "EXPEND"))
+    span = data.int_time / 86400 if np.isfinite(data.int_time) else 0.0
+    if not (np.isfinite(start) and end > start):
+        middle = data.mjd if np.isfinite(data.mjd) else 0.0
+        start, end = middle - span / 2, middle + span / 2
+    length = _number(data.header.get("EFFINTTM"), span * 86400 / count)
+    return start + (np.arange(count) + 0.5) / count * (end - start), length
 
 # %% ../../nbs/fringes/07_oifits.ipynb #7dc3a2ca
 def _measured_columns(data: Observables, table: str, single: bool) -> dict[str, np.ndarray]:
@@ -332,19 +421,22 @@ def read_oifits(
     """
     path = Path(path)
     with _quiet_open(path) as hdus:
+        hdus = _in_columns(hdus)
         tables = _tables(path, hdus)
         part = _one_part(path, tables, {"target": target, "channel": channel, "epoch": epoch})
         tables = [table for table in (table.of(part) for table in tables) if len(table.rows)]
         header, origin = hdus[0].header, _origin(hdus[0].header)
         values = _read_parts(path, tables, origin)
         _refuse_other_telescope(path, header, values)
-        values |= _covariances(path, hdus, values) | _header_facts(path, header, tables, part, origin)
+        values |= _covariances(path, hdus, tables, values) | _header_facts(path, header, tables, part, origin)
         values |= {"origin": origin, "n_samples": int(_number(header.get("CALAMI_N"), 0))}
         values["shrinkage"] = float(_number(header.get("CALAMI_S"), not values["n_samples"]))
         calibrated_q4 = "OI_Q4" in hdus and ("aminorm" in path.name or bool(values["references"]))
         data = Observables(**values)
         data.header["CALROOT"] = data.exposure or f"{_product.sub('', data.name)} {data.target} {data.mjd:.5f}"
         data = from_samples(data) if {"v2", "cp"} <= set(data.samples) else data
+    if origin == "AMICAL" and data.filter in niriss.FILTERS:
+        data = replace(data, notes=(*data.notes, AMICAL_ANGLE))
     if origin == "jwst" and not data.samples:
         data = _jwst_errors(data, repair, calibrated_q4)
     _warn(data)
@@ -352,6 +444,13 @@ def read_oifits(
 
 # %% ../../nbs/fringes/07_oifits.ipynb #18261502
 _product = re.compile(r"_(psf-)?ami(multi|norm)?-oi$")
+
+# %% ../../nbs/fringes/07_oifits.ipynb #ae179bf2
+#: What data of NIRISS by AMICAL come with: V3I_YANG is 0.56 deg, and PA_APER is its sum with ROLL_REF.
+AMICAL_ANGLE = (
+    "AMICAL turns images of NIRISS by ROLL_REF - V3I_YANG instead of their sum: if it read them with their headers, "
+    "position angles are 1.12 deg too small"
+)
 
 # %% ../../nbs/fringes/07_oifits.ipynb #2770cde0
 @dataclass(frozen=True)
@@ -466,7 +565,7 @@ def list_parts(path: str | os.PathLike) -> list[Part]:
     """
     path = Path(path)
     with _quiet_open(path) as hdus:
-        return _parts(_tables(path, hdus))
+        return _parts(_tables(path, _in_columns(hdus)))
 
 # %% ../../nbs/fringes/07_oifits.ipynb #3329bc57
 def _one_part(path: Path, tables: list[_Table], wanted: dict[str, Any]) -> Part:
@@ -730,6 +829,29 @@ def _read_parts(path: Path, tables: list[_Table], origin: str) -> dict[str, Any]
             values["samples"].setdefault(key, np.zeros((len(next(iter(values["samples"].values()))), 0)))
     return values | _stations(tables, values)
 
+# %% ../../nbs/fringes/07_oifits.ipynb #ce7d44e9
+def _in_columns(hdus: Any) -> Any:
+    # A file of calami with one row for each integration, in the form of jwst, with one column for each; others as is
+    count = hdus[0].header.get("CALROWS")
+    if "CALAMI" not in hdus[0].header or type(count) is not int or count < 1:
+        return hdus
+    made = copy(hdus)
+    for place, hdu in enumerate(hdus):
+        if hdu.name not in _MEASURED or hdu.data is None or len(hdu.data) % count:
+            continue
+        rows, columns = len(hdu.data) // count, {}
+        for name in hdu.data.names:
+            values = np.asarray(hdu.data[name])
+            values = values.astype(values.dtype.newbyteorder("="))
+            columns[name] = values.reshape(count, rows).T if name in _SPECTRAL else values[:rows]
+        columns["MJD"] = np.full(rows, _number(hdus[0].header.get("MJD"), 0.0))
+        columns["INT_TIME"] = np.full(rows, _number(hdus[0].header.get("CALTIME"), 0.0))
+        new = _columns(rows, **columns)
+        new.header.update({key: hdu.header[key] for key in _REFERENCES if key in hdu.header})
+        new.name = hdu.name
+        made[place] = new
+    return made
+
 # %% ../../nbs/fringes/07_oifits.ipynb #5448e1bf
 def _read_measured(tables: list[_Table], name: str, main: str, samples: dict[str, np.ndarray]) -> dict[str, Any]:
     # Values, errors, baselines, stations and flags of tables of one kind; columns with one number for each integration
@@ -797,15 +919,24 @@ def _refuse_other_telescope(path: Path, header: Any, values: dict[str, Any]) -> 
         raise FileProblem(path, reason, "are UCOORD and VCOORD in metres?")
 
 # %% ../../nbs/fringes/07_oifits.ipynb #87d00a7d
-def _covariances(path: Path, hdus: Any, values: dict[str, Any]) -> dict[str, np.ndarray]:
+def _covariances(path: Path, hdus: Any, tables: list[_Table], values: dict[str, Any]) -> dict[str, np.ndarray]:
+    # Ours, or those of OI_CORR, or of fouriever, where a file has them
     found = {}
-    for key, name in COVARIANCE_EXTENSIONS.items():
-        count = len(values[key[:2]])
-        if name in hdus and np.shape(hdus[name].data) == (count, count):
-            found[key] = np.asarray(hdus[name].data, float)
-        elif name in hdus and count:
-            reason = f"its {name} has shape {np.shape(hdus[name].data)}, expected {(count, count)}"
+    for table, key, column in (("OI_VIS2", "v2", "VIS2DATA"), ("OI_T3", "cp", "T3PHI")):
+        name, count = f"{key}_covariance", len(values[key])
+        ours, theirs = COVARIANCE_EXTENSIONS[name], FOURIEVER_EXTENSIONS[name]
+        if ours in hdus and np.shape(hdus[ours].data) == (count, count):
+            found[name] = np.asarray(hdus[ours].data, float)
+        elif ours in hdus and count:
+            reason = f"its {ours} has shape {np.shape(hdus[ours].data)}, expected {(count, count)}"
             raise FileProblem(path, reason, "write the file again, or remove that extension")
+        elif count and not values["samples"]:
+            correlation = _correlation([one for one in tables if one.hdu.name == table], column, hdus)
+            errors = np.nan_to_num(values[f"{key}_err"])
+            if correlation is not None:
+                found[name] = correlation * np.outer(errors, errors)
+            elif theirs in hdus and np.shape(hdus[theirs].data) in ((1, count, count), (count, count)):
+                found[name] = np.asarray(hdus[theirs].data, float).reshape(count, count)
     return found | _modes(path, hdus, values)
 
 # %% ../../nbs/fringes/07_oifits.ipynb #3e3bb186
@@ -819,6 +950,30 @@ def _modes(path: Path, hdus: Any, values: dict[str, Any]) -> dict[str, np.ndarra
                 reason = f"its {name} has shape {found[key].shape}, expected rows of {count}"
                 raise FileProblem(path, reason, "write the file again, or remove that extension")
     return found
+
+# %% ../../nbs/fringes/07_oifits.ipynb #66e51619
+def _correlation(tables: list[_Table], column: str, hdus: Any) -> np.ndarray | None:
+    # Of the rows of these tables, by the OI_CORR that they name; None if they name none
+    names = {str(table.hdu.header.get("CORRNAME", "")).strip() for table in tables}
+    corr = [hdu for hdu in hdus if hdu.name == "OI_CORR" and str(hdu.header.get("CORRNAME", "")).strip() in names]
+    if len(names) != 1 or len(corr) != 1 or corr[0].data is None:
+        return None
+    path, index = tables[0].path, [table.column(f"CORRINDX_{column}") + (table.number or 0) for table in tables]
+    index, count = np.nan_to_num(np.concatenate(index)).astype(int), int(_number(corr[0].header.get("NDATA"), 0))
+    _demand(path, corr[0], ["IINDX", "JINDX", "CORR"])
+    first, second, values = (_column(path, corr[0], name).ravel() for name in ("IINDX", "JINDX", "CORR"))
+    pairs = np.column_stack((first, second)).astype(int)
+    if len(pairs) and not (1 <= pairs.min() <= pairs.max() <= count and (np.abs(values) < 1 + 1e-6).all()):
+        reason = f"its OI_CORR has indices outside of 1 to NDATA = {count}, or correlations outside of -1 to 1"
+        raise FileProblem(path, reason, "write the file again, or remove that table")
+    place = np.full(count + 1, -1)
+    known = (index >= 1) & (index <= count)
+    place[index[known]] = np.flatnonzero(known)
+    one, two = place[pairs].T.reshape(2, -1)
+    inside = (one >= 0) & (two >= 0)
+    matrix = np.eye(len(index))
+    matrix[one[inside], two[inside]] = matrix[two[inside], one[inside]] = values[inside]
+    return matrix
 
 # %% ../../nbs/fringes/07_oifits.ipynb #778ee2d5
 def _filter_name(header: Any, wavelength: float) -> str:

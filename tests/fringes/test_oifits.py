@@ -25,7 +25,7 @@ from calami.fringes.observables import (
     point_source,
     wrap,
 )
-from calami.fringes.oifits import find_defects, read_oifits, write_oifits
+from calami.fringes.oifits import find_defects, list_parts, read_oifits, write_oifits
 from calami.fringes.plots import plot_cp, plot_uv, plot_v2
 from calami.instrument import niriss
 
@@ -799,3 +799,154 @@ def test_plots_take_and_give_axes():
         assert plot([star, point_source("F380M")], ax) is ax and ax.get_xlabel() and ax.get_ylabel()
         assert plot(star) is not ax
     plt.close("all")
+
+
+# Columns of OIFITS 2 (Duvert, Young and Hummel 2017, tables 3 to 11): format, and unit if there is one.
+STANDARD = {
+    "OI_ARRAY": "TEL_NAME 16A, STA_NAME 16A, STA_INDEX I, DIAMETER E m, STAXYZ 3D m, FOV D arcsec, FOVTYPE 6A",
+    "OI_TARGET": "TARGET_ID I, TARGET 16A, RAEP0 D deg, DECEP0 D deg, EQUINOX E yr, RA_ERR D deg, DEC_ERR D deg, "
+    "SYSVEL D m/s, VELTYP 8A, VELDEF 8A, PMRA D deg/yr, PMDEC D deg/yr, PMRA_ERR D deg/yr, PMDEC_ERR D deg/yr, "
+    "PARALLAX E deg, PARA_ERR E deg, SPECTYP 16A",
+    "OI_WAVELENGTH": "EFF_WAVE E m, EFF_BAND E m",
+    "OI_VIS": "TARGET_ID I, TIME D s, MJD D day, INT_TIME D s, VISAMP D, VISAMPERR D, VISPHI D deg, VISPHIERR D deg, "
+    "UCOORD D m, VCOORD D m, STA_INDEX 2I, FLAG L",
+    "OI_VIS2": "TARGET_ID I, TIME D s, MJD D day, INT_TIME D s, VIS2DATA D, VIS2ERR D, UCOORD D m, VCOORD D m, "
+    "STA_INDEX 2I, FLAG L",
+    "OI_T3": "TARGET_ID I, TIME D s, MJD D day, INT_TIME D s, T3AMP D, T3AMPERR D, T3PHI D deg, T3PHIERR D deg, "
+    "U1COORD D m, V1COORD D m, U2COORD D m, V2COORD D m, STA_INDEX 3I, FLAG L",
+    "OI_CORR": "IINDX J, JINDX J, CORR D",
+}
+#: Keywords of each table besides OI_REVN, which is 2, but 1 for OI_CORR.
+KEYWORDS = {
+    "OI_ARRAY": "ARRNAME FRAME ARRAYX ARRAYY ARRAYZ",
+    "OI_WAVELENGTH": "INSNAME",
+    "OI_CORR": "CORRNAME NDATA",
+} | dict.fromkeys(("OI_VIS", "OI_VIS2", "OI_T3"), "DATE-OBS INSNAME ARRNAME")
+
+
+@pytest.fixture(scope="module")
+def both_forms(tmp_path_factory):
+    """The mean of an exposure with covariances, and the same with one row for each integration."""
+    rng, folder = np.random.default_rng(4), tmp_path_factory.mktemp("forms")
+    data = with_samples(point_source("F480M", name="star"), 10, rng)
+    times = {"EXPSTART": 59735.49, "EXPEND": 59735.51, "EFFINTTM": 0.38}
+    data = replace(data, mjd=59735.5, int_time=26.0, header=times)
+    amplitude = 1 + 0.01 * rng.standard_normal((10, 21))
+    data = replace(data, samples=data.samples | {"amplitude": amplitude, "phase": 0.01 * amplitude})
+    mean = write_oifits(from_samples(data), folder / "mean.fits")
+    return data, {"mean": mean, "rows": write_oifits(data, folder / "rows.fits", per_integration="rows")}
+
+
+@pytest.mark.parametrize("form", ["mean", "rows"])
+def test_tables_are_those_of_the_standard(both_forms, form):
+    with fits.open(both_forms[1][form]) as hdus:
+        hdus.verify("exception")
+        assert hdus[0].header["CONTENT"] == "OIFITS2" and hdus[0].header["OBJECT"] == "star"
+        names = [hdu.name for hdu in hdus if hdu.name.startswith("OI_")]
+        assert set(names) == set(STANDARD) - (set() if form == "mean" else {"OI_CORR"})
+        for name in names:
+            header, columns = hdus[name].header, hdus[name].columns
+            assert header["OI_REVN"] == (1 if name == "OI_CORR" else 2)
+            assert set(KEYWORDS.get(name, "").split()) <= set(header)
+            for line in STANDARD[name].split(", "):
+                column, kind, *unit = line.split()
+                assert columns[column].format in (kind, f"1{kind}"), (name, column)
+                assert (columns[column].unit or "") == "".join(unit), (name, column)
+                assert hdus[name].data[column].ndim == (2 if kind in ("2I", "3I", "3D") else 1), (name, column)
+        for name in set(names) & {"OI_VIS", "OI_VIS2", "OI_T3"}:
+            table = hdus[name].data
+            index = hdus["OI_ARRAY"].data["STA_INDEX"]
+            assert np.isin(table["STA_INDEX"], index).all() and (table["TARGET_ID"] == 1).all()
+            assert (table["MJD"] > 59735).all() and (table["INT_TIME"] > 0).all() and not table["FLAG"].any()
+            for error in [c for c in table.names if c.endswith("ERR") and c != "T3AMPERR"]:
+                assert (table[error] > 0).all()
+            for other in ("ARRNAME", "INSNAME"):
+                owner = hdus["OI_ARRAY" if other == "ARRNAME" else "OI_WAVELENGTH"]
+                assert hdus[name].header[other] == owner.header[other]
+
+
+def test_correlations_are_those_of_the_covariances(both_forms):
+    data = from_samples(both_forms[0])
+    with fits.open(both_forms[1]["mean"]) as hdus:
+        corr = hdus["OI_CORR"]
+        assert corr.header["NDATA"] == 56 and (corr.data["IINDX"] < corr.data["JINDX"]).all()
+        assert hdus["OI_VIS2"].header["CORRNAME"] == hdus["OI_T3"].header["CORRNAME"] == corr.header["CORRNAME"]
+        assert hdus["OI_VIS2"].data["CORRINDX_VIS2DATA"].tolist() == list(range(1, 22))
+        assert hdus["OI_T3"].data["CORRINDX_T3PHI"].tolist() == list(range(22, 57))
+        one = corr.data[(corr.data["IINDX"] == 22) & (corr.data["JINDX"] == 24)]["CORR"][0]
+        assert np.isclose(one, data.cp_covariance[0, 2] / data.cp_err[0] / data.cp_err[2])
+        assert hdus["V2COV"].data.shape == (1, 21, 21) and hdus["CPCOV"].header["INSNAME"] == "NIRISS"
+
+
+@pytest.mark.parametrize("left", ["OI_CORR", "fouriever"])
+def test_covariances_of_others_are_read(both_forms, tmp_path, left):
+    lost = {"OI_CORR": ("V2COV", "CPCOV"), "fouriever": ("OI_CORR",)}[left] + ("CALAMI_V2COV", "CALAMI_CPCOV")
+    with fits.open(both_forms[1]["mean"]) as hdus:
+        for name in lost:
+            del hdus[name]
+        hdus.writeto(tmp_path / "x.fits")
+    back, data = read_oifits(tmp_path / "x.fits"), from_samples(both_forms[0])
+    for key in ("v2_covariance", "cp_covariance"):
+        assert np.abs(getattr(back, key) - getattr(data, key)).max() < 1e-12 * getattr(data, key).max()
+
+
+def test_correlations_belong_to_the_rows_that_name_them(both_forms, tmp_path):
+    # Rows in another order, and one that is in no correlation
+    with fits.open(both_forms[1]["mean"]) as hdus:
+        for name in ("V2COV", "CPCOV", "CALAMI_V2COV", "CALAMI_CPCOV"):
+            del hdus[name]
+        table = hdus["OI_VIS2"].data
+        for name in table.names:
+            table[name] = table[name][::-1].copy()
+        table["CORRINDX_VIS2DATA"][3] = 0
+        hdus.writeto(tmp_path / "x.fits")
+    back, data = read_oifits(tmp_path / "x.fits"), from_samples(both_forms[0])
+    wanted = data.v2_covariance[::-1, ::-1].copy()
+    wanted[3, :3] = wanted[3, 4:] = wanted[:3, 3] = wanted[4:, 3] = 0
+    assert np.abs(back.v2_covariance - wanted).max() < 1e-12 * wanted.max()
+
+
+@pytest.mark.parametrize(("column", "value"), [("IINDX", 0), ("JINDX", 57), ("CORR", 1.5)])
+def test_correlations_that_cannot_be_are_refused(both_forms, tmp_path, column, value):
+    with fits.open(both_forms[1]["mean"]) as hdus:
+        for name in ("CALAMI_V2COV", "CALAMI_CPCOV"):
+            del hdus[name]
+        hdus["OI_CORR"].data[column][5] = value
+        hdus.writeto(tmp_path / "x.fits")
+    with pytest.raises(FileProblem, match="OI_CORR"):
+        read_oifits(tmp_path / "x.fits")
+
+
+def test_rows_say_when_each_integration_was(both_forms):
+    data, paths = both_forms
+    with fits.open(paths["rows"]) as hdus:
+        table = hdus["OI_VIS2"].data
+        assert len(table) == 210 and len(hdus["OI_T3"].data) == 350
+        times = table["MJD"].reshape(10, 21)
+        assert (np.ptp(times, axis=1) == 0).all() and np.allclose(np.diff(times[:, 0]), 0.002)
+        assert np.isclose(times.mean(), 59735.5) and (table["INT_TIME"] == 0.38).all()
+        assert np.array_equal(table["VIS2DATA"].reshape(10, 21), data.samples["v2"])
+        scatter = data.samples["v2"].std(axis=0, ddof=1)
+        assert np.allclose(table["VIS2ERR"].reshape(10, 21), scatter)
+        triple = data.samples["amplitude"][:, [0, 1, 6]].prod(axis=1)
+        assert np.allclose(hdus["OI_T3"].data["T3AMP"].reshape(10, 35)[:, 0], triple)
+
+
+def test_rows_come_back_as_columns_do(both_forms, tmp_path):
+    data, paths = both_forms
+    rows = read_oifits(paths["rows"])
+    columns = read_oifits(write_oifits(data, tmp_path / "x.fits", per_integration=True))
+    for key in ("v2", "cp", "v2_covariance", "cp_covariance", "v2_uv", "cp_stations"):
+        assert np.array_equal(getattr(rows, key), getattr(columns, key)), key
+    for key in ("mjd", "int_time", "n_samples", "target", "filter", "stations", "n_integrations"):
+        assert getattr(rows, key) == getattr(columns, key), key
+    assert all(np.array_equal(rows.samples[key], columns.samples[key]) for key in columns.samples)
+    assert len(list_parts(paths["rows"])) == 1
+    with pytest.raises(CalamiError, match="'rows'"):
+        write_oifits(data, tmp_path / "y.fits", per_integration="lines")
+
+
+@pytest.mark.filterwarnings("ignore::calami.fringes.observables.OIFITSWarning")
+def test_the_angle_of_amical_is_noted(shared_data):
+    seen = read_oifits(shared_data / "oifits" / "amical_fake_binary_F430M.oifits")
+    assert seen.origin == "AMICAL" and any("1.12 deg" in note for note in seen.notes)
