@@ -21,10 +21,11 @@ _NAMES = {
     "fitting": "FitOptions LEAST_CHANGE STRAY UNLIKE fit",
     "oifits": "AMICAL_ANGLE COVARIANCE_EXTENSIONS FOURIEVER_EXTENSIONS KEPT_KEYWORDS MODES_EXTENSIONS Part "
     "find_defects list_parts read_oifits repair_errors write_oifits write_products",
+    "position": "FIT_STATE PositionModel PositionOptions find_position_model fit_position_model known_position_models",
     "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT FLIGHT_WEIGHTED Floor STATE calibrate "
     "differences_of_state displacement reference_weights selfcal",
     "companions": "CompanionFit FalseAlarm LARGEST_CHI2 OTHER_PIXEL Options Prepared SCALE_ERROR SHARED SearchOptions "
-    "RESPONSE_GRID TOO_SMALL add_companion companion_fringe disc position prepare sample_factor search_companion "
+    "RESPONSE_GRID TOO_SMALL add_companion companion_fringe disc prepare sample_factor search_companion "
     "sigma_of spot_response weighted_response",
     "limits": "ContrastCurve CurveOptions DEFINITIONS DetectionMap LimitOptions chi2_ratio chi2_sigma "
     "contrast_curve detection_map photon_curve remove_companion systematic_curve",

@@ -316,10 +316,13 @@ def _unlike(groups: Sequence[_Group], bases: Sequence[np.ndarray], rates: np.nda
     return np.eye(len(along)) + along * ((1 + size**2) ** -0.5 - 1) @ along.T
 
 # %% ../../nbs/migration/02_onset.ipynb #f497b3bb
-def _fit_free(groups: Sequence[_Group], reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def _fit_free(
+    groups: Sequence[_Group], reach: float, bent: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     # Values at the fine knots (R, m) of the falling curve that fits best, chi2 of the data, rates (groups, R), and the
     # number of parameters that the damping leaves. The kind of curve is not known: the data get the mean of the likely
-    # ones, resamples draw them.
+    # ones, resamples draw them. `bent`: resamples are bent by chance, as far as the damping lets them. Where the data
+    # ask for no bend at all it hides what is not known of the curve; where they do, a kink says more than the damping.
     bases = _bases(groups, lambda low, high: _mean_hats(low, high, reach, KNOTS * KINKS))
     ones = [g.white.sum(axis=1) for g in groups]
     rates = np.array([one @ g.rate[0] / (one @ one) for g, one in zip(groups, ones, strict=True)])
@@ -330,12 +333,13 @@ def _fit_free(groups: Sequence[_Group], reach: float) -> tuple[np.ndarray, np.nd
         best = np.argmax(chances)
         theta, rates = _falling(groups, bases, rates, 0, (white, *_kind(best)))
         white = _unlike(groups, bases, rates, theta)
-    chances = np.exp(chances - chances.max()).ravel()
-    drawn = np.random.default_rng(9).choice(chances.size, len(groups[0].rate), p=chances / chances.sum())
+    chances, rng = np.exp(chances - chances.max()).ravel(), np.random.default_rng(9)
+    drawn = rng.choice(chances.size, len(groups[0].rate), p=chances / chances.sum())
     chances[chances < 0.01] = 0.0  # of the most probable one
     likely = np.flatnonzero(chances)
     kinds = {index: _kind(index) for index in {best, *drawn, *likely}}
-    found = [_falling(groups, bases, rates, row, (white, *kinds[index])) for row, index in enumerate(drawn)]
+    chance = rng if bent else None
+    found = [_falling(groups, bases, rates, row, (white, *kinds[index]), chance) for row, index in enumerate(drawn)]
     every = [_falling(groups, bases, rates, 0, (white, *kinds[index])) for index in likely]
     found[0] = [np.average(part, axis=0, weights=chances[likely]) for part in zip(*every, strict=True)]
     theta, rates = (np.array(part) for part in zip(*found, strict=True))
@@ -361,11 +365,13 @@ def _kind(index: int) -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([smooth[:, first:], kinks[:, place]]), rows
 
 # %% ../../nbs/migration/02_onset.ipynb #d4f65341
-def _falling(groups: Sequence[_Group], bases, rates: np.ndarray, row: int, kind: tuple):
-    # The curve of one kind that fits a resample best and never rises, and the rates with it.
+def _falling(groups: Sequence[_Group], bases, rates: np.ndarray, row: int, kind: tuple, chance=None):
+    # The curve of one kind that fits a resample best and never rises, and the rates with it; with a generator, bent as
+    # its prior lets it.
     from scipy.optimize import nnls
 
     white, shape, prior = kind
+    bends = np.zeros(len(prior)) if chance is None else chance.standard_normal(len(prior))
     rising = np.tril(np.ones(2 * shape.shape[1:]))  # increments to values at the knots; the kink stays as it is
     if shape.shape[1] != KNOTS:
         rising[-1, :-1] = 0
@@ -373,7 +379,7 @@ def _falling(groups: Sequence[_Group], bases, rates: np.ndarray, row: int, kind:
     for _ in range(2):
         design, right = (white @ part for part in _stacked(groups, bases, rates, row))
         rows = np.concatenate([design @ curves, prior])
-        theta = curves @ nnls(rows, np.concatenate([right, np.zeros(len(prior))]), maxiter=10 * rows.shape[1])[0]
+        theta = curves @ nnls(rows, np.concatenate([right, bends]), maxiter=10 * rows.shape[1])[0]
         shapes = [g.white.sum(axis=1) - basis[row] @ theta for g, basis in zip(groups, bases, strict=True)]
         rates = np.array([shape @ g.rate[row] / (shape @ shape) for g, shape in zip(groups, shapes, strict=True)])
     return theta, rates
@@ -846,7 +852,7 @@ def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
         notes.append("too few group differences for a curved law: a linear one is assumed")
         return "linear"
     steep = min(known, key=lambda name: fits[name]["chi2"])
-    if _fails(**{key: fits[steep][key] for key in ("chi2", "dof")}):
+    if _no_law_fits(fits):
         fit = f"the {steep} one has χ² {fits[steep]['chi2']:.0f} of {fits[steep]['dof']}"
         notes.append(f"no law fits ({fit}): a free falling curve is used, which is less precise")
         return "free"
@@ -854,6 +860,11 @@ def _choose_law(law: str, fits: Mapping[str, Mapping], notes: list[str]) -> str:
         notes.append(f"the rate falls more steeply than a quadratic law: a {steep} one is used")
         return steep
     return "quadratic"
+
+# %% ../../nbs/migration/02_onset.ipynb #b5542c20
+def _no_law_fits(fits: Mapping[str, Mapping]) -> bool:
+    best = min((fit for name, fit in fits.items() if POWERS.get(name)), key=lambda fit: fit["chi2"])
+    return _fails(best["chi2"], best["dof"])
 
 # %% ../../nbs/migration/02_onset.ipynb #25f77cfb
 def _fails(chi2: float, dof: float) -> bool:
@@ -874,7 +885,7 @@ def _filter_onset(name: str, stats: Sequence[RampStatistics], options: OnsetOpti
     if options.resample_pointings:
         groups = _draw_pointings(groups, options.seed, notes)
     if chosen == "free":
-        theta, chi2, rates, parameters = _fit_free(groups, reach)
+        theta, chi2, rates, parameters = _fit_free(groups, reach, bent=not _no_law_fits(fits))
         held, rates = np.zeros(0), rates[:, :1]
     else:
         theta, _, chi2, rates, held = _fit_law(groups, chosen, levelling)

@@ -16,6 +16,8 @@ also of places that were left out; and limits against the scatter of best contra
 *real*: what the stars of program 1093 say: the deep pair of obs 012, AB Dor C by each reference and by both, and a star
 by itself on other pixels.
 
+*injected*: limits of stars at other places against what companions that are put into their data support.
+
 *numbers*: limits at 150 mas at equal photons against the number of integrations, fitted, averaged from samples, and by
 itself.
 
@@ -48,6 +50,7 @@ from calami.fringes.companions import (
     _grid_axis,
     _groups,
     _joint_scale,
+    add_companion,
     position,
     search_companion,
 )
@@ -238,6 +241,32 @@ def _log_chance(data) -> float:
     return total
 
 
+def print_injected(folder: Path) -> None:
+    """Limits of displaced stars against companions put into their data: what is recovered, and how it scatters."""
+    seen = [fitting.fit(p) for p in sorted(folder.glob("jw01093020001_*_cal.fits"))]
+    separations, rows = (100.0, 150.0, 200.0, 300.0), []
+    for one, other in list(itertools.permutations(range(len(seen)), 2))[::8]:
+        data = calibrate(seen[one], seen[other])
+        limits = contrast_curve(data, separations=separations, over=50.0).dmag
+        for separation, limit in zip(separations, limits, strict=True):
+            size = 10 ** (-0.4 * limit)
+            for angle in np.arange(0, 360, 30.0):
+                ready = Prepared(add_companion(data, separation, angle, size))
+                template = ready.template(ready.fringe(*position(np.array([separation]), np.array([angle]))))[:, 0]
+                found = ready.null_residual() @ template / (template @ template)
+                rows.append([displacement(seen[one], seen[other]), separation, limit, found / size, size])
+    rows = np.array(rows)
+    for low, high in itertools.pairwise((0.2, 0.45, 0.75, 2.0)):
+        words = []
+        for separation in separations:
+            own = rows[(rows[:, 0] >= low) & (rows[:, 0] < high) & (rows[:, 1] == separation)]
+            middle = np.median(own[:, 3])
+            supported = -2.5 * np.log10(5 * np.sqrt(np.mean(((own[:, 3] - middle) * own[:, 4]) ** 2)))
+            words.append(f"{np.median(own[:, 2]):.2f} {supported:.2f} ({middle:.2f})")
+        number = len(own) // 12
+        print(f"{low} to {high} px ({number} pairs), limit, what injected ones support (recovered): {', '.join(words)}")
+
+
 def print_real(folder: Path) -> None:
     """The deep pair of obs 012, AB Dor C by its references, and a star by itself on other pixels."""
     from scipy.stats import chi2
@@ -295,7 +324,7 @@ def print_numbers(count: int) -> None:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("what", choices=("blank", "floor", "limits", "numbers", "real"))
+    parser.add_argument("what", choices=("blank", "floor", "limits", "numbers", "real", "injected"))
     parser.add_argument("--n", type=int, default=1000, help="trials a cell")
     parser.add_argument(
         "--shared", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data", help="shared data"
@@ -310,6 +339,8 @@ def main() -> None:
         print_floor(options.shared / "jw01093")
     elif options.what == "limits":
         print_limits(options.shared / "jw01093")
+    elif options.what == "injected":
+        print_injected(options.shared / "jw01093")
     elif options.what == "real":
         print_real(options.shared / "jw01093")
     else:

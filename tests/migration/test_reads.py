@@ -52,7 +52,16 @@ def test_what_was_subtracted_once_is_not_subtracted_again():
     assert np.allclose(scatter, stats[0].scatter(), rtol=1e-6) and np.isfinite(mean[:, 9, 9]).all()
 
 
-@pytest.mark.parametrize("nuisance", [{"first": 25.0}, {"persistence": 1e-3}, {"converter": 2.0}])
+@pytest.mark.parametrize(
+    "nuisance",
+    [
+        {"first": 25.0},
+        {"first": -15.0, "first_groups": 2.5},
+        {"persistence": 1e-3},
+        {"converter": 2.0},
+        {"stripes": 6.0},
+    ],
+)
 def test_nuisances_of_reads_are_neither_migration_nor_nonlinearity(nuisance):
     stats, _ = program("none", **nuisance)
     found = quantify(stats, n_bootstrap=100)
@@ -111,6 +120,33 @@ def test_a_free_curve_only_falls_and_is_right_for_a_smooth_law():
     assert (np.diff(found.resampled, axis=1) >= -1e-9).all() and np.abs(ratio - 1).max() < 0.3
     with pytest.raises(CalamiError, match="the law is auto, free"):
         levels(*program("linear"), law="stepwise")
+
+
+@pytest.mark.parametrize("law", ["linear", "growing"])
+def test_a_free_curve_that_is_asked_for_is_no_more_certain_than_the_law(law):
+    # The damping alone made intervals of two thirds of the length.
+    stats, made = program(law, seed=3)
+    lengths = []
+    for chosen in ("free", "quadratic"):
+        found = quantify(stats, n_bootstrap=200, law=chosen).filters["F480M"]
+        true, one = made.levels(found.weights), found.crossings(foreign.THRESHOLDS, ["instantaneous"])
+        lengths.append([np.log(c.hi68_adu / c.lo68_adu) for c in one])
+        assert all(c.lo95_adu < true[c.threshold] / niriss.GAIN < c.hi95_adu for c in one)
+    assert (np.array(lengths[0]) > 0.85 * np.array(lengths[1])).all()
+
+
+@pytest.mark.parametrize("nuisance", [{"first": 5.0}, {"first": -15.0, "first_groups": 2.5}])
+def test_levels_with_other_first_reads_are_those_without(nuisance):
+    (ratio, found), (clean, _) = (levels(*program("linear", **more)) for more in (nuisance, {}))
+    assert found.law == "quadratic" and not found.flags and np.abs(ratio / clean - 1).max() < 0.02
+
+
+def test_levels_with_stripes_are_within_their_intervals():
+    stats, made = program("linear", stripes=6.0)
+    ratio, found = levels(stats, made)
+    true, one = made.levels(found.weights), found.crossings(foreign.THRESHOLDS, ["instantaneous"])
+    assert all(c.lo95_adu < true[c.threshold] / niriss.GAIN < c.hi95_adu < 1.5 * c.lo95_adu for c in one)
+    assert found.law == "quadratic" and not found.flags and np.abs(ratio - 1).max() < 0.1
 
 
 def test_a_change_that_rests_on_the_first_read_is_doubted():

@@ -1,0 +1,128 @@
+"""What position does to V² and closure phases: learnt, predicted, said to be unknown where it was not learnt."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from calami.core.problems import CalamiError, FileProblem
+from calami.fringes.observables import point_source
+from calami.fringes.position import (
+    FIT_STATE,
+    PositionModel,
+    find_position_model,
+    fit_position_model,
+    known_position_models,
+)
+
+PLACES = np.array(list(product(np.linspace(39.3, 40.5, 5), np.linspace(44.7, 45.9, 5))))
+STAR = point_source("F480M", 1e10)
+
+
+def law(place, seed=3):
+    """Relative change of V² and closure phases at a place: a slope along rows, a bend along columns."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0, 0.01, (2, 56))
+    values = a * (place[0] - 39.9) + b * (place[1] - 45.3) ** 2
+    return values[:21], values[21:]
+
+
+def seen(place, rng, noise=2e-4, **header):
+    v2, cp = law(place)
+    v2, cp = STAR.v2 * (1 + v2) + rng.normal(0, noise, 21), cp + rng.normal(0, noise, 35)
+    return replace(STAR, v2=v2, cp=cp, header={"STARROW": place[0], "STARCOL": place[1], **header})
+
+
+@pytest.fixture(scope="module")
+def model():
+    rng = np.random.default_rng(1)
+    return fit_position_model([seen(place, rng) for place in PLACES], name="toy", source="no star")
+
+
+def test_a_smooth_law_is_learnt(model):
+    left = model.leave_one_out()
+    assert max(np.sqrt((one**2).mean()) for one in left.values()) < 4e-4
+    middle = [np.mean(values, axis=0) for values in zip(*map(law, PLACES), strict=True)]
+    for place in ((39.7, 45.1), (40.2, 45.6)):
+        v2, cp = model.predict(*place)
+        true_v2, true_cp = law(place)
+        assert np.abs(v2 - (1 + true_v2) / (1 + middle[0])).max() < 1e-3
+        assert np.abs(cp - (true_cp - middle[1])).max() < 1e-3
+
+
+def test_noise_alone_has_no_law():
+    rng = np.random.default_rng(4)
+    flat = [
+        replace(seen(place, rng), v2=STAR.v2 + rng.normal(0, 0.01, 21), cp=rng.normal(0, 0.01, 35)) for place in PLACES
+    ]
+    left = fit_position_model(flat).leave_one_out()
+    assert all(0.0097 < np.sqrt((one**2).mean()) < 0.0108 for one in left.values())
+
+
+def test_what_is_left_of_a_difference_is_as_large_as_its_covariance_says():
+    rng, pulls = np.random.default_rng(5), []
+    for _ in range(40):
+        kept = rng.permutation(25)[:14]  # few places: the model is far from perfect
+        made = fit_position_model([seen(PLACES[k], rng, 1e-3) for k in kept], lengths=(1.0,), noises=(0.03,))
+        a, b = rng.uniform(PLACES.min(axis=0), PLACES.max(axis=0), (2, 2))
+        shift, left, whole = made.difference("cp", a, b[None], np.ones(1))
+        pulls.append((shift - (law(a)[1] - law(b)[1])) / np.sqrt(np.diag(left)))
+        assert np.trace(left) < np.trace(whole)
+    assert 0.4 < np.sqrt(np.mean(np.square(pulls))) < 1.3  # cautious at most by so much
+
+
+def test_far_away_nothing_is_known(model):
+    for key in ("v2", "cp"):
+        near, far = (model.difference(key, (39.9, c), np.array([[39.9, 45.3]]), [1.0])[1:] for c in (45.2, 60.0))
+        assert np.trace(near[0]) < 0.01 * np.trace(near[1])
+        assert np.trace(far[0]) > 0.4 * np.trace(far[1])  # of two places, one is known
+    same = model.difference("v2", (39.9, 45.2), np.array([[39.9, 45.2]]), [1.0])
+    assert not same[0].any() and not same[1].any()
+
+
+def test_periodic_places_are_not_absolute_ones():
+    rng = np.random.default_rng(6)
+    absolute = [seen(place, rng) for place in PLACES]
+    phase = [
+        replace(x, cp=0.01 * np.sin(2 * np.pi * p[1]) * np.ones(35)) for x, p in zip(absolute, PLACES, strict=True)
+    ]
+    lengths = {"lengths": (0.1, 0.2, 0.3, 1.0)}
+    left = [np.std(fit_position_model(absolute, periodic=p, **lengths).leave_one_out()["cp"]) for p in (False, True)]
+    assert left[0] < 0.5 * left[1]
+    left = [np.std(fit_position_model(phase, periodic=p, **lengths).leave_one_out()["cp"]) for p in (False, True)]
+    assert left[1] < 0.5 * left[0]
+
+
+def test_a_model_comes_back_from_its_file(model, tmp_path):
+    again = find_position_model(model.save(tmp_path / "toy.json"))
+    assert (again.name, again.filter, again.options.source) == ("toy", "F480M", "no star")
+    for one, other in zip(again.predict(39.8, 45.4), model.predict(39.8, 45.4), strict=True):
+        assert np.allclose(one, other, atol=1e-5)
+    (tmp_path / "bad.json").write_text('{"name": "x"}')
+    with pytest.raises(FileProblem, match="no model of position"):
+        PositionModel.load(tmp_path / "bad.json")
+    with pytest.raises(CalamiError, match="position-20"):
+        find_position_model("none")
+
+
+def test_exposures_that_do_not_belong_together_are_refused():
+    rng = np.random.default_rng(1)
+    good = [seen(place, rng) for place in PLACES[:6]]
+    with pytest.raises(CalamiError, match="5 exposures or more"):
+        fit_position_model(good[:4])
+    with pytest.raises(CalamiError, match="CALPUPIL"):
+        fit_position_model([*good, seen(PLACES[7], rng, CALPUPIL="other")])
+    with pytest.raises(CalamiError, match="not known"):
+        fit_position_model([*good, replace(STAR, header={})])
+    with pytest.raises(CalamiError, match="missing"):
+        fit_position_model([*good, replace(good[0], v2=STAR.v2 * np.nan)])
+
+
+def test_the_flight_model_predicts_each_real_place_by_the_others():
+    flight = find_position_model("flight")
+    assert flight.name == known_position_models()[-1] and set(flight.state) == set(FIT_STATE)
+    left = flight.leave_one_out()
+    v2, cp = np.sqrt((left["v2"] ** 2).mean()), np.degrees(np.sqrt((left["cp"] ** 2).mean()))
+    assert v2 < 0.0022 and cp < 0.10
+    assert np.allclose((v2, cp), (0.00185, 0.0799), rtol=0.01)
