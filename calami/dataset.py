@@ -290,6 +290,24 @@ class Dataset(_Named):
         """
         return flags_table(self, filetype)
 
+    def explore(self, mapping_file="my_mapping.txt"):
+        """
+        Show the exposures as a table to filter, select from and name (see `calami.widgets`).
+
+        Parameters
+        ----------
+        mapping_file : path-like
+            Where names go that are typed.
+
+        Returns
+        -------
+        calami.widgets.sets.SetView
+            Its `selection` is a Dataset.
+        """
+        from calami.widgets import SetView
+
+        return SetView(self, mapping_file)
+
     def _products(self, paths: Sequence[Path], failed: Mapping[Path, Exception]) -> Dataset:
         if not paths:
             raise CalamiError("\n".join(str(error) for error in failed.values()) or "nothing was made")
@@ -335,6 +353,24 @@ class Data(Exposure):
             The axes.
         """
         return plot_exposure(self, ax, half)
+
+    def explore(self, **options):
+        """
+        Show the image; a click on a pixel shows its ramps (see `calami.widgets`).
+
+        Parameters
+        ----------
+        **options
+            ``kernel`` and ``thresholds`` (ADU) of `calami.widgets.ramps.RampView`.
+
+        Returns
+        -------
+        calami.widgets.ramps.RampView
+            The view.
+        """
+        from calami.widgets import RampView
+
+        return RampView(self, **options)
 
     def info(self, fmt: str = "text") -> str:
         """

@@ -22,7 +22,7 @@ MOVED = {
     "answers": "migration.answers",
     "archive": "archive.download archive.token archive.mast",
     "calutil": "exposures.exposure core.images",
-    "cm_analysis": "migration.pairs core.images migration.pair_kernel",
+    "cm_analysis": "migration.pairs core.images migration.pair_kernel instrument.migration",
     "contrast": "fringes.companions fringes.limits fringes.plots fringes.products",
     "crds": "process.references instrument.mask process.parameters process.offline",
     "dataset": "exposures.folder dataset core.files core.tables exposures.columns exposures.index",

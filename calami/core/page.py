@@ -125,7 +125,7 @@ def _kind(block: Any) -> tuple[str, Any]:
     return type(block).__name__, block
 
 # %% ../../nbs/core/06_page.ipynb #ff5d6ef5
-def figure_png(draw: Sequence, width: float, height: float) -> bytes:
+def figure_png(draw: Sequence, width: float, height: float, dpi: int = 130) -> bytes:
     """
     Draw panels side by side and return them as PNG.
 
@@ -135,11 +135,13 @@ def figure_png(draw: Sequence, width: float, height: float) -> bytes:
         One a panel; each is called with the axes to draw on.
     width, height : float
         Size, inches.
+    dpi : int
+        Dots an inch.
 
     Returns
     -------
     bytes
-        The PNG, 130 dots an inch, without a time stamp.
+        The PNG, without a time stamp.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -149,7 +151,7 @@ def figure_png(draw: Sequence, width: float, height: float) -> bytes:
     for panel, ax in zip(draw, figure.subplots(1, len(draw), squeeze=False)[0], strict=True):
         panel(ax)
     out = BytesIO()
-    figure.savefig(out, format="png", dpi=130, metadata={"Software": None}, bbox_inches="tight")
+    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None}, bbox_inches="tight")
     return out.getvalue()
 
 # %% ../../nbs/core/06_page.ipynb #d1067af8

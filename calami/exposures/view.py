@@ -137,7 +137,7 @@ def exposure_html(exposure: Exposure) -> str:
 
     try:
         facts = render(exposure_facts(exposure), "html")
-        png = figure_png([lambda ax: plot_exposure(exposure, ax, half=20)], 4.4, 3.6)
+        png = figure_png([lambda ax: plot_exposure(exposure, ax, half=20)], 4.4, 3.6, 90)
     except CalamiError as problem:
         return render(_alone(str(problem)), "html")
     picture = Figure(png, "", f"count rate of {exposure.name} around the peak").source

@@ -1,0 +1,189 @@
+"""The views in a real JupyterLab: a click in the browser comes back as a value in Python.
+
+It needs playwright with a Chromium (`pip install playwright`, and CALAMI_CHROMIUM naming the browser if it is not
+playwright's own), and takes about a minute; without them it is skipped. With CALAMI_PICTURES naming a folder, it leaves
+a picture of every view there.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from toys import rootname, write_star
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("jupyterlab")
+pytest.importorskip("ipympl")
+pytest.importorskip("itables")
+
+CHROMIUM = os.environ.get("CALAMI_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+REPO = Path(__file__).resolve().parents[2]
+CELLS = [
+    "import json, time, numpy as np\nfrom pathlib import Path\nfrom calami import Dataset\n"
+    "from calami.widgets import blink, explore\nds = Dataset('data')",
+    "pair = blink(ds['a'], ds['b'])\npair",
+    "ramps = ds['a'].explore()\nramps",
+    "folder = ds.explore('mine.txt')\nfolder",
+    "from calami.fringes.observables import point_source\n"
+    "companion = explore(point_source('F480M', 1e8), start=(150, 70, 6))\ncompanion",
+    "1 / 0 if False else ds['none']",
+]
+#: What the browser does to a view, and what Python must say then.
+ASKED = (
+    "Path('state.json').write_text(json.dumps({'pair': pair.what.value, 'pixel': ramps.pixel, "
+    "'pair_pixel': pair.pixel, 'selected': folder.selection.rootlist, 'separation': companion.separation.value, "
+    "'words': companion.readout.value}))"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a notebook and two exposures."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "data").mkdir()
+    cards = {"NINTS": 60}
+    write_star(folder / "data" / f"{rootname(1, 1)}_rate.fits", 5, seed=1, edge=2e-6, **cards)
+    write_star(folder / "data" / f"{rootname(1, 2)}_rate.fits", 13, seed=2, edge=2e-6, **cards)
+    cells = [{"cell_type": "code", "source": s, "metadata": {}, "outputs": [], "execution_count": None} for s in CELLS]
+    cells[0]["source"] += f"\nPath('names.txt').write_text('a {rootname(1, 1)}\\nb {rootname(1, 2)}\\n')\n"
+    cells[0]["source"] += "ds.create_mapping('names.txt');"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    for k, cell in enumerate(cells):
+        cell["id"] = f"cell{k}"
+    notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    (folder / "views.ipynb").write_text(json.dumps(notebook))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place):
+    """JupyterLab on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = place / "home"
+    home.mkdir()
+    env = os.environ | {"HOME": str(home), "JUPYTER_CONFIG_DIR": str(home), "PYTHONPATH": str(REPO)}
+    env["CALAMI_CACHE"] = str(home / "cache")
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
+    command += ["--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={place}"]
+    command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with (place / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=place)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=2).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    """JupyterLab in a browser, with all that was asked of the network and said in the console."""
+    with playwright.sync_playwright() as play:
+        options = {"executable_path": CHROMIUM} if CHROMIUM else {}
+        browser = play.chromium.launch(args=["--no-sandbox"], **options)
+        opened = browser.new_context(viewport={"width": 1500, "height": 2600}).new_page()
+        opened.asked, opened.errors = [], []
+        opened.on("request", lambda r: opened.asked.append(r.url))
+        opened.on("console", lambda m: opened.errors.append(m.text) if m.type == "error" else None)
+        opened.goto(f"{server}/lab/tree/views.ipynb?reset", timeout=120_000)
+        opened.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+        select_kernel(opened)
+        yield opened
+        browser.close()
+
+
+def select_kernel(page):
+    # JupyterLab asks for the kernel where the notebook's is not known to it by that name.
+    with contextlib.suppress(playwright.TimeoutError):
+        page.locator('.jp-Dialog button:has-text("Select")').click(timeout=10_000)
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=120_000)
+
+
+def picture(page, name):
+    if os.environ.get("CALAMI_PICTURES"):
+        page.screenshot(path=Path(os.environ["CALAMI_PICTURES"]) / f"{name}.png")
+
+
+def menu(page, *items):
+    page.locator(f'.lm-MenuBar-itemLabel:has-text("{items[0]}")').first.click()
+    page.locator(f'.lm-Menu-itemLabel:text-is("{items[1]}")').first.click()
+
+
+def state(page, place):
+    """What Python says of the views."""
+    (place / "state.json").unlink(missing_ok=True)
+    page.locator(".jp-Notebook .jp-Cell").last.locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type(ASKED)
+    page.keyboard.press("Control+Enter")
+    for _ in range(100):
+        if (place / "state.json").exists():
+            return json.loads((place / "state.json").read_text())
+        page.wait_for_timeout(100)
+    raise AssertionError("the kernel did not answer")
+
+
+def canvas_of(page, number):
+    return page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jupyter-matplotlib-canvas-div canvas").last
+
+
+def test_views_answer_clicks(page, server, place):
+    menu(page, "Run", "Run All Cells")
+    canvas_of(page, 4).wait_for(timeout=60_000)
+    page.wait_for_timeout(1500)
+    picture(page, "views")
+    cell = page.locator(".jp-Notebook .jp-Cell")
+    fault = " ".join(cell.nth(5).locator(".jp-OutputArea-output").all_inner_texts())
+    assert "no exposure is called 'none'" in fault and "Traceback" not in fault
+    cell.nth(1).locator('button:has-text("difference")').click()
+    where = canvas_of(page, 2).bounding_box()
+    page.mouse.click(where["x"] + 0.16 * where["width"], where["y"] + 0.40 * where["height"])
+    row = cell.nth(3).locator("tbody tr:visible").nth(1)
+    row.wait_for(timeout=60_000)
+    row.click()
+    cell.nth(3).locator(".widget-text input").fill("deep_one")
+    cell.nth(3).locator(".widget-text input").press("Tab")
+    cell.nth(3).locator('button:has-text("name it")').click()
+    slider = cell.nth(4).locator(".noUi-handle").first
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(800)
+    said = state(page, place)
+    picture(page, "clicked")
+    assert said["pair"] == "difference" and said["selected"] == [rootname(1, 2)]
+    assert said["pixel"] != [40, 45] and said["separation"] > 150
+    assert "χ²" in said["words"] and (place / "mine.txt").read_text() == f"deep_one  {rootname(1, 2)}\n"
+    away = [u for u in page.asked if not u.startswith((server, "data:", "blob:", "ws:"))]
+    assert not away and not [e for e in page.errors if "favicon" not in e]
+
+
+def test_saved_and_reopened_without_a_kernel(page, server, place):
+    """What is left of a view is its static form: a picture, and no line that says it was not found."""
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(1500)
+    opened = page.context.new_page()
+    shutil.copy(place / "views.ipynb", place / "again.ipynb")
+    opened.goto(f"{server}/lab/tree/again.ipynb?reset", timeout=120_000)
+    opened.wait_for_selector(".calami-static img", timeout=60_000)
+    opened.wait_for_timeout(3000)
+    picture(opened, "reopened")
+    assert opened.locator(".calami-static img").first.is_visible()
+    assert "model not found" not in opened.locator(".jp-Notebook").inner_text()

@@ -1,0 +1,178 @@
+"""The views without a browser: controls set from Python, clicks as events."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from toys import rootname, write_exposure, write_star
+
+from calami import Dataset
+from calami.core.problems import CalamiError
+from calami.fringes.companions import add_companion
+from calami.fringes.observables import add_noise, point_source
+from calami.instrument import niriss
+from calami.migration.answers import Answers
+from calami.process.pipeline import Outcome, Run
+from calami.widgets import blink, explore, view
+
+pytest.importorskip("ipympl")
+pytest.importorskip("itables")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    for activity, groups in ((1, 5), (2, 13)):
+        path = folder / f"{rootname(1, activity)}_rate.fits"
+        write_star(path, groups, seed=activity, edge=2e-6, bad=[(43, 48)])
+    return Dataset(folder)
+
+
+def click(axes, row, col):
+    return SimpleNamespace(inaxes=axes, xdata=col, ydata=row)
+
+
+def test_a_pair_in_turn(pair):
+    seen = blink(pair[0], pair[1])
+    assert seen.widget is seen.widget and "alt=" in seen.static()
+    change = seen.pictures.of("difference")
+    assert (
+        change[40, 45] < -4
+        and np.isnan(change[43, 48])
+        and np.isfinite(seen.pictures.of("difference", clean=False)[43, 48])
+    )
+    assert abs(seen.pictures.of("model")[40, 45] / change[40, 45] - 1) < 0.2  # the fit explains the peak
+    seen.what.value = "difference"
+    assert seen.axes[0].get_title() == "deep over shallow, minus 1"
+    seen._clicked(click(seen.axes[0], 43.2, 47.9))
+    assert seen.pixel == (43, 48) and "not used" in seen.readout.value and seen.axes[1].get_title() == "row 43"
+    seen._clicked(click(seen.axes[1], 1, 1))
+    assert seen.pixel == (43, 48)  # a click on the profile chooses nothing
+    seen.play.value = 1
+    assert seen.what.value == "deep"
+    assert blink((pair[0], pair[1])).pixel == (40, 45)
+
+
+def test_shift_and_flux_taken_off_leave_migration(pair):
+    pictures = blink(pair[0], pair[1]).pictures
+    moved = pictures.of("difference", still=False) - pictures.of("difference")
+    flux = 100 * pictures.pair.fit.flux.value
+    assert np.nanmedian(moved) == pytest.approx(flux, abs=0.1)
+
+
+def ramp(path, ints=6, groups=5):
+    rng = np.random.default_rng(1)
+    science = np.cumsum(rng.normal(500, 5, (ints, groups, 16, 16)), axis=1)
+    science[..., 7:10, 7:10] += 1000 * np.arange(1, groups + 1)[:, None, None]
+    science[..., 8, 8] += 4000 * np.arange(1, groups + 1)
+    flags = np.zeros(science.shape, "uint8")
+    flags[2, 3, 8, 8] = niriss.JUMP_DET
+    arrays = {"SCI": science.astype("float32"), "PIXELDQ": np.zeros((16, 16), "uint32"), "GROUPDQ": flags}
+    return write_exposure(path, arrays, NGROUPS=groups, NINTS=ints, EFFINTTM=groups * 0.07544)
+
+
+def test_ramps_of_a_pixel(tmp_path):
+    ramp(tmp_path / f"{rootname()}_ramp.fits")
+    seen = Dataset(tmp_path)[0].explore(thresholds=(12_000,))
+    assert seen.pixel == (8, 8) and seen.widget is not None and "base64" in seen.static()
+    seen.chosen.value = 3
+    labels = [t.get_text() for t in seen.axes[1].get_legend().get_texts()]
+    assert labels == ["jump"] and "integration 3" in seen.axes[1].get_title()
+    assert any("12,000 ADU = 19.3 ke-" in t.get_text() for t in seen.axes[1].texts)
+    seen._clicked(click(seen.axes[0], 3.4, 5.6))
+    assert seen.pixel == (3, 6) and seen.axes[1].get_title().startswith("row 3, column 6")
+    seen.choose(99, -5)
+    assert seen.pixel == (15, 0)
+    steps = seen.ramps.steps(8, 8).mean(axis=0) * 0.07544
+    assert steps == pytest.approx(np.full(4, 5500), abs=10)
+
+
+@pytest.mark.parametrize("product", ["rate", "rateints"])
+def test_products_without_groups(tmp_path, product):
+    shape = (7, 16, 16) if product == "rateints" else (16, 16)
+    science = np.full(shape, 10.0, "float32")
+    science[..., 7:10, 7:10] = 300
+    science[..., 8, 8] = 900
+    arrays = {"SCI": science, "ERR": np.ones(shape, "float32"), "DQ": np.zeros(shape, "uint32")}
+    write_exposure(tmp_path / f"{rootname()}_{product}.fits", arrays)
+    seen = explore(Dataset(tmp_path)[0])
+    assert seen.widget is not None and seen.ramps.has_samples == (product == "rateints")
+    assert len(seen.ramps.values(8, 8)) == (7 if product == "rateints" else 1)
+    assert not seen.axes[2].axison and "base64" in seen.static()
+
+
+def test_a_folder_selection_and_names(pair, tmp_path):
+    seen = pair.explore(tmp_path / "mine.txt")
+    assert len(seen.selection) == 0 and seen.static().count("<img") == 2
+    assert seen.widget is not None and len(seen.selection) == 0
+    seen.give_name()
+    assert "select one exposure" in seen.said.value and not (tmp_path / "mine.txt").exists()
+    seen.table.selected_rows = [1]
+    assert type(seen.selection) is Dataset and seen.selection.rootlist == [rootname(1, 2)]
+    seen.typed.value = "deep"
+    seen.give_name()
+    assert (tmp_path / "mine.txt").read_text() == f"deep  {rootname(1, 2)}\n" and pair["deep"].rootname == rootname(
+        1, 2
+    )
+    seen.table.selected_rows = [0]
+    seen.typed.value = "deep"  # a second time
+    seen.give_name()
+    assert "second time" in seen.said.value and (tmp_path / "mine.txt").read_text().count("\n") == 1
+    seen.typed.value = "no name"
+    seen.give_name()
+    assert (tmp_path / "mine.txt").read_text().count("\n") == 1
+
+
+def test_a_companion_on_sliders():
+    data = add_noise(add_companion(point_source("F430M", 1e8), 150, 70, 0.01), np.random.default_rng(3))
+    seen = explore(data, start=(150, 70, 5))
+    assert seen.widget is not None and "base64" in seen.static()
+    best = seen.companion.chi2(150, 70, 0.01)
+    assert best < 2 * seen.companion.dof < seen.companion.chi2(250, 70, 0.01)
+    assert f"χ² {best:.1f}" in seen.readout.value and "better" in seen.readout.value
+    before = np.array(seen.lines[0].get_ydata())
+    seen.separation.value = 250
+    assert not np.allclose(seen.lines[0].get_ydata(), before)
+    worse = seen.companion.chi2(250, 70, 0.01)
+    assert worse > 10 * best and f"χ² {worse:.1f}" in seen.readout.value
+
+
+def test_chi2_is_that_of_the_search():
+    from calami.fringes.companions import search_companion
+
+    data = add_noise(add_companion(point_source("F480M", 1e8), 150, 70, 0.01), np.random.default_rng(4))
+    fit = search_companion(data)
+    found = explore(data).companion.chi2(fit.separation, fit.position_angle, 10 ** (-0.4 * fit.dmag["F480M"]))
+    assert found == pytest.approx(fit.chi2, rel=1e-3)
+
+
+def test_a_run_and_its_logs(tmp_path):
+    (tmp_path / "deep.log").write_text("all went well")
+    fine = Outcome("deep", tmp_path / "deep_uncal.fits", "made", (), (), 2.5, tmp_path / "deep.log")
+    bad = Outcome("shallow", tmp_path / "s_uncal.fits", "failed", (), (), 0.3, None, "s: <cut> short")
+    seen = explore(Run(("jump",), {}, tmp_path, (fine, bad), 2.8))
+    assert seen.widget is not None and "s: &lt;cut&gt; short" in seen.log.value  # failed ones first
+    seen.chosen.value = 0
+    assert "all went well" in seen.log.value and "<table" in seen.static()
+
+
+def test_what_has_no_view_and_what_answers_nothing():
+    with pytest.raises(CalamiError, match="no view of a int; give ExposureSet"):
+        explore(3)
+    with pytest.raises(CalamiError, match="hold no filter"):
+        explore(Answers(None, {}, None, None, (), dict.fromkeys("abc", "no exposures"), 1e8))
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ipympl", None)
+    with pytest.raises(CalamiError, match=r'pip install "calami\[lab\]"'):
+        view.need_lab()
+
+
+def test_outside_of_jupyter_the_static_form_is_shown():
+    seen = explore(point_source("F480M", 1e8))
+    with pytest.raises(NotImplementedError):
+        seen._ipython_display_()
+    assert seen._repr_html_() == seen.static()
