@@ -976,6 +976,9 @@ def fringes(
     pupil: Annotated[
         str | None, typer.Option(help="Measured in flight: 'flight', a name with a date or a file; for flight data.")
     ] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Single integrations in rows, as OIFITS has it, not in jwst's columns.")
+    ] = False,
 ) -> None:
     """
     Fit fringes and write OIFITS files: ROOTNAME_ami-oi.fits, and of cubes ROOTNAME_amimulti-oi.fits.
@@ -994,7 +997,7 @@ def fringes(
     from calami.fringes import fitting
     from calami.fringes.oifits import write_products
 
-    rows, wrong, done = [], [], {}
+    table, wrong, done = [], [], {}
     chosen, spectrum = holes.split(",") if holes else None, None
     if spectral_type:
         from calami.archive.simbad import model_spectrum
@@ -1007,7 +1010,7 @@ def fringes(
             if name in done:
                 raise CalamiError(f"{path.name}: {done[name].name} is the same exposure; give one of them")
             seen = fitting.fit(exposure, mode, oversample=oversample, holes=chosen, spectrum=spectrum, pupil=pupil)
-            write_products(seen, output)
+            write_products(seen, output, rows=rows)
             for note in seen.notes:
                 typer.echo(f"{path.name}: {note}", err=True)
         except CalamiError as problem:
@@ -1017,10 +1020,10 @@ def fringes(
         finally:
             exposure.close()
         done[name] = path
-        rows.append({**seen.summary(), "file": f"{name}_ami-oi.fits"})
-    if rows:
-        _print_table(Table(rows), f"{len(rows)} exposures")
-        typer.echo(f"wrote {len(rows)} exposures to {output}", err=True)
+        table.append({**seen.summary(), "file": f"{name}_ami-oi.fits"})
+    if table:
+        _print_table(Table(table), f"{len(table)} exposures")
+        typer.echo(f"wrote {len(table)} exposures to {output}", err=True)
     if wrong:
         raise CalamiError(f"{len(wrong)} of {len(groups)} exposures could not be fitted")
 

@@ -62,6 +62,14 @@ def test_fringes_writes_the_files_of_each_exposure(exposures, tmp_path):
     assert [path.read_bytes() for path in exposures] == before
 
 
+def test_fringes_writes_rows(exposures, tmp_path):
+    answer = run("fringes", exposures[0], "-o", tmp_path / "oi", "--rows")
+    assert answer.exit_code == 0
+    with fits.open(tmp_path / "oi" / f"{rootname(1)}_amimulti-oi.fits") as hdus:
+        assert hdus["OI_T3"].data["T3PHI"].shape == (6 * 35,)
+    assert len(read_oifits(tmp_path / "oi" / f"{rootname(1)}_amimulti-oi.fits").samples["cp"]) == 6
+
+
 def test_what_cannot_be_fitted_is_told_and_the_others_done(exposures, tmp_path):
     wrong = tmp_path / f"{rootname(3)}_cal.fits"
     write_exposure(wrong, {"SCI": np.ones((80, 80), "float32"), "DQ": np.ones((80, 80), "uint32")}, POINTING)

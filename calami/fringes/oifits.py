@@ -102,7 +102,7 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
     """
     from astropy.io import fits
 
-    data = from_observables(data)
+    given, data = data, from_observables(data)
     if per_integration not in (False, True, "rows"):
         raise CalamiError(f"per_integration is {per_integration!r}; use False, True or 'rows'")
     if per_integration and not {"v2", "cp"} <= set(data.samples):
@@ -111,7 +111,7 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
     hdus, wave = [_primary(data)], {"EFF_WAVE": data.wavelength, "EFF_BAND": data.bandwidth}
     tables = {"OI_ARRAY": _array_hdu(data), "OI_TARGET": _target_hdu(data), "OI_WAVELENGTH": _columns(1, **wave)}
     rows = per_integration == "rows"
-    tables |= _row_hdus(data, hdus[0].header) if rows else _visibility_hdus(data, per_integration)
+    tables |= _row_hdus(given, hdus[0].header) if rows else _visibility_hdus(data, per_integration)
     known = {"OI_REVN": 2, "INSNAME": "NIRISS", "ARRNAME": "jwst_ami", "DATE-OBS": str(hdus[0].header["DATE-OBS"])}
     fewer = {"OI_ARRAY": ("OI_REVN", "ARRNAME"), "OI_TARGET": ("OI_REVN",), "OI_WAVELENGTH": ("OI_REVN", "INSNAME")}
     for name, hdu in tables.items():
@@ -203,6 +203,8 @@ def _visibility_hdus(data: Observables, single: bool) -> dict[str, Any]:
             if table in _correlated(data) and not single:
                 column, first = _correlated(data)[table][1:]
                 more[f"CORRINDX_{column}"] = np.arange(first, first + rows)
+                if table == "OI_T3":  # oifitslib skips a table with only one of them; of T3AMP no correlation is said
+                    more["CORRINDX_T3AMP"] = more["CORRINDX_T3PHI"] + rows
             made[table] = _columns(rows, **start, **_measured_columns(data, table, single), **rest, **more)
     return made
 
@@ -234,7 +236,7 @@ def _covariance_hdus(data: Observables, tables: dict[str, Any]) -> list[Any]:
             values = (covariance / np.outer(*[getattr(data, f"{key}_err")] * 2))[upper]
         known = np.isfinite(values) & (values != 0)
         entries.append(np.column_stack((*(axis + start for axis in upper), values))[known])
-        count = start + len(covariance) - 1
+        count = start + (2 if key == "cp" else 1) * len(covariance) - 1  # T3AMP after T3PHI
         tables[table].header["CORRNAME"] = _CORRNAME
     if not made:
         return []
@@ -245,12 +247,14 @@ def _covariance_hdus(data: Observables, tables: dict[str, Any]) -> list[Any]:
     return [corr, *made]
 
 # %% ../../nbs/fringes/07_oifits.ipynb #b24aabdf
-def _row_hdus(data: Observables, header: Any) -> dict[str, Any]:
+def _row_hdus(given: Observables, header: Any) -> dict[str, Any]:
     # One row for each integration and baseline; the header says how many integrations, to be read again
+    data = from_observables(given)
     made, plain, samples = {}, _visibility_hdus(data, True), data.samples
     count = len(samples["v2"])
+    kept = np.asarray(given.samples.get("kept", np.ones(count, bool)))
     header.update({"CALROWS": count, "CALTIME": float(np.nan_to_num(data.int_time))})
-    moments, seconds = _moments(data, count)
+    moments, seconds = _moments(data, kept)
     if "amplitude" in samples and len(data.cp):
         sides = np.abs(data.triangle_matrix)
         triple = np.exp(np.log(np.maximum(samples["amplitude"], 1e-12)) @ sides.T)
@@ -275,15 +279,15 @@ def _row_hdus(data: Observables, header: Any) -> dict[str, Any]:
     return made
 
 # %% ../../nbs/fringes/07_oifits.ipynb #cfb92ef5
-def _moments(data: Observables, count: int) -> tuple[np.ndarray, float]:
-    # Middle of each of the integrations that are written, MJD, and their length, s; from the whole exposure's
+def _moments(data: Observables, kept: np.ndarray) -> tuple[np.ndarray, float]:
+    # Middle of each of the integrations that were kept, MJD, and their length, s; from the whole exposure's
     start, end = (_number(data.header.get(key)) for key in ("EXPSTART", "EXPEND"))
     span = data.int_time / 86400 if np.isfinite(data.int_time) else 0.0
     if not (np.isfinite(start) and end > start):
         middle = data.mjd if np.isfinite(data.mjd) else 0.0
         start, end = middle - span / 2, middle + span / 2
-    length = _number(data.header.get("EFFINTTM"), span * 86400 / count)
-    return start + (np.arange(count) + 0.5) / count * (end - start), length
+    length = _number(data.header.get("EFFINTTM"), span * 86400 / len(kept))
+    return start + (np.flatnonzero(kept) + 0.5) / len(kept) * (end - start), length
 
 # %% ../../nbs/fringes/07_oifits.ipynb #7dc3a2ca
 def _measured_columns(data: Observables, table: str, single: bool) -> dict[str, np.ndarray]:
@@ -348,7 +352,7 @@ def _date(mjd: float) -> str:
     return _iso(mjd)[:10] or _UNKNOWN_DATE
 
 # %% ../../nbs/fringes/07_oifits.ipynb #38fe3912
-def write_products(observables: Observables, folder: str | os.PathLike) -> list[Path]:
+def write_products(observables: Observables, folder: str | os.PathLike, *, rows: bool = False) -> list[Path]:
     """
     Write the files of one exposure as the pipeline names them.
 
@@ -358,6 +362,8 @@ def write_products(observables: Observables, folder: str | os.PathLike) -> list[
         Of the exposure.
     folder : path-like
         Where to; it is made if it is not there.
+    rows : bool
+        Write single integrations in rows, as OIFITS has it, instead of the columns of jwst (`write_oifits`).
 
     Returns
     -------
@@ -372,7 +378,8 @@ def write_products(observables: Observables, folder: str | os.PathLike) -> list[
     name, folder = observables.name, Path(folder)
     paths = [write_oifits(observables, folder / f"{name}_ami-oi.fits")]
     if len(observables.kept_samples.get("v2", ())) > 1:
-        paths.append(write_oifits(observables, folder / f"{name}_amimulti-oi.fits", per_integration=True))
+        form = "rows" if rows else True
+        paths.append(write_oifits(observables, folder / f"{name}_amimulti-oi.fits", per_integration=form))
     return paths
 
 # %% ../../nbs/fringes/07_oifits.ipynb #cd287e7d

@@ -869,10 +869,12 @@ def test_correlations_are_those_of_the_covariances(both_forms):
     data = from_samples(both_forms[0])
     with fits.open(both_forms[1]["mean"]) as hdus:
         corr = hdus["OI_CORR"]
-        assert corr.header["NDATA"] == 56 and (corr.data["IINDX"] < corr.data["JINDX"]).all()
+        assert corr.header["NDATA"] == 91 and (corr.data["IINDX"] < corr.data["JINDX"]).all()
         assert hdus["OI_VIS2"].header["CORRNAME"] == hdus["OI_T3"].header["CORRNAME"] == corr.header["CORRNAME"]
         assert hdus["OI_VIS2"].data["CORRINDX_VIS2DATA"].tolist() == list(range(1, 22))
         assert hdus["OI_T3"].data["CORRINDX_T3PHI"].tolist() == list(range(22, 57))
+        assert hdus["OI_T3"].data["CORRINDX_T3AMP"].tolist() == list(range(57, 92))  # in no pair
+        assert corr.data["JINDX"].max() == 56
         one = corr.data[(corr.data["IINDX"] == 22) & (corr.data["JINDX"] == 24)]["CORR"][0]
         assert np.isclose(one, data.cp_covariance[0, 2] / data.cp_err[0] / data.cp_err[2])
         assert hdus["V2COV"].data.shape == (1, 21, 21) and hdus["CPCOV"].header["INSNAME"] == "NIRISS"
@@ -906,7 +908,7 @@ def test_correlations_belong_to_the_rows_that_name_them(both_forms, tmp_path):
     assert np.abs(back.v2_covariance - wanted).max() < 1e-12 * wanted.max()
 
 
-@pytest.mark.parametrize(("column", "value"), [("IINDX", 0), ("JINDX", 57), ("CORR", 1.5)])
+@pytest.mark.parametrize(("column", "value"), [("IINDX", 0), ("JINDX", 92), ("CORR", 1.5)])
 def test_correlations_that_cannot_be_are_refused(both_forms, tmp_path, column, value):
     with fits.open(both_forms[1]["mean"]) as hdus:
         for name in ("CALAMI_V2COV", "CALAMI_CPCOV"):
@@ -950,3 +952,15 @@ def test_rows_come_back_as_columns_do(both_forms, tmp_path):
 def test_the_angle_of_amical_is_noted(shared_data):
     seen = read_oifits(shared_data / "oifits" / "amical_fake_binary_F430M.oifits")
     assert seen.origin == "AMICAL" and any("1.12 deg" in note for note in seen.notes)
+
+
+def test_rows_have_the_times_of_what_was_kept(both_forms, tmp_path):
+    data = both_forms[0]
+    kept = np.ones(12, bool)
+    kept[[2, 7]] = False
+    samples = {key: np.insert(values, [2, 6], values[0], axis=0) for key, values in data.samples.items()}
+    path = write_oifits(replace(data, samples=samples | {"kept": kept}), tmp_path / "x.fits", per_integration="rows")
+    with fits.open(path) as hdus:
+        times = hdus["OI_VIS2"].data["MJD"].reshape(10, 21)[:, 0]
+        assert np.array_equal(hdus["OI_VIS2"].data["VIS2DATA"].reshape(10, 21), data.samples["v2"])
+    assert np.allclose(times, 59735.49 + (np.flatnonzero(kept) + 0.5) / 12 * 0.02)

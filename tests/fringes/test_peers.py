@@ -1,5 +1,7 @@
 """Files load in other programs, and what these compute agrees; skipped without the extra `peers`."""
 
+import shutil
+import subprocess
 import warnings
 from dataclasses import replace
 
@@ -155,3 +157,18 @@ def test_rows_load_in_amical_and_virgil(forms, amical, virgil):
     seen = amical.loadc(rows)
     assert np.allclose(seen.vis2.reshape(12, 21), data.samples["v2"]) and seen.target == "star"
     assert virgil_record(virgil, rows).n_independent == 432
+
+
+def test_files_pass_oifits_check(tmp_path):
+    program = shutil.which("oifits-check")
+    if program is None:
+        pytest.skip("needs oifits-check of oifitslib on the PATH")
+    rng, star = np.random.default_rng(2), point_source("F480M", 1e6, name="star")
+    phase = 0.01 * rng.standard_normal((12, 21))
+    samples = {"v2": np.full((12, 21), 0.81), "amplitude": np.full((12, 21), 0.9), "phase": phase}
+    samples |= {"cp": phase @ star.triangle_matrix.T}
+    single = replace(star, samples=samples, mjd=59735.5, int_time=26.0)
+    for form, data in ((False, star), ("rows", single)):
+        path = write_oifits(data, tmp_path / "x.fits", per_integration=form)
+        said = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=60, check=False)
+        assert "All checks passed" in said.stdout and " 1 OI_T3 tables" in said.stdout, said.stdout
