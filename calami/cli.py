@@ -1047,6 +1047,13 @@ def calibrate(
         typer.Option("--floor/--no-floor", help="Add what stars differ by in flight data; by default for flight data."),
     ] = None,
     systematics: Systematics = None,
+    position: Annotated[
+        str | None, typer.Option(help="Take off what the place on the detector does: 'flight', a name, or a file.")
+    ] = None,
+    gains: Annotated[
+        tuple[float, float], typer.Option(help="Relative errors of the gains of holes and of baselines.")
+    ] = (0.0, 0.0),
+    modes: Annotated[int, typer.Option(min=0, help="Modes of the reference stars' scatter to marginalise.")] = 0,
     allow: Annotated[bool, typer.Option("--allow", help="Even if the stars were not treated alike.")] = False,
     repair: Repair = False,
 ) -> None:
@@ -1057,6 +1064,7 @@ def calibrate(
 
     - `calami calibrate oi/abdor_ami-oi.fits oi/hd37093_ami-oi.fits -o abdor_f480m.fits --systematics 0.005,0.2`
     - `calami calibrate oi/abdor_ami-oi.fits oi/hd*_ami-oi.fits -o abdor.fits --weights position`
+    - `calami calibrate oi/a_ami-oi.fits oi/b_ami-oi.fits -o a.fits --position flight --gains 0.005 0.002`
     - `calami calibrate oi --pairs pairs.yaml -o calibrated`
     """
     from calami.fringes.calibration import calibrate as by_references
@@ -1064,7 +1072,7 @@ def calibrate(
     from calami.fringes.oifits import read_oifits, write_oifits
 
     given = {"weights": weights, "scatter": scatter, "systematics": _systematics(systematics), "floor": floor}
-    given["allow"] = allow
+    given |= {"allow": allow, "position": position, "gains": gains, "modes": modes}
     if pairs_file:
         _calibrate_pairs(target, references, pairs_file, output, given)
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from ..core.problems import CalamiError, options_from
 from ..exposures.steps import step_statuses
 from .observables import Observables, _picked, _sides, distinct_exposures, from_samples, wrap
+from .position import FIT_STATE, PositionModel, _place, find_position_model
+from ..instrument.mask import pairs_of
 from ..instrument.niriss import PIXEL_SCALE_MAS
 
 logger = logging.getLogger(__name__)
@@ -228,6 +231,17 @@ class CalibrationOptions:
         Add what the references differ by, beyond their own errors, to the covariances; needs two or more of them.
     systematics : tuple of float
         Errors to add anyway: relative for V², rad for closure phases.
+    position : PositionModel, str or path-like, optional
+        A model of position (`calami.fringes.position`): ``"flight"``, a name with a date, a file, or a model. For stars
+        that were fitted as those it was learnt from.
+    position_as : str
+        ``"correction"``: take off what it predicts, and add what it does not know to the covariances;
+        ``"covariance"``: add all of it to the covariances. Either stands in for what `floor` adds for distance.
+    gains : tuple of float
+        Unknown gains to marginalise: relative error of the amplitude of each hole, and of the fringe of each baseline
+        (of its phase in rad). The phase of a hole drops out of closure phases by itself.
+    modes : int
+        How many principal components of what the references differ by to marginalise; takes three references more.
     floor : bool, optional
         Add `FLIGHT` or `FLIGHT_WEIGHTED`. If not given, for exposures whose header says that they come from NIRISS.
     allow : bool or sequence of str
@@ -239,6 +253,10 @@ class CalibrationOptions:
     weights: str | Sequence[float] = "equal"
     scatter: bool = True
     systematics: tuple[float, float] = (0.0, 0.0)
+    position: PositionModel | str | Path | None = None
+    position_as: str = "correction"
+    gains: tuple[float, float] = (0.0, 0.0)
+    modes: int = 0
     floor: bool | None = None
     allow: bool | Sequence[str] = ()
     name: str | None = None
@@ -247,6 +265,13 @@ class CalibrationOptions:
         """Refuse what cannot be."""
         if not (len(self.systematics) == 2 and min(self.systematics) >= 0):
             raise CalamiError(f"systematics are errors of V2 and closure phase, 0 or more, not {self.systematics}")
+        if not (len(self.gains) == 2 and min(self.gains) >= 0 and self.modes >= 0):
+            text = f"gains {self.gains} and modes {self.modes}"
+            raise CalamiError(f"{text}: give errors of holes and baselines, and a number of modes, 0 or more")
+        if self.position_as not in ("correction", "covariance"):
+            raise CalamiError(f"position_as is {self.position_as!r}; use 'correction' or 'covariance'")
+        if self.position is not None:
+            object.__setattr__(self, "position", find_position_model(self.position))
         unknown = [] if isinstance(self.allow, bool) else [key for key in self.allow if key not in STATE]
         if unknown:
             raise CalamiError(f"allow: {', '.join(unknown)} is unknown; use True, or some of {', '.join(STATE)}")
@@ -263,7 +288,8 @@ def calibrate(target: Observables, references: Observables | Sequence[Observable
     references : Observables or sequence of Observables
         One or more reference stars, in the same filter with the same holes.
     **options
-        Fields of `CalibrationOptions`: ``weights``, ``scatter``, ``systematics``, ``floor``, ``allow``, ``name``.
+        Fields of `CalibrationOptions`: ``weights``, ``scatter``, ``systematics``, ``position``, ``position_as``,
+        ``gains``, ``modes``, ``floor``, ``allow``, ``name``.
 
     Returns
     -------
@@ -272,8 +298,8 @@ def calibrate(target: Observables, references: Observables | Sequence[Observable
         between references (relative, rad); ``SYS_V2`` and ``SYS_CP``, the systematic error in its errors; ``SYS_PART``,
         the part of the variances that it makes; ``SYS_FROM``, where it comes from; ``SYS_KERN``, the relative error of
         V² by the kernel of the correction, of which only what target and references do not share is left; ``DISPLACE``,
-        the distance on the detector (pixels). Where the target, or every reference, has no usable error, it has none
-        either (NaN).
+        the distance on the detector (pixels); ``CALPOSIT``, the model of position that was used. Where the target, or
+        every reference, has no usable error, it has none either (NaN).
 
     Raises
     ------
@@ -287,10 +313,11 @@ def calibrate(target: Observables, references: Observables | Sequence[Observable
     aligned = [_align(r, target) for r in references]
     w = reference_weights(target, references, chosen.weights)
     prior, facts, notes = _prior(target, references, w, chosen)
-    done = [
-        _calibrated(target, aligned, w, key, (prior, given, chosen.scatter))
-        for key, given in zip(("v2", "cp"), chosen.systematics, strict=True)
-    ]
+    moved = {}
+    if chosen.position is not None:
+        moved, prior, about = _moved(target, aligned, w, chosen), replace(prior, position=0.0), chosen.position.name
+        facts["CALPOSIT"] = about if chosen.position_as == "correction" else f"{about} (covariance)"
+    done = [_calibrated(target, aligned, w, key, (prior, chosen, moved.get(key))) for key in ("v2", "cp")]
     parts = {"SYS_PART": max(one[1]["SYS_PART"] for one in done)}
     return replace(
         target,
@@ -353,17 +380,21 @@ def _prior(target: Observables, references, w: np.ndarray, options: CalibrationO
 # %% ../../nbs/fringes/09_calibration.ipynb #692cb294
 def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarray, key: str, known: tuple):
     # Values, errors, covariance and flags of V² or closure phases, facts by keyword, and how far known shapes rule
-    circular, (prior, given, scatter) = key == "cp", known
+    circular, (prior, options, moved), given = key == "cp", known, known[1].systematics[key == "cp"]
     own, values, bad = getattr(target, key), np.array([getattr(a, key) for a in aligned]), _excluded(aligned, key)
     covariances = [a.noise_covariance(key) for a in aligned]
     reference, used = _combine(values, bad, w, circular)
-    excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if scatter else 0.0
-    calibrated = wrap(own - reference) if circular else own / reference
-    variances = _pooled(target, (excess, len(aligned) if scatter else 1), prior, w, circular)
+    shared, values = _reference_modes(values, bad, w, circular, options.modes)
+    excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if options.scatter else 0.0
+    shift, more = (0.0, 0.0) if moved is None else moved
+    calibrated = wrap(own - reference - shift) if circular else own / reference / (1 + shift)
+    variances = _pooled(target, (excess, len(aligned) if options.scatter else 1), prior, w, circular)
     systematic = _systematic(target, calibrated, (*variances, prior), circular) + _flat(
         target, calibrated, given**2, circular
     )
-    slope = np.ones(len(own)) if circular else 1 / reference
+    relative = shared + more + _gain_covariance(target, options.gains, circular)
+    systematic = systematic + (relative if circular else relative * np.outer(calibrated, calibrated))
+    slope = np.ones(len(own)) if circular else 1 / reference / (1 + shift)
     gains = used if circular else used * calibrated / reference
     modes = _kernel_modes((target, *aligned), (slope, *-gains), key)
     systematic = systematic + (0 if modes is None else modes.T @ modes)
@@ -544,6 +575,51 @@ def _about_parts(parts: Sequence[np.ndarray], stars: Sequence[Observables], valu
     least = min(star.shrinkage if star.n_samples else 1.0 for star in stars)
     size = diagonals[0] if key == "cp" else diagonals[0] / values[good] ** 2
     return {f"SYS_{key.upper()}": float(np.sqrt(size.mean())), "SYS_PART": fraction}, fraction + (1 - fraction) * least
+
+# %% ../../nbs/fringes/09_calibration.ipynb #091e43fd
+def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, options: CalibrationOptions):
+    # By key, what a model of position takes off target over references, and the covariance of what it does not know
+    model, found = options.position, {}
+    for star in (target, *aligned):
+        differ = [key for key in FIT_STATE if str(star.header.get(key, "")) != str(model.state.get(key) or "")]
+        if differ or star.filter != model.filter:
+            what = ", ".join(f"{key} {star.header.get(key)}, not {model.state.get(key)}" for key in differ)
+            text = f"{star.name} is no data for the position model {model.name}: {what or f'it is of {model.filter}'}"
+            raise CalamiError(f"{text}; fit it as the model's exposures were, or calibrate without position")
+    if not np.array_equal(target.v2_stations, pairs_of(7) + 1):
+        raise CalamiError(f"{target.name}: a position model takes all pairs of the seven holes")
+    others = np.array([_place(star) for star in aligned])
+    for key in ("v2", "cp"):
+        shift, left, whole = model.difference(key, _place(target), others, w)
+        found[key] = (shift, left) if options.position_as == "correction" else (0.0, whole)
+    return found
+
+# %% ../../nbs/fringes/09_calibration.ipynb #64de0cdb
+def _gain_covariance(target: Observables, gains: tuple[float, float], circular: bool) -> np.ndarray:
+    # Of relative V², or of closure phases, by unknown gains of holes and of baselines: G σ² Gᵀ
+    station, baseline = gains
+    if circular:
+        return target.triangle_matrix @ target.triangle_matrix.T * baseline**2
+    holes = (target.v2_stations[:, :, None] == np.arange(1, target.v2_stations.max(initial=1) + 1)).any(axis=1)
+    return 4 * (station**2 * (holes @ holes.T.astype(float)) + baseline**2 * np.eye(len(holes)))
+
+# %% ../../nbs/fringes/09_calibration.ipynb #a6dcc5eb
+def _reference_modes(values: np.ndarray, bad: np.ndarray, w: np.ndarray, circular: bool, count: int):
+    # Covariance (relative for V²) of the principal components of what references differ by, and the values without them
+    if not count:
+        return 0.0, values
+    n, good = len(values), ~bad.any(axis=0)
+    if n < count + 3:
+        raise CalamiError(f"{count} modes of reference stars take {count + 3} of them or more, and there are {n}")
+    centre = np.angle(np.exp(1j * values).mean(axis=0)) if circular else values.mean(axis=0)
+    away = np.where(good, wrap(values - centre) if circular else values / centre - 1, 0.0)
+    size, shapes = np.linalg.svd(away, full_matrices=False)[1:]
+    size, shapes = size[:count], shapes[:count]
+    part = away @ shapes.T @ shapes
+    # n - 1 degrees of freedom: a variance of Student's t; and the shapes themselves are known by noisy stars
+    noise = (away - part).T @ (away - part) / (n - 1 - count) * count / (n - 3)
+    covariance = (shapes.T * size**2 / (n - 3)) @ shapes * (1 + (w**2).sum()) + noise
+    return covariance, values - part if circular else values - part * centre
 
 # %% ../../nbs/fringes/09_calibration.ipynb #0bb6ddf2
 def selfcal(data: Observables, split: str = "even-odd") -> Observables:

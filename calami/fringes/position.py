@@ -98,7 +98,7 @@ def _place(data: Observables) -> tuple[float, float]:
     except (KeyError, TypeError, ValueError):
         raise CalamiError(f"{data.name}: its place on the detector is not known (STARROW, STARCOL)") from None
 
-# %% ../../nbs/fringes/08_position.ipynb #09f89389
+# %% ../../nbs/fringes/08_position.ipynb #afdbe0fb
 @dataclass(frozen=True)
 class PositionModel:
     """
@@ -177,9 +177,10 @@ class PositionModel:
         at, amounts = np.vstack((place, others)), np.concatenate(([1.0], -np.asarray(weights, float)))
         rule, known = self._rules[key], self.values[key]
         shift = amounts @ rule.weights(at) @ known
-        spread = rule.spread(known)
+        spread, (after, before) = rule.spread(known), rule.excess(known)
         left, whole = (max(float(amounts @ part @ amounts), 0.0) for part in rule.covariances(at))
-        return shift, left * spread, whole * spread
+        much = min(left / whole, 1.0) if whole else 0.0
+        return shift, left * spread * (after + (before - after) * much), whole * spread * before
 
     def leave_one_out(self) -> dict[str, np.ndarray]:
         """
@@ -304,7 +305,7 @@ def known_position_models() -> list[str]:
     found = files("calami.fringes").iterdir()
     return sorted(f.name.removesuffix(".json") for f in found if f.name.startswith("position-"))
 
-# %% ../../nbs/fringes/08_position.ipynb #cb50a343
+# %% ../../nbs/fringes/08_position.ipynb #a05ce647
 class _Rule:
     # A Gaussian process with a constant mean, of unit variance but for noise, as linear weights of the known values
 
@@ -335,6 +336,13 @@ class _Rule:
         # Covariance of the observables that goes with it
         away = values - self.mean @ values
         return away.T @ self.inverse @ away / (len(values) - 1)
+
+    def excess(self, values: np.ndarray) -> tuple[float, float]:
+        # By how much the process understates what is left of predictions of known places, and differences between them
+        size = np.trace(self.spread(values))
+        after = (self.left_out(values) ** 2).sum(axis=1) @ np.diag(self.inverse) / len(values) / size
+        apart = ((values[:, None] - values) ** 2).sum() / (2 * (1 - self.alike(self.places, self.places))).sum() / size
+        return max(float(after), 1.0), max(float(apart), 1.0)
 
     def left_out(self, values: np.ndarray) -> np.ndarray:
         hat = self.weights(self.places)

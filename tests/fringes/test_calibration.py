@@ -21,6 +21,7 @@ from calami.fringes.companions import Prepared, add_companion, position, sample_
 from calami.fringes.limits import contrast_curve
 from calami.fringes.observables import add_noise, from_samples, point_source
 from calami.fringes.oifits import read_oifits, write_oifits
+from calami.fringes.position import fit_position_model
 from calami.fringes.products import analyse
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "jw01093"
@@ -452,3 +453,103 @@ def test_commands_take_systematics_weights_and_allow(tmp_path):
     assert curves[1]["systematics"] == {"v2": 0.1, "cp_deg": pytest.approx(3)} and curves[0]["systematics"]["v2"] == 0
     answer = run("contrast", tmp_path / "c.fits", "-o", tmp_path / "out", "--systematics", "much")
     assert answer.exit_code == 2 and "V2,DEG" in answer.stderr
+
+
+def on_places(places, seed=7, **header):
+    """Stars whose V² and closure phases depend on the place, as `law` says, with a little noise."""
+    rng, star, found = np.random.default_rng(seed), point_source("F480M", 1e10), []
+    law = np.random.default_rng(3).normal(0, 0.02, (2, 56))
+    for number, (row, column) in enumerate(places):
+        change = law[0] * (row - 39.9) + law[1] * (column - 45.3)
+        v2 = star.v2 * (1 + change[:21]) + rng.normal(0, 2e-4, 21)
+        cp = change[21:] + rng.normal(0, 2e-4, 35)
+        facts = {"STARROW": row, "STARCOL": column, "CALMODE": "fast", **header}
+        found.append(replace(star, name=f"star {number}", v2=v2, cp=cp, header=facts))
+    return found
+
+
+GRID = [(39.3 + 0.3 * i, 44.7 + 0.3 * j) for i in range(5) for j in range(5)]
+
+
+def test_a_position_model_takes_off_what_the_place_does():
+    model = fit_position_model(on_places(GRID), name="toy")
+    target, *others = on_places([(40.1, 45.8), (39.5, 45.0), (39.9, 45.1)], seed=8)
+    given = {"floor": False, "scatter": False}
+    plain, done = (calibrate(target, others, position=p, **given) for p in (None, model))
+    wide = calibrate(target, others, position=model, position_as="covariance", **given)
+    for key, rest in (("v2", 1.0), ("cp", 0.0)):
+        assert np.abs(getattr(done, key) - rest).max() < 2e-3 < 5e-3 < np.abs(getattr(plain, key) - rest).max()
+        assert np.array_equal(getattr(wide, key), getattr(plain, key))
+        pulls = (getattr(wide, key) - rest) / getattr(wide, f"{key}_err")
+        assert 0.2 < np.sqrt(np.mean(pulls**2)) < 2
+        assert np.all(getattr(wide, f"{key}_err") > getattr(done, f"{key}_err"))
+    assert (done.header["CALPOSIT"], wide.header["CALPOSIT"]) == ("toy", "toy (covariance)")
+    # Beyond the places it was learnt on, it knows no more
+    beyond = on_places([(39.9, 60.0)], seed=9)[0]
+    assert calibrate(beyond, others, position=model, **given).cp_err.mean() > 5 * done.cp_err.mean()
+
+
+def test_a_position_model_stands_in_for_the_floor_of_distance():
+    flight = {"DETECTOR": "NIS"}
+    model = fit_position_model(on_places(GRID, **flight), name="toy")
+    target, other = on_places([(40.1, 45.8), (39.5, 45.0)], seed=8, **flight)
+    with_model, without = (calibrate(target, other, position=p) for p in (model, None))
+    assert with_model.cp_err.mean() < 0.7 * without.cp_err.mean()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"header": {"CALPUPIL": "flight-1"}}, "CALPUPIL flight-1, not None"),
+        ({"filter": "F430M", "wavelength": 4.3e-6}, "filter|F430M|F480M"),
+        ({"header": {"STARROW": None}}, "not known"),
+    ],
+)
+def test_a_position_model_is_for_stars_that_were_fitted_alike(change, reason):
+    model = fit_position_model(on_places(GRID))
+    stars = on_places([(40.1, 45.8), (39.5, 45.0)])
+    stars = [replace(s, **change | {"header": s.header | change.get("header", {})}) for s in stars]
+    with pytest.raises(CalamiError, match=reason):
+        calibrate(*stars, position=model)
+
+
+def test_unknown_gains_are_marginalised():
+    star = point_source("F480M", 1e10)
+    rng, station, baseline = np.random.default_rng(4), 0.01, 0.004
+    done = calibrate(star, replace(star, name="other"), gains=(station, baseline), floor=False)
+    # Against draws of what it stands for
+    holes, sides = rng.normal(0, station, (4000, 7)), rng.normal(0, baseline, (4000, 21))
+    i, j = (star.v2_stations - 1).T
+    v2 = (1 + 2 * (holes[:, i] + holes[:, j] + sides)) * star.v2
+    phases = rng.normal(0, baseline, (4000, 21)) @ star.triangle_matrix.T
+    assert np.allclose(np.cov(v2.T), done.v2_covariance, atol=0.06 * done.v2_covariance.max())
+    assert np.allclose(np.cov(phases.T), done.cp_covariance, atol=0.06 * done.cp_covariance.max())
+    # Gains of holes leave closure phases alone, and no one baseline stands out
+    alone = calibrate(star, replace(star, name="other"), gains=(station, 0), floor=False)
+    assert np.allclose(alone.cp_err, calibrate(star, replace(star, name="other"), floor=False).cp_err)
+    assert np.linalg.matrix_rank(alone.v2_covariance, tol=1e-6) == 7
+    with pytest.raises(CalamiError, match="0 or more"):
+        calibrate(star, star, gains=(-1, 0))
+
+
+def test_modes_of_many_references_are_marginalised():
+    # References differ by one shape with a random amount: a target that differs by it too is no detection
+    rng, star = np.random.default_rng(6), point_source("F480M", 1e9)
+    shape = {"v2": rng.normal(0, 0.003, 21), "cp": star.triangle_matrix @ rng.normal(0, 0.003, 21)}
+
+    def one(name):
+        noisy, amount = add_noise(star, rng), rng.normal()
+        return replace(noisy, name=name, v2=noisy.v2 + amount * shape["v2"], cp=noisy.cp + amount * shape["cp"])
+
+    found = {0: [], 1: []}
+    for _ in range(60):
+        target, references = one("target"), [one(str(k)) for k in range(12)]
+        for modes, kept in found.items():
+            done = calibrate(target, references, modes=modes, floor=False)
+            kept.append((done.v2 - 1) @ np.linalg.solve(done.v2_covariance, done.v2 - 1) / 21)
+    assert 0.7 < np.mean(found[1]) < 1.35
+    along = shape["v2"] / np.linalg.norm(shape["v2"])
+    sizes = [along @ calibrate(target, references, modes=k, floor=False).v2_covariance @ along for k in (0, 1)]
+    assert sizes[1] > 2 * sizes[0]
+    with pytest.raises(CalamiError, match="take 4 of them"):
+        calibrate(target, references[:3], modes=1)
