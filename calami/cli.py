@@ -21,9 +21,10 @@ from .core.problems import CalamiError
 
 # %% auto #0
 __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'AptFile', 'PairsFile', 'Corrected',
-           'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics', 'PlainErrors',
-           'summary', 'map_names', 'pairs', 'cm', 'simulate', 'demo', 'advise', 'prep', 'kernel', 'correct',
-           'converter', 'pipe', 'flags', 'fetch', 'show_program', 'fringes', 'calibrate', 'contrast', 'main']
+           'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics',
+           'PositionOption', 'Gains', 'Modes', 'PlainErrors', 'summary', 'map_names', 'pairs', 'cm', 'simulate', 'demo',
+           'advise', 'prep', 'kernel', 'correct', 'converter', 'pipe', 'flags', 'fetch', 'show_program', 'fringes',
+           'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -933,6 +934,11 @@ Systematics = Annotated[
     str | None,
     typer.Option(metavar="V2,DEG", help="Errors to add: of V2 (relative in calibrate), of closure phases in degrees."),
 ]
+PositionOption = Annotated[
+    str | None, typer.Option("--position", help="Take off what the place on the detector does: 'flight' or a file.")
+]
+Gains = Annotated[tuple[float, float], typer.Option(help="Relative errors of the gains of holes and of baselines.")]
+Modes = Annotated[int, typer.Option(min=0, help="Modes of the reference stars' scatter to marginalise.")]
 
 # %% ../nbs/06_cli.ipynb #079f8250
 def _systematics(text: str | None) -> tuple[float, float]:
@@ -1047,13 +1053,9 @@ def calibrate(
         typer.Option("--floor/--no-floor", help="Add what stars differ by in flight data; by default for flight data."),
     ] = None,
     systematics: Systematics = None,
-    position: Annotated[
-        str | None, typer.Option(help="Take off what the place on the detector does: 'flight', a name, or a file.")
-    ] = None,
-    gains: Annotated[
-        tuple[float, float], typer.Option(help="Relative errors of the gains of holes and of baselines.")
-    ] = (0.0, 0.0),
-    modes: Annotated[int, typer.Option(min=0, help="Modes of the reference stars' scatter to marginalise.")] = 0,
+    position: PositionOption = None,
+    gains: Gains = (0.0, 0.0),
+    modes: Modes = 0,
     allow: Annotated[bool, typer.Option("--allow", help="Even if the stars were not treated alike.")] = False,
     repair: Repair = False,
 ) -> None:

@@ -20,6 +20,7 @@ from .observables import Observables, _sample_size, closure_covariance, distinct
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.niriss import FILTERS, HOLE_FLAT_TO_FLAT, HOLE_NAMES, PIXEL_SCALE_MAS
 from ..instrument.optics import COMMISSIONING, MAS, Pupil, monochromatic
+from ..instrument.pupils import find_pupil, known_pupils
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ RESPONSE_GRID = (6, 17)
 
 # %% ../../nbs/fringes/10_companions.ipynb #8bdaf4d6
 def weighted_response(
-    place: np.ndarray, filter_name: str, wavelength: float, floor: float
+    place: np.ndarray, filter_name: str, wavelength: float, floor: float, pupil: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Give what a fit in the image with weighted pixels finds of a companion.
@@ -151,6 +152,9 @@ def weighted_response(
         At which the fringe is computed that is multiplied by the factor, m.
     floor : float
         Of the weights (`calami.fringes.model.noise_weights`).
+    pupil : str
+        Name or file of the measured pupil that was fitted with, which the star is taken to have, too; as designed if
+        not given.
 
     Returns
     -------
@@ -160,7 +164,7 @@ def weighted_response(
         Complex factor of its fringe on each pair of the seven holes, shape (pairs, cells), in which the width of the
         band is contained. With weights it is not the same on all of them, and depends on the direction.
     """
-    table = _weighted_table(filter_name, round(wavelength, 9), float(f"{floor:.1e}"))
+    table = _weighted_table(filter_name, round(wavelength, 9), float(f"{floor:.1e}"), pupil)
     fine, reach = RESPONSE_GRID
     where = np.clip(np.asarray(place)[:, ::-1] / np.mean(PIXEL_SCALE_MAS), -reach, reach) * fine + reach * fine
     first = np.minimum(where.astype(int), 2 * reach * fine - 1)
@@ -171,21 +175,27 @@ def weighted_response(
 
 # %% ../../nbs/fringes/10_companions.ipynb #cd2a3c3c
 @lru_cache
-def _weighted_table(filter_name: str, wavelength: float, floor: float) -> np.ndarray:
+def _weighted_table(filter_name: str, wavelength: float, floor: float, pupil: str) -> np.ndarray:
     # Light and complex fringes on a grid of places, rows and columns. What the fit finds is linear in the image, so
     # that all places together are a correlation of the image of a star with the pictures that the fit multiplies by.
     from scipy.fft import fft2, ifft2
 
     scale, size, (fine, reach) = float(np.mean(PIXEL_SCALE_MAS)), 69, RESPONSE_GRID
     setup = Setup(Mask(), bands(filter_name, count=12 if filter_name == "F277W" else 5), (scale, scale))
+    optics = Pupil()
+    if pupil:
+        known = find_pupil(pupil).of(filter_name)
+        setup = setup.with_pupil(known)
+        optics = Pupil(tilts=known.tilts, flat_to_flat=known.flat_to_flat, distortion=known.distortion)
     root = np.sqrt(noise_weights(star_image((size, size), (0.0, 0.0), setup), floor)).ravel()
     design = fringe_model(size, (0.0, 0.0), setup).reshape(size**2, -1)
     inverse = (np.linalg.pinv(design * root[:, None]) * root)[:-1]
     side = (size + 2 * reach) * fine
     away = (np.arange(side) - side // 2) * (scale / fine)
-    seen = sum(part * monochromatic(one * 1e6, away, away, Pupil()) for part, one, _ in setup.bands)
+    seen = sum(part * monochromatic(one * 1e6, away, away, optics) for part, one, _ in setup.bands)
     pixel = np.sinc(np.fft.fftfreq(side) * fine)
-    seen = fft2(np.fft.ifftshift(seen)).conj() * np.outer(pixel, pixel)
+    down, across = (2 * part * (1 - np.cos(2 * np.pi * np.fft.fftfreq(side) * fine)) for part in setup.smoothing)
+    seen = fft2(np.fft.ifftshift(seen)).conj() * np.outer(pixel, pixel) * (1 - down[:, None] - across)
     rows = np.concatenate((inverse[:1].astype(complex), inverse[1::2] + 1j * inverse[2::2]))
     found, edge = [], reach * fine
     for row in rows:  # apart by so many fine points, which repeats their transform
@@ -369,6 +379,7 @@ class Prepared:
         self.w_cp = _whiten(data, "cp", cp_good, options) if cp_good.any() else none
         self.spot = data.spot if options.spot else 0.0
         self.floor = data.header.get("CALFLOOR") if self.spot else None
+        self.pupil = _known_pupil(data)
         self.image = _InImage(data, self.uv) if self.floor and data.filter in FILTERS else None
         spatial = np.hypot(*self.uv.T) / data.wavelength
         self.star = np.ones(len(spatial)) if options.star is None else disc(spatial, *options.star)
@@ -403,7 +414,7 @@ class Prepared:
         """
         light, contrast, stretch, bandwidth = *(np.ones(len(x)),) * 3, self.data.bandwidth
         if self.image is not None and self.image.found:
-            facts = self.data.filter, self.data.wavelength, self.floor
+            facts = self.data.filter, self.data.wavelength, self.floor, self.pupil
             light, contrast = self.image.response(x, y, *facts)
             bandwidth = 0.0  # the response has it
         elif self.spot:
@@ -513,6 +524,12 @@ def _unknown(one: Prepared) -> np.ndarray:
     left, values, _ = np.linalg.svd(patterns, full_matrices=False)
     kept = left[:, values > 1e-6 * values.max(initial=0)]
     return np.concatenate((kept, np.zeros((one.size - len(kept), kept.shape[1]))))
+
+# %% ../../nbs/fringes/10_companions.ipynb #198615ea
+def _known_pupil(data: Observables) -> str:
+    # The measured pupil of a fit; nothing where it cannot be had any more
+    name = str(data.header.get("CALPUPIL", "")).strip()
+    return name if name in known_pupils() and data.filter in find_pupil(name).filters else ""
 
 # %% ../../nbs/fringes/10_companions.ipynb #d549b230
 def prepare(data: Observables | Sequence[Observables], **options: Any) -> list[Prepared]:

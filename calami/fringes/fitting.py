@@ -62,7 +62,7 @@ from ..instrument.coefficients import KnownMigration, coefficient_changes
 from ..instrument.fourier import FourierFix, forbidden
 from ..instrument.mask import Mask, closure_matrix, pairs_of, piston_matrix
 from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum
-from ..instrument.pupils import FilterPupil, MeasuredPupil, find_pupil
+from ..instrument.pupils import MeasuredPupil, find_pupil
 
 logger = logging.getLogger(__name__)
 
@@ -467,17 +467,9 @@ def _setup(frames: _Frames, options: FitOptions) -> Setup:
         raise CalamiError(f"scale is {scale}; give that of a pixel in mas, about {FALLBACK_SCALE_MAS}")
     setup = Setup(mask, samples, pair, oversample=options.oversample, patched=weighting == "peaks", filter=filter_name)
     if options.pupil is not None:
-        return _with_pupil(setup, options.pupil.of(filter_name))
+        return setup.with_pupil(options.pupil.of(filter_name))
     distortion = options.distortion
     return replace(setup, distortion=_search(frames, setup, distortion) if isinstance(distortion, str) else distortion)
-
-# %% ../../nbs/fringes/06_fitting.ipynb #8b8267ad
-def _with_pupil(setup: Setup, pupil: FilterPupil) -> Setup:
-    # The same model with what was measured of the holes that the mask has
-    index = [niriss.HOLE_NAMES.index(name) for name in setup.mask.names]
-    mask = replace(setup.mask, flat_to_flat=pupil.flat_to_flat)
-    made = replace(setup, mask=mask, distortion=pupil.distortion, smoothing=pupil.smoothing)
-    return replace(made, tilts=np.asarray(pupil.tilts, float)[index])
 
 # %% ../../nbs/fringes/06_fitting.ipynb #0cd4f4ea
 def _given_band(table: np.ndarray, weighting: str) -> np.ndarray:

@@ -13,9 +13,11 @@ import numpy as np
 
 from ..core.images import pieces
 from ..core.problems import CalamiError
+from ..instrument import niriss
 from ..instrument.fourier import _centred_transform
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum, passband, sample_passband
+from ..instrument.pupils import FilterPupil
 
 # %% auto #0
 __all__ = ['FLOOR', 'MODEL_ERROR', 'DEEP', 'SMOOTHING', 'bands', 'band_of', 'Setup', 'fringe_model', 'smoothed', 'solve',
@@ -138,6 +140,33 @@ class Setup:
     def __post_init__(self):
         if self.oversample < 1 or int(self.oversample) != self.oversample:
             raise CalamiError(f"oversample is {self.oversample}; give a whole number from 1 (jwst takes odd ones)")
+
+    def with_pupil(self, pupil: FilterPupil) -> Setup:
+        """
+        Give the same model with what was measured of the holes that the mask has.
+
+        Parameters
+        ----------
+        pupil : FilterPupil
+            Measured in this filter.
+
+        Returns
+        -------
+        Setup
+            With its distortion, width of holes, smoothing and tilts.
+
+        Raises
+        ------
+        CalamiError
+            If the mask has other holes.
+        """
+        if not set(self.mask.names) <= set(niriss.HOLE_NAMES):
+            raise CalamiError(
+                f"a measured pupil is of {', '.join(niriss.HOLE_NAMES)}, not {', '.join(self.mask.names)}"
+            )
+        tilts = np.asarray(pupil.tilts, float)[[niriss.HOLE_NAMES.index(name) for name in self.mask.names]]
+        mask = replace(self.mask, flat_to_flat=pupil.flat_to_flat)
+        return replace(self, mask=mask, distortion=pupil.distortion, smoothing=pupil.smoothing, tilts=tilts)
 
 # %% ../../nbs/fringes/01_model.ipynb #38a8c892
 def fringe_model(size: int | tuple[int, int], center: tuple[float, float], setup: Setup) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError
-from .fitting import FitOptions, _located, _moving, _setup, _trimmed, _with_pupil
+from .fitting import FitOptions, _located, _moving, _setup, _trimmed
 from .frames import _crop, _flag_outliers, _Frames, _mean_image, _read
 from .model import Setup, fringe_model
 from ..instrument.mask import pairs_of
@@ -208,7 +208,7 @@ class _Star:
     faint: float  # variance of pixels far from the star
 
     def model(self, values: np.ndarray, tilted: bool = True) -> np.ndarray:
-        setup = _with_pupil(self.setup, FilterPupil.from_values(values))
+        setup = self.setup.with_pupil(FilterPupil.from_values(values))
         setup = setup if tilted else replace(setup, tilts=None)
         size = int(np.sqrt(len(self.image)))
         return fringe_model(size, self.center, setup).reshape(size**2, -1)
@@ -273,7 +273,7 @@ def _changes(star: _Star, pupil: FilterPupil) -> np.ndarray:
     for number, step in enumerate(_STEPS):
         moved = values + step * (np.arange(len(values)) == number)
         changes.append((star.model(moved, tilted=False) @ amounts - image) / step)
-    setup = replace(_with_pupil(star.setup, pupil), tilts=None)
+    setup = replace(star.setup.with_pupil(pupil), tilts=None)
     _, along_y, along_x = _moving(design, np.array(star.center), setup, star.good, star.weights).terms
     pairs, holes = pairs_of(len(setup.mask.names)), len(setup.mask.names)
     for hole in range(holes):  # half of what moving the spot does to each of its fringes, and a part of all light
