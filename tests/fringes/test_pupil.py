@@ -8,9 +8,13 @@ from toys import fringe_images
 
 from calami.core.problems import CalamiError
 from calami.fringes.calibration import calibrate
+from calami.fringes.companions import weighted_response
 from calami.fringes.fitting import fit
+from calami.fringes.model import FLOOR, Setup, bands, fringe_model, noise_weights, solve, star_image
 from calami.fringes.oifits import read_oifits, write_oifits
 from calami.fringes.pupil import PARTS, join_pupils, measure_pupil
+from calami.instrument import niriss
+from calami.instrument.mask import Mask
 from calami.instrument.optics import Distortion, Pupil, psf
 from calami.instrument.pupils import FilterPupil, MeasuredPupil, find_pupil, known_pupils
 
@@ -95,6 +99,26 @@ def test_the_pupil_is_in_the_file_and_calibrate_asks_for_the_same(tmp_path):
 def test_pupils_that_cannot_be_are_refused(given, reason):
     with pytest.raises(CalamiError, match=reason):
         fit(np.ones((61, 61)), **{"filter": "F480M", "scale": 65.6, **given})
+
+
+def test_the_response_to_a_companion_is_that_of_the_pupil():
+    scale = float(np.mean(niriss.PIXEL_SCALE_MAS))
+    designed = Setup(Mask(), bands("F430M", count=5), (scale, scale))
+    setup = designed.with_pupil(find_pupil("flight").of("F430M"))
+    star = star_image((69, 69), (0.0, 0.0), setup)
+    design, weights = fringe_model(69, (0.0, 0.0), setup).reshape(69**2, -1), noise_weights(star).ravel()
+    every = np.ones((1, 69**2), bool)
+    rest, place = solve(design, star.reshape(1, -1), every, weights)[0], (-3.3, 4.7)
+    seen = solve(design, star_image((69, 69), place, setup).reshape(1, -1), every, weights)[0]
+    away = {}
+    for pupil in ("", known_pupils()[-1]):
+        light, fringe = weighted_response(np.array([place[::-1]]) * scale, "F430M", 4.28e-6, FLOOR, pupil)
+        amplitudes = np.hypot(seen[1:-1:2], seen[2:-1:2])
+        away[pupil] = abs(light[0] - seen[0] / rest[0]), np.abs(np.abs(fringe[:, 0]) - amplitudes).max()
+    assert away.pop("")[1] > 0.1
+    assert all(light < 2e-3 and fringe < 5e-3 for light, fringe in away.values())
+    with pytest.raises(CalamiError, match="a measured pupil is of"):
+        replace(designed, mask=Mask(("A", "B", "C"), np.eye(3)[:, :2])).with_pupil(FilterPupil())
 
 
 def test_fits_of_filters_join_under_one_name(tmp_path):
