@@ -33,7 +33,9 @@ author = "The calami developers"
 copyright = f"2026, {author}"
 version = release = calami.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "nbdev_pages", "mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "nbdev_pages", "nbdev_links", "mathml"]
+default_role = "obj"  # a name in backticks in a docstring leads to its reference
+smartquotes = False  # an option is typed as --peaks, not with a dash
 exclude_patterns = ["_*", "**/_*", "**/.*"]
 root_doc = "index"
 templates_path = ["_templates"]
@@ -59,6 +61,7 @@ html_theme = "pydata_sphinx_theme"
 html_math_renderer = "mathml"
 html_title = f"calami {version}"
 html_css_files = ["calami.css"]
+html_js_files = ["enlarge.js"]
 html_copy_source = False
 html_show_sourcelink = False
 html_sidebars = {"**": ["contents.html"]}
