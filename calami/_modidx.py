@@ -330,6 +330,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'calami.dataset._is_program': ('dataset.html#_is_program', 'calami/dataset.py'),
                                 'calami.dataset._is_simulated': ('dataset.html#_is_simulated', 'calami/dataset.py'),
                                 'calami.dataset._names_of_products': ('dataset.html#_names_of_products', 'calami/dataset.py'),
+                                'calami.dataset._own_names': ('dataset.html#_own_names', 'calami/dataset.py'),
                                 'calami.dataset.all_recipes': ('dataset.html#all_recipes', 'calami/dataset.py')},
             'calami.demo': { 'calami.demo.Demo': ('demo.html#demo', 'calami/demo.py'),
                              'calami.demo.Demo.agrees': ('demo.html#demo.agrees', 'calami/demo.py'),

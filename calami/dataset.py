@@ -9,6 +9,7 @@ import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,8 @@ class Dataset(_Named):
         super().__init__(datafrom, filetypes, verbose, corrected)
         if self.infodir is not None:
             self._write_infodir()
+
+    _given: Mapping[str, str] = MappingProxyType({})  # names of exposures that these were made from, by rootname
 
     def opener(self, paths, name: str | None = None) -> Data:
         """
@@ -313,7 +316,8 @@ class Dataset(_Named):
             raise CalamiError("\n".join(str(error) for error in failed.values()) or "nothing was made")
         made = type(self)(paths)
         made.verbose, made._logdir = self.verbose, self._logdir
-        made._names = _names_of_products(made, self)
+        made._given = self._given | _own_names(self)
+        made._names = _names_of_products(made)
         for path, error in failed.items():
             made.warn(path, f"not made: {error}")
         return made
@@ -452,15 +456,18 @@ def all_recipes() -> dict[str, type]:
     return {**RECIPES, "correct": Correct, "converter": CorrectConverter}
 
 # %% ../nbs/01_dataset.ipynb #e0e79243
-def _names_of_products(made: ExposureSet, source: ExposureSet) -> dict[str, str]:
-    # Name to rootname for products of a dataset; automatic names where those of the user do not tell them apart.
-    given, automatic = dict(source.mapping), automatic_names(made)
-    usual = automatic_names(source)
-    own = {root: name for name, root in given.items() if usual.get(name) != root}
-    names: dict[str, str] = {}
+def _own_names(dataset: Dataset) -> dict[str, str]:
+    # Rootname to name, where it is not the automatic one.
+    usual = automatic_names(dataset)
+    return {root: name for name, root in dataset.mapping.items() if usual.get(name) != root}
+
+
+def _names_of_products(made: Dataset) -> dict[str, str]:
+    # Name to rootname for what was made from named exposures; automatic names where those do not tell them apart.
+    names, automatic = {}, automatic_names(made)
     for name, root in automatic.items():
-        of = max((r for r in own if root == r or root.startswith(r + "_")), key=len, default=None)
-        names[name if of is None else own[of] + root[len(of) :]] = root
+        of = max((r for r in made._given if root == r or root.startswith(r + "_")), key=len, default=None)
+        names[name if of is None else made._given[of] + root[len(of) :]] = root
     return names if len(names) == len(automatic) else automatic
 
 # %% ../nbs/01_dataset.ipynb #c8ec75be

@@ -9,6 +9,7 @@ from toys import rootname, write_exposure, write_star
 from calami import Dataset
 from calami.core.problems import CalamiError
 from calami.core.tables import plus_minus, render, with_errors, with_interval
+from calami.process.rearrange import Join
 
 
 @pytest.fixture
@@ -121,6 +122,8 @@ def test_recipes_as_text_names_and_the_log(tmp_path):
     assert made.names == ["abdor_58ke_dice1of2", "abdor_58ke_dice2of2"] and len(made["abdor_58ke_dice1"].shape) == 4
     again = ds.prep_data("truncate:4", tmp_path / "cut")  # for all
     assert again["abdor_58ke"].shape == (4, 4, 8, 8)
+    whole = made.rearrange_data(Join(), tmp_path / "joined", ["abdor_58ke_dice1"])
+    assert all(name.startswith("abdor_58ke") for name in whole.names)
     log = (tmp_path / "info" / "calami.log").read_text()
     assert "prep_data into" in log and "Dice" in log and "Truncate" in log
     assert len(ds["abdor_58ke"].prep_data(["dice:2"], tmp_path / "one")) == 2

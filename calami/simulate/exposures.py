@@ -414,6 +414,7 @@ def simulate_exposure(
         If a file of that name exists and was made with other settings, or cannot be written.
     """
     instrument, sequence = instrument or Instrument.default(), exposure_seed(exposure, seed)
+    outdir = Path(outdir)
     truth_file = truth_path(outdir, exposure.rootname)
     if not overwrite and _is_there(exposure, outdir, instrument, seed, max_bytes):
         log.info("%s already exists", exposure.rootname)
