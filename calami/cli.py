@@ -22,9 +22,9 @@ from .core.problems import CalamiError
 # %% auto #0
 __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'AptFile', 'PairsFile', 'Corrected',
            'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics',
-           'PositionOption', 'Gains', 'Modes', 'PlainErrors', 'summary', 'map_names', 'pairs', 'cm', 'simulate', 'demo',
-           'advise', 'prep', 'kernel', 'correct', 'converter', 'pipe', 'flags', 'fetch', 'show_program', 'fringes',
-           'calibrate', 'contrast', 'main']
+           'PositionOption', 'Gains', 'Modes', 'PlainErrors', 'summary', 'map_names', 'study', 'pairs', 'cm',
+           'simulate', 'demo', 'advise', 'prep', 'kernel', 'correct', 'converter', 'pipe', 'flags', 'fetch',
+           'show_program', 'fringes', 'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -267,6 +267,55 @@ def map_names(
     else:
         typer.echo(f"wrote {output}", err=True)
 
+# %% ../nbs/06_cli.ipynb #9fcd2e26
+@app.command()
+def study(
+    program: Annotated[int, typer.Argument(metavar="PROGRAM", help="1504, 4478 or 4480.")],
+    folder: Folder,
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the answer.")],
+    correct: Annotated[str, typer.Option(help="Correct migration with this kernel first, such as flight.")] = "",
+    star: Annotated[list[str] | None, typer.Option(help="STAR=TYPE, such as HD-37093=K0; may be repeated.")] = None,
+    pairs_file: PairsFile = None,
+    blur: Annotated[
+        str | None, typer.Option(metavar="MAS,MAS", help="Widths of diffusion and jitter, for the response (1504).")
+    ] = None,
+    observations: Annotated[str | None, typer.Option("--obs", metavar="N,N", help="These observations only.")] = None,
+    average: Annotated[bool, typer.Option("--average", help="Fit mean images where there are cubes, too.")] = False,
+    offline: Annotated[
+        bool | None, typer.Option("--offline/--crds", help="References for raw data; by default by what they are.")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """
+    Answer the questions of a calibration program, and write a report.
+
+    1504: how fringes depend on the place of the star, and which pixels are to blame. 4478: where stars fall in each
+    filter. 4480: how alike a calibrator must be. On raw exposures (they are processed first, once), products, or OIFITS
+    files. OUT receives report.html, tables (ECSV, LaTeX), figures (PNG, PDF) and run.json.
+
+    **Examples**
+
+    - `calami study 4478 sim4478 -o placement`
+    - `calami study 1504 data/jw01093 -o places --obs 20`
+    - `calami study 4480 stage2 -o calibrators --star HD-37093=K0 --correct flight`
+    """
+    from calami.dataset import Dataset
+    from calami.program.pairsfile import read_pairs
+    from calami.studies.study import run_study
+
+    dataset = Dataset(folder)
+    dataset.create_mapping()
+    if observations:
+        dataset = dataset.select(observtn=[f"{int(one):03d}" for one in observations.split(",")])
+    options = {"correct": correct, "average": average, "offline": offline, "workers": workers}
+    options["types"] = dict(text.split("=", 1) for text in star or [])
+    options["pairs"] = read_pairs(pairs_file, dataset) if pairs_file else None
+    options["blur"] = tuple(float(part) for part in blur.split(",")) if blur else None
+    found = run_study(program, dataset, output, **options)
+    typer.echo(str(found))
+    _show_problems(dataset)
+    typer.echo(f"wrote {output / 'report.html'}", err=True)
+
 # %% ../nbs/06_cli.ipynb #518f0e8c
 def _check_plan(dataset, apt: Path, output: Path | None) -> None:
     from calami.archive.apt import read_apt
@@ -441,6 +490,15 @@ def simulate(
     magnitude: Annotated[
         list[str] | None, typer.Option("--magnitude", "-m", help="TARGET=MAG for targets of an APT file; repeatable.")
     ] = None,
+    depth: Annotated[
+        float, typer.Option("--response", min=0, max=1, help="How much less sensitive a pixel's corners are.")
+    ] = 0.0,
+    flat_error: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Scatter of the pixels from the flat that is known, as a fraction.")
+    ] = 0.0,
+    companion: Annotated[
+        list[str] | None, typer.Option(help="STAR=MAS,DEGREES,FLUX: give a star a companion; may be repeated.")
+    ] = None,
     workers: Workers = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace other simulations of the same names.")
@@ -455,7 +513,8 @@ def simulate(
     **Examples**
 
     - `calami simulate 1516 -o sim1516`
-    - `calami simulate 1504 --scale small -o sim1504`
+    - `calami simulate 1504 -o sim1504 --migration none --response 0.1 --flat-error 0.01`
+    - `calami simulate 4480 -o sim4480 --companion SIM-G5V-F=150,60,0.01`
     - `calami simulate my_plan.csv -o sim --migration h4rg --seed 7`
     - `calami simulate 1516 -o sim1516 --dry-run`
     """
@@ -464,7 +523,9 @@ def simulate(
     from calami.simulate.exposures import Instrument, simulate_plan
 
     chosen = _find_plan(plan, scale, magnitude or [])
-    instrument = Instrument.default(seed, migration)
+    for text in companion or []:
+        chosen = plans.with_companion(chosen, *_companion(text))
+    instrument = Instrument.default(seed, migration, depth=depth, flat_error=flat_error)
     for remark in plans.check_plan(chosen):
         typer.echo(f"note: {remark}", err=True)
     if dry_run:
@@ -508,6 +569,17 @@ def demo(
     typer.echo(f"wrote {done.report} ({done.seconds:.0f} s)", err=True)
     if not done.agrees:
         raise CalamiError("a measured change is more than 4 standard errors off the truth: please report this")
+
+# %% ../nbs/06_cli.ipynb #1b915e3e
+def _companion(text: str) -> tuple:
+    from calami.simulate.stars import Companion
+
+    star, _, numbers = text.rpartition("=")
+    try:
+        return star, Companion(*(float(part) for part in numbers.split(",")))
+    except (TypeError, ValueError) as error:
+        problem = f"--companion {text!r} is not understood ({error}); write STAR=MAS,DEGREES,FLUX such as A=150,60,0.01"
+        raise CalamiError(problem) from None
 
 # %% ../nbs/06_cli.ipynb #f44ef58e
 def _find_plan(plan: str, scale: str, magnitudes: list[str]):

@@ -125,9 +125,9 @@ def _kind(block: Any) -> tuple[str, Any]:
     return type(block).__name__, block
 
 # %% ../../nbs/core/06_page.ipynb #ff5d6ef5
-def figure_png(draw: Sequence, width: float, height: float, dpi: int = 130) -> bytes:
+def figure_png(draw: Sequence, width: float, height: float, dpi: int = 130, kind: str = "png") -> bytes:
     """
-    Draw panels side by side and return them as PNG.
+    Draw panels side by side and return them as PNG, or as PDF.
 
     Parameters
     ----------
@@ -137,11 +137,13 @@ def figure_png(draw: Sequence, width: float, height: float, dpi: int = 130) -> b
         Size, inches.
     dpi : int
         Dots an inch.
+    kind : str
+        ``png`` or ``pdf``.
 
     Returns
     -------
     bytes
-        The PNG, without a time stamp.
+        The file, without a time stamp.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -151,7 +153,8 @@ def figure_png(draw: Sequence, width: float, height: float, dpi: int = 130) -> b
     for panel, ax in zip(draw, figure.subplots(1, len(draw), squeeze=False)[0], strict=True):
         panel(ax)
     out = BytesIO()
-    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None}, bbox_inches="tight")
+    stamp = {"Software": None} if kind == "png" else {"CreationDate": None}
+    figure.savefig(out, format=kind, dpi=dpi, metadata=stamp, bbox_inches="tight")
     return out.getvalue()
 
 # %% ../../nbs/core/06_page.ipynb #d1067af8

@@ -15,7 +15,7 @@ _NAMES = {
     "magnitude_of_peak peak_rate to_j2000 total_rate",
     "plans": "DEFAULT_START DEFAULT_V3_PA EDGE_MARGIN ExposurePlan FILTER_OFFSETS OVERHEADS Observation "
     "PEAK_LADDER PLACEMENT_SCATTER PRIMARY_DITHERS Plan READY_PLANS SCALES SIMULATED_STARS "
-    "SUBPIXEL_DITHERS Setup check_plan dither_pattern lay_out plan_table ready_plan",
+    "SUBPIXEL_DITHERS Setup check_plan dither_pattern lay_out plan_table ready_plan with_companion",
     "plan_files": "PLAN_COLUMNS PlanColumn plan_from_table write_plan",
     "plan_apt": "plan_from_apt",
     "level1b": "ACQUISITION_EXPOSURES ADDED_LATER COMMENTS Ephemeris FILTER_WHEEL GROUP INT_TIMES L2_DISTANCE "

@@ -27,6 +27,7 @@ from calami.instrument.optics import (
     Pupil,
     Source,
     fine_psf,
+    pixel_response,
     psf,
     star_spectrum,
     within_pixels,
@@ -77,7 +78,14 @@ class Instrument:
     response: np.ndarray | None = None
 
     @classmethod
-    def default(cls, seed: int = 1, migration: Migration | str = "flight", piston_rms: float = 30.0) -> Instrument:
+    def default(
+        cls,
+        seed: int = 1,
+        migration: Migration | str = "flight",
+        piston_rms: float = 30.0,
+        depth: float = 0.0,
+        flat_error: float = 0.0,
+    ) -> Instrument:
         """
         Give a plausible instrument.
 
@@ -89,13 +97,22 @@ class Instrument:
             Coefficients or the name of a preset.
         piston_rms : float
             Of the wavefront errors of the holes, nm. Source of the default: `science.md`, 20 to 50 nm.
+        depth : float
+            Of the response within pixels (`calami.instrument.optics.pixel_response`); 0 for flat pixels.
+        flat_error : float
+            Standard deviation by which pixels differ from the flat of calami's own references.
 
         Returns
         -------
         Instrument
             With all effects on.
         """
-        return cls(Detector.default(seed, migration), Pupil().with_errors(piston_rms, seed=[seed, 7]))
+        detector = Detector.default(seed, migration)
+        if flat_error:
+            errors = np.random.default_rng([seed, 8]).normal(1, flat_error, detector.flat.shape)
+            detector = replace(detector, flat=detector.flat * errors)
+        response = pixel_response(depth) if depth else None
+        return cls(detector, Pupil().with_errors(piston_rms, seed=[seed, 7]), response=response)
 
     def without(self, *effects: str) -> Instrument:
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from ..exposures.names import ExposureName
 from ..instrument import niriss
 from calami.simulate.stars import (
+    Companion,
     PlanProblem,
     Star,
     _known_filter,
@@ -35,7 +36,8 @@ from calami.simulate.stars import (
 # %% auto #0
 __all__ = ['EDGE_MARGIN', 'FILTER_OFFSETS', 'PLACEMENT_SCATTER', 'PRIMARY_DITHERS', 'SUBPIXEL_DITHERS', 'DEFAULT_START',
            'DEFAULT_V3_PA', 'OVERHEADS', 'SIMULATED_STARS', 'PEAK_LADDER', 'SCALES', 'READY_PLANS', 'dither_pattern',
-           'ExposurePlan', 'Plan', 'Setup', 'Observation', 'lay_out', 'ready_plan', 'check_plan', 'plan_table']
+           'ExposurePlan', 'Plan', 'Setup', 'Observation', 'lay_out', 'ready_plan', 'with_companion', 'check_plan',
+           'plan_table']
 
 # %% ../../nbs/simulate/02_plans.ipynb #f5506d77
 #: How near the edge of the lit part of SUB80 a star may fall, pixels. Our choice: the first bright ring of the image
@@ -406,6 +408,8 @@ class Setup:
         Offset that is commanded on top of the dithers, arcsec.
     error : tuple of float
         How far the star falls from where it was sent, arcsec.
+    steps : tuple of tuple of float
+        Steps of a dither pattern of one's choice, arcsec, instead of `primary` and `subpixel`.
     """
 
     star: Star
@@ -417,6 +421,7 @@ class Setup:
     is_psf: bool = False
     offset: tuple[float, float] = (0.0, 0.0)
     error: tuple[float, float] = (0.0, 0.0)
+    steps: tuple[tuple[float, float], ...] = ()
 
 # %% ../../nbs/simulate/02_plans.ipynb #9e3be691
 @dataclass(frozen=True)
@@ -480,12 +485,13 @@ def lay_out(
     for observation in observations:
         gap = OVERHEADS["observation"]
         for activity, setup in enumerate(observation.setups, _FIRST_ACTIVITY):
-            pattern = dither_pattern(setup.primary, setup.subpixel)
+            pattern = setup.steps or dither_pattern(setup.primary, setup.subpixel)
+            primary, subpixel = (1, len(pattern)) if setup.steps else (setup.primary, setup.subpixel)
             for dither, (x, y) in enumerate(pattern, 1):
                 exposures.append(ExposurePlan(
                     program, observation.number, 1, _VISIT_GROUP, activity, dither, title, observation.label,
                     setup.star, setup.is_psf, setup.filter, setup.ngroups, setup.nints, dither, len(pattern),
-                    setup.primary, setup.subpixel, x + setup.offset[0], y + setup.offset[1],
+                    primary, subpixel, x + setup.offset[0], y + setup.offset[1],
                     _later(exposures[-1].end, gap) if exposures else start, v3_pa, *setup.error,
                 ))  # fmt: skip
                 gap = OVERHEADS["dither"]
@@ -539,20 +545,26 @@ def _plan_1516(scale: str) -> list[Observation]:
 
 # %% ../../nbs/simulate/02_plans.ipynb #7b574640
 def _plan_1504(scale: str) -> list[Observation]:
-    star = SIMULATED_STARS["SIM-A0V-C"]
-    filters = tuple(niriss.FILTERS) if scale == "full" else ("F277W",)
-    steps, photons = {"demo": (5, 2e8), "small": (25, 5e8), "full": (25, 2e9)}[scale]
+    # The first nine of the 25 places are a square around the first
+    star, steps = SIMULATED_STARS["SIM-A0V-C"], SUBPIXEL_DITHERS[25][: 9 if scale == "demo" else 25]
+    filters = {"demo": ("F480M",), "small": ("F277W", "F480M"), "full": tuple(niriss.FILTERS)}[scale]
+    photons = {"demo": 2e8, "small": 5e8, "full": 2e9}[scale]
     setups = []
     for filt in filters:
-        n = groups_for_peak(star, filt, 25e3)
-        nints = integrations_for(star, filt, n, photons / steps)
-        setups.append(Setup(star, filt, n, nints, subpixel=steps))
-    return [Observation(1, "sub-pixel steps", tuple(setups))]
+        star = SIMULATED_STARS["SIM-A0V-C" if filt == "F277W" else "SIM-G2V-A"]
+        n = max(2, groups_for_peak(star, filt, 25e3))
+        nints = integrations_for(star, filt, n, photons / len(steps))
+        setups.append((star, Setup(star, filt, n, nints, steps=steps)))
+    stars = list(dict.fromkeys(star.name for star, _ in setups))
+    return [
+        Observation(number, "sub-pixel steps", tuple(setup for star, setup in setups if star.name == name))
+        for number, name in enumerate(stars, 1)
+    ]
 
 # %% ../../nbs/simulate/02_plans.ipynb #54c8d383
 def _plan_4478(scale: str) -> list[Observation]:
-    repeats, photons = {"demo": (1, 3e7), "small": (1, 1e8), "full": (5, 1e9)}[scale]
-    stars = [SIMULATED_STARS[name] for name in ("SIM-G2V-A", "SIM-G2V-B")][: 1 if scale == "demo" else 2]
+    repeats, photons = {"demo": (2, 1e7), "small": (5, 1e8), "full": (5, 1e9)}[scale]
+    stars = [SIMULATED_STARS[name] for name in ("SIM-G2V-A", "SIM-G2V-B")]
     scatter = np.random.default_rng(4478)
     observations: list[Observation] = []
     for _ in range(repeats):
@@ -573,7 +585,7 @@ def _plan_4478(scale: str) -> list[Observation]:
 # %% ../../nbs/simulate/02_plans.ipynb #7c73b364
 def _plan_4480(scale: str) -> list[Observation]:
     names = ("SIM-G2V-A", "SIM-G2V-E", "SIM-G5V-F", "SIM-K5III-G")
-    filters = ("F480M",) if scale == "demo" else ("F380M", "F430M", "F480M")
+    filters = ("F430M", "F480M") if scale == "demo" else ("F380M", "F430M", "F480M")
     photons, primary = {"demo": (5e7, 1), "small": (2e8, 1), "full": (2e9, 2)}[scale]
     observations = []
     for number, name in enumerate(names, 1):
@@ -630,6 +642,38 @@ def ready_plan(name: str, scale: str = "demo") -> Plan:
         raise PlanProblem(f"scale is {scale!r}; expected one of {', '.join(SCALES)}")
     title, make = _READY[str(name)]
     return lay_out(f"{name}-{scale}", f"Simulated: {title}", int(name), make(scale), remarks=(_OUR_CHOICE,))
+
+# %% ../../nbs/simulate/02_plans.ipynb #349014fd
+def with_companion(plan: Plan, star: str, companion: Companion) -> Plan:
+    """
+    Give a star of a plan a companion.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    star : str
+        Name of the star.
+    companion : calami.simulate.stars.Companion
+        Its companion.
+
+    Returns
+    -------
+    Plan
+        The same with it.
+
+    Raises
+    ------
+    PlanProblem
+        If there is no such star.
+    """
+    if star not in (names := [one.name for one in plan.stars]):
+        raise PlanProblem(f"plan {plan.name} has no star {star}; it has {', '.join(names)}")
+    exposures = tuple(
+        replace(e, star=replace(e.star, companions=(*e.star.companions, companion))) if e.star.name == star else e
+        for e in plan
+    )
+    return replace(plan, exposures=exposures)
 
 # %% ../../nbs/simulate/02_plans.ipynb #7b8f39dd
 def check_plan(plan: Plan, saturation_e: float = niriss.SATURATION_E) -> list[str]:

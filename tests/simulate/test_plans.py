@@ -249,7 +249,7 @@ def test_ready_plans_hold_together(name, scale):
         gap = datetime.fromisoformat(after.start) - datetime.fromisoformat(before.end)
         assert gap.total_seconds() >= min(plans.OVERHEADS.values()) - 1e-3
     if scale == "demo":
-        assert len(plan) <= 6 and sum(e.nints * e.ngroups for e in plan) < 5_000
+        assert len(plan) <= (6 if name == "1516" else 24) and sum(e.nints * e.ngroups for e in plan) < 5_000
 
 
 def test_scales_grow():
@@ -355,7 +355,7 @@ def test_the_table_has_units_and_the_numbers_of_the_plan():
     assert list(table["rootname"]) == [e.rootname for e in plan]
     assert table["peak_e"].to_value("electron") == pytest.approx([e.peak_electrons for e in plan])
     assert table["peak_adu"].to_value("adu") * niriss.GAIN == pytest.approx([e.peak_electrons for e in plan])
-    assert list(table["role"]) == ["target", "reference", "reference", "reference"]
+    assert list(table["role"]) == ["target"] * 2 + ["reference"] * 6
     assert table["duration"].to_value("s").sum() == pytest.approx(sum(e.duration for e in plan))
 
 
