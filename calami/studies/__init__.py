@@ -12,9 +12,9 @@ _NAMES = {
     "reading": "ReadOptions Reading SAME_ROLL Seen doubts fringe_tilts places read_study",
     "findings": "Findings Plot plain write_findings",
     "placement": "MEDIUM MISSES_MAS Placement contrast_at cost_of_miss fit_placement study_placement",
-    "calibrators": "Mismatch RULE_STEPS mismatches study_calibrators",
-    "intrapixel": "PixelFit fit_pixels study_intrapixel",
-    "study": "STUDIES run_study",
+    "calibrators": "BINARY Mismatch RULE_STEPS growth mean_square mismatches rule_table search_stars study_calibrators",
+    "intrapixel": "BLUR_KNOWN FLOORS HALF LITTLE PixelFit STRENGTHS core_images fit_pixels response_depth study_intrapixel",
+    "study": "STUDIES StudyOptions run_study",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

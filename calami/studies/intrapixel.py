@@ -5,7 +5,6 @@
 # %% ../../nbs/studies/05_intrapixel.ipynb #8808c2d5
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,125 +17,15 @@ import numpy as np
 from ..core.page import safe_text
 from ..core.problems import CalamiError
 from ..fringes.fitting import fit
+from ..fringes.position import fit_position_model
 from ..instrument import niriss
 from ..instrument.optics import pixel_response, psf, star_spectrum
-from .findings import Findings, Plot, plain
+from .findings import Findings, Plot
 from .reading import Reading, Seen, doubts, places
 
 # %% auto #0
-__all__ = ['ABSOLUTE', 'PERIODIC', 'HALF', 'STRENGTHS', 'FLOORS', 'BLUR_KNOWN', 'LITTLE', 'Kind', 'leave_one_out', 'PixelFit',
-           'fit_pixels', 'core_images', 'response_depth', 'study_intrapixel']
-
-# %% ../../nbs/studies/05_intrapixel.ipynb #935db6aa
-@dataclass(frozen=True)
-class Kind:
-    """
-    A way in which observables may depend on place.
-
-    Attributes
-    ----------
-    family : str
-        ``polynomial``, ``process`` (both of absolute place) or ``periodic`` (of the place within a pixel).
-    order : int
-        Of polynomials and sines.
-    length : float
-        Length scale of a process, pixels.
-    noise : float
-        Variance of the noise over that of the process.
-    """
-
-    family: str
-    order: int = 0
-    length: float = 0.0
-    noise: float = 0.0
-
-    def __str__(self) -> str:
-        if self.family == "process":
-            return f"process of length {self.length:g} pixels"
-        return f"{self.family} of order {self.order}"
-
-    def weights(self, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """
-        Say how values at known places make those at others.
-
-        Parameters
-        ----------
-        known, wanted : numpy.ndarray
-            Places, pixels, shapes (n, 2) and (m, 2).
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (m, n).
-        """
-        if self.family == "process":
-            mean = np.full((len(wanted), len(known)), 1 / len(known))
-            inverse = np.linalg.inv(self._alike(known, known) + self.noise * np.eye(len(known)))
-            return mean + self._alike(wanted, known) @ inverse @ (np.eye(len(known)) - 1 / len(known))
-        return self._terms(wanted) @ np.linalg.pinv(self._terms(known))
-
-    def _alike(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.exp(-((a[:, None] - b) ** 2).sum(axis=-1) / (2 * self.length**2))
-
-    def _terms(self, at: np.ndarray) -> np.ndarray:
-        rows, columns = at.T
-        if self.family == "polynomial":
-            powers = [(i, j) for i, j in product(range(self.order + 1), repeat=2) if i + j <= self.order]
-            return np.column_stack([rows**i * columns**j for i, j in powers])
-        waves = [
-            f(2 * np.pi * n * x) for n in range(1, self.order + 1) for x in (rows, columns) for f in (np.sin, np.cos)
-        ]
-        return np.column_stack([np.ones(len(at)), *waves])
-
-# %% ../../nbs/studies/05_intrapixel.ipynb #6c0dee87
-#: What is tried for absolute place, and within a pixel.
-ABSOLUTE = (
-    *(Kind("polynomial", n) for n in range(4)),
-    *(Kind("process", length=a, noise=b) for a in (0.3, 0.6, 1.2, 2.4) for b in (1e-4, 1e-3, 1e-2, 0.1)),
-)
-PERIODIC = tuple(Kind("periodic", n) for n in (1, 2))
-
-# %% ../../nbs/studies/05_intrapixel.ipynb #920f80e2
-def leave_one_out(at: np.ndarray, values: np.ndarray, kinds: Sequence[Kind] = ABSOLUTE) -> tuple[np.ndarray, Kind]:
-    """
-    Predict the values at each place from those at the others.
-
-    Parameters
-    ----------
-    at : numpy.ndarray
-        Places, pixels, shape (n, 2).
-    values : numpy.ndarray
-        What was measured there, shape (n, m).
-    kinds : sequence of Kind
-        To choose from, without the place that is predicted.
-
-    Returns
-    -------
-    numpy.ndarray
-        Measured minus predicted, shape (n, m).
-    Kind
-        What is chosen with all places.
-    """
-    at = np.asarray(at) - np.mean(at, axis=0)
-    left = np.empty_like(values)
-    for k in range(len(at)):
-        rest = np.arange(len(at)) != k
-        chosen = _chosen(at[rest], values[rest], kinds)
-        left[k] = values[k] - (chosen.weights(at[rest], at[k : k + 1]) @ values[rest])[0]
-    return left, _chosen(at, values, kinds)
-
-# %% ../../nbs/studies/05_intrapixel.ipynb #35682197
-def _chosen(at: np.ndarray, values: np.ndarray, kinds: Sequence[Kind]) -> Kind:
-    # The kind that predicts best what is left out: of linear smoothers known without leaving anything out
-    best, least = kinds[0], math.inf
-    for kind in kinds:
-        if kind.family != "process" and kind._terms(at[:1]).shape[1] >= len(at) - 1:
-            continue
-        hat = kind.weights(at, at)
-        left = (values - hat @ values) / np.maximum(1 - np.diag(hat), 1e-6)[:, None]
-        if (size := float((left**2).mean())) < least:
-            best, least = kind, size
-    return best
+__all__ = ['HALF', 'STRENGTHS', 'FLOORS', 'BLUR_KNOWN', 'LITTLE', 'PixelFit', 'fit_pixels', 'core_images', 'response_depth',
+           'study_intrapixel']
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #77eea22d
 @dataclass(frozen=True)
@@ -412,14 +301,15 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
         few = f"{about}: it takes five, and fitted places"
         missing["everything"] = few if len(seen) > 1 else "there is one place only"
         return Findings(1504, title, tuple(remarks), missing, dict.fromkeys(_KEYS))
-    model = _dependence(seen, at)
-    tables, results, answer = {"position_model": model["table"]}, dict(model["results"]), list(model["sentences"])
+    model = _dependence(seen)
+    tables, answer = {"position_model": model["table"]}, list(model["sentences"])
+    results = model["results"] | {"places": len(seen)}
     if len(seen) < 9:
         missing["a firm model"] = (
             f"{len(seen)} places do not fix a quadratic law and say how well it predicts; it takes 9"
         )
     pixels = _pixels(seen, at, missing)
-    files: dict[str, Any] = {"position_model.json": json.dumps(plain(_model_file(seen, at, model)), indent=1)}
+    files: dict[str, Any] = {"position_model.json": model["model"].save}
     if pixels is not None:
         tables["core_flat"] = _flat_table(pixels)
         files |= {"core_flat.fits": partial(_write_flat, pixels, seen)} if pixels.significant else {}
@@ -438,9 +328,9 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
 # %% ../../nbs/studies/05_intrapixel.ipynb #0adb4b63
 _KEYS = ("v2_leave_one_out", "cp_leave_one_out_deg", "model", "verdict")
 _METHOD = (
-    "Position model: every V² (over its mean) and closure phase as a smooth function of absolute place; "
-    "polynomials to order 3 and Gaussian processes, chosen by leaving one place out, anew without each place that "
-    "is predicted; sines of the place within a pixel for comparison. Left is the rms over places and observables.",
+    "Position model: every V² (over its mean) and closure phase as a Gaussian process of absolute place, its length "
+    "and noise chosen by leaving one place out, anew without each place that is predicted; one of the place within a "
+    "pixel for comparison. Left is the rms over places and observables.",
     "Pixels: what the fringe model leaves in the core is one correction of the image (cubic splines on half "
     "pixels, moving with the star), a static sensitivity of each pixel, and flux and place of each exposure; "
     "strength of the flat and floor by the evidence. A constant or a gradient of the flat is not told from the "
@@ -457,43 +347,47 @@ def _most_places(reading: Reading) -> list[Seen]:
     return max(groups.values(), key=len)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #1f0ee76a
-def _dependence(seen: Sequence[Seen], at: np.ndarray) -> dict[str, Any]:
+def _dependence(seen: Sequence[Seen]) -> dict[str, Any]:
     # How V² and closure phases depend on place, and how well that is predicted
     from astropy.table import Table
 
-    v2 = np.array([one.data.v2 for one in seen])
-    values = {"V2": v2 / v2.mean(axis=0), "CP": np.degrees(np.array([one.data.cp for one in seen]))}
-    noise = {
-        "V2": _rms([one.data.v2_err / v2.mean(axis=0) for one in seen]),
-        "CP": math.degrees(_rms([one.data.cp_err for one in seen])),
-    }
-    rows, results, kinds = [], {}, {}
-    for key, data in values.items():
-        away = data - data.mean(axis=0)
-        left, kind = leave_one_out(at, data)
-        periodic, _ = leave_one_out(at, data, PERIODIC) if len(at) > 7 else (np.full_like(data, np.nan), None)
-        modes = np.linalg.svd(away, compute_uv=False) ** 2
-        rows.append((key, _rms(away), modes[0] / modes.sum(), str(kind), _rms(left), _rms(periodic), noise[key]))
-        kinds[key], results[key] = kind, rows[-1]
+    data = [one.data for one in seen]
+    name = f"position of {seen[0].star}, {seen[0].filter}"
+    models = [fit_position_model(data, periodic=sines, name=name, source=name) for sines in (False, True)]
+    lefts = [model.leave_one_out() for model in models]
+    rows, angle = [], 180 / math.pi
+    for key, factor in (("v2", 1.0), ("cp", angle)):
+        values = models[0].values[key]
+        noise = [one.v2_err / one.v2 if key == "v2" else one.cp_err for one in data]
+        modes = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2
+        sizes = [factor * _rms(x) for x in (values - values.mean(axis=0), *(left[key] for left in lefts), noise)]
+        length = models[0].laws[key][0]
+        rows.append((key, sizes[0], modes[0] / modes.sum(), f"process of length {length:g} pixels", *sizes[1:]))
     names = "observable scatter first_mode model left_absolute left_periodic formal_error".split()
     table = Table(rows=rows, names=names)
     for name in names:
         table[name].info.format = None if name in ("observable", "model") else ".3f" if name == "first_mode" else ".5f"
-    (_, s2, m2, _, l2, p2, _), (_, sc, mc, _, lc, pc, _) = rows
-    better = l2 < p2 and lc < pc
-    facts = {
-        "v2_leave_one_out": l2, "cp_leave_one_out_deg": lc, "model": {k: str(v) for k, v in kinds.items()},
+    return {"table": table, "model": models[0], "results": (facts := _facts(rows)), "sentences": _place_words(facts)}
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #b88717dc
+def _facts(rows: Sequence[tuple]) -> dict[str, Any]:
+    (_, s2, m2, law2, l2, p2, _), (_, sc, mc, lawc, lc, pc, _) = rows
+    return {
+        "v2_leave_one_out": l2, "cp_leave_one_out_deg": lc, "model": {"v2": law2, "cp": lawc},
         "v2_scatter": s2, "cp_scatter_deg": sc, "v2_first_mode": m2, "cp_first_mode": mc,
-        "v2_periodic": p2, "cp_periodic_deg": pc, "absolute_wins": bool(better), "places": len(seen),
+        "v2_periodic": p2, "cp_periodic_deg": pc, "absolute_wins": bool(l2 < p2 and lc < pc),
     }  # fmt: skip
-    sentences = [
-        f"Over the places V² scatters by {s2:.2%} and closure phases by {sc:.3f}°; a model of absolute place predicts "
-        f"a place that it has not seen to {l2:.2%} and {lc:.3f}° ({kinds['V2']}; {kinds['CP']}).",
-        f"Sines of the place within the pixel leave {p2:.2%} and {pc:.3f}°: absolute place "
-        f"{'describes it better' if better else 'is not shown to describe it better'}. One mode holds {m2:.0%} and "
-        f"{mc:.0%} of the variance.",
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #409281d1
+def _place_words(facts: dict[str, Any]) -> list[str]:
+    better = "describes it better" if facts["absolute_wins"] else "is not shown to describe it better"
+    two = "{:.2%} in V² and {:.3f}° in closure phase".format
+    return [
+        f"Over the places there is a scatter of {two(facts['v2_scatter'], facts['cp_scatter_deg'])}; a model of absolute "
+        f"place predicts a place not seen to {two(facts['v2_leave_one_out'], facts['cp_leave_one_out_deg'])}.",
+        f"One of the place within the pixel leaves {two(facts['v2_periodic'], facts['cp_periodic_deg'])}: absolute place "
+        f"{better}. One mode holds {facts['v2_first_mode']:.0%} and {facts['cp_first_mode']:.0%} of the variance.",
     ]
-    return {"table": table, "results": facts, "kinds": kinds, "values": values, "sentences": sentences}
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #cb25180a
 def _rms(values: Any) -> float:
@@ -579,18 +473,6 @@ def _verdict(results: dict[str, Any], pixels: PixelFit | None) -> str:
     more = "; its pixels want another flat, which does not change that" if static else ""
     return f"neither{more}" + ("; fringes depend on the place all the same" if moves else "")
 
-# %% ../../nbs/studies/05_intrapixel.ipynb #17876a74
-def _model_file(seen: Sequence[Seen], at: np.ndarray, model: dict[str, Any]) -> dict[str, Any]:
-    # What predicts the observables at another place: the places, the values there, and the kind
-    facts = {
-        "what": "position model of calami", "filter": seen[0].filter, "places_row_column": at,
-        "baselines": seen[0].data.v2_stations, "triangles": seen[0].data.cp_stations,
-    }  # fmt: skip
-    for key, kind in model["kinds"].items():
-        left = model["results"]["v2_leave_one_out" if key == "V2" else "cp_leave_one_out_deg"]
-        facts[key] = {"kind": vars(kind), "values": model["values"][key], "left_out_rms": left}
-    return facts
-
 # %% ../../nbs/studies/05_intrapixel.ipynb #53006e30
 def _flat_table(pixels: PixelFit):
     from astropy.table import Table
@@ -651,9 +533,10 @@ def _truth(seen: Sequence[Seen], pixels: PixelFit | None, results: dict[str, Any
 # %% ../../nbs/studies/05_intrapixel.ipynb #0437a58b
 def _plot_dependence(seen: Sequence[Seen], at: np.ndarray, model: dict[str, Any]) -> Plot:
     panels: list[Callable] = []
-    labels = {"V2": ("V² from its mean [%]", 100), "CP": ("closure phase from its mean [°]", 1)}
+    labels = {"v2": ("V² from its mean [%]", 100), "cp": ("closure phase from its mean [°]", 180 / math.pi)}
     for key, (label, factor) in labels.items():
-        away = factor * (model["values"][key] - model["values"][key].mean(axis=0))
+        values = model["model"].values[key]
+        away = factor * (values - values.mean(axis=0))
         mode = np.linalg.svd(away, full_matrices=False)[2][0]
         panels.append(partial(_draw_mode, at=at, size=away @ mode / math.sqrt(len(mode)), label=label))
     caption = (

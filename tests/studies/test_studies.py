@@ -13,12 +13,13 @@ from calami.core.problems import CalamiError
 from calami.exposures.folder import ExposureSet
 from calami.fringes.fitting import fit
 from calami.fringes.oifits import write_products
+from calami.fringes.position import PositionModel
 from calami.instrument import niriss
 from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, pixel_response, psf
 from calami.studies import intrapixel
 from calami.studies.calibrators import growth, mean_square, search_stars, study_calibrators
 from calami.studies.findings import plain
-from calami.studies.intrapixel import ABSOLUTE, PERIODIC, fit_pixels, leave_one_out, response_depth, study_intrapixel
+from calami.studies.intrapixel import fit_pixels, response_depth, study_intrapixel
 from calami.studies.placement import cost_of_miss, fit_placement, study_placement
 from calami.studies.reading import Seen, doubts, places, read_study
 from calami.studies.study import run_study
@@ -159,22 +160,6 @@ def test_a_miss_costs_what_flight_has_shown(placed):
 SPOTS = np.array([(40 + 0.3 * i, 45.2 + 0.3 * j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
 
 
-def test_the_choice_of_a_model_is_paid_for():
-    """Pure noise is predicted no better than its own scatter, and noise of the fold does not leak into it."""
-    rng = np.random.default_rng(3)
-    sizes = []
-    for _ in range(10):
-        values = rng.normal(size=(12, 21))
-        sizes.append((leave_one_out(rng.uniform(-0.6, 0.6, (12, 2)), values, ABSOLUTE)[0] ** 2).mean())
-    assert 1.0 < np.mean(sizes) < 1.4
-    wave = np.sin(2 * np.pi * SPOTS @ (1, 0.5))[:, None] * np.ones((1, 3))
-    assert (
-        (leave_one_out(SPOTS[:, :], np.cos(2 * np.pi * SPOTS[:, :1]), PERIODIC)[0] ** 2).mean()
-        < 0.05
-        < (wave**2).mean()
-    )
-
-
 def test_the_flat_of_the_core_is_recovered_with_right_errors():
     flat = np.random.default_rng(5).normal(1, 0.01, niriss.SUB80.shape)
     exposures = seen_at(SPOTS, flat, noise=0.05)
@@ -306,6 +291,7 @@ def test_obs_020_is_predicted_as_well_as_was_asked_for(steps):
     )
     run = json.loads((steps[1] / "run.json").read_text())["results"]
     assert {"v2_leave_one_out", "cp_leave_one_out_deg", "model", "verdict"} <= run.keys()
+    assert PositionModel.load(steps[1] / "position_model.json").places.shape == (25, 2)
     with fits.open(steps[1] / "core_flat.fits") as hdus:
         assert hdus[0].header["REFTYPE"] == "FLAT" and hdus["SCI"].data.shape == hdus["ERR"].data.shape == (80, 80)
 
