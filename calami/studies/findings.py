@@ -128,7 +128,7 @@ def write_findings(found: Findings, reading: Reading, outdir, *, started: float 
     figures = {}
     for name, plot in found.plots.items():
         for kind in ("png", "pdf"):
-            files[f"{name}.{kind}"] = figure_png(plot.draw, plot.width, plot.height, kind)
+            files[f"{name}.{kind}"] = figure_png(plot.draw, plot.width, plot.height, kind=kind)
         figures[name] = Figure(files[f"{name}.png"], plot.caption)
     page = html_page(
         found.title, _made_by(_headline(reading), run), _sections(found, figures, run), _box(found, reading)

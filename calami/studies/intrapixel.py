@@ -382,11 +382,13 @@ def _facts(rows: Sequence[tuple]) -> dict[str, Any]:
 def _place_words(facts: dict[str, Any]) -> list[str]:
     better = "describes it better" if facts["absolute_wins"] else "is not shown to describe it better"
     two = "{:.2%} in V² and {:.3f}° in closure phase".format
+    scatter = two(facts["v2_scatter"], facts["cp_scatter_deg"])
+    left = two(facts["v2_leave_one_out"], facts["cp_leave_one_out_deg"])
+    periodic = two(facts["v2_periodic"], facts["cp_periodic_deg"])
     return [
-        f"Over the places there is a scatter of {two(facts['v2_scatter'], facts['cp_scatter_deg'])}; a model of absolute "
-        f"place predicts a place not seen to {two(facts['v2_leave_one_out'], facts['cp_leave_one_out_deg'])}.",
-        f"One of the place within the pixel leaves {two(facts['v2_periodic'], facts['cp_periodic_deg'])}: absolute place "
-        f"{better}. One mode holds {facts['v2_first_mode']:.0%} and {facts['cp_first_mode']:.0%} of the variance.",
+        f"Over the places there is a scatter of {scatter}; a model of absolute place predicts one not seen to {left}.",
+        f"One of the place within the pixel leaves {periodic}: absolute "
+        f"place {better}. One mode holds {facts['v2_first_mode']:.0%} and {facts['cp_first_mode']:.0%} of the variance.",
     ]
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #cb25180a
