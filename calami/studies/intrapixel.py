@@ -386,7 +386,7 @@ def _place_words(facts: dict[str, Any]) -> list[str]:
     left = two(facts["v2_leave_one_out"], facts["cp_leave_one_out_deg"])
     periodic = two(facts["v2_periodic"], facts["cp_periodic_deg"])
     return [
-        f"Over the places there is a scatter of {scatter}; a model of absolute place predicts one not seen to {left}.",
+        f"Over the places there is a scatter of {scatter}; a model of absolute place predicts one unseen to {left}.",
         f"One of the place within the pixel leaves {periodic}: absolute "
         f"place {better}. One mode holds {facts['v2_first_mode']:.0%} and {facts['cp_first_mode']:.0%} of the variance.",
     ]
