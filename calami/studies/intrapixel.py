@@ -388,7 +388,7 @@ def _place_words(facts: dict[str, Any]) -> list[str]:
     return [
         f"Over the places there is a scatter of {scatter}; a model of absolute place predicts one unseen to {left}.",
         f"One of the place within the pixel leaves {periodic}: absolute "
-        f"place {better}. One mode holds {facts['v2_first_mode']:.0%} and {facts['cp_first_mode']:.0%} of the variance.",
+        f"place {better}. One mode holds {facts['v2_first_mode']:.0%}, {facts['cp_first_mode']:.0%} of the squares.",
     ]
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #cb25180a
