@@ -1433,6 +1433,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'calami/fringes/sources.py'),
                                         'calami.fringes.sources._as_dict': ('fringes/sources.html#_as_dict', 'calami/fringes/sources.py'),
                                         'calami.fringes.sources._doubts': ('fringes/sources.html#_doubts', 'calami/fringes/sources.py'),
+                                        'calami.fringes.sources._nodes': ('fringes/sources.html#_nodes', 'calami/fringes/sources.py'),
                                         'calami.fringes.sources._notes': ('fringes/sources.html#_notes', 'calami/fringes/sources.py'),
                                         'calami.fringes.sources._number_of': ( 'fringes/sources.html#_number_of',
                                                                                'calami/fringes/sources.py'),

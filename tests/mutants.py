@@ -94,7 +94,7 @@ MUTANTS = [
         ("oifits between", "(away**2).sum(axis=0).mean() / (len(values) - 1)",
          "(away**2).sum(axis=0).mean() / len(values)"),
         ("oifits closure variance", "triangle_matrix.T * (variance / 3)", "triangle_matrix.T * variance"),
-        ("oifits reference", "else weight * calibrated / reference", "else weight * calibrated"),
+        ("oifits reference", "else used * calibrated / reference", "else used * calibrated"),
     ),
     *_of(
         "test_cards.py",
@@ -124,7 +124,7 @@ MUTANTS = [
         "test_calibration.py",
         ("systematics few", "measured = scatter[0], 2.0 * (scatter[1] - 1)",
          "measured = scatter[0], 200.0 * (scatter[1] - 1)"),
-        ("systematics fringe", "np.diag(values**2 * 4 * fringe *", "np.diag(values**2 * 2 * fringe *"),
+        ("systematics fringe", "error = 2 * values * np.sqrt(fringe *", "error = values * np.sqrt(2 * fringe *"),
         ("systematics reach", "np.hypot(1, away / self.reach)", "1.0"),
         ("systematics least scale", "else max(1.0, chi2 / alarm.freedom)", "else chi2 / alarm.freedom"),
         ("systematics trials", "else freedom * peak / np.maximum(whole - peak, 1e-9)", "else peak"),
@@ -138,6 +138,20 @@ MUTANTS = [
         ("fringes rotation", "sine, cosine = -parity *", "sine, cosine = parity *"),
         ("fringes rare jumps", "RARE_JUMPS = 0.1", "RARE_JUMPS = 0.9"),
         ("fringes T3AMP", "relative = sides / (2 *", "relative = sides / (1 *"),
+        ("fringes pieces", "range(0, count, step)]", "range(0, count - count % step, step)]"),
+    ),
+    *_of(
+        "test_sources.py",
+        ("sources axes", 'np.hypot(along * given["fwhm"], across * given["width"])',
+         'np.hypot(across * given["fwhm"], along * given["width"])'),
+        ("sources scale", "] = scale * np.linalg.pinv(inner", "] = np.linalg.pinv(inner"),
+        ("sources parameters", "+ len(self.names) * np.log(self.n_data))", "+ 0 * np.log(self.n_data))"),
+        ("sources limit", "_ONE_SIDED = 2.706", "_ONE_SIDED = 0.2706"),
+    ),
+    *_of(
+        "test_oifits.py",
+        ("oifits correlations", "matrix[one[inside], two[inside]] = matrix[two[inside], one[inside]] =",
+         "matrix[one[inside], two[inside]] ="),
     ),
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,15 +78,19 @@ def part_visibility(kind: str, values: Sequence[float], frequency: np.ndarray) -
         shape *= j0(np.pi * MAS * given["diameter"] * np.linalg.norm(frequency, axis=-1))
     if "fwhm" in given:
         sine, cosine = np.sin(np.radians(given["pa"])), np.cos(np.radians(given["pa"]))
-        along, across = np.moveaxis(frequency @ np.array([[sine, cosine], [cosine, -sine]]), -1, 0)
+        u, v = frequency[..., 0], frequency[..., 1]
+        along, across = u * sine + v * cosine, u * cosine - v * sine
         shape *= disc(np.hypot(along * given["fwhm"], across * given["width"]), "gaussian", 1.0)
     if "east" in given:
         shape *= np.exp(-2j * np.pi * MAS * (frequency @ np.array([given["east"], given["north"]])))
     return shape
 
 # %% ../../nbs/fringes/15_sources.ipynb #9606fec6
-# Wavelengths at which a band is summed.
-_NODES = 8
+@lru_cache
+def _nodes() -> tuple[np.ndarray, np.ndarray]:
+    # Where a band from -1 to 1 is summed, and the weights, sum 1
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    return nodes, weights / 2
 
 # %% ../../nbs/fringes/15_sources.ipynb #43ae999e
 def source_visibility(
@@ -109,11 +113,11 @@ def source_visibility(
     numpy.ndarray
         Complex, shape (n,).
     """
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    nodes, weights = _nodes()
     frequency = uv / wavelength * (1 + bandwidth / wavelength / 2 * nodes)[:, None, None]
     flux = sum(flux for _, flux, _ in parts)
     seen = sum(flux * part_visibility(kind, values, frequency) for kind, flux, values in parts)
-    return (weights / 2 / flux) @ seen
+    return (weights / flux) @ seen
 
 # %% ../../nbs/fringes/15_sources.ipynb #816181a1
 def source_data(data: Observables, parts: Sequence[tuple[str, float, Sequence[float]]]) -> Observables:
