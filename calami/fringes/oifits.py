@@ -250,7 +250,8 @@ def _covariance_hdus(data: Observables, tables: dict[str, Any]) -> list[Any]:
 def _row_hdus(given: Observables, header: Any) -> dict[str, Any]:
     # One row for each integration and baseline; the header says how many integrations, to be read again
     data = from_observables(given)
-    made, plain, samples = {}, _visibility_hdus(data, True), data.samples
+    made, samples = {}, data.samples
+    plain = _visibility_hdus(replace(data, samples={key: values[:1] for key, values in samples.items()}), True)
     count = len(samples["v2"])
     kept = np.asarray(given.samples.get("kept", np.ones(count, bool)))
     header.update({"CALROWS": count, "CALTIME": float(np.nan_to_num(data.int_time))})
@@ -260,10 +261,8 @@ def _row_hdus(given: Observables, header: Any) -> dict[str, Any]:
         triple = np.exp(np.log(np.maximum(samples["amplitude"], 1e-12)) @ sides.T)
         samples = samples | ({"": triple} if sides.shape[1] == samples["amplitude"].shape[1] else {})
     for table, hdu in plain.items():
-        columns = {
-            name: np.tile(hdu.data[name], (count,) + (1,) * (hdu.data[name].ndim - 1)) for name in hdu.data.names
-        }
-        rows = len(hdu.data)
+        rows, again = len(hdu.data), np.tile(np.arange(len(hdu.data)), count)
+        columns = {name: np.asarray(hdu.data[name])[again] for name in hdu.data.names}
         columns |= {"MJD": np.repeat(moments, rows), "INT_TIME": np.full(count * rows, seconds)}
         for name, _, sample in _MEASURED[table]:
             values = np.asarray(samples.get(sample, np.full((count, rows), np.nan)), float)

@@ -1,6 +1,7 @@
 """OIFITS files: what goes in comes out, what is wrong is said, and calibration keeps its error bars right."""
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -964,3 +965,12 @@ def test_rows_have_the_times_of_what_was_kept(both_forms, tmp_path):
         times = hdus["OI_VIS2"].data["MJD"].reshape(10, 21)[:, 0]
         assert np.array_equal(hdus["OI_VIS2"].data["VIS2DATA"].reshape(10, 21), data.samples["v2"])
     assert np.allclose(times, 59735.49 + (np.flatnonzero(kept) + 0.5) / 12 * 0.02)
+
+
+def test_rows_of_a_long_exposure_need_little_memory(tmp_path):
+    data = with_samples(point_source("F480M", name="star"), 1000, np.random.default_rng(6))
+    tracemalloc.start()
+    path = write_oifits(data, tmp_path / "x.fits", per_integration="rows")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * path.stat().st_size and read_oifits(path).n_integrations == 1000
