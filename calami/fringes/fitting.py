@@ -346,6 +346,9 @@ def fit(
     if str(frames.facts.get("SUBARRAY", "")).strip() == "FULL" and frames.cube.shape[1:] == (2048, 2048):
         (rows, columns), (x, y) = niriss.SUB80.shape, niriss.SUB80.start
         frames = frames.cut(slice(y - 1, y - 1 + rows), slice(x - 1, x - 1 + columns))
+    simulated = str(frames.facts.get("TITLE", "")).upper().startswith("SIMULATED") or frames.facts.get("SIMULATD")
+    if chosen.pupil is not None and simulated:
+        frames.notes.append(f"simulated data have the pupil as designed, and were fitted with {chosen.pupil.name}")
     setup = _setup(frames, chosen)
     result = _fit_pipeline(frames, setup, chosen.fix) if mode == "jwst" else _fit_ours(frames, setup, chosen)
     for note in result.notes:

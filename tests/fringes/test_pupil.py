@@ -85,6 +85,9 @@ def test_the_pupil_is_in_the_file_and_calibrate_asks_for_the_same(tmp_path):
     assert calibrate(back, plain, allow=["CALPUPIL"]).references
     again = fit(image, **given, header={"CALPUPIL": "an old one"})
     assert "CALPUPIL" not in again.header
+    for header in ({"SIMULATD": True}, {"TITLE": "Simulated 1093"}):
+        notes = fit(image, **given, pupil="flight", header=header).notes
+        assert [note for note in notes if "as designed" in note] and not [n for n in flight.notes if "as designed" in n]
 
 
 @pytest.mark.parametrize(
