@@ -594,15 +594,6 @@ def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, o
         found[key] = (shift, left) if options.position_as == "correction" else (0.0, whole)
     return found
 
-# %% ../../nbs/fringes/09_calibration.ipynb #64de0cdb
-def _gain_covariance(target: Observables, gains: tuple[float, float], circular: bool) -> np.ndarray:
-    # Of relative V², or of closure phases, by unknown gains of holes and of baselines: G σ² Gᵀ
-    station, baseline = gains
-    if circular:
-        return target.triangle_matrix @ target.triangle_matrix.T * baseline**2
-    holes = (target.v2_stations[:, :, None] == np.arange(1, target.v2_stations.max(initial=1) + 1)).any(axis=1)
-    return 4 * (station**2 * (holes @ holes.T.astype(float)) + baseline**2 * np.eye(len(holes)))
-
 # %% ../../nbs/fringes/09_calibration.ipynb #a6dcc5eb
 def _reference_modes(values: np.ndarray, bad: np.ndarray, w: np.ndarray, circular: bool, count: int):
     # Covariance (relative for V²) of the principal components of what references differ by, and the values without them
@@ -620,6 +611,15 @@ def _reference_modes(values: np.ndarray, bad: np.ndarray, w: np.ndarray, circula
     noise = (away - part).T @ (away - part) / (n - 1 - count) * count / (n - 3)
     covariance = (shapes.T * size**2 / (n - 3)) @ shapes * (1 + (w**2).sum()) + noise
     return covariance, values - part if circular else values - part * centre
+
+# %% ../../nbs/fringes/09_calibration.ipynb #64de0cdb
+def _gain_covariance(target: Observables, gains: tuple[float, float], circular: bool) -> np.ndarray:
+    # Of relative V², or of closure phases, by unknown gains of holes and of baselines: G σ² Gᵀ
+    station, baseline = gains
+    if circular:
+        return target.triangle_matrix @ target.triangle_matrix.T * baseline**2
+    holes = (target.v2_stations[:, :, None] == np.arange(1, target.v2_stations.max(initial=1) + 1)).any(axis=1)
+    return 4 * (station**2 * (holes @ holes.T.astype(float)) + baseline**2 * np.eye(len(holes)))
 
 # %% ../../nbs/fringes/09_calibration.ipynb #0bb6ddf2
 def selfcal(data: Observables, split: str = "even-odd") -> Observables:

@@ -98,6 +98,56 @@ def _place(data: Observables) -> tuple[float, float]:
     except (KeyError, TypeError, ValueError):
         raise CalamiError(f"{data.name}: its place on the detector is not known (STARROW, STARCOL)") from None
 
+# %% ../../nbs/fringes/08_position.ipynb #a05ce647
+class _Rule:
+    # A Gaussian process with a constant mean, of unit variance but for noise, as linear weights of the known values
+
+    def __init__(self, places: np.ndarray, length: float, noise: float, periodic: bool = False) -> None:
+        self.places, self.length, self.noise, self.periodic = places, length, noise, periodic
+        matrix = self.alike(places, places) + noise * np.eye(len(places))
+        self.inverse = np.linalg.inv(matrix)
+        self.total = self.inverse.sum()
+        self.mean = self.inverse.sum(axis=0) / self.total  # weights of the constant
+
+    def alike(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        away = a[:, None] - b
+        if self.periodic:
+            away = np.sin(np.pi * away) / np.pi
+        return np.exp(-(away**2).sum(axis=-1) / (2 * self.length**2))
+
+    def weights(self, at: np.ndarray) -> np.ndarray:
+        near = self.alike(at, self.places) @ self.inverse
+        return near + np.outer(1 - near.sum(axis=1), self.mean)
+
+    def covariances(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # Between places, after and before anything is known, in units of `spread`
+        near, prior = self.alike(at, self.places), self.alike(at, at)
+        rest = 1 - (near @ self.inverse).sum(axis=1)
+        return prior - near @ self.inverse @ near.T + np.outer(rest, rest) / self.total, prior
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        # Covariance of the observables that goes with it
+        away = values - self.mean @ values
+        return away.T @ self.inverse @ away / (len(values) - 1)
+
+    def excess(self, values: np.ndarray) -> tuple[float, float]:
+        # By how much the process understates what is left of predictions of known places, and differences between them
+        size = np.trace(self.spread(values))
+        after = (self.left_out(values) ** 2).sum(axis=1) @ np.diag(self.inverse) / len(values) / size
+        apart = ((values[:, None] - values) ** 2).sum() / (2 * (1 - self.alike(self.places, self.places))).sum() / size
+        return max(float(after), 1.0), max(float(apart), 1.0)
+
+    def left_out(self, values: np.ndarray) -> np.ndarray:
+        hat = self.weights(self.places)
+        return (values - hat @ values) / (1 - np.diag(hat))[:, None]
+
+# %% ../../nbs/fringes/08_position.ipynb #e1c46e1b
+def _best_law(places: np.ndarray, values: np.ndarray, options: PositionOptions) -> tuple[float, float]:
+    # The length and noise that predict each exposure best by the others
+    laws = list(product(options.lengths, options.noises))
+    left = [(_Rule(places, *law, options.periodic).left_out(values) ** 2).mean() for law in laws]
+    return laws[int(np.argmin(left))]
+
 # %% ../../nbs/fringes/08_position.ipynb #afdbe0fb
 @dataclass(frozen=True)
 class PositionModel:
@@ -304,53 +354,3 @@ def known_position_models() -> list[str]:
     """
     found = files("calami.fringes").iterdir()
     return sorted(f.name.removesuffix(".json") for f in found if f.name.startswith("position-"))
-
-# %% ../../nbs/fringes/08_position.ipynb #a05ce647
-class _Rule:
-    # A Gaussian process with a constant mean, of unit variance but for noise, as linear weights of the known values
-
-    def __init__(self, places: np.ndarray, length: float, noise: float, periodic: bool = False) -> None:
-        self.places, self.length, self.noise, self.periodic = places, length, noise, periodic
-        matrix = self.alike(places, places) + noise * np.eye(len(places))
-        self.inverse = np.linalg.inv(matrix)
-        self.total = self.inverse.sum()
-        self.mean = self.inverse.sum(axis=0) / self.total  # weights of the constant
-
-    def alike(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        away = a[:, None] - b
-        if self.periodic:
-            away = np.sin(np.pi * away) / np.pi
-        return np.exp(-(away**2).sum(axis=-1) / (2 * self.length**2))
-
-    def weights(self, at: np.ndarray) -> np.ndarray:
-        near = self.alike(at, self.places) @ self.inverse
-        return near + np.outer(1 - near.sum(axis=1), self.mean)
-
-    def covariances(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # Between places, after and before anything is known, in units of `spread`
-        near, prior = self.alike(at, self.places), self.alike(at, at)
-        rest = 1 - (near @ self.inverse).sum(axis=1)
-        return prior - near @ self.inverse @ near.T + np.outer(rest, rest) / self.total, prior
-
-    def spread(self, values: np.ndarray) -> np.ndarray:
-        # Covariance of the observables that goes with it
-        away = values - self.mean @ values
-        return away.T @ self.inverse @ away / (len(values) - 1)
-
-    def excess(self, values: np.ndarray) -> tuple[float, float]:
-        # By how much the process understates what is left of predictions of known places, and differences between them
-        size = np.trace(self.spread(values))
-        after = (self.left_out(values) ** 2).sum(axis=1) @ np.diag(self.inverse) / len(values) / size
-        apart = ((values[:, None] - values) ** 2).sum() / (2 * (1 - self.alike(self.places, self.places))).sum() / size
-        return max(float(after), 1.0), max(float(apart), 1.0)
-
-    def left_out(self, values: np.ndarray) -> np.ndarray:
-        hat = self.weights(self.places)
-        return (values - hat @ values) / (1 - np.diag(hat))[:, None]
-
-# %% ../../nbs/fringes/08_position.ipynb #e1c46e1b
-def _best_law(places: np.ndarray, values: np.ndarray, options: PositionOptions) -> tuple[float, float]:
-    # The length and noise that predict each exposure best by the others
-    laws = list(product(options.lengths, options.noises))
-    left = [(_Rule(places, *law, options.periodic).left_out(values) ** 2).mean() for law in laws]
-    return laws[int(np.argmin(left))]
