@@ -135,7 +135,7 @@ class AnswersView(View):
         return found
 
     def _panel(self, filter: str, what: str) -> bytes:
-        return figure_png([self._panels(filter)[what]], 7.5, 4.2)
+        return figure_png([self._panels(filter)[what]], 7.5, 4.2, 90)
 
     def words(self, filter: str, threshold: float, definition: str, version: str, photons: float) -> list[str]:
         """Say all that changes with a choice, a sentence each."""
