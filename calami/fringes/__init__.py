@@ -22,7 +22,7 @@ _NAMES = {
     "oifits": "AMICAL_ANGLE COVARIANCE_EXTENSIONS FOURIEVER_EXTENSIONS KEPT_KEYWORDS MODES_EXTENSIONS Part "
     "find_defects list_parts read_oifits repair_errors write_oifits write_products",
     "position": "FIT_STATE PositionModel PositionOptions find_position_model fit_position_model known_position_models",
-    "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT FLIGHT_WEIGHTED Floor STATE calibrate "
+    "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT FLIGHT_WEIGHTED Floor STATE UNKNOWN_PLACE calibrate "
     "differences_of_state displacement reference_weights selfcal",
     "companions": "CompanionFit FalseAlarm LARGEST_CHI2 OTHER_PIXEL Options Prepared SCALE_ERROR SHARED SearchOptions "
     "RESPONSE_GRID TOO_SMALL add_companion companion_fringe disc prepare sample_factor search_companion "

@@ -23,12 +23,14 @@ from ..instrument.niriss import PIXEL_SCALE_MAS
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'BASELINE_TOLERANCE', 'FLIGHT', 'FLIGHT_WEIGHTED', 'STATE', 'reference_weights', 'displacement', 'Floor',
-           'differences_of_state', 'CalibrationOptions', 'calibrate', 'selfcal']
+__all__ = ['logger', 'BASELINE_TOLERANCE', 'UNKNOWN_PLACE', 'FLIGHT', 'FLIGHT_WEIGHTED', 'STATE', 'reference_weights',
+           'displacement', 'Floor', 'differences_of_state', 'CalibrationOptions', 'calibrate', 'selfcal']
 
 # %% ../../nbs/fringes/09_calibration.ipynb #d9c054dd
 #: Largest difference in length, m, of the same baseline in target and reference star.
 BASELINE_TOLERANCE = 0.05
+#: Part of the variance with position that a model may leave before a warning says so.
+UNKNOWN_PLACE = 0.25
 
 # %% ../../nbs/fringes/09_calibration.ipynb #69c05930
 def reference_weights(
@@ -315,7 +317,11 @@ def calibrate(target: Observables, references: Observables | Sequence[Observable
     prior, facts, notes = _prior(target, references, w, chosen)
     moved = {}
     if chosen.position is not None:
-        moved, prior, about = _moved(target, aligned, w, chosen), replace(prior, position=0.0), chosen.position.name
+        (moved, unknown), about = _moved(target, aligned, w, chosen), chosen.position.name
+        prior = replace(prior, position=0.0)
+        if unknown > UNKNOWN_PLACE:
+            notes.append(f"{target.name} or a reference star lies where {about} knows little: the errors say so")
+            logger.warning("%s", notes[-1])
         facts["CALPOSIT"] = about if chosen.position_as == "correction" else f"{about} (covariance)"
     done = [_calibrated(target, aligned, w, key, (prior, chosen, moved.get(key))) for key in ("v2", "cp")]
     parts = {"SYS_PART": max(one[1]["SYS_PART"] for one in done)}
@@ -578,8 +584,9 @@ def _about_parts(parts: Sequence[np.ndarray], stars: Sequence[Observables], valu
 
 # %% ../../nbs/fringes/09_calibration.ipynb #091e43fd
 def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, options: CalibrationOptions):
-    # By key, what a model of position takes off target over references, and the covariance of what it does not know
-    model, found = options.position, {}
+    # By key, what a model of position takes off target over references, and the covariance of what it does not know;
+    # and which part of the variance that is
+    model, found, unknown = options.position, {}, 0.0
     for star in (target, *aligned):
         differ = [key for key in FIT_STATE if str(star.header.get(key, "")) != str(model.state.get(key) or "")]
         if differ or star.filter != model.filter:
@@ -592,7 +599,8 @@ def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, o
     for key in ("v2", "cp"):
         shift, left, whole = model.difference(key, _place(target), others, w)
         found[key] = (shift, left) if options.position_as == "correction" else (0.0, whole)
-    return found
+        unknown = max(unknown, float(np.trace(left) / np.trace(whole)) if whole.any() else 0.0)
+    return found, unknown
 
 # %% ../../nbs/fringes/09_calibration.ipynb #a6dcc5eb
 def _reference_modes(values: np.ndarray, bad: np.ndarray, w: np.ndarray, circular: bool, count: int):

@@ -485,8 +485,9 @@ def test_a_position_model_takes_off_what_the_place_does():
         assert np.all(getattr(wide, f"{key}_err") > getattr(done, f"{key}_err"))
     assert (done.header["CALPOSIT"], wide.header["CALPOSIT"]) == ("toy", "toy (covariance)")
     # Beyond the places it was learnt on, it knows no more
-    beyond = on_places([(39.9, 60.0)], seed=9)[0]
-    assert calibrate(beyond, others, position=model, **given).cp_err.mean() > 5 * done.cp_err.mean()
+    beyond = calibrate(on_places([(39.9, 60.0)], seed=9)[0], others, position=model, **given)
+    assert beyond.cp_err.mean() > 5 * done.cp_err.mean()
+    assert "knows little" in " ".join(beyond.notes) and "knows little" not in " ".join(done.notes)
 
 
 def test_a_position_model_stands_in_for_the_floor_of_distance():

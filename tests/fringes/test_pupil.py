@@ -64,6 +64,15 @@ def test_parts_are_measured_alone():
     assert sum(map(len, PARTS.values())) == 21
 
 
+def test_bad_pixels_have_no_part_in_the_pupil():
+    image, given = next(stars("F480M", places=PLACES[:1]))
+    flags, spoilt = np.zeros(image.shape, int), image.copy()
+    flags[25, 23], flags[20, 30] = niriss.DO_NOT_USE, niriss.DO_NOT_USE
+    spoilt[flags > 0] = 1e5
+    found = [measure_pupil([(one, given | {"dq": flags})], ["tilts"], scale=65.6).pupil for one in (image, spoilt)]
+    assert np.allclose(found[0].tilts, found[1].tilts, atol=1e-6)
+
+
 def test_visibilities_are_right_with_the_pupil_that_the_image_has():
     image, given = next(stars("F480M"))
     # Three points along a side of a pixel in place of all: they lack this much smoothing
