@@ -301,10 +301,11 @@ class Correct(Recipe):
 
     @property
     def parameters(self) -> dict:
-        """Name and parameters; the coefficients as numbers."""
-        found = self.coefficients
-        values = asdict(found) if isinstance(found, Migration) else {band: asdict(one) for band, one in found.items()}
-        return {"recipe": "Correct", "mode": self.mode, "kernel": values}
+        """Name and parameters; the coefficients as numbers, with their errors."""
+        folder = Path(self.kernel)
+        files = sorted(folder.glob("*.asdf")) if folder.is_dir() else [folder]
+        found = {one.filter: _facts_of(one) for one in map(find_kernel, files)}
+        return {"recipe": "Correct", "mode": self.mode, "kernel": found if folder.is_dir() else found.popitem()[1]}
 
     def apply(self, piece: Piece) -> list[Piece]:
         """
@@ -345,6 +346,12 @@ class Correct(Recipe):
             log.warning("%s: %s", piece.label, words)
         log.info("%s: the brightest pixel changes by %+.2f %%", piece.label, 100 * change)
         return [new]
+
+# %% ../../nbs/migration/06_correction.ipynb #10314086
+def _facts_of(kernel: FoundKernel) -> dict[str, Any]:
+    # What a record says of a kernel.
+    errors = {"errors": kernel.cards["MIGCOV"]} if "MIGCOV" in kernel.cards else {}
+    return asdict(kernel.migration) | errors
 
 # %% ../../nbs/migration/06_correction.ipynb #83311809
 def correct_arrays(piece: Any, migration: Migration, band: str = "", mode: str = "mean") -> np.ndarray:

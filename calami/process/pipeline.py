@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from concurrent.futures import BrokenExecutor, Executor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from ..core.files import read_json, remove_leftovers
 from ..core.fits import open_fits
@@ -83,6 +85,7 @@ class _Stage:
 
     def key(self, done: Sequence[str]) -> str:
         steps = [[name, _science(self.parameters, name)] for name in dict.fromkeys(done)]
+        steps += [[name, self.job["contents"][name]] for name in dict.fromkeys(done) if name in self.job["contents"]]
         return digest_of(self.job["base"], self.before, self.alias, steps)
 
     def attach(self, instance) -> None:
@@ -472,6 +475,7 @@ def _record(job: Mapping, stage: _Stage, product: Path, names: Sequence[str], ma
         "crds_parameters": stage.crds,
         "references": _references_in(header),
         "pinned": job["pins"],
+        "contents": job["contents"],
         "versions": versions(_VERSIONS),
         "crds": {"context": job["context"], "path": job["cache"], "server": os.environ.get("CRDS_SERVER_URL")},
         "steps": stage.steps,
@@ -808,11 +812,28 @@ def _make_job(common: Mapping, name: str, path: Path) -> dict[str, Any]:
     inputs = [file_record(p) | {"folder": os.path.relpath(p.absolute().parent, outdir)} for p in [*sources, *overrides]]
     digests = [r["sha256"] for r in inputs]
     base = digest_of(digests, common["context"], [versions(_VERSIONS)[name] for name in _MATTER], common["pins"])
-    fingerprint = digest_of(base, stem, common["chain"], common["parameters"], common["products"])
+    contents = _contents_of_hooks(common["parameters"])
+    more = [contents] if contents else []
+    fingerprint = digest_of(base, stem, common["chain"], common["parameters"], common["products"], *more)
     job = dict(common) | {"name": name, "file": str(path.absolute()), "stem": stem, "inputs": inputs, "base": base}
-    job |= {"fingerprint": fingerprint, "sources": [str(p.absolute()) for p in sources]}
+    job |= {"fingerprint": fingerprint, "sources": [str(p.absolute()) for p in sources], "contents": contents}
     # No name of host or user in it: jwst blanks log lines that hold one.
     return job | {"work": str(outdir / f".calami-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{stem}")}
+
+# %% ../../nbs/process/14_pipeline.ipynb #9a464b62
+def _contents_of_hooks(parameters: Mapping[str, Any]) -> dict[str, list[str]]:
+    # Digests of the files that hooks of a step are given, by step: a kernel that was measured anew is another kernel,
+    # although its file has the same name.
+    found: dict[str, list[str]] = {}
+    for key, hooks in parameters.items():
+        if not key.endswith((".pre_hooks", ".post_hooks")):
+            continue
+        words = re.findall(r"=\s*['\"]([^'\"]+)['\"]", " ".join(hook for hook in hooks if isinstance(hook, str)))
+        paths = [Path(unquote(word)) for word in words]
+        files = [file for p in paths if p.is_absolute() for file in (sorted(p.glob("*.asdf")) if p.is_dir() else [p])]
+        if digests := [file_record(file)["sha256"] for file in files if file.is_file()]:
+            found.setdefault(key.split(".")[-2], []).extend(digests)
+    return found
 
 # %% ../../nbs/process/14_pipeline.ipynb #36892364
 def _refuse_without_metadata(path: Path) -> None:

@@ -121,6 +121,36 @@ def test_reprocessing_begins_at_the_correction(tmp_path, plain, cache, executor)
     assert fits.getheader(product(run, "rate"))["MIGKERN"] == "h4rg"
 
 
+def test_a_kernel_that_was_measured_anew_is_another_run(tmp_path, plain, cache, executor):
+    from calami.migration.correction import correction_steps
+
+    file, out, made = tmp_path / "k.asdf", tmp_path / "out", []
+
+    def measured(edge):
+        law, errors = Migration(edge, 1e-7), np.full(2, 1e-8)
+        return Kernel(
+            law, ("edge", "diagonal"), np.array([edge, 1e-7]), errors, np.diag(errors**2), 1.0, 9, "r", "F480M"
+        )
+
+    def corrected(**how):
+        return reprocess(plain, correction_steps(file), out, cache=cache, executor=executor, **how)
+
+    for edge in (4e-7, None, 5e-7):
+        if edge:
+            kernel = measured(edge)
+            write_kernel(kernel, file)
+        rate = product(corrected(overwrite=edge == 5e-7).raise_failures(), "rate")
+        made.append((fits.getheader(rate)["MIGCOEF"], read_sidecar(rate)["contents"], rate.stat().st_mtime_ns))
+    assert made[0] == made[1], "nothing is done twice"
+    assert made[2][0].startswith("edge 5e-07") and made[2][1] != made[0][1]
+    assert list(made[0][1]) == ["charge_migration"] and len(made[0][1]["charge_migration"]) == 1
+    recipes = []
+    for covariance in (1e-16, 1e-16, 4e-16):  # errors belong to what is written
+        write_kernel(replace(kernel, covariance=np.eye(2) * covariance), file)
+        recipes.append(Correct(file).parameters)
+    assert recipes[0] == recipes[1] != recipes[2]
+
+
 def test_stock_programs_run_it(tmp_path, uncal, cache, plain, kernels):
     rate = product(plain, "rate")
     code = f"""
