@@ -1758,6 +1758,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'calami/migration/answers.py'),
                                           'calami.migration.answers._verdicts': ( 'migration/answers.html#_verdicts',
                                                                                   'calami/migration/answers.py'),
+                                          'calami.migration.answers._without_wave': ( 'migration/answers.html#_without_wave',
+                                                                                      'calami/migration/answers.py'),
                                           'calami.migration.answers.answer_questions': ( 'migration/answers.html#answer_questions',
                                                                                          'calami/migration/answers.py'),
                                           'calami.migration.answers.headline_caption': ( 'migration/answers.html#headline_caption',

@@ -394,6 +394,9 @@ def cm(
     keep_reads: Annotated[
         bool, typer.Option("--keep-reads", help="Subtract neither the additive pattern of reads nor persistence.")
     ] = False,
+    converter: Annotated[
+        str, typer.Option(metavar="none|measure|FILE", help="Take the converter's wave out of raw exposures first.")
+    ] = "none",
     offline: Offline = False,
     workers: Workers = None,
 ) -> None:
@@ -413,6 +416,7 @@ def cm(
     - `calami cm sim1516 -o report`
     - `calami cm data/jw01516 -o report -t 9000 -t 12000 -t 15000 --photons 1e9`
     - `calami cm ramps -o report --skip-first 1 --law free`
+    - `calami cm data/jw01516 -o report --converter measure`
     """
     if (shallow is None) != (deep is None):
         raise typer.BadParameter("give both --shallow and --deep, or neither", param_hint="--shallow / --deep")
@@ -425,8 +429,11 @@ def cm(
     dataset.create_mapping(names)
     if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
         onset = {"skip_first": skip_first, "law": law, "read_pattern": not keep_reads}
-        _answer_all(dataset, output, started, threshold, {"photons": photons, "onset": onset}, offline, workers)
+        wish = {"photons": photons, "onset": onset, "converter": converter}
+        _answer_all(dataset, output, started, threshold, wish, offline, workers)
         return
+    if converter != "none":
+        raise CalamiError("--converter is for raw exposures (uncal); rates do not show the wave")
     pairs = [(shallow, deep)] if shallow and deep else find_pairs(dataset, across_visits)
     if not pairs:
         raise CalamiError(_no_pair(dataset, across_visits))

@@ -45,7 +45,9 @@ from calami.migration.saturation import (
     saturation_table,
     write_parameter_files,
 )
+from ..process.converter import CorrectConverter, measure_converter, write_converter
 from ..process.engine import Engine
+from ..process.prep import prep_data
 from ..simulate.exposures import read_truth
 
 if TYPE_CHECKING:
@@ -510,12 +512,16 @@ class AnswerOptions:
         Gets a line for each stage.
     onset : mapping of str to object
         Fields of `calami.migration.onset.OnsetOptions`: ``skip_first``, ``law``, ``read_pattern``, ….
+    converter : str
+        What is done about the converter's wave before all else: nothing (``none``), or it is taken out of the raw
+        exposures: as they show it (``measure``), or as a file of `calami.process.converter.write_converter` has it.
     """
 
     thresholds: Sequence[float] = (0.005, 0.01, 0.02, 0.03)
     photons: float = 1e8
     tell: Callable[[str], None] = log.info
     onset: Mapping[str, Any] = field(default_factory=dict)
+    converter: str = "none"
 
 # %% ../../nbs/migration/11_answers.ipynb #3a7edfc2
 def answer_questions(
@@ -540,16 +546,23 @@ def answer_questions(
     engine : calami.process.engine.Engine, optional
         References, processes and bar.
     **options
-        Fields of `AnswerOptions` (``thresholds``, ``photons``, ``tell``, ``onset``) and of the engine (``cache``,
-        ``context``, ``workers``, ``progress``).
+        Fields of `AnswerOptions` (``thresholds``, ``photons``, ``tell``, ``onset``, ``converter``) and of the engine
+        (``cache``, ``context``, ``workers``, ``progress``).
 
     Returns
     -------
     Answers
         What was found; `Answers.missing` says what was not, and why.
+
+    Raises
+    ------
+    CalamiError
+        If a wave of the converter is to be taken out, and there are no raw exposures, or no such file.
     """
     wish, engine = options_from((AnswerOptions, engine or Engine()), options)
-    notes: list[str] = []
+    truth, notes = true_onset(data), []
+    if wish.converter != "none":
+        data, outdir = _without_wave(data, Path(outdir) / "straight", wish, notes)
     missing: dict[str, str] = {}
     scan = onset = best = None
     levels: tuple[Level, ...] = ()
@@ -575,8 +588,27 @@ def answer_questions(
     except CalamiError as error:
         onset, missing["a"] = None, str(error)
     verdicts = _verdicts(onset, notes, wish.onset.get("skip_first", 0)) if onset else {}
-    truth = true_onset(data)
     return Answers(onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
+
+# %% ../../nbs/migration/11_answers.ipynb #d42cecb1
+def _without_wave(data: ExposureSet, folder: Path, wish: AnswerOptions, notes: list[str]) -> tuple[ExposureSet, Path]:
+    # The raw exposures without the converter's wave, and a folder for what is made of them.
+    roots, file = [root for root in data.rootlist if "uncal" in data.types(root)], Path(wish.converter)
+    if not roots:
+        raise CalamiError("there are no raw exposures (uncal), and only they have the converter's wave as it is")
+    if wish.converter == "measure":
+        wish.tell("measuring the converter's wave")
+        fit = measure_converter(data)
+        notes += [fit.sentence, *fit.notes]
+        if not fit.found:
+            return data, folder.parent
+        file = write_converter(fit, folder / "niriss_converter.asdf")
+    recipe = CorrectConverter(file)
+    digest = file_record(file)["sha256"][:12]
+    notes.append(f"The converter's wave of {file.name} (SHA-256 {digest}) was taken out of the raw exposures.")
+    wish.tell(f"taking the converter's wave of {file.name} out")
+    made = [prep_data(data.paths(root, "uncal"), recipe, folder / "raw", overwrite=True) for root in roots]
+    return ExposureSet([path for paths in made for path in paths]), folder
 
 # %% ../../nbs/migration/11_answers.ipynb #57c0f6c3
 def _ramps_of(data: ExposureSet, scan: Mitigation | None) -> ExposureSet | list[Path]:

@@ -231,6 +231,46 @@ def test_the_command_answers_what_it_can(ramps, tmp_path):
     assert (tmp_path / "report" / "report.html").is_file()
 
 
+def test_the_wave_of_the_converter_is_taken_out_first(tmp_path, monkeypatch, ramps):
+    from astropy.io import fits
+
+    from calami.instrument.converter import ADC_WAVE
+    from calami.migration import answers
+    from calami.simulate.exposures import Instrument, simulate_plan
+    from calami.simulate.plans import ready_plan
+
+    instrument, plan, seen = Instrument.default(1, "flight"), ready_plan("1516", "demo"), []
+    plan = replace(plan, exposures=tuple(e for e in plan.exposures if e.ngroups >= 5)[:2])
+    detector = replace(instrument.detector, adc_wave=ADC_WAVE)
+    simulate_plan(plan, tmp_path / "raw", replace(instrument, detector=detector))
+
+    def nothing(data, *args, **options):
+        seen.append(data)
+        raise CalamiError("not now")
+
+    monkeypatch.setattr(answers, "mitigation_scan", nothing)
+    monkeypatch.setattr(answers, "_plain_ramps", nothing)
+    raw = Dataset(tmp_path / "raw")
+
+    def headers():
+        paths = [path for root in seen[-1].rootlist for path in seen[-1].paths(root, "uncal")]
+        return [fits.getheader(path) for path in paths]
+
+    found = answer_questions(raw, tmp_path / "out", converter="measure")
+    assert [h["S_CONVRT"] for h in headers()] == ["COMPLETE"] * 2 and found.simulated
+    assert "ppm of the signal" in found.notes[0] and "was taken out of the raw exposures" in found.notes[-1]
+    file = tmp_path / "out" / "straight" / "niriss_converter.asdf"
+    again = answer_questions(raw, tmp_path / "again", converter=str(file))
+    assert [h["CONVFILE"] for h in headers()] == [file.name] * 2 and len(again.notes) == 1
+    answer_questions(raw, tmp_path / "plain")
+    assert not any("S_CONVRT" in h for h in headers())
+    for wrong, words in ((tmp_path / "no.asdf", "is not there"), ("measure", "there are no raw exposures")):
+        with pytest.raises(CalamiError, match=words):
+            answer_questions(Dataset(ramps) if wrong == "measure" else raw, tmp_path / "x", converter=str(wrong))
+    told = CliRunner().invoke(app, ["cm", str(ramps), "-o", str(tmp_path / "cm"), "--converter", "measure"])
+    assert told.exit_code == 1 and "there are no raw exposures" in told.stderr
+
+
 def test_the_command_plans():
     answer = CliRunner().invoke(app, ["advise", "f480m", "5.1"])
     assert answer.exit_code == 0 and "7 groups" in answer.stdout
