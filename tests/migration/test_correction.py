@@ -50,6 +50,17 @@ def test_a_known_kernel_puts_everything_back(name):
     assert np.abs(each - back).max() < 1e-6 * back.max()
 
 
+@pytest.mark.parametrize("name", ["h4rg", "flight", "flight_linear"])
+def test_sixty_thousand_electrons_are_put_back(name):
+    more = 6e4 / STRAIGHT[-1].max()
+    flow, light = replace(find_migration(name), cubic=0.0), light_between(more * FINE, 5)
+    moved = interpixel_capacitance(charge_ramp(more * STAR, TIMES, flow, steps=8, light=light))
+    back = correct_ramp(moved[None], flow)[0]
+    error = np.abs(back / (more * STRAIGHT) - 1)[-1]
+    print(name, error[PEAK], error[NEAR].max(), abs(back.sum() / moved.sum() - 1))
+    assert error[PEAK] < 1e-3 and error[NEAR].max() < 1e-3 and abs(back.sum() / moved.sum() - 1) < 1e-12
+
+
 def test_the_own_signal_is_undone_with_it():
     flight = find_migration("flight")
     back = correct_ramp(bent(flight)[None], flight)[0]
