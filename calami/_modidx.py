@@ -168,6 +168,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'calami.cli._check_plan': ('cli.html#_check_plan', 'calami/cli.py'),
                             'calami.cli._common': ('cli.html#_common', 'calami/cli.py'),
                             'calami.cli._companion': ('cli.html#_companion', 'calami/cli.py'),
+                            'calami.cli._compare_pairs': ('cli.html#_compare_pairs', 'calami/cli.py'),
                             'calami.cli._find_plan': ('cli.html#_find_plan', 'calami/cli.py'),
                             'calami.cli._no_pair': ('cli.html#_no_pair', 'calami/cli.py'),
                             'calami.cli._print_table': ('cli.html#_print_table', 'calami/cli.py'),

@@ -421,8 +421,6 @@ def cm(
     if (shallow is None) != (deep is None):
         raise typer.BadParameter("give both --shallow and --deep, or neither", param_hint="--shallow / --deep")
     from calami.dataset import Dataset
-    from calami.migration.pairs import compare_all, find_pairs
-    from calami.migration.report import write_cm_report
 
     started = time.time()
     dataset = Dataset(folder, corrected=corrected)
@@ -434,7 +432,14 @@ def cm(
         return
     if converter != "none":
         raise CalamiError("--converter is for raw exposures (uncal); rates do not show the wave")
-    pairs = [(shallow, deep)] if shallow and deep else find_pairs(dataset, across_visits)
+    _compare_pairs(dataset, output, started, [(shallow, deep)] if shallow and deep else None, across_visits)
+
+# %% ../nbs/06_cli.ipynb #c5bbc473
+def _compare_pairs(dataset, output: Path, started: float, given, across_visits: bool) -> None:
+    from calami.migration.pairs import compare_all, find_pairs
+    from calami.migration.report import write_cm_report
+
+    pairs = given or find_pairs(dataset, across_visits)
     if not pairs:
         raise CalamiError(_no_pair(dataset, across_visits))
     results, refused = compare_all(dataset, pairs)
