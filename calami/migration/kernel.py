@@ -427,6 +427,10 @@ def _covariance(eq: _Equations, names: Sequence[str], values: np.ndarray, scale:
     # curvature.
     if all(len(b) >= 4 for b in eq.blocks) and options.n_bootstrap:
         many = _best(eq, _resampled_right(eq, options.n_bootstrap, options.seed), names, _BOTH_SIGNS)[0]
+        if "growth" in names and "edge" in names and values[0] > 0:
+            # The flow is linear in edge × growth: a small edge with a large growth is hardly another flow.
+            away = many[:, -1] * many[:, 0] - values[-1] * values[0] - values[-1] * (many[:, 0] - values[0])
+            many = np.column_stack([many[:, :-1], values[-1] + away / values[0]])
         return np.atleast_2d(np.cov(many, rowvar=False))
     parts = _parts(names)
     design = _design(values[-1] if "growth" in names else 0.0, parts)

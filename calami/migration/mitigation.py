@@ -909,11 +909,12 @@ def _floor(square: float, draws: np.ndarray) -> float:
 def _entry(version: Version, pair: tuple[ScanExposure, ...], rule: str, data: Sequence[OIData], wish: ScanOptions):
     seed = [int.from_bytes(pair[0].rootname.encode()[-12:], "big"), 11]  # the same integrations in every version
     found = fringe_departure(*data, wish.n_bootstrap, seed)
-    both, at = calibrate(*data, floor=False, allow=_ALLOWED), {"separations": np.asarray(wish.separations, float)}
+    # What a kernel leaves is measured, as bias: what its error might do is no error beside it.
+    both = calibrate(*data, floor=False, allow=_ALLOWED).with_modes(None, None)
+    at = {"separations": np.asarray(wish.separations, float)}
     single = replace(both, v2=np.ones(len(both.v2)), cp=np.zeros(len(both.cp)))  # limits, not what this star shows
-    noise = single.with_modes(None, None)  # without errors of a kernel
     floors = (_floor(found.v2, found.v2_draws), _floor(found.cp, found.cp_draws))
-    curves = [contrast_curve(x, systematics=s, **at).contrast for x, s in ((noise, (0.0, 0.0)), (single, floors))]
+    curves = [contrast_curve(single, systematics=s, **at).contrast for s in ((0.0, 0.0), floors)]
     best = photon_curve(both, 1 / sum(1 / one.photons for one in pair), **at).contrast
     return Entry(version, *pair, rule, found, *curves, best)
 
