@@ -391,3 +391,21 @@ def test_a_law_that_is_not_known_is_no_nonlinearity(law, nonlinear, answer):
     stats = [statistics_of(r, **f) for r, f in zip(made.ramps, made.facts, strict=True)]
     assert migration_or_nonlinearity(stats, n_bootstrap=50).answer == answer
     assert ("nonlinearity" in kernel_from_ramps(stats, n_bootstrap=50).names) == (answer == "both")
+
+
+def test_a_small_edge_with_a_large_growth_is_hardly_another_flow(monkeypatch):
+    """Draws whose growing part, edge × growth, is the same in all: the covariance knows it, too."""
+    from types import SimpleNamespace
+
+    from calami.migration import kernel as module
+
+    rng = np.random.default_rng(2)
+    edge = 0.6 * np.exp(0.6 * rng.normal(size=300))
+    draws = np.column_stack([edge, rng.normal(0.3, 0.02, 300), 0.6 * 1.5e-5 / edge])
+    monkeypatch.setattr(module, "_best", lambda *_: (draws, None))
+    monkeypatch.setattr(module, "_resampled_right", lambda *_: None)
+    values, names = np.array([0.6, 0.3, 1.5e-5]), ("edge", "diagonal", "growth")
+    found = module._covariance(SimpleNamespace(blocks=[range(9)]), names, values, 1.0, module.KernelOptions())
+    along = np.array([values[2], 0.0, values[0]])  # by how much edge × growth changes
+    assert along @ found @ along < 1e-6 * (values[0] * values[2]) ** 2
+    assert found[0, 0] == pytest.approx(np.var(edge, ddof=1)) and found[2, 2] > 0
