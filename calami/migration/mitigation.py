@@ -389,7 +389,9 @@ def _own_kernels(first: Run, folder: Path) -> Path:
     for band, found in kernels.items():
         own = ramps.select(FILTER=band)
         files = [path for root in own.rootlist for path in own.paths(root)]
-        write_kernel(found, folder / name / f"pars-correctmigrationstep_{band.lower()}.asdf", files)
+        path = folder / name / f"pars-correctmigrationstep_{band.lower()}.asdf"
+        if not path.is_file():  # written anew it would be another file, by its date
+            write_kernel(found, path, files)
     for old in folder.iterdir():
         if old.is_dir() and old.name != name:
             shutil.rmtree(old)
