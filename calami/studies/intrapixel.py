@@ -244,8 +244,7 @@ def response_depth(
     spectral_type : str
         Of the star; equal photons at all wavelengths if empty.
     ipc : numpy.ndarray, optional
-        Kernel of the capacitance between pixels, if it was not corrected: half a per cent to each neighbour blurs as much
-        as a flat pixel does against one of depth 1.
+        Kernel of the capacitance between pixels, if it was not corrected: it blurs, too.
 
     Returns
     -------
@@ -258,7 +257,13 @@ def response_depth(
     spectrum = star_spectrum(spectral_type) if spectral_type else None
     floor = float(np.mean([one.data.header.get("CALFLOOR", FLOOR) for one in seen]))
     pistons = np.mean([one.data.pistons * one.data.wavelength for one in seen], axis=0) * 1e9 / (2 * np.pi)
-    given = {"pupil": Pupil(pistons=pistons), "diffusion": blur[0], "jitter": blur[1], "oversample": 5, **({"spectrum": spectrum} if spectrum else {})}
+    given = {
+        "pupil": Pupil(pistons=pistons),
+        "diffusion": blur[0],
+        "jitter": blur[1],
+        "oversample": 5,
+        **({"spectrum": spectrum} if spectrum else {}),
+    }
     made = [
         _model_v2(name, tuple(at), given | more, ipc, floor)
         for more in ({}, {"response": pixel_response(0.1, 5)}, {"diffusion": blur[0] * (1 + BLUR_KNOWN)})
@@ -472,8 +477,8 @@ def _depth(seen: Sequence[Seen], blur: tuple[float, float] | None, missing: dict
         depth, error, by_blur = response_depth(seen, blur, kind, facts and facts["detector"]["ipc"])
         if by_blur > max(error, 0.05):
             missing[key] = (
-                f"it is {depth:.2f} ± {error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of their width change it "
-                f"by {by_blur:.1f}, so they would have to be known to {BLUR_KNOWN * 0.05 / by_blur:.1%}"
+                f"it is {depth:.2f} ± {error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of their width change "
+                f"it by {by_blur:.1f}, so they would have to be known to {BLUR_KNOWN * 0.05 / by_blur:.1%}"
             )
         return {"response_depth": depth, "response_error": error, "response_error_by_blur": by_blur}
     return dict.fromkeys(("response_depth", "response_error", "response_error_by_blur"))
