@@ -477,8 +477,8 @@ def _depth(seen: Sequence[Seen], blur: tuple[float, float] | None, missing: dict
         depth, error, by_blur = response_depth(seen, blur, kind, facts and facts["detector"]["ipc"])
         if by_blur > max(error, 0.05):
             missing[key] = (
-                f"it is {depth:.2f} ± {error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of their width change "
-                f"it by {by_blur:.1f}, so they would have to be known to {BLUR_KNOWN * 0.05 / by_blur:.1%}"
+                f"it is {depth:.2f} ± {error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of their width "
+                f"change it by {by_blur:.1f}, so they would have to be known to {BLUR_KNOWN * 0.05 / by_blur:.1%}"
             )
         return {"response_depth": depth, "response_error": error, "response_error_by_blur": by_blur}
     return dict.fromkeys(("response_depth", "response_error", "response_error_by_blur"))
