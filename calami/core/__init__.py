@@ -15,7 +15,8 @@ _NAMES = {
     "tables": "FORMATS cell_text format_of plus_minus render table_cells with_errors with_interval",
     "images": "PIECE Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak pieces",
     "record": "PACKAGES file_record versions",
-    "page": "Figure Heading Html Note axes_or_new figure_png html_page new_panels safe_text",
+    "page": "Captioned Facts Figure Heading Html Note axes_or_new figure_png html_page legend_outside "
+    "new_panels safe_text wrapped_table",
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
     "fits": "open_fits",
 }

@@ -5,16 +5,19 @@
 # %% ../../nbs/core/06_page.ipynb #f0af251c
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import count
 from typing import Any
 
 from .tables import render
 
 # %% auto #0
-__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'figure_png', 'axes_or_new', 'new_panels', 'safe_text']
+__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'Captioned', 'Facts', 'wrapped_table', 'figure_png',
+           'legend_outside', 'axes_or_new', 'new_panels', 'safe_text']
 
 # %% ../../nbs/core/06_page.ipynb #1c0b10c3
 def html_page(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence]], answer: Sequence = ()) -> str:
@@ -26,8 +29,8 @@ def html_page(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence]
     title, subtitle : str
         What it is; the subtitle stands below in grey.
     sections : sequence of tuple
-        Heading and blocks of each: text, a list of text, an `astropy.table.Table`, or one of `Figure`, `Heading`,
-        `Note`, `Html`.
+        Heading and blocks of each: text, a list of text, an `astropy.table.Table`, or one of `Figure`, `Captioned`,
+        `Facts`, `Heading`, `Note`, `Html`. Figures and captioned tables are numbered as they come.
     answer : sequence
         Blocks to put first, into a box: what a reader in a hurry reads.
 
@@ -39,10 +42,10 @@ def html_page(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence]
     from jinja2 import Environment, StrictUndefined
 
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_TEMPLATE)
-    kinds = [(heading, list(map(_kind, blocks))) for heading, blocks in sections]
-    return template.render(
-        title=title, subtitle=subtitle, style=_STYLE, sections=kinds, answer=list(map(_kind, answer))
-    )
+    numbers = {"Figure": count(1), "Captioned": count(1)}
+    first = [_kind(block, numbers) for block in answer]
+    kinds = [(heading, [_kind(block, numbers) for block in blocks]) for heading, blocks in sections]
+    return template.render(title=title, subtitle=subtitle, style=_STYLE, sections=kinds, answer=first)
 
 # %% ../../nbs/core/06_page.ipynb #4184be70
 class Heading(str):
@@ -82,23 +85,58 @@ class Figure:
         return "data:image/png;base64," + b64encode(self.png).decode("ascii")
 
 # %% ../../nbs/core/06_page.ipynb #369d00bb
+@dataclass(frozen=True)
+class Captioned:
+    """
+    A table with a number and a caption.
+
+    Attributes
+    ----------
+    table : astropy.table.Table
+        What is shown.
+    caption : str
+        What is above it.
+    """
+
+    table: Any
+    caption: str
+
+# %% ../../nbs/core/06_page.ipynb #842777bc
+class Facts(dict):
+    """What to know at a glance, as a box: name to text."""
+
+# %% ../../nbs/core/06_page.ipynb #e457ced1
 _STYLE = """
 body{font:15px/1.55 system-ui,sans-serif;color:#1c2733;max-width:78rem;margin:2.5rem auto;padding:0 1.5rem}
 h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.4rem;border-bottom:1px solid #d5dce3}
 h3{font-size:1.02rem;margin:.7rem 0 .2rem}.sub{color:#5b6b7a;margin-top:0}p,ul{margin:.4rem 0}li{margin:.2rem 0}
+h1,h2,h3,p,li,dd{overflow-wrap:anywhere}
 .answer{background:#f1f5f9;padding:.8rem 1.2rem;border-left:4px solid #35618e;margin:1.2rem 0}.note{color:#8a4b00}
-img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption{color:#5b6b7a;font-size:.88rem}
+img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption{color:#4a5866;font-size:.88rem}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;font-size:.88rem;margin:1.2rem 0}
+dl{border:1px solid #d5dce3;padding:.7rem 1.2rem}dt{font-weight:600}dd{margin:0}
 table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums;margin:.6rem 0}
 th,td{padding:.2rem .55rem;border-bottom:1px solid #e2e8ee;text-align:left;vertical-align:top}
-th{background:#f7f9fb}td{max-width:24rem}td:nth-child(-n+2){white-space:nowrap;max-width:none}.wide{overflow-x:auto}
+th{background:#f7f9fb;vertical-align:bottom}.answer th{background:#e3eaf1}
+td{max-width:24rem}td:nth-child(-n+2),.n,td span{white-space:nowrap}td:nth-child(-n+2){max-width:none}
+.wide{overflow-x:auto}
 mark{background:#fde8b4;padding:0 .2rem}
-@media print{body{max-width:none;margin:0;font-size:9pt}h2{break-after:avoid}tr{break-inside:avoid}
-mark{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
+@page{size:A4;margin:15mm 14mm}
+@media print{body{max-width:none;margin:0;padding:0;font-size:9pt;line-height:1.4}
+h1{font-size:15pt}h2{font-size:11.5pt;margin-top:1.3rem}h3{font-size:9.5pt}h2,h3{break-after:avoid}
+figcaption,dl{font-size:8pt}table{font-size:7pt}th,td{padding:.12rem .3rem}
+td:nth-child(-n+2):not(.n),.pm{white-space:normal}td:not(.n){overflow-wrap:break-word}.wide{overflow:visible}
+tr,img,dl,.answer h3+p{break-inside:avoid}figure:not(.table){break-inside:avoid}.table figcaption{break-after:avoid}
+.answer,mark,th{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """
 _TEMPLATE = """<!doctype html>
-{% macro show(blocks) %}{% for kind, b in blocks %}
+{% macro show(blocks) %}{% for kind, b, number in blocks %}
 {% if kind == "Figure" %}<figure><img alt="{{ b.alt or b.caption }}" src="{{ b.source }}">
-<figcaption>{{ b.caption }}</figcaption></figure>
+<figcaption><b>Figure {{ number }}.</b> {{ b.caption }}</figcaption></figure>
+{% elif kind == "Captioned" %}<figure class="table">
+<figcaption><b>Table {{ number }}.</b> {{ b.caption }}</figcaption>
+<div class="wide">{{ b.table | safe }}</div></figure>
+{% elif kind == "Facts" %}<dl>{% for name, text in b.items() %}<dt>{{ name }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
 {% elif kind == "table" %}<div class="wide">{{ b | safe }}</div>
 {% elif kind == "Html" %}{{ b | safe }}
 {% elif kind == "list" %}<ul>{% for line in b %}<li>{{ line }}</li>{% endfor %}</ul>
@@ -106,7 +144,8 @@ _TEMPLATE = """<!doctype html>
 {% elif kind == "Note" %}<p class="note">{{ b }}</p>
 {% else %}<p>{{ b }}</p>
 {% endif %}{% endfor %}{% endmacro %}
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ title }}</title><style>{{ style | safe }}</style></head><body>
 <h1>{{ title }}</h1>
 <p class="sub">{{ subtitle }}</p>
 {% if answer %}<div class="answer">{{ show(answer) }}</div>{% endif %}
@@ -117,15 +156,41 @@ _TEMPLATE = """<!doctype html>
 </body></html>
 """
 
-# %% ../../nbs/core/06_page.ipynb #842777bc
-def _kind(block: Any) -> tuple[str, Any]:
-    # The name that the template knows a block by, and what it shows.
+# %% ../../nbs/core/06_page.ipynb #b36470c1
+def _kind(block: Any, numbers: dict[str, count]) -> tuple[str, Any, int]:
+    # The name that the template knows a block by, what it shows, and its number.
     if hasattr(block, "colnames"):
-        return "table", render(block, "html")
-    return type(block).__name__, block
+        return "table", wrapped_table(block), 0
+    kind = type(block).__name__
+    number = next(numbers[kind]) if kind in numbers else 0
+    return kind, replace(block, table=wrapped_table(block.table)) if kind == "Captioned" else block, number
+
+# %% ../../nbs/core/06_page.ipynb #618b8d21
+def wrapped_table(table) -> str:
+    """
+    Write a table for a page: short cells stay in one line, headings and long names may break behind an underscore.
+
+    On paper a number may be in one line and its error in the next.
+
+    Parameters
+    ----------
+    table : astropy.table.Table
+        Any table.
+
+    Returns
+    -------
+    str
+        A ``<table>`` element.
+    """
+    text = re.sub("<td>([^<]{1,22})</td>", r'<td class="n">\1</td>', render(table, "html"))
+    text = re.sub("<td>[^<]*</td>", lambda cell: cell[0].replace("_", "_<wbr>"), text)
+    text = re.sub('<td class="n">([^<]*) (± [^<]*)</td>', r'<td class="n pm">\1 <span>\2</span></td>', text)
+    return re.sub("<th>[^<]*</th>", lambda heading: heading[0].replace("_", "_<wbr>"), text)
 
 # %% ../../nbs/core/06_page.ipynb #ff5d6ef5
-def figure_png(draw: Sequence, width: float, height: float, dpi: int = 130, kind: str = "png") -> bytes:
+def figure_png(
+    draw: Sequence, width: float, height: float, dpi: int = 130, kind: str = "png", legend: bool = False
+) -> bytes:
     """
     Draw panels side by side and return them as PNG, or as PDF.
 
@@ -139,6 +204,8 @@ def figure_png(draw: Sequence, width: float, height: float, dpi: int = 130, kind
         Dots an inch.
     kind : str
         ``png`` or ``pdf``.
+    legend : bool
+        Whether the panels share one legend below them, instead of their own.
 
     Returns
     -------
@@ -152,10 +219,41 @@ def figure_png(draw: Sequence, width: float, height: float, dpi: int = 130, kind
     FigureCanvasAgg(figure)
     for panel, ax in zip(draw, figure.subplots(1, len(draw), squeeze=False)[0], strict=True):
         panel(ax)
+    if legend:
+        _share_legend(figure)
     out = BytesIO()
     stamp = {"Software": None} if kind == "png" else {"CreationDate": None}
     figure.savefig(out, format=kind, dpi=dpi, metadata=stamp, bbox_inches="tight")
     return out.getvalue()
+
+# %% ../../nbs/core/06_page.ipynb #c3b1e9d5
+def _share_legend(figure) -> None:
+    # One legend below all panels: each label once, in the order of the panels.
+    known: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            known.setdefault(label, handle)
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+    if known:
+        columns = max(1, min(len(known), int(figure.get_figwidth() // 2)))
+        place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 9}
+        figure.legend(known.values(), known.keys(), **place)
+
+# %% ../../nbs/core/06_page.ipynb #be8c4ba1
+def legend_outside(ax) -> None:
+    """
+    Put the legend to the right of the axes, so that it hides nothing.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Axes with labels; where their figure has no layout that makes room, the legend stays inside.
+    """
+    if ax.figure.get_layout_engine() is None:
+        ax.legend(fontsize=8, frameon=False)
+    else:
+        ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
 
 # %% ../../nbs/core/06_page.ipynb #d1067af8
 def axes_or_new(ax, width: float, height: float):

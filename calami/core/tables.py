@@ -230,6 +230,7 @@ def _html_row(tag: str, cells: Iterable[str]) -> str:
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
 _LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "²": "$^2$", "χ": r"$\chi$", "µ": r"$\mu$", "−": "$-$"}
 _LATEX |= {"<": "$<$", ">": "$>$", "σ": r"$\sigma$", "°": r"$^\circ$", "–": "--", "…": r"\ldots{}"}
+_LATEX |= {"→": r"$\rightarrow$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$", "Δ": r"$\Delta$"}
 
 
 def _render_latex(table, heads: list[str], rows: list[list[str]]) -> str:

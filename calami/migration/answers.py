@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.page import Figure, Heading, figure_png, html_page
+from ..core.page import Captioned, Facts, Figure, Heading, html_page
 from ..core.problems import CalamiError, options_from
 from ..core.record import file_record
-from ..core.tables import plus_minus, render
+from ..core.tables import plus_minus, render, with_errors, with_interval
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 from .kernel import POOR_FIT, Kernel, Verdict, kernel_table, migration_or_nonlinearity
@@ -34,8 +34,17 @@ from calami.migration.mitigation import (
     process_versions,
     without_step,
 )
-from .onset import FilterOnset, Onset, quantify
-from .report import _SIMULATED, _made_by, _provenance, _record, _write_all
+from .onset import FilterOnset, Onset, OnsetOptions, quantify
+from calami.migration.report import (
+    _SIMULATED,
+    Plot,
+    _made_by,
+    _provenance,
+    _record,
+    _write_all,
+    draw_all,
+    processing_facts,
+)
 from calami.migration.saturation import (
     Level,
     advise,
@@ -125,6 +134,8 @@ class Answers:
         Whether the data are simulated.
     notes : tuple of str
         What else a reader must know.
+    settings : dict of str to str
+        What was not asked for as it is by default.
     """
 
     onset: Onset | None
@@ -137,6 +148,7 @@ class Answers:
     truth: dict[str, Any] = field(default_factory=dict)
     simulated: bool = False
     notes: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -310,9 +322,9 @@ def _contrast_cells(answers: Answers, filter: str) -> dict[str, str]:
     cells = {"deepest [ke-]": ""}
     for version, head in _headings(answers, filter, "none", "step", "corrected"):
         entry = entries.get(version)
-        shown = plus_minus(*entry.magnitude(scan.middle)) if entry else ""
-        step = f" ({entry.version.level:,.0f} ADU)" if entry and head == "step" and entry.version.level else ""
-        cells[f"contrast, {head} [mag]"] = shown + step
+        cells[f"contrast, {head} [mag]"] = plus_minus(*entry.magnitude(scan.middle)) if entry else ""
+        if head == "step" and any(v.level for v in scan.versions):  # the one of several thresholds that is best here
+            cells["step at [ADU]"] = f"{entry.version.level:,.0f}" if entry and entry.version.level else ""
     first = next(iter(entries.values()), None)
     if first:
         cells["deepest [ke-]"] = f"{niriss.to_electrons(first.target.level) / 1e3:.1f}"
@@ -322,7 +334,8 @@ def _contrast_cells(answers: Answers, filter: str) -> dict[str, str]:
 def _headings(answers: Answers, filter: str, *kinds: str) -> list[tuple[str, str]]:
     # The version that stands for each kind, and how it is headed: of several, that of least error in this filter.
     versions, found = answers.scan.versions, []
-    step = [v for v in versions if "charge_migration.signal_threshold" in v.parameters]
+    step = [v for v in versions[1:] if not v.parameters.get("charge_migration.skip", v.frames_below is not None)]
+    step = [v for v in step if v.kernel is None]
     of = {"none": versions[:1], "step": step, "corrected": [v for v in versions if v.kernel is not None]}
     rows = [r for r in answers.best if r["filter"] == filter and np.isclose(r["photons"], answers.photons)]
     errors = {str(r["version"]): float(r["error"]) for r in rows}
@@ -588,7 +601,17 @@ def answer_questions(
     except CalamiError as error:
         onset, missing["a"] = None, str(error)
     verdicts = _verdicts(onset, notes, wish.onset.get("skip_first", 0)) if onset else {}
-    return Answers(onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
+    found = (onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
+    return Answers(*found, _settings(wish, engine))
+
+# %% ../../nbs/migration/11_answers.ipynb #048fd517
+def _settings(wish: AnswerOptions, engine: Engine) -> dict[str, str]:
+    # What differs from the defaults, in words.
+    usual = OnsetOptions()
+    changed = [f"{k} = {v}" for k, v in wish.onset.items() if v != getattr(usual, k, None)]
+    cache = getattr(engine.cache, "context", engine.cache)
+    found = {"Onset": "; ".join(changed)} if changed else {}
+    return found | ({"References": f"{cache} (of a simulated detector)"} if cache else {})
 
 # %% ../../nbs/migration/11_answers.ipynb #d42cecb1
 def _without_wave(data: ExposureSet, folder: Path, wish: AnswerOptions, notes: list[str]) -> tuple[ExposureSet, Path]:
@@ -675,6 +698,7 @@ def write_answers(
     *,
     started: float | None = None,
     parameters: bool = True,
+    sections: Sequence[tuple[str, Sequence]] = (),
 ) -> Path:
     """
     Write the report of the three answers.
@@ -686,12 +710,15 @@ def write_answers(
     data : Dataset
         The exposures.
     outdir : path-like
-        Folder; made if needed. ``report.html``, ``cm_onset.ecsv``, ``cm_kernel.ecsv``, ``cm_mitigation.ecsv``,
-        ``cm_best.ecsv``, ``cm_saturation.ecsv``, figures and ``run.json`` in it are replaced.
+        Folder; made if needed. ``report.html``; ``cm_onset``, ``cm_kernel``, ``cm_mitigation``, ``cm_best`` and
+        ``cm_saturation`` as ``.ecsv`` with all columns; the tables of the page as ``.tex``; figures as ``.png`` and
+        ``.pdf``; and ``run.json`` in it are replaced.
     started : float, optional
         When the analysis began, s since the epoch.
     parameters : bool
         Also write the best threshold of each filter as a `pars-chargemigrationstep` file.
+    sections : sequence of tuple
+        More sections, behind the answers: heading and blocks, as `calami.core.page.html_page` takes them.
 
     Returns
     -------
@@ -699,7 +726,8 @@ def write_answers(
         The page.
     """
     out = Path(outdir)
-    figures = _figures(answers)
+    files, figures = draw_all(_plots(answers))
+    shown = _shown_tables(answers)
     inputs = [
         {"name": name, **file_record(path, data.facts(root))}
         for name, root in zip(data.names, data.rootlist, strict=True)
@@ -707,10 +735,13 @@ def write_answers(
     ]
     sentences = {q: answers.sentences(q) for q in QUESTIONS}
     run = _record(started, notes=list(answers.notes), answers=sentences, missing=answers.missing, inputs=inputs)
-    files: dict[str, Any] = {name: render(table, "ecsv") for name, table in _tables(answers).items()}
-    files |= {f"{name}.png": figure.png for name, figure in figures.items()}
-    files |= {"run.json": json.dumps(run, indent=1) + "\n", "report.html": _page(answers, data, run, figures)}
-    _write_all(out, files)
+    files |= {name: render(table, "ecsv") for name, table in _tables(answers).items()}
+    files |= {f"{name}.tex": f"% {one.caption}\n{render(one.table, 'latex')}" for name, one in shown.items()}
+    middle = [*_sections(answers, figures, shown), *sections]
+    page = html_page(
+        _TITLE, _made_by(data.headline(), run), _all_sections(answers, data, run, middle), _box(answers, shown)
+    )
+    _write_all(out, files | {"run.json": json.dumps(run, indent=1) + "\n", "report.html": page})
     best = {name: answers.best_version(name) for name in (answers.scan.filters if answers.scan else ())}
     steps = {n: v.level for n, v in best.items() if v and "charge_migration.signal_threshold" in v.parameters}
     if parameters and steps:
@@ -718,26 +749,35 @@ def write_answers(
     return out / "report.html"
 
 # %% ../../nbs/migration/11_answers.ipynb #c174fa8e
-def _figure(panels: Sequence, caption: str, width: float = 13.0) -> Figure:
-    return Figure(figure_png(panels, width, 4.0), caption)
+_TITLE = "Charge migration: the three answers"
+_ONSET = (
+    "Left: count rate of the peak pixel over its rate at zero signal, against the charge that it holds. Grey: each "
+    "difference of groups of each exposure; black: the same, binned; blue: the law that fits best and its 95 % "
+    "interval; green: the falling steps that fit best, free of any law; red bars: where the rate has dropped by the "
+    "thresholds, 68 % thick and 95 % thin, a triangle for a lower limit."
+)
+_RINGS = " Right: change of the rate with distance from the peak, as the peak pixel fills by 10 ke-."
+_MITIGATION = (
+    "Every exposure in every version, calibrated by the shallowest exposure of the same star. Left: mean departure of "
+    "V² from 1 on the longest third of the baselines: bias. Middle: 5σ contrast reached, with the bias as an error (up "
+    "is better); dotted: by noise alone; dashed: by ideal photon noise. Right: effective saturation, the charge at "
+    "which bias equals the noise of an exposure of so many photons; triangles are limits."
+)
 
 # %% ../../nbs/migration/11_answers.ipynb #5603cd04
-def _figures(answers: Answers) -> dict[str, Figure]:
+def _plots(answers: Answers) -> dict[str, Plot]:
     found = {}
-    if answers.onset:
-        for name in answers.onset.filters:
-            panels = [lambda ax, n=name: answers.onset.plot(ax, n)]
-            if name in answers.verdicts:
-                panels.append(answers.verdicts[name].plot)
-            caption = f"{name}. Left: count rate of the peak pixel against the charge it holds, and the fitted law. "
-            found[f"onset_{name.lower()}"] = _figure(panels, caption + "Right: change with distance from the peak.")
+    for name in answers.onset.filters if answers.onset else ():
+        panels, caption = [lambda ax, n=name: answers.onset.plot(ax, n)], f"{name}. {_ONSET}"
+        if name in answers.verdicts:
+            panels.append(answers.verdicts[name].plot)
+            caption += _RINGS
+        found[f"onset_{name.lower()}"] = Plot(panels, caption, 10.0, 4.2, legend=True)
     for name in answers.scan.filters if answers.scan else ():
         panels = [lambda ax, n=name: plot_bias(answers.scan, n, ax=ax)]
         panels.append(lambda ax, n=name: plot_reached(answers.scan, n, ax=ax))
         panels.append(lambda ax, n=name: plot_saturation(answers.levels, n, ax=ax))
-        caption = f"{name}. Left: bias of V² on long baselines. Middle: contrast reached, bias as an error (up is "
-        caption += "better). Right: charge at which bias equals noise; triangles are lower limits."
-        found[f"mitigation_{name.lower()}"] = _figure(panels, caption, 16.5)
+        found[f"mitigation_{name.lower()}"] = Plot(panels, f"{name}. {_MITIGATION}", 13.0, 4.6, legend=True)
     return found
 
 # %% ../../nbs/migration/11_answers.ipynb #2f4d81e4
@@ -753,28 +793,106 @@ def _tables(answers: Answers) -> dict[str, QTable]:
     return found
 
 # %% ../../nbs/migration/11_answers.ipynb #2f70397c
-def _sections(answers: Answers, figures: Mapping[str, Figure]) -> list[tuple[str, list]]:
-    sections = []
+def _shown_tables(answers: Answers) -> dict[str, Captioned]:
+    # The tables of the page, with no more digits than errors allow.
+    found = {"headline": Captioned(headline_table(answers), headline_caption(answers))}
     if answers.onset:
-        blocks = [onset_words(answers), *(f for k, f in figures.items() if k.startswith("onset"))]
-        blocks += ["The laws that were compared:", answers.onset.fits()]
-        if answers.kernels:
-            blocks += ["The kernel, per e-:", kernel_table(answers.kernels)]
-        if answers.truth:
-            shown = ", ".join(f"{k} {v:.3g}" for k, v in answers.truth["migration"].items() if isinstance(v, float))
-            blocks.append(f"What was put into the simulation: {shown} per e-.")
-        sections.append(("(a) Onset", blocks))
-    if answers.scan:
-        ranked = answers.best[np.isclose(answers.best["photons"], answers.photons)]
         text = (
-            f"Error of a companion's contrast for {answers.photons:.0e} photons per exposure, bias and noise together, "
+            "Where the rate of the peak pixel has dropped by so much, by three definitions (see Method); > is a limit."
         )
-        text += "mean over depths; the fraction of resamples in which a version is the best is its chance."
-        blocks = [*(f for k, f in figures.items() if k.startswith("mitigation")), text, ranked]
-        sections.append(("(b) Contrast with and without mitigation", blocks))
-        text = "Groups are for stars of the given magnitude; 0 means too bright."
-        sections.append(("(c) Effective saturation", [text, _recommended(answers)]))
-    return sections
+        found["cm_onset"] = Captioned(onset_words(answers), text)
+        text = "Laws of the rate that were compared; BIC less that of the best, coefficients per e-."
+        found["cm_laws"] = Captioned(_laws(answers), text)
+    if answers.kernels:
+        text = "Coefficients of the flow between neighbouring pixels, per e- of difference, from the same ramps."
+        found["cm_kernel"] = Captioned(_kernels_shown(answers), text)
+    if answers.scan:
+        text = "The deepest exposure of each filter in every version: bias on long baselines, contrast reached."
+        found["cm_mitigation"] = Captioned(answers.scan.shown(), text)
+        text = (
+            f"Error of a companion's flux ratio for {answers.photons:.0e} photons per exposure, bias and noise "
+            "together, mean over depths; noise over that without mitigation; chance: the fraction of resamples in "
+            "which a version is the best."
+        )
+        found["cm_best"] = Captioned(_best_shown(answers), text)
+        text = (
+            "What to recommend: charge of the peak pixel at which 1 % of the rate is lost and at which bias equals "
+            "noise, and groups for stars of the given magnitude; 0 means too bright."
+        )
+        found["cm_saturation"] = Captioned(_recommended(answers), text)
+    return found
+
+# %% ../../nbs/migration/11_answers.ipynb #a3e630c2
+def _laws(answers: Answers):
+    fits = answers.onset.fits()
+    fits["used"] = ["used" if used else "" for used in fits["used"]]
+    fits.rename_column("onset_error_adu", "onset_adu_error")
+    shown = with_errors(fits[[n for n in fits.colnames if n != "bic"]])
+    for name, style, head in (("chi2", ".0f", "χ²"), ("dof", ".0f", "dof"), ("delta_bic", ".1f", "ΔBIC")):
+        shown[name].info.format = style
+        shown.rename_column(name, head)
+    return _plain_units(shown)
+
+# %% ../../nbs/migration/11_answers.ipynb #4de4a181
+def _kernels_shown(answers: Answers):
+    # With the truth of simulated data as last row.
+    from astropy.table import Table
+
+    table = kernel_table(answers.kernels)
+    shown = with_errors(table[[n for n in table.colnames if n != "cov_edge_diagonal"]])
+    rows = [dict(row) for row in shown]
+    for row in rows:
+        row |= {"chi2": f"{row['chi2']:.0f}", "dof": str(row["dof"]), "n_exposures": str(row["n_exposures"])}
+    if answers.truth:
+        measured = [n.removesuffix("_err") for n in table.colnames if n.endswith("_err")]
+        true = {name: f"{answers.truth['migration'].get(name, 0.0):.3g}" for name in measured}
+        rows.append(dict.fromkeys(shown.colnames, "") | {"filter": "truth", "source": "put in"} | true)
+    heads = {name: f"{name} [per e-]" for name in shown.colnames if shown[name].unit}
+    columns = {heads.get(name, name): [str(row[name]) for row in rows] for name in shown.colnames}
+    return Table(columns)
+
+# %% ../../nbs/migration/11_answers.ipynb #06ad3031
+def _plain_units(table):
+    # Units as astronomers write them, in the headings.
+    for name in table.colnames:
+        unit = str(table[name].unit or "")
+        table[name].unit = None
+        if unit:
+            table.rename_column(name, f"{name} [{unit.replace('1 / electron', 'per e-').replace('adu', 'ADU')}]")
+    return table
+
+# %% ../../nbs/migration/11_answers.ipynb #31b2a69e
+def _best_shown(answers: Answers):
+    from astropy.table import Table
+
+    ranked = answers.best[np.isclose(answers.best["photons"], answers.photons)]
+    rows = []
+    for r in ranked:
+        ends = (1e4 * float(r[k]) for k in ("error", "error_lo68", "error_hi68"))
+        row = {"filter": r["filter"], "version": r["version"], "error of the flux ratio [1e-4]": with_interval(*ends)}
+        row |= {"noise ratio": f"{r['noise_ratio']:.2f}", "chance": f"{r['chance']:.2f}"}
+        rows.append(row | {"best": "best" if r["best"] else ""})
+    return Table(rows=rows)
+
+# %% ../../nbs/migration/11_answers.ipynb #52096cfc
+def _sections(
+    answers: Answers, figures: Mapping[str, Figure], shown: Mapping[str, Captioned]
+) -> list[tuple[str, list]]:
+    def seen(name: str) -> list:
+        return [figure for key, figure in figures.items() if key.startswith(name)]
+
+    def tables(*names: str) -> list:
+        return [shown[name] for name in names if name in shown]
+
+    found = []
+    if answers.onset:
+        blocks = [answers.sentences("a"), *tables("cm_onset"), *seen("onset"), *tables("cm_laws", "cm_kernel")]
+        found.append(("(a) Onset", blocks))
+    if answers.scan:
+        blocks = [answers.sentences("b"), *seen("mitigation"), *tables("cm_mitigation", "cm_best")]
+        found.append(("(b) Contrast with and without mitigation", blocks))
+        found.append(("(c) Effective saturation", [answers.sentences("c"), *tables("cm_saturation")]))
+    return found
 
 # %% ../../nbs/migration/11_answers.ipynb #d686e887
 def _recommended(answers: Answers):
@@ -794,20 +912,79 @@ def _recommended(answers: Answers):
             if not any(x.version == version for x in own):
                 continue
             tables.append(recommendation_table(own, crossings, photons=answers.photons, version=version))
-    return vstack(tables)
+    whole = vstack(tables)
+    for name in whole.colnames:
+        if name.endswith(("_adu", "_e")):
+            whole[name].info.format = ".0f"
+    return whole
 
 # %% ../../nbs/migration/11_answers.ipynb #c8fc3b78
-def _page(answers: Answers, data: ExposureSet, run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
-    answer: list = [_SIMULATED] if answers.simulated else []
+def _box(answers: Answers, shown: Mapping[str, Captioned]) -> list:
+    # What a reader in a hurry reads: the table, and a sentence for each question.
+    blocks: list = [_SIMULATED] if answers.simulated else []
+    blocks += [shown["headline"]] if len(shown["headline"].table) else []
     for question, text in QUESTIONS.items():
-        answer += [Heading(f"({question}) {text}"), answers.sentences(question)]
+        blocks += [Heading(f"({question}) {text}"), _in_short(answers, question)]
+    return blocks
+
+# %% ../../nbs/migration/11_answers.ipynb #36fc05f3
+def _in_short(answers: Answers, question: str) -> str:
+    # One sentence, all filters in it; the sections have it at length.
+    if question in answers.missing:
+        return answers.sentences(question)[0]
+    rows = [row for row in headline_table(answers) if not str(row["filter"]).endswith("truth")]
+
+    def listed(words) -> str:
+        return "; ".join(f"{row['filter']} {text}" for row in rows if (text := words(row)))
+
+    if question == "a":
+        one = next((n for n in rows[0].colnames if n.startswith("1 %")), rows[0].colnames[1])
+        where = listed(lambda row: f"{row[one]} ke-" if row[one] else "")
+        verdicts = ", ".join(f"{v.filter} {v.answer if v.known else 'not known'}" for v in answers.verdicts.values())
+        verdicts = verdicts or "not known"
+        return f"{one.split(' [')[0]} of the rate of the peak pixel is lost at: {where}. What does it: {verdicts}."
+    if question == "b":
+        names = [n for n in rows[0].colnames if n.endswith(" [mag]")]
+        heads = {n: n.removeprefix("contrast, ").removesuffix(" [mag]") for n in names}
+        words = listed(lambda row: ", ".join(f"{row[n]} ({head})" for n, head in heads.items() if row[n]))
+        return f"5σ contrast of the deepest exposure, in magnitudes: {words}."
+    heads = {n: n.removeprefix("saturation, ").removesuffix(" [ke-]") for n in rows[0].colnames if "saturation" in n}
+    words = listed(lambda row: ", ".join(f"{row[n]} ke- ({head})" for n, head in heads.items() if row[n]))
+    return f"Bias equals the noise of {answers.photons:.0e} photons at: {words}."
+
+# %% ../../nbs/migration/11_answers.ipynb #5c3758a0
+def _all_sections(
+    answers: Answers, data: ExposureSet, run: Mapping[str, Any], middle: Sequence
+) -> list[tuple[str, list]]:
     why = {q: f"not answered: {answers.missing[q]}" if q in answers.missing else "answered" for q in QUESTIONS}
-    sections = [
-        *_sections(answers, figures),
+    there = Captioned(data.compact(), "The exposures. Every product has its record next to it.")
+    return [
+        ("Processing", [_processing(answers, data)]),
+        *middle,
         ("Metric of completion", [[f"({q}) {text}" for q, text in why.items()]]),
         ("Method", [list(METHOD)]),
         ("What would change the answers", [list(ASSUMPTIONS)]),
         *([("Notes", [list(answers.notes)])] if answers.notes else []),
-        ("Provenance", [*_provenance(run), "Every product has its record next to it.", data.compact()]),
+        ("Provenance", [*_provenance(run), there]),
     ]
-    return html_page("Charge migration: the three answers", _made_by(data.headline(), run), sections, answer)
+
+# %% ../../nbs/migration/11_answers.ipynb #1ef75a02
+def _processing(answers: Answers, data: ExposureSet) -> Facts:
+    # Of the ramps that were looked at, and of the versions.
+    scan = answers.scan
+    products = scan.ramps if scan else ()
+    products = products or [p for root in data.rootlist for p in data.paths(root) if "_ramp" in p.name]
+    facts = processing_facts(products) if products else Facts()
+    if answers.onset:
+        facts["Thresholds"] = "drops by " + ", ".join(f"{100 * t:g} %" for t in answers.onset.thresholds)
+    if scan:
+        words = [_version_words(v) for v in scan.versions]
+        facts |= {"Versions": "; ".join(words), "Photons": f"{answers.photons:.0e} in an exposure, for (b) and (c)"}
+    return Facts(facts | answers.settings)
+
+# %% ../../nbs/migration/11_answers.ipynb #31cc014a
+def _version_words(version: Version) -> str:
+    changes = [f"{k} = {v}" for k, v in version.parameters.items()]
+    changes += [r.label if hasattr(r, "label") else str(r) for r in version.recipes]
+    changes += [f"kernel: {version.kernel}"] if version.kernel else []
+    return f"{version.name} ({', '.join(changes) or 'as CRDS says'})"

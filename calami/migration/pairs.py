@@ -17,6 +17,7 @@ import numpy as np
 from ..core.images import Peak, RateImage, _squares, beside, derivatives, fill_bad, find_peak
 from ..core.page import axes_or_new
 from ..core.problems import CalamiError, FileProblem, faults_of
+from ..core.tables import plus_minus
 from ..exposures.exposure import Exposure, time_contradiction
 from ..exposures.folder import ExposureSet
 from ..exposures.steps import step_statuses
@@ -58,7 +59,9 @@ class Change:
         return self.value / self.error if self.error > 0 else 0.0
 
     def __str__(self) -> str:
-        return f"{100 * self.value:+.2f} ± {100 * self.error:.2f} %"
+        if 0 < self.error < 5e-5:  # two decimals would be nothing
+            return f"{plus_minus(100 * self.value, 100 * self.error)} %"
+        return f"{100 * self.value:+z.2f} ± {100 * self.error:.2f} %"
 
 # %% ../../nbs/migration/04_pairs.ipynb #f81e233e
 def region_change(shallow: RateImage, deep: RateImage, region: np.ndarray) -> Change:
@@ -813,9 +816,11 @@ def plot_change(result: Comparison, ax=None, half: int = 6):
         row, col = top + i, left + j
         if max(abs(row - result.peak_row), abs(col - result.peak_col)) <= 2 and np.isfinite(shown[i, j]):
             color = "white" if abs(shown[i, j]) > 0.6 * limit else "black"
-            ax.text(col, row, f"{shown[i, j]:+.1f}", ha="center", va="center", fontsize=6, color=color)
+            ax.text(col, row, f"{shown[i, j]:+z.1f}", ha="center", va="center", fontsize=6, color=color)
     ax.set_facecolor("0.85")
     ax.set(xlabel="column [pixel]", ylabel="row [pixel]", title="change of the count rate")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     ax.figure.colorbar(image, ax=ax, label="deep / shallow - 1 [%]", shrink=0.8)
     return ax
 

@@ -9,13 +9,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..core.files import write_atomically
-from ..core.page import Figure, Heading, Html, Note, figure_png, html_page
+from ..core.page import Captioned, Facts, Figure, Heading, Html, Note, figure_png, html_page
 from ..core.problems import CalamiError, options_from
 from ..core.record import file_record, versions
 from ..core.tables import render
@@ -23,10 +25,12 @@ from ..exposures.folder import ExposureSet
 from ..instrument import migration, niriss
 from . import pairs
 from .pairs import Comparison
+from ..process.audit import flags_table
 from ..program import signals
 
 # %% auto #0
-__all__ = ['numbers_table', 'levels_table', 'write_cm_report', 'ReportOptions', 'run_record']
+__all__ = ['numbers_table', 'levels_table', 'write_cm_report', 'ReportOptions', 'run_record', 'Plot', 'draw_all',
+           'processing_facts']
 
 # %% ../../nbs/migration/10_report.ipynb #55284292
 def numbers_table(results: Iterable[Comparison]):
@@ -50,7 +54,7 @@ def numbers_table(results: Iterable[Comparison]):
         adu = " → ".join(f"{value:,.0f}" for value in r.peak_adu)
         electrons = " → ".join(f"{value / 1e3:.1f}" for value in r.peak_e)
         rows.append({
-            "pair": str(number), "verdict": r.verdict,
+            "pair": str(number), "filter": str(r.facts[0].get("FILTER", "")), "verdict": r.verdict,
             "groups": f"{r.facts[0].get('NGROUPS')} → {r.facts[1].get('NGROUPS')}",
             "peak signal [ADU]": adu, "[ke-]": electrons, "peak pixel": str(r.peak), "8 neighbours": str(r.neighbours),
             "ring": str(r.ring), "21×21 sum": str(r.total),
@@ -86,8 +90,8 @@ def write_cm_report(
     Parameters
     ----------
     outdir : path-like
-        Folder to write to; it is made if needed. ``report.html``, ``cm_compare.ecsv``, ``cm_pair_N.png``,
-        ``depths.png`` and ``run.json`` in it are replaced.
+        Folder to write to; it is made if needed. ``report.html``, ``cm_compare.ecsv`` and ``.tex``, ``cm_pair_N`` and
+        ``depths`` as ``.png`` and ``.pdf``, and ``run.json`` in it are replaced.
     dataset : Dataset
         Where the exposures come from.
     results : sequence of Comparison
@@ -113,22 +117,24 @@ def write_cm_report(
     if not results:
         raise CalamiError("no pair was compared, so there is nothing to report")
     out = Path(outdir)
-    panels = (pairs.plot_change, pairs.plot_profile, pairs.plot_pixels)
-    figures = [figure_png([lambda ax, p=p, r=r: p(r, ax) for p in panels], 13, 3.9) for r in results]
-    depths = figure_png([lambda ax: signals.plot_depths(dataset, ax)], 9, 4)
+    drawn, figures = draw_all(_plots(dataset, results))
     run = run_record(dataset, results, refused, started or time.time(), chosen.command)
-    files = {"cm_compare.ecsv": render(pairs.comparison_table(results), "ecsv")}
-    files |= {f"cm_pair_{number}.png": png for number, png in enumerate(figures, start=1)}
+    numbers = numbers_table(results)
+    files: dict[str, Any] = {"cm_compare.ecsv": render(pairs.comparison_table(results), "ecsv")}
+    files |= {"cm_compare.tex": render(numbers, "latex"), **drawn}
+    numbers.remove_column("verdict")  # the sentences below say it
     sections = [
-        ("The pairs in numbers", [_NUMBERS, numbers_table(results)]),
+        ("Processing", [_pair_facts(results)]),
         *((heading, [Html(body)] if isinstance(body, str) else body) for heading, body in chosen.sections),
-        *((f"{r.shallow} → {r.deep}", _pair_blocks(r, png)) for r, png in zip(results, figures, strict=True)),
-        *_last_sections(dataset, depths, run),
+        *(
+            (f"Pair {n}: {r.shallow} → {r.deep}", _pair_blocks(r, figures[f"cm_pair_{n}"]))
+            for n, r in enumerate(results, start=1)
+        ),
+        *_last_sections(dataset, figures["depths"], run),
     ]
-    page = html_page(_TITLE, _made_by(dataset.headline(), run), sections, _answer(results))
-    files |= {"depths.png": depths, "run.json": json.dumps(run, indent=1) + "\n", "report.html": page}
-    _write_all(out, files)
-    for old in out.glob("cm_pair_*.png"):  # of an earlier report with more pairs
+    page = html_page(_TITLE, _made_by(dataset.headline(), run), sections, _answer(results, numbers))
+    _write_all(out, files | {"run.json": json.dumps(run, indent=1) + "\n", "report.html": page})
+    for old in out.glob("cm_pair_*.p*"):  # of an earlier report with more pairs
         if old.name not in files:
             old.unlink()
     return out / "report.html"
@@ -201,10 +207,96 @@ def _write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
         write_atomically(folder / name, content)
 
 # %% ../../nbs/migration/10_report.ipynb #aca4db5b
+@dataclass(frozen=True)
+class Plot:
+    """
+    A figure to be drawn.
+
+    Attributes
+    ----------
+    panels : sequence of callable
+        One a panel; each is called with the axes to draw on.
+    caption : str
+        What is seen, complete without the text.
+    width, height : float
+        Size, inches.
+    legend : bool
+        Whether the panels share one legend below them.
+    """
+
+    panels: Sequence[Callable]
+    caption: str
+    width: float = 11.0
+    height: float = 3.8
+    legend: bool = False
+
+# %% ../../nbs/migration/10_report.ipynb #74cc0ade
+def draw_all(plots: Mapping[str, Plot]) -> tuple[dict[str, str | bytes], dict[str, Figure]]:
+    """
+    Draw the figures of a report.
+
+    Parameters
+    ----------
+    plots : mapping of str to Plot
+        By name.
+
+    Returns
+    -------
+    dict of str to bytes
+        Contents of ``NAME.png`` and ``NAME.pdf``.
+    dict of str to Figure
+        By name, for the page.
+    """
+    files: dict[str, str | bytes] = {
+        f"{name}.{kind}": figure_png(plot.panels, plot.width, plot.height, kind=kind, legend=plot.legend)
+        for name, plot in plots.items()
+        for kind in ("png", "pdf")
+    }
+    return files, {name: Figure(files[f"{name}.png"], plot.caption) for name, plot in plots.items()}
+
+# %% ../../nbs/migration/10_report.ipynb #ac9c7ddb
+def processing_facts(products: Iterable[Path]) -> Facts:
+    """
+    Say how products were made, for the box of a report.
+
+    Parameters
+    ----------
+    products : iterable of pathlib.Path
+        Products of the pipeline.
+
+    Returns
+    -------
+    calami.core.page.Facts
+        Version of jwst, CRDS context, and the parameters that are not the defaults, with the number of files where not
+        all are alike.
+    """
+    table = flags_table(products)
+    heads = ("name", "product", "jwst", "context", "remark")
+    found = {key: _counted(map(str, table[key])) for key in heads[2:] if key in table.colnames and len(table)}
+    changed = [_counted(map(str, table[key]), f"{key} = ") for key in table.colnames if key not in heads]
+    facts = {"Pipeline": f"jwst {found.get('jwst') or 'not recorded'}"}
+    silent = "nothing" if found.get("jwst") and "not recorded" not in found.get("remark", "") else "not recorded"
+    facts |= {"CRDS context": found.get("context") or "not recorded"}
+    facts |= {"Not the default": "; ".join(changed) or silent}
+    return Facts(facts | ({"Remark": found["remark"]} if found.get("remark") else {}))
+
+# %% ../../nbs/migration/10_report.ipynb #10e26fdf
+def _counted(values: Iterable[str], head: str = "") -> str:
+    # Each value once, with how often it occurs if not always; defaults and empty ones are not said.
+    counts = Counter(values)
+    whole = sum(counts.values())
+    said = {value: n for value, n in counts.items() if value not in ("", "default")}
+    return ", ".join(f"{head}{value}" + (f" ({n} of {whole})" if n < whole else "") for value, n in said.items())
+
+# %% ../../nbs/migration/10_report.ipynb #c1857f13
 _TITLE = "Charge migration: shallow against deep exposures"
 _NUMBERS = (
-    "Changes are deep over shallow minus 1, in per cent. Errors are one standard error from photon and read noise (ERR "
-    "of the files); that of the flat field is common to both exposures of a pixel and is not in them."
+    "Changes of the count rate, deep over shallow minus 1. Errors are one standard error from photon and read noise "
+    "(ERR of the files); that of the flat field is common to both exposures of a pixel and is not in them."
+)
+_THERE = (
+    "All exposures of the folder: rate and signal of the peak pixel at the end of the ramp, and that signal as a "
+    "fraction of full well and of the charge at which the JWST documentation puts migration of 1 %."
 )
 _SIMULATED = Html('<p class="note"><b>Simulated data</b>, not from flight.</p>')
 _METHOD = [
@@ -230,37 +322,59 @@ def _target(result: Comparison) -> str:
     return f"{first} ({second})" if first and second and first != second else first or second or "unknown target"
 
 # %% ../../nbs/migration/10_report.ipynb #fe7d4619
-def _answer(results: Sequence[Comparison]) -> list:
-    # The verdict on each pair, first thing on the page.
-    blocks = []
+def _answer(results: Sequence[Comparison], numbers) -> list:
+    # The numbers, and the verdict on each pair: first thing on the page.
+    blocks: list = [Captioned(numbers, _NUMBERS)]
     if any(str(f.get("TITLE", "")).upper().startswith("SIMULATED") for r in results for f in r.facts):
-        blocks.append(_SIMULATED)
+        blocks.insert(0, _SIMULATED)
     for number, r in enumerate(results, start=1):
-        verdict = r.verdict if r.judged else pairs.NO_VERDICT
-        blocks.append(Heading(f"{number}. {verdict[0].upper()}{verdict[1:]}"))
-        blocks.append(
-            f"{_target(r)}, {r.facts[0].get('FILTER', 'unknown filter')}, {r.shallow} → {r.deep}. {r.sentence}"
-        )
+        blocks.append(Heading(f"Pair {number}: {_target(r)}, {r.facts[0].get('FILTER', 'unknown filter')}"))
+        blocks.append(f"{r.shallow} → {r.deep}: {r.sentence}")
     return blocks
 
 # %% ../../nbs/migration/10_report.ipynb #49dbeced
-def _pair_blocks(r: Comparison, png: bytes) -> list:
+def _plots(dataset: ExposureSet, results: Sequence[Comparison]) -> dict[str, Plot]:
+    panels = (partial(pairs.plot_change, half=4), pairs.plot_profile, pairs.plot_pixels)
+    found = {
+        f"cm_pair_{n}": Plot([lambda ax, p=p, r=r: p(r, ax) for p in panels], _pair_caption(r), legend=True)
+        for n, r in enumerate(results, start=1)
+    }
     caption = (
-        f"Left: relative change of the count rate around the peak pixel (row {r.peak_row}, column {r.peak_col}); grey "
-        "pixels are flagged. Middle: the change in annuli around the peak, and of square apertures: where the orange "
-        "line comes back to zero, charge was moved but not lost. Right: the change of each pixel within "
-        f"{pairs.FIT_RADIUS:g} pixels against what migration with an edge coefficient of 1e-6 per e- makes of its "
-        "surroundings."
+        "Charge of the peak pixel at the end of the ramp, every target and reference exposure of the folder, in the "
+        "order of file names; an arrow upwards: more than this. Dashed: 1 % of migration by the JWST documentation."
     )
-    figure = Figure(png, caption, f"change of the count rate between {r.shallow} and {r.deep}")
-    return [figure, _fit_words(r), *(Note(f"Note: {note}.") for note in r.notes)]
+    return found | {"depths": Plot([lambda ax: signals.plot_depths(dataset, ax)], caption, 9, 4.6)}
 
 # %% ../../nbs/migration/10_report.ipynb #ea0bfd95
+def _pair_caption(r: Comparison) -> str:
+    return (
+        f"{r.shallow} → {r.deep}. Left: relative change of the count rate around the peak pixel (row {r.peak_row}, "
+        f"column {r.peak_col}), numbers in per cent; grey pixels are flagged. Middle: the change in annuli around the "
+        "peak, and of square apertures: where the orange line comes back to zero, charge was moved but not lost. "
+        f"Right: the change of each pixel within {pairs.FIT_RADIUS:g} pixels against what migration with an edge "
+        "coefficient of 1e-6 per e- makes of its surroundings; errors are one standard error."
+    )
+
+# %% ../../nbs/migration/10_report.ipynb #fb5114b6
+def _pair_facts(results: Sequence[Comparison]) -> Facts:
+    # Of the files that were compared.
+    facts = processing_facts(dict.fromkeys(path for r in results for both in r.paths for path in both))
+    facts["Thresholds"] = (
+        f"significant from {pairs.SIGNIFICANT:g} standard errors; of the 21×21 sum from {100 * pairs.SUM_FLOOR:g} %; "
+        f"pointing equal within {pairs.POINTING_TOLERANCE_MAS:g} mas; gain {niriss.GAIN} e-/ADU"
+    )
+    return facts
+
+# %% ../../nbs/migration/10_report.ipynb #97474a21
+def _pair_blocks(r: Comparison, figure: Figure) -> list:
+    return [figure, _fit_words(r), *(Note(f"Note: {note}.") for note in r.notes)]
+
+# %% ../../nbs/migration/10_report.ipynb #14d6d21c
 def _fit_words(r: Comparison) -> str:
     fit = r.fit
     if math.isnan(fit.shift_mas[0]):
         return "Shift and coefficient cannot be measured in this filter."
-    moved = ", ".join(f"{v:+.2f} ± {e:.2f}" for v, e in zip(fit.shift_mas, fit.shift_error_mas, strict=True))
+    moved = ", ".join(f"{v:+z.2f} ± {e:.2f}" for v, e in zip(fit.shift_mas, fit.shift_error_mas, strict=True))
     text = (
         f"Between the two exposures the star moved by ({moved}) mas, which explains {fit.peak_by_shift} at the peak; "
     )
@@ -278,22 +392,24 @@ def _fit_words(r: Comparison) -> str:
             text += "describes the change, but not all of it."
     return text
 
-# %% ../../nbs/migration/10_report.ipynb #fb5114b6
-def _last_sections(dataset: ExposureSet, depths: bytes, run: Mapping[str, Any]) -> list[tuple[str, list]]:
+# %% ../../nbs/migration/10_report.ipynb #cbd167fb
+def _last_sections(dataset: ExposureSet, depths: Figure, run: Mapping[str, Any]) -> list[tuple[str, list]]:
     from astropy.table import Table
 
-    caption = "Signal of the peak pixel at the end of the ramp, every target and reference exposure of the folder."
     view = signals.exposure_view(dataset)
-    there = [view[[c for c in view.colnames if c not in _NOT_ON_THE_PAGE]]]
+    there: list = [Captioned(view[[c for c in view.colnames if c not in _NOT_ON_THE_PAGE]], _THERE)]
     there += [Heading("Problems with files"), dataset.problems_shown()] if len(dataset.problems) else []
-    levels = [Heading("Levels quoted elsewhere"), levels_table()]
+    levels = Captioned(levels_table(), "Levels of the peak pixel that are quoted elsewhere, and by whom.")
     records = Table(rows=[{**r, "sha256": r["sha256"][:16] + "…"} for r in run["inputs"]])
     return [
-        ("How full the pixels were", [Figure(depths, caption, "peak signal of every exposure"), *levels]),
+        ("How full the pixels were", [depths, levels]),
         ("Method", [_METHOD]),
         *([("Not compared", [run["refused"]])] if run["refused"] else []),
         ("What there was", there),
-        ("Provenance", [*_provenance(run), records]),
+        (
+            "Provenance",
+            [*_provenance(run), Captioned(records, "Files that were compared, and how they begin as SHA-256.")],
+        ),
     ]
 
 # %% ../../nbs/migration/10_report.ipynb #b1589009

@@ -291,6 +291,9 @@ def _first(facts: list[dict], keyword: str) -> str:
     return next((v[keyword] for v in facts if isinstance(v.get(keyword), str)), "")
 
 # %% ../../nbs/program/01_signals.ipynb #d1333b69
+_MOST_NAMES = 40
+
+# %% ../../nbs/program/01_signals.ipynb #52e48dfb
 def plot_depths(dataset: ExposureSet, ax=None):
     """
     Draw the peak signal at the end of every ramp against the levels quoted for migration and full well.
@@ -324,7 +327,12 @@ def plot_depths(dataset: ExposureSet, ax=None):
     for level, style, word in levels:
         ax.axhline(level / 1e3, color="0.4", ls=style, lw=1)
         ax.annotate(word, (1.01, level / 1e3), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="0.3")
-    ax.set(xlabel="exposure, in the order of rootnames", ylabel="peak at the end of the ramp [ke-]")
+    ax.set(ylabel="peak at the end of the ramp [ke-]")
+    names = [safe_text(name) for name in view["name"][order]]
+    step = max(1, -(-len(names) // _MOST_NAMES))  # of very many, every so manyth
+    ax.set_xticks(
+        range(0, len(names), step), names[::step], rotation=40, ha="right", rotation_mode="anchor", fontsize=7
+    )
     ax.set_ylim(0, 1.12 * max(niriss.SATURATION_E / 1e3, *signal, 0))
     if filters:
         ax.legend(frameon=False, ncols=len(filters), fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.12))

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..archive.apt import AptProgram, PlannedObservation, read_apt
 from ..core.files import write_atomically
-from ..core.page import Html, html_page
+from ..core.page import Html, html_page, wrapped_table
 from ..core.tables import format_of, render
 from ..exposures.folder import ExposureSet
 from .health import health_table
@@ -269,12 +269,12 @@ def _page(view: ProgramView) -> str:
 # %% ../../nbs/program/06_view.ipynb #91488f3f
 _SHOWN = "obs visit target role filter groups integrations dithers TA executed seconds remarks".split()
 _ARROW = re.compile(r"\| ([^|\n]* → [^|\n;]*?) (?=\|)")
-_CELL = re.compile(r"<td>([^<;]* → [^<;]*|[^<;]*not in the plan|no data here)</td>")
+_CELL = re.compile(r"(<td[^>]*>)([^<;]* → [^<;]*|[^<;]*not in the plan|no data here)</td>")
 
 # %% ../../nbs/program/06_view.ipynb #00aca67e
 def _marked(table) -> str:
     # The table as HTML, cells that differ between plan and execution marked.
-    return '<div class="wide">' + _CELL.sub(r"<td><mark>\1</mark></td>", render(table, "html")) + "</div>"
+    return '<div class="wide">' + _CELL.sub(r"\1<mark>\2</mark></td>", wrapped_table(table)) + "</div>"
 
 # %% ../../nbs/program/06_view.ipynb #48efa115
 def _both(planned: Any, executed: Any, nothing: Any) -> str:

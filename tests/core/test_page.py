@@ -1,18 +1,86 @@
 """Text from files in figures."""
 
+import re
+import shutil
 import warnings
 
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
-from calami.core.page import figure_png, safe_text
+from calami.core.page import Captioned, Figure, figure_png, html_page, legend_outside, new_panels, safe_text
 
 
 @pytest.mark.parametrize("word", [r"$\frac{1}{$", r"\$a\$", "$$", "a\nb", "$x$ and $", "\\", "HD 1"])
 def test_text_is_drawn_as_it_is(word):
-    text = Figure().subplots().set_title(safe_text(word))
+    text = Canvas().subplots().set_title(safe_text(word))
     shown, formula = text._preprocess_math(text.get_text())
     assert formula is False and shown == " ".join(word.split())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert figure_png([lambda ax: ax.plot([0, 1], label=safe_text(word)) and ax.legend()], 2, 2)
+
+
+def test_panels_share_a_legend_that_hides_nothing(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Canvas, "savefig", lambda self, *args, **options: drawn.append(self))
+    panels = [
+        lambda ax, k=k: (ax.plot([0, 1], label="both"), ax.plot([1, 0], label=f"own {k}"), ax.legend()) for k in (1, 2)
+    ]
+    figure_png(panels, 6, 3, "pdf", legend=True)
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["both", "own 1", "own 2"]
+    assert all(ax.get_legend() is None for ax in drawn[0].axes)
+    drawn[0].draw_without_rendering()
+    top = legend.get_window_extent().y1
+    assert all(ax.get_window_extent().y0 >= top for ax in drawn[0].axes)
+
+
+def test_a_legend_stands_beside_its_axes_where_there_is_room():
+    for layout, beside in (("constrained", True), (None, False)):
+        ax = Canvas(layout=layout).subplots()
+        ax.plot([0, 1], label="a line")
+        legend_outside(ax)
+        ax.figure.draw_without_rendering()
+        assert (ax.get_legend().get_window_extent().x0 > ax.get_window_extent().x1) == beside
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 3))])
+def test_panels_wrap_after_three(count, shape):
+    axes = new_panels(count, 3, 2)
+    assert len(axes) == count == len(axes[0].figure.axes)
+    assert tuple(axes[0].figure.get_size_inches()) == (3 * shape[1], 2 * shape[0])
+
+
+def test_figures_and_tables_are_numbered_across_box_and_sections():
+    from astropy.table import Table
+
+    table, figure = Captioned(Table({"long_name": ["short", "x" * 40]}), "a table"), Figure(b"", "a figure")
+    page = html_page("T", "s", [("One", [figure, table]), ("Two", [figure, Table({"a": [1]})])], [table])
+    found = [(kind, int(n)) for kind, n in re.findall(r"<b>(Table|Figure) (\d)\.</b>", page)]
+    assert found == [("Table", 1), ("Figure", 1), ("Table", 2), ("Figure", 2)]
+    assert '<td class="n">short</td>' in page and f"<td>{'x' * 40}</td>" in page and "long_<wbr>name" in page
+
+
+def test_a_page_of_wide_tables_keeps_to_the_screen_and_to_the_sheet(tmp_path):
+    """In a browser: nothing beyond 1280 pixels, and nothing beyond A4."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright and Chromium")
+    if shutil.which("chromium") is None:
+        pytest.skip("needs playwright and Chromium")
+    from astropy.table import Table
+
+    wide = {f"a_heading_of_words_{k}": [f"-3.03 ± 0.{k}4", "+0.20 ± 0.01"] for k in range(9)}
+    names = {"name": ["simg2va_f480m_12g_d1_1516o1a3103_" * 2, "b"]}
+    png = figure_png([lambda ax: ax.plot([1, 2])], 13, 3)
+    path = tmp_path / "page.html"
+    blocks = [Captioned(Table(names | wide), "wide"), Figure(png, "a figure")]
+    path.write_text(html_page("T " + "x" * 200, "s", [("One", blocks)], blocks), encoding="utf-8")
+    with api.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.goto(path.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") == 1280
+        tab.emulate_media(media="print")
+        tab.set_viewport_size({"width": 688, "height": 1000})  # 182 mm, A4 less its margins, at 96 dots an inch
+        ends = "[...document.querySelectorAll('table,img,h1')].map(e => e.getBoundingClientRect().right)"
+        assert max(tab.evaluate(ends)) <= 689
+        browser.close()

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,11 @@ from typer.testing import CliRunner
 
 from calami.cli import app
 from calami.core.problems import CalamiError
+from calami.core.tables import table_cells
 from calami.dataset import Dataset
 from calami.instrument import niriss
 from calami.instrument.migration import charge_ramp
+from calami.migration import answers as answers_module
 from calami.migration.answers import (
     ASSUMPTIONS,
     METHOD,
@@ -113,7 +116,9 @@ def test_there_are_three_questions(partial):
 def test_a_report_of_partial_answers(partial, ramps, tmp_path):
     page = write_answers(partial, Dataset(ramps), tmp_path / "report")
     names = {p.name for p in page.parent.iterdir()}
-    assert names == {"report.html", "run.json", "cm_onset.ecsv", "cm_kernel.ecsv", "onset_f480m.png"}
+    tables = {f"{name}.tex" for name in ("headline", "cm_onset", "cm_laws", "cm_kernel")}
+    figures = {"onset_f480m.png", "onset_f480m.pdf"}
+    assert names == {"report.html", "run.json", "cm_onset.ecsv", "cm_kernel.ecsv"} | figures | tables
     text = page.read_text(encoding="utf-8")
     assert "(b) not answered" in text and "(a) answered" in text and "Simulated" not in text
     assert all(escape(line) in text for line in (*ASSUMPTIONS, *METHOD))
@@ -129,12 +134,47 @@ def test_the_whole_report(partial, ramps, scan, tmp_path):
     page = write_answers(answers, Dataset(ramps), tmp_path / "report")
     names = {p.name for p in page.parent.iterdir()}
     wanted = {"cm_mitigation.ecsv", "cm_best.ecsv", "cm_saturation.ecsv", "mitigation_f480m.png"}
+    wanted |= {"mitigation_f480m.pdf", "headline.tex", "cm_mitigation.tex", "cm_best.tex", "cm_saturation.tex"}
     assert wanted | {"jwst_niriss_pars-chargemigrationstep_f480m.asdf"} <= names
     assert answers.best_version("F480M").name == "step 12000 ADU"
     assert "with the best version (step 12000 ADU)" in answers.sentences("b")[0]
     assert "without mitigation, bias" in answers.sentences("c")[0] and "; with step 12000" in answers.sentences("c")[0]
     text = page.read_text(encoding="utf-8")
     assert "a note" in text and text.count("<img") == 2 and "http" not in text.split("</style>")[0]
+    box = text[text.index('class="answer"') : text.index("<h2>Processing")]
+    assert "<b>Table 1.</b>" in box and box.count("<tr>") == 2 and box.count("<h3>") == 3
+    numbers = [int(n) for n in re.findall(r"<b>(?:Table) (\d+)\.", text)]
+    assert numbers == list(range(1, 9)) and [f"<b>Figure {n}.</b>" in text for n in (1, 2, 3)] == [True, True, False]
+
+
+def test_the_box_says_what_was_not_as_usual(partial, ramps, scan, tmp_path):
+    answers = replace(whole(partial, scan), settings={"Onset": "law = free"})
+    text = write_answers(answers, Dataset(ramps), tmp_path / "report").read_text(encoding="utf-8")
+    box = text[text.index("<dl>") : text.index("</dl>")]
+    for words in (
+        "jwst not recorded",
+        "CRDS context",
+        "0.5 %, 1 %, 2 %, 3 %",
+        "signal_threshold = 12000.0",
+        "law = free",
+    ):
+        assert words in box
+    found = answer_questions(
+        Dataset(ramps), tmp_path / "out", onset={"law": "linear", "n_bootstrap": 100}, progress=False
+    )
+    assert found.settings == {"Onset": "law = linear; n_bootstrap = 100"}
+
+
+def test_tables_of_the_page_have_no_digit_too_many(partial, scan):
+    truth = {"crossings": {}, "migration": {"edge": 6.4e-7, "diagonal": 3.7e-7, "growth": 1.6e-5, "nonlinearity": 0.0}}
+    shown = answers_module._shown_tables(replace(whole(partial, scan), truth=truth))
+    kernel = shown["cm_kernel"].table
+    assert list(kernel["filter"]) == ["F480M", "truth"] and kernel["edge [per e-]"][1] == "6.4e-07"
+    assert re.fullmatch(r"\(\d\.\d\d ± 0\.\d\d\)e-7", kernel["edge [per e-]"][0])
+    for one in shown.values():
+        for column in table_cells(one.table):
+            for cell in column[1:]:
+                assert not re.search(r"\d\.\d{4}", cell) and len(re.sub("[^0-9]", "", cell.split(" ")[0])) < 7, cell
 
 
 @pytest.mark.parametrize(
@@ -197,7 +237,7 @@ def test_the_headline_has_a_row_for_each_filter_and_no_digit_too_many(partial, s
     table = headline_table(answers)
     assert list(table["filter"]) == ["F480M", "F480M, truth"]
     names = "filter|0.5 % [ke-]|1 % [ke-]|2 % [ke-]|3 % [ke-]|saturation, no mitigation [ke-]|deepest [ke-]|"
-    names += "contrast, no mitigation [mag]|contrast, step [mag]|by noise alone [mag]"
+    names += "contrast, no mitigation [mag]|contrast, step [mag]|step at [ADU]|by noise alone [mag]"
     assert table.colnames == names.split("|")
     found, true = table
     crossing = partial.onset.crossing("F480M", 0.01)
@@ -205,7 +245,7 @@ def test_the_headline_has_a_row_for_each_filter_and_no_digit_too_many(partial, s
     assert true["2 % [ke-]"] == "not reached" and true["contrast, step [mag]"] == ""
     entries = scan.deepest("F480M")
     assert found["contrast, no mitigation [mag]"].startswith(f"{-2.5 * np.log10(entries['none'].reached[0]):.1f}")
-    assert " ± " in found["contrast, step [mag]"] and "(12,000 ADU)" in found["contrast, step [mag]"]
+    assert " ± " in found["contrast, step [mag]"] and found["step at [ADU]"] == "12,000"
     page = answers._repr_html_()
     assert "<table" in page and "(c) Where is effective saturation?" in page and crossing.short in page
     assert headline_table(replace(answers, onset=None, scan=None, best=None, truth={})).colnames == []

@@ -12,6 +12,7 @@ from calami.core.problems import CalamiError
 from calami.dataset import Dataset
 from calami.migration import report
 from calami.migration.pairs import compare_all
+from calami.program import signals
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def ds(tmp_path):
 class Page(HTMLParser):
     """Checks that tags are closed in order, and gathers links and tags."""
 
-    VOID = ("meta", "img", "br", "hr", "link", "input")
+    VOID = ("meta", "img", "br", "wbr", "hr", "link", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -48,7 +49,8 @@ def test_the_report_is_complete_and_stands_alone(ds, tmp_path):
     results, refused = compare_all(ds)
     page = report.write_cm_report(tmp_path / "out", ds, results, [*refused, "a and b: <why>"], command="x")
     names = {p.name for p in page.parent.iterdir()}
-    assert names == {"report.html", "cm_compare.ecsv", "cm_pair_1.png", "depths.png", "run.json"}
+    figures = {f"{name}.{kind}" for name in ("cm_pair_1", "depths") for kind in ("png", "pdf")}
+    assert names == {"report.html", "cm_compare.ecsv", "cm_compare.tex", "run.json"} | figures
     parsed = Page(page.read_text())
     assert not parsed.open and parsed.links and all(link.startswith("data:image/png;base64,") for link in parsed.links)
     assert "h3" in parsed.tags and "&lt;b&gt;HD&lt;/b&gt; &amp; Co" in page.read_text()
@@ -100,26 +102,52 @@ def test_a_full_disk_leaves_no_half_file(ds, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "write_bytes", full)
     with pytest.raises(CalamiError, match="No space left"):
         report.write_cm_report(tmp_path / "out", ds, results, refused)
-    assert os.listdir(tmp_path / "out") == ["cm_compare.ecsv"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["cm_compare.ecsv", "cm_compare.tex"]
 
 
 def test_two_runs_give_the_same_figures(ds, tmp_path):
     results, refused = compare_all(ds)
     for k in (1, 2):
         report.write_cm_report(tmp_path / str(k), ds, results, refused)
-    for name in ("cm_pair_1.png", "depths.png", "cm_compare.ecsv"):
+    for name in ("cm_pair_1.png", "cm_pair_1.pdf", "depths.png", "depths.pdf", "cm_compare.ecsv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
 def test_old_figures_go_and_missing_facts_do_not_matter(ds, tmp_path):
     results, _ = compare_all(ds)
     report.write_cm_report(tmp_path / "out", ds, [*results, *results])
-    assert (tmp_path / "out" / "cm_pair_2.png").exists()
+    assert (tmp_path / "out" / "cm_pair_2.png").exists() and (tmp_path / "out" / "cm_pair_2.pdf").exists()
     for facts in results[0].facts:
         for key in ("TARGNAME", "TARGPROP", "FILTER", "NGROUPS"):
             facts.pop(key, None)
     page = report.write_cm_report(tmp_path / "out", ds, results)
-    assert not (tmp_path / "out" / "cm_pair_2.png").exists() and "unknown target" in page.read_text()
+    assert not list((tmp_path / "out").glob("cm_pair_2*")) and "unknown target" in page.read_text()
+
+
+def test_the_verdict_is_said_once_and_all_is_numbered(ds, tmp_path):
+    results, refused = compare_all(ds)
+    text = report.write_cm_report(tmp_path / "out", ds, results, refused).read_text()
+    before = text[: text.index("<h2>Method")]
+    assert before.count("consistent with charge migration") == 1
+    assert [f"<b>Table {n}.</b>" in text for n in range(1, 6)] == [True] * 4 + [False]
+    assert [f"<b>Figure {n}.</b>" in text for n in range(1, 4)] == [True] * 2 + [False]
+
+
+def test_the_box_says_how_the_data_were_processed(tmp_path):
+    for number, (groups, version) in enumerate(((5, "1.20.2"), (13, "1.21.0")), 2):
+        facts = {"CAL_VER": version, "CRDS_CTX": "jwst_1584.pmap", "S_CHGMIG": "COMPLETE"}
+        write_star(tmp_path / f"{rootname(1, number)}_rate.fits", groups, seed=number, **facts)
+    ds = Dataset(tmp_path)
+    text = report.write_cm_report(tmp_path / "out", ds, compare_all(ds)[0]).read_text()
+    box = text[text.index("<dl>") : text.index("</dl>")]
+    assert "jwst 1.20.2 (1 of 2), 1.21.0 (1 of 2)" in box and "<dd>jwst_1584.pmap</dd>" in box
+    assert "<dt>Not the default</dt><dd>not recorded</dd>" in box and "pointing equal within 5 mas" in box
+
+
+def test_exposures_stand_on_the_axis_by_their_names(ds):
+    ds.create_mapping()
+    labels = [label.get_text() for label in signals.plot_depths(ds).get_xticklabels()]
+    assert labels == list(ds.names) and not any(label.startswith("jw") for label in labels)
 
 
 def test_the_files_compared_are_the_files_recorded(ds, tmp_path):
