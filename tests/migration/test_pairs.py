@@ -15,7 +15,7 @@ from calami.core.images import RateImage
 from calami.core.problems import CalamiError
 from calami.dataset import Dataset
 from calami.instrument import niriss
-from calami.instrument.migration import Migration, find_migration
+from calami.instrument.migration import Migration, find_migration, slope_weights
 from calami.instrument.optics import psf
 from calami.migration import pair_kernel
 from calami.migration import pairs as migration_pairs
@@ -195,7 +195,7 @@ def test_the_photo_current_is_what_was_put_in(tmp_path):
 
 @given(st.integers(2, 60), st.floats(0, 20), st.floats(-1e5, 1e5), st.floats(-1e4, 1e4))
 def test_weights_give_the_slope_of_a_straight_ramp(ngroups, power, slope, start):
-    weights = pair_kernel.slope_weights(ngroups, FRAME, power)
+    weights = slope_weights(ngroups, FRAME, power)
     ramp = start + slope * FRAME * np.arange(ngroups)
     assert abs(weights @ ramp - slope) < 1e-9 * (abs(slope) + abs(start) / FRAME + 1)
     assert abs(weights.sum()) < 1e-9 / FRAME and np.allclose(weights, -weights[::-1])
