@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 from ..core.page import Figure
 from ..core.problems import CalamiError
@@ -88,7 +89,8 @@ def need_lab() -> None:
         If not, with what to install.
     """
     try:
-        import ipympl  # noqa: F401
+        with patch("matplotlib.use"):  # at import it would make itself the backend of all figures of the user
+            import ipympl.backend_nbagg  # noqa: F401
         import ipywidgets  # noqa: F401
         import itables  # noqa: F401
     except ImportError as error:
@@ -112,6 +114,7 @@ def live_figure(width: float, height: float):
     matplotlib.figure.Figure
         Its `canvas` is a widget.
     """
+    need_lab()
     from ipympl.backend_nbagg import Canvas, FigureManager
     from matplotlib.figure import Figure as Paper
 

@@ -6,7 +6,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import rootname, write_exposure
 
-from calami.core.problems import CalamiError
 from calami.dataset import Dataset
 from calami.exposures.columns import SUMMARY_COLUMNS
 from calami.exposures.mapfile import parse_names
@@ -202,11 +201,10 @@ def test_association_files_that_are_none(ds, tmp_path, text):
         ds.create_mapping(write(tmp_path, text, "a.yaml"))
 
 
-def test_the_user_file_is_not_overwritten(ds, tmp_path):
+def test_the_user_file_is_kept_next_to_what_completes_it(ds, tmp_path):
     mine = write(tmp_path, f"deep {rootname(1, 2)}\n")
-    with pytest.raises(CalamiError, match="would overwrite"):
-        ds.create_mapping(mine, mine)
-    assert mine.read_text() == f"deep {rootname(1, 2)}\n"
+    ds.create_mapping(mine, mine)
+    assert mine.with_name(mine.name + ".old").read_text() == f"deep {rootname(1, 2)}\n"
 
 
 def test_a_user_file_that_cannot_be_read(ds, tmp_path):

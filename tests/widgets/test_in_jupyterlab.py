@@ -21,7 +21,6 @@ from toys import rootname, write_star
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jupyterlab")
-pytest.importorskip("ipympl")
 pytest.importorskip("itables")
 
 CHROMIUM = os.environ.get("CALAMI_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

@@ -15,7 +15,6 @@ from calami.migration.answers import Answers
 from calami.process.pipeline import Outcome, Run
 from calami.widgets import blink, explore, view
 
-pytest.importorskip("ipympl")
 pytest.importorskip("itables")
 
 
@@ -166,9 +165,19 @@ def test_what_has_no_view_and_what_answers_nothing():
 def test_what_is_missing_is_named(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "ipympl", None)
+    monkeypatch.setitem(sys.modules, "ipympl.backend_nbagg", None)
     with pytest.raises(CalamiError, match=r'pip install "calami\[lab\]"'):
         view.need_lab()
+
+
+def test_views_leave_the_figures_of_the_user_alone():
+    import subprocess
+    import sys
+
+    code = "import matplotlib; matplotlib.use('svg'); from calami.widgets.view import live_figure; live_figure(2, 2)"
+    code += "; import matplotlib.pyplot as plt; plt.figure(); print(matplotlib.get_backend())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "svg"
 
 
 def test_outside_of_jupyter_the_static_form_is_shown():
