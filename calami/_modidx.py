@@ -3701,7 +3701,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'calami/studies/findings.py'),
                                          'calami.studies.findings.Findings.__str__': ( 'studies/findings.html#findings.__str__',
                                                                                        'calami/studies/findings.py'),
-                                         'calami.studies.findings.Plot': ('studies/findings.html#plot', 'calami/studies/findings.py'),
                                          'calami.studies.findings._box': ('studies/findings.html#_box', 'calami/studies/findings.py'),
                                          'calami.studies.findings._headline': ( 'studies/findings.html#_headline',
                                                                                 'calami/studies/findings.py'),

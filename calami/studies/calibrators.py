@@ -21,7 +21,8 @@ from ..fringes.fitting import fit
 from ..fringes.observables import wrap
 from ..instrument import niriss
 from ..instrument.optics import star_spectrum, star_temperature
-from .findings import Findings, Plot
+from ..migration.report import Plot
+from .findings import Findings
 from .placement import contrast_at
 from .reading import Reading, Seen, doubts, places
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,35 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..core.files import whole_files, write_atomically
-from ..core.page import Figure, Heading, Note, figure_png, html_page
+from ..core.page import Figure, Heading, Note, html_page
 from ..core.record import file_record
 from ..core.tables import render
-from ..migration.report import _SIMULATED, _made_by, _provenance, _record, _write_all
+from ..migration.report import _SIMULATED, Plot, _made_by, _provenance, _record, _write_all, draw_all
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['Plot', 'Findings', 'write_findings', 'plain']
-
-# %% ../../nbs/studies/02_findings.ipynb #d87ebba1
-@dataclass(frozen=True)
-class Plot:
-    """
-    A figure of a study.
-
-    Attributes
-    ----------
-    draw : sequence of callable
-        One a panel; each is called with the axes to draw on.
-    caption : str
-        What is below it.
-    width, height : float
-        Size, inches.
-    """
-
-    draw: Sequence[Callable]
-    caption: str
-    width: float = 12.0
-    height: float = 4.0
+__all__ = ['Findings', 'write_findings', 'plain']
 
 # %% ../../nbs/studies/02_findings.ipynb #228872f7
 @dataclass(frozen=True)
@@ -125,11 +104,8 @@ def write_findings(found: Findings, reading: Reading, outdir, *, started: float 
     tables = dict(found.tables) | ({"truth": found.truth} if found.truth is not None else {})
     files: dict[str, Any] = {f"{name}.ecsv": render(table, "ecsv") for name, table in tables.items()}
     files |= {f"{name}.tex": render(table, "latex") for name, table in tables.items()}
-    figures = {}
-    for name, plot in found.plots.items():
-        for kind in ("png", "pdf"):
-            files[f"{name}.{kind}"] = figure_png(plot.draw, plot.width, plot.height, kind=kind)
-        figures[name] = Figure(files[f"{name}.png"], plot.caption)
+    drawn, figures = draw_all(found.plots)
+    files |= drawn
     page = html_page(
         found.title, _made_by(_headline(reading), run), _sections(found, figures, run), _box(found, reading)
     )

@@ -21,7 +21,8 @@ from ..fringes.model import FLOOR
 from ..fringes.position import fit_position_model
 from ..instrument import niriss
 from ..instrument.optics import Pupil, pixel_response, psf, star_spectrum
-from .findings import Findings, Plot
+from ..migration.report import Plot
+from .findings import Findings
 from .reading import Reading, Seen, doubts, places
 
 # %% auto #0

@@ -16,7 +16,8 @@ from ..core.page import safe_text
 from ..fringes.calibration import FLIGHT_WEIGHTED
 from ..fringes.limits import systematic_curve
 from ..instrument import niriss
-from .findings import Findings, Plot
+from ..migration.report import Plot
+from .findings import Findings
 from .reading import Reading, Seen, doubts, fringe_tilts, places
 
 # %% auto #0
