@@ -762,6 +762,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'calami.exposures.view.exposure_html': ( 'exposures/view.html#exposure_html',
                                                                                 'calami/exposures/view.py'),
                                        'calami.exposures.view.plot_exposure': ( 'exposures/view.html#plot_exposure',
+                                                                                'calami/exposures/view.py'),
+                                       'calami.exposures.view.rate_and_peak': ( 'exposures/view.html#rate_and_peak',
                                                                                 'calami/exposures/view.py')},
             'calami.fringes.average': { 'calami.fringes.average._average': ('fringes/average.html#_average', 'calami/fringes/average.py'),
                                         'calami.fringes.average._jacobian': ('fringes/average.html#_jacobian', 'calami/fringes/average.py'),

@@ -20,7 +20,7 @@ _NAMES = {
     "summary_table",
     "mapfile": "Entry keep_old parse_names read_names resolve same_file write_association",
     "steps": "FORMER_FLAGS RENAMED_STEPS STEP_KEYWORDS former_flag keywords_of step_name step_statuses",
-    "view": "FACTS_SHOWN exposure_facts exposure_html plot_exposure",
+    "view": "FACTS_SHOWN exposure_facts exposure_html plot_exposure rate_and_peak",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -330,7 +330,6 @@ _SHOWN_ROWS = 20
 _PROBLEM_COLUMNS = ("file", "severity", "reason")
 #: Formats that a person reads, with the compact columns.
 _TO_READ = ("text", "markdown", "html", "latex")
-_ONE_OF = "; use one of {}"
 
 # %% ../../nbs/exposures/07_folder.ipynb #83a55ca7
 class _Names:
@@ -987,8 +986,8 @@ class ExposureSet(_Tables):
             if column not in table.colnames:
                 close = [c for c in table.colnames if key.lower()[:4] in c]
                 close = close or difflib.get_close_matches(column, table.colnames, 2, 0.75)
-                hint = f"; did you mean {' or '.join(close)}?" if close else ""
-                raise CalamiError(f"no column {key!r} to select by{hint or _ONE_OF.format(', '.join(table.colnames))}")
+                hint = f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(table.colnames)}"
+                raise CalamiError(f"no column {key!r} to select by; {hint}")
             keep &= np.array([_meets(value, wanted, column) for value in table[column]], dtype=bool)
         return self._subset(keep)
 

@@ -7,13 +7,43 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..core.images import Peak, RateImage, find_peak
 from ..core.page import Figure, axes_or_new, figure_png, safe_text
-from ..core.problems import CalamiError
+from ..core.problems import CalamiError, FileProblem
+from ..core.tables import render
 from .exposure import Exposure
 from ..instrument import niriss
 
 # %% auto #0
-__all__ = ['FACTS_SHOWN', 'plot_exposure', 'exposure_facts', 'exposure_html']
+__all__ = ['FACTS_SHOWN', 'rate_and_peak', 'plot_exposure', 'exposure_facts', 'exposure_html']
+
+# %% ../../nbs/exposures/10_view.ipynb #f8c97430
+def rate_and_peak(exposure: Exposure) -> tuple[RateImage, Peak]:
+    """
+    Give the mean count rate and the peak in it; the pixels are gone through once.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        Any product that `Exposure.rate` understands.
+
+    Returns
+    -------
+    RateImage
+        ADU/s with standard errors.
+    Peak
+        As of `Exposure.peak`.
+
+    Raises
+    ------
+    FileProblem
+        As `Exposure.rate`, and where no pixel can be used.
+    """
+    image = exposure.rate()
+    try:
+        return image, find_peak(image)
+    except CalamiError as error:
+        raise FileProblem(exposure.paths[0], str(error)) from None
 
 # %% ../../nbs/exposures/10_view.ipynb #b182f600
 def plot_exposure(exposure: Exposure, ax=None, half: int | None = None):
@@ -35,7 +65,7 @@ def plot_exposure(exposure: Exposure, ax=None, half: int | None = None):
         The axes; rows and columns counted from 0, colours by the fourth root of the rate. Pixels that are not good are
         crossed out.
     """
-    image, peak = exposure.rate(), exposure.peak()
+    image, peak = rate_and_peak(exposure)
     shown = np.where(image.good, image.value, np.nan)
     ax = axes_or_new(ax, 5, 4.2)
     top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
@@ -102,7 +132,7 @@ def exposure_facts(exposure: Exposure):
 def _of_pixels(exposure: Exposure) -> list[tuple[str, str]]:
     # What the image says; a product without one says why.
     try:
-        shape, peak, good = exposure.shape, exposure.peak(), exposure.rate().good
+        shape, (image, peak) = exposure.shape, rate_and_peak(exposure)
     except CalamiError as problem:
         return [("pixels", str(problem))]
     rows = [("array", " × ".join(map(str, shape))), ("brightest pixel", f"row {peak.row}, column {peak.col}")]
@@ -116,7 +146,7 @@ def _of_pixels(exposure: Exposure) -> list[tuple[str, str]]:
             rows.append(("its signal", f"{level:,.0f} ADU = {electrons:.1f} ke-, by the rate"))
         except CalamiError:
             pass  # times that contradict each other are listed among the problems of the set
-    return [*rows, ("pixels not used", f"{int((~good).sum())} of {good.size}")]
+    return [*rows, ("pixels not used", f"{int((~image.good).sum())} of {image.good.size}")]
 
 # %% ../../nbs/exposures/10_view.ipynb #cc99c94b
 def exposure_html(exposure: Exposure) -> str:
@@ -133,8 +163,6 @@ def exposure_html(exposure: Exposure) -> str:
     str
         HTML: the facts next to the picture around the peak, as far as the file can be read.
     """
-    from calami.core.tables import render
-
     try:
         facts = render(exposure_facts(exposure), "html")
         png = figure_png([lambda ax: plot_exposure(exposure, ax, half=20)], 4.4, 3.6, 90)

@@ -14,7 +14,7 @@ from ..core.page import figure_png
 from ..core.problems import CalamiError
 from ..core.tables import render
 from ..exposures.exposure import Exposure
-from ..exposures.view import exposure_facts, plot_exposure
+from ..exposures.view import exposure_facts, plot_exposure, rate_and_peak
 from ..instrument import niriss
 from ..instrument.migration import departure
 from .view import View, live_figure, picture
@@ -35,8 +35,7 @@ class PixelRamps:
 
     def __init__(self, exposure: Exposure):
         self.exposure = exposure
-        self.rate = exposure.rate()
-        self.peak = exposure.peak()
+        self.rate, self.peak = rate_and_peak(exposure)
         self.shape = self.rate.value.shape
 
     @property
@@ -59,8 +58,13 @@ class PixelRamps:
 
     def flags(self, row: int, col: int) -> np.ndarray:
         """Give the data-quality bits of the samples, in the shape of `values`."""
-        dq = self.exposure.dq
-        return dq[:, :, row, col] if self.has_groups else np.atleast_1d(dq[..., row, col])[:, None]
+        if not self.has_groups:
+            return np.atleast_1d(self.exposure.dq[..., row, col])[:, None]
+        bits = np.zeros(self.exposure.shape[:2], "uint32")  # of this pixel only: raw exposures have no flags at all
+        for extension, place in (("PIXELDQ", np.s_[row, col]), ("GROUPDQ", np.s_[:, :, row, col])):
+            if self.exposure.has(extension):
+                bits |= self.exposure.array(extension)[place].astype("uint32")
+        return bits
 
     def steps(self, row: int, col: int, reach: int = 0) -> np.ndarray:
         """Differences of successive groups, ADU/s, of the sum of a square; shape (integrations, groups - 1)."""

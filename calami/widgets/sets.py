@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from ..core.files import write_atomically
 from ..core.page import Figure
 from ..core.problems import CalamiError
 from ..core.tables import render
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
+from ..exposures.mapfile import read_names
+from ..exposures.naming import automatic_names
+from ..exposures.view import rate_and_peak
 from .view import View
 
 # %% auto #0
@@ -46,7 +50,7 @@ def thumbnail(exposure: Exposure) -> str:
 
     try:
         with exposure:
-            image, peak = exposure.rate(), exposure.peak()
+            image, peak = rate_and_peak(exposure)
     except CalamiError:
         return "–"
     box = np.s_[max(peak.row - SMALL, 0) : peak.row + SMALL + 1, max(peak.col - SMALL, 0) : peak.col + SMALL + 1]
@@ -188,10 +192,9 @@ def names_from(dataset: ExposureSet, text: str, path: Path) -> None:
     """
     import tempfile
 
-    from calami.core.files import write_atomically
-
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / path.name
         trial.write_text(text, encoding="utf-8")
-        dataset.create_mapping(trial)
+        read_names(trial, dataset, automatic_names(dataset))
     write_atomically(path, text)
+    dataset.create_mapping(path)

@@ -5,9 +5,10 @@
 """
 
 from docutils import nodes
-from sphinx.errors import NoUri
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
+#: Where a name is no link: in links, headings and signatures.
+NOT_IN = {"reference", "title", "pending_xref", "desc_signature", "desc_name"}
 LINKED = ("function", "class", "exception", "method", "property", "attribute", "data", "module")
 #: Too plain to be meant as the name of something.
 PLAIN = {
@@ -27,17 +28,29 @@ PLAIN = {
 }
 
 
-def short_names(objects):
-    """Full name by the short names that mean it alone: the last part, and for members the last two."""
+def names_of(env):
+    """Full name by the short names that mean it alone: the last part, and for members the last two. Collected once."""
+    if env.calami_names is not None:
+        return env.calami_names
     found = {}
-    for full, entry in objects.items():
+    for full, entry in env.get_domain("py").objects.items():
         if entry.objtype not in LINKED or not full.startswith("calami"):
             continue
         parts = full.split(".")
         member = entry.objtype in ("method", "property", "attribute")
         for short in {full, ".".join(parts[-2:]), *(() if member else parts[-1:])}:
             found.setdefault(short, set()).add(full)
-    return {short: full.pop() for short, full in found.items() if len(full) == 1 and short not in PLAIN}
+    env.calami_names = {k: full.pop() for k, full in found.items() if len(full) == 1 and k not in PLAIN}
+    return env.calami_names
+
+
+def link_to(app, full, here, shown):
+    """A link from a page to the reference of a name, around what is shown."""
+    entry = app.env.get_domain("py").objects[full]
+    page = "" if here == entry.docname else app.builder.get_relative_uri(here, entry.docname)
+    link = nodes.reference("", "", internal=True, refuri=f"{page}#{entry.node_id}", reftitle=full)
+    link.append(shown)
+    return link
 
 
 class LinkNames(SphinxPostTransform):
@@ -48,14 +61,11 @@ class LinkNames(SphinxPostTransform):
 
     def run(self, **kwargs):
         """Walk through the page."""
-        domain = self.env.get_domain("py")
-        names = getattr(self.env, "calami_short_names", None)
-        if names is None:
-            names = self.env.calami_short_names = short_names(domain.objects)
+        names = names_of(self.env)
         for node in list(self.document.findall(nodes.literal)):
             word = node.astext().removesuffix("()")
             if word in names and not self.inside(node):
-                self.link(node, names[word], domain)
+                node.replace_self(link_to(self.app, names[word], self.env.docname, node.deepcopy()))
         for picture in self.document.findall(nodes.image):
             if not picture.get("alt"):
                 picture["alt"] = f"figure: {self.heading(picture)}"
@@ -63,13 +73,9 @@ class LinkNames(SphinxPostTransform):
     @staticmethod
     def inside(node):
         """Whether a node is in a link, a heading or a signature already."""
-        while node is not None:
-            if isinstance(node, nodes.reference | nodes.title | nodes.TextElement) and node.tagname in (
-                "reference", "title", "pending_xref", "desc_signature", "desc_name"
-            ):  # fmt: skip
-                return True
+        while node is not None and node.tagname not in NOT_IN:
             node = node.parent
-        return False
+        return node is not None
 
     @staticmethod
     def heading(node):
@@ -79,42 +85,16 @@ class LinkNames(SphinxPostTransform):
         title = next(iter(node.findall(nodes.title)), None) if node is not None else None
         return title.astext() if title is not None else "of this page"
 
-    def link(self, node, full, domain):
-        """Put a link around a node."""
-        entry = domain.objects[full]
-        here = self.env.docname
-        try:
-            address = self.app.builder.get_relative_uri(here, entry.docname)
-        except NoUri:
-            return
-        where = f"{'' if here == entry.docname else address}#{entry.node_id}"
-        link = nodes.reference("", "", internal=True, refuri=where, reftitle=full)
-        node.replace_self(link)
-        link.append(node)
-
 
 def missing(app, env, node, contnode):
     """A name in a docstring that Sphinx does not find as it stands may be the short one of one thing."""
-    if node.get("refdomain") != "py":
-        return None
-    domain = env.get_domain("py")
-    names = getattr(env, "calami_short_names", None)
-    if names is None:
-        names = env.calami_short_names = short_names(domain.objects)
-    full = names.get(node["reftarget"].removesuffix("()"))
-    if full is None:
-        return None
-    entry = domain.objects[full]
-    address = app.builder.get_relative_uri(node["refdoc"], entry.docname)
-    where = f"{'' if node['refdoc'] == entry.docname else address}#{entry.node_id}"
-    link = nodes.reference("", "", internal=True, refuri=where, reftitle=full)
-    link.append(contnode)
-    return link
+    full = names_of(env).get(node["reftarget"].removesuffix("()")) if node.get("refdomain") == "py" else None
+    return link_to(app, full, node["refdoc"], contnode) if full else None
 
 
 def forget(app, env):
-    """Names are collected once, after all pages are read."""
-    env.calami_short_names = None
+    """Let the names be collected anew, after all pages are read."""
+    env.calami_names = None
 
 
 def setup(app):

@@ -82,8 +82,17 @@ def test_ramps_of_a_pixel(tmp_path):
     assert seen.pixel == (3, 6) and seen.axes[1].get_title().startswith("row 3, column 6")
     seen.choose(99, -5)
     assert seen.pixel == (15, 0)
+    flags = seen.ramps.flags(8, 8)
+    assert flags.shape == (6, 5) and flags[2, 3] == niriss.JUMP_DET and flags.sum() == niriss.JUMP_DET
     steps = seen.ramps.steps(8, 8).mean(axis=0) * 0.07544
     assert steps == pytest.approx(np.full(4, 5500), abs=10)
+
+
+def test_raw_exposures_have_no_flags(tmp_path):
+    science = np.full((3, 4, 16, 16), 500, "uint16") + 100 * np.arange(4, dtype="uint16")[:, None, None]
+    write_exposure(tmp_path / f"{rootname()}_uncal.fits", {"SCI": science}, NGROUPS=4, NINTS=3, EFFINTTM=4 * 0.07544)
+    ramps = explore(Dataset(tmp_path)[0]).ramps
+    assert ramps.flags(8, 8).shape == (3, 4) and not ramps.flags(8, 8).any()
 
 
 @pytest.mark.parametrize("product", ["rate", "rateints"])
