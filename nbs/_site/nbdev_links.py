@@ -11,26 +11,12 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 NOT_IN = {"reference", "title", "pending_xref", "desc_signature", "desc_name"}
 LINKED = ("function", "class", "exception", "method", "property", "attribute", "data", "module")
 #: Too plain to be meant as the name of something.
-PLAIN = {
-    "name",
-    "shape",
-    "value",
-    "values",
-    "plot",
-    "table",
-    "info",
-    "filter",
-    "target",
-    "path",
-    "paths",
-    "of",
-    "apply",
-}
+PLAIN = set("name shape value values plot table info filter target path paths of apply".split())
 
 
 def names_of(env):
     """Full name by the short names that mean it alone: the last part, and for members the last two. Collected once."""
-    if env.calami_names is not None:
+    if getattr(env, "calami_names", None) is not None:
         return env.calami_names
     found = {}
     for full, entry in env.get_domain("py").objects.items():
