@@ -5,7 +5,6 @@
 """
 
 from docutils import nodes
-from sphinx.transforms.post_transforms import SphinxPostTransform
 
 #: Where a name is no link: in links, headings and signatures.
 NOT_IN = {"reference", "title", "pending_xref", "desc_signature", "desc_name"}
@@ -39,37 +38,31 @@ def link_to(app, full, here, shown):
     return link
 
 
-class LinkNames(SphinxPostTransform):
-    """Link literals and unresolved roles that name something of calami; give pictures their text."""
+def inside(node):
+    """Whether a node is in a link, a heading or a signature already."""
+    while node is not None and node.tagname not in NOT_IN:
+        node = node.parent
+    return node is not None
 
-    default_priority = 8  # before missing references are turned into plain text
-    formats = ("html",)
 
-    def run(self, **kwargs):
-        """Walk through the page."""
-        names = names_of(self.env)
-        for node in list(self.document.findall(nodes.literal)):
-            word = node.astext().removesuffix("()")
-            if word in names and not self.inside(node):
-                node.replace_self(link_to(self.app, names[word], self.env.docname, node.deepcopy()))
-        for picture in self.document.findall(nodes.image):
-            if not picture.get("alt"):
-                picture["alt"] = f"figure: {self.heading(picture)}"
+def heading(node):
+    """The heading of the section that a node stands in."""
+    while node is not None and not isinstance(node, nodes.section):
+        node = node.parent
+    title = next(iter(node.findall(nodes.title)), None) if node is not None else None
+    return title.astext() if title is not None else "of this page"
 
-    @staticmethod
-    def inside(node):
-        """Whether a node is in a link, a heading or a signature already."""
-        while node is not None and node.tagname not in NOT_IN:
-            node = node.parent
-        return node is not None
 
-    @staticmethod
-    def heading(node):
-        """The heading of the section that a node stands in."""
-        while node is not None and not isinstance(node, nodes.section):
-            node = node.parent
-        title = next(iter(node.findall(nodes.title)), None) if node is not None else None
-        return title.astext() if title is not None else "of this page"
+def finish(app, doctree, docname):
+    """Link literals that name something of calami, and give pictures their text, once all references are resolved."""
+    names = names_of(app.env)
+    for node in list(doctree.findall(nodes.literal)):
+        word = node.astext().removesuffix("()")
+        if word in names and not inside(node):
+            node.replace_self(link_to(app, names[word], docname, node.deepcopy()))
+    for picture in doctree.findall(nodes.image):
+        if not picture.get("alt"):
+            picture["alt"] = f"figure: {heading(picture)}"
 
 
 def missing(app, env, node, contnode):
@@ -84,7 +77,7 @@ def forget(app, env):
 
 
 def setup(app):
-    app.add_post_transform(LinkNames)
+    app.connect("doctree-resolved", finish)
     app.connect("missing-reference", missing)
     app.connect("env-updated", forget)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
