@@ -187,14 +187,23 @@ def raw(tmp_path_factory):
     return Dataset(folder)
 
 
-def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
+@pytest.fixture(scope="module")
+def options():
+    cache = references.default_cache(Instrument.default(1, "flight").detector)
+    return {"cache": cache, "workers": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def plain(raw, options, tmp_path_factory):
+    """A folder with the first version, which each scan below goes on from."""
+    folder = tmp_path_factory.mktemp("plain")
+    mitigation.mitigation_scan(raw, folder, [mitigation.without_step()], n_bootstrap=50, **options)
+    return folder
+
+
+def test_a_scan_with_the_pipeline_is_done_once(raw, options, tmp_path, caplog):
     even = Version("even integrations", {"charge_migration.skip": True}, recipes=(Slice(alternate=2),))
     versions = (*mitigation.standard_versions((9000,), (16000,))[:3], even)
-    options = {
-        "cache": references.default_cache(Instrument.default(1, "flight").detector),
-        "workers": 1,
-        "progress": False,
-    }
     found = mitigation.mitigation_scan(raw, tmp_path, versions[:3], n_bootstrap=50, **options)
     assert not found.failures and [e.version.name for e in found.entries] == [v.name for v in versions[:3]]
     none, step, frames = found.entries
@@ -213,14 +222,9 @@ def test_a_scan_with_the_pipeline_is_done_once(raw, tmp_path, caplog):
     assert len(steps[0]) == 3 and (np.array(steps[1]) > 0).all()
 
 
-def test_a_corrected_version_keeps_all_groups_and_takes_the_bias_away(raw, tmp_path):
+def test_a_corrected_version_keeps_all_groups_and_takes_the_bias_away(raw, options, plain):
     versions = (mitigation.without_step(), mitigation.corrected(), mitigation.corrected("flight_linear"))
-    options = {
-        "cache": references.default_cache(Instrument.default(1, "flight").detector),
-        "workers": 1,
-        "progress": False,
-    }
-    found = mitigation.mitigation_scan(raw, tmp_path, versions, n_bootstrap=50, **options)
+    found = mitigation.mitigation_scan(raw, plain, versions, n_bootstrap=50, **options)
     none, own, known = found.entries
     assert not found.failures and [e.version.name for e in found.entries][1:] == [
         "corrected",
@@ -231,26 +235,25 @@ def test_a_corrected_version_keeps_all_groups_and_takes_the_bias_away(raw, tmp_p
         assert entry.departure.v2_noise < 1.15 * none.departure.v2_noise  # no group is lost
     (check,) = found.checks
     assert check.fits and check.filter == own.target.filter
-    (kernel,) = (tmp_path / "kernels").glob("*/*.asdf")
-    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*_calints.fits")}
-    again = mitigation.mitigation_scan(raw, tmp_path, versions, n_bootstrap=50, **options)
-    assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*_calints.fits")}
+    (kernel,) = (plain / "kernels").glob("*/*.asdf")
+    times = {p: p.stat().st_mtime_ns for p in plain.rglob("*_calints.fits")}
+    again = mitigation.mitigation_scan(raw, plain, versions, n_bootstrap=50, **options)
+    assert times == {p: p.stat().st_mtime_ns for p in plain.rglob("*_calints.fits")}
     assert again.table["v2_bias"].tolist() == found.table["v2_bias"].tolist()
-    places = [p for p in tmp_path.glob("corrected_*") if p.name != "corrected_flight_linear"]
+    places = [p for p in plain.glob("corrected_*") if p.name != "corrected_flight_linear"]
     (place,) = places
     for path in place.glob("*_rate*.fits"):
         header = fits.getheader(path)
         assert (header["S_MIGCOR"], header["MIGKERN"], header["S_CHGMIG"]) == ("COMPLETE", kernel.name, "SKIPPED")
 
 
-def test_without_a_kernel_the_other_versions_are_made(raw, tmp_path, monkeypatch):
+def test_without_a_kernel_the_other_versions_are_made(raw, options, plain, monkeypatch):
     def none(data):
         raise CalamiError("no kernel can be measured: no ramps")
 
     monkeypatch.setattr(mitigation, "measure_kernels", none)
-    options = {"cache": references.default_cache(Instrument.default(1, "flight").detector), "workers": 1}
     versions = (mitigation.without_step(), mitigation.corrected())
-    found = mitigation.mitigation_scan(raw, tmp_path, versions, n_bootstrap=50, progress=False, **options)
+    found = mitigation.mitigation_scan(raw, plain, versions, n_bootstrap=50, **options)
     assert [v.name for v in found.versions] == ["none"] and found.checks == ()
     assert "version corrected could not be made" in found.failures[0]
 
