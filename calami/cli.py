@@ -21,7 +21,7 @@ from .core.problems import CalamiError
 
 # %% auto #0
 __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileTypes', 'Output', 'AptFile', 'PairsFile', 'Corrected',
-           'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'OIFiles', 'Repair', 'Systematics',
+           'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'Dask', 'OIFiles', 'Repair', 'Systematics',
            'PositionOption', 'Gains', 'Modes', 'PlainErrors', 'summary', 'map_names', 'study', 'pairs', 'cm',
            'simulate', 'demo', 'advise', 'prep', 'kernel', 'correct', 'converter', 'pipe', 'flags', 'fetch',
            'show_program', 'fringes', 'calibrate', 'contrast', 'main']
@@ -285,6 +285,7 @@ def study(
         bool | None, typer.Option("--offline/--crds", help="References for raw data; by default by what they are.")
     ] = None,
     workers: Workers = None,
+    dask: Dask = None,
 ) -> None:
     """
     Answer the questions of a calibration program, and write a report.
@@ -308,6 +309,7 @@ def study(
     if observations:
         dataset = dataset.select(observtn=[f"{int(one):03d}" for one in observations.split(",")])
     options = {"correct": correct, "average": average, "offline": offline, "workers": workers}
+    options["dask"] = dask
     options["types"] = dict(text.split("=", 1) for text in star or [])
     options["pairs"] = read_pairs(pairs_file, dataset) if pairs_file else None
     options["blur"] = tuple(float(part) for part in blur.split(",")) if blur else None
@@ -399,6 +401,7 @@ def cm(
     ] = "none",
     offline: Offline = False,
     workers: Workers = None,
+    dask: Dask = None,
 ) -> None:
     """
     Answer the questions of the charge-migration program, and write a report.
@@ -428,7 +431,8 @@ def cm(
     if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
         onset = {"skip_first": skip_first, "law": law, "read_pattern": not keep_reads}
         wish = {"photons": photons, "onset": onset, "converter": converter}
-        _answer_all(dataset, output, started, threshold, wish, offline, workers)
+        wish |= {"workers": workers, "dask": dask}
+        _answer_all(dataset, output, started, threshold, wish, offline)
         return
     if converter != "none":
         raise CalamiError("--converter is for raw exposures (uncal); rates do not show the wave")
@@ -456,7 +460,7 @@ def _compare_pairs(dataset, output: Path, started: float, given, across_visits: 
         raise CalamiError("no pair has a verdict: " + "; ".join(sorted({result.notes[0] for result in results})))
 
 # %% ../nbs/06_cli.ipynb #ae1fec5b
-def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, offline: bool, workers) -> None:
+def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, offline: bool) -> None:
     from calami.migration import answers
     from calami.migration.mitigation import standard_versions
     from calami.process import references
@@ -464,7 +468,7 @@ def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, of
     cache = references.default_cache() if offline or answers.true_onset(dataset) else None
     found = answers.answer_questions(
         dataset, output / "products", standard_versions(threshold) if threshold else None, cache=cache,
-        workers=workers, tell=lambda line: typer.echo(f"… {line}", err=True), **wish,
+        tell=lambda line: typer.echo(f"… {line}", err=True), **wish,
     )  # fmt: skip
     if len(found.missing) == len(answers.QUESTIONS):
         raise CalamiError("none of the questions can be answered:\n  " + "\n  ".join(set(found.missing.values())))
@@ -490,6 +494,10 @@ Scales = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="For the random numbers: the same seed gives the same pixels.")]
 MigrationName = Annotated[str, typer.Option(help="Set of charge migration coefficients, such as flight, h4rg, none.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are processors if not given.")]
+Dask = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS|local", help="Work on a Dask cluster: its scheduler, or local for one here."),
+]
 
 # %% ../nbs/06_cli.ipynb #efaed565
 @app.command()
@@ -512,6 +520,7 @@ def simulate(
         list[str] | None, typer.Option(help="STAR=MAS,DEGREES,FLUX: give a star a companion; may be repeated.")
     ] = None,
     workers: Workers = None,
+    dask: Dask = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace other simulations of the same names.")
     ] = False,
@@ -543,7 +552,8 @@ def simulate(
     if dry_run:
         typer.echo(render(plans.plan_table(chosen)), nl=False)
         return
-    files = simulate_plan(chosen, output, instrument, seed=seed, workers=workers, overwrite=overwrite)
+    how = {"workers": workers, "dask": dask, "overwrite": overwrite}
+    files = simulate_plan(chosen, output, instrument, seed=seed, **how)
     typer.echo(f"wrote {len(files)} files to {output}", err=True)
 
 # %% ../nbs/06_cli.ipynb #38f39320
@@ -737,6 +747,7 @@ def correct(
     ] = "mean",
     name: Annotated[str, typer.Option(help="Exposures meant: a name, or a pattern with * and ?.")] = "*",
     filetypes: FileTypes = None,
+    dask: Dask = None,
     overwrite: Overwrite = False,
 ) -> None:
     """
@@ -751,15 +762,17 @@ def correct(
     """
     from calami.dataset import Dataset
     from calami.migration.correction import Correct
+    from calami.process.engine import Engine
 
     recipe, failed = Correct(kernel, mode), 0
-    for path in where:
-        dataset = Dataset(path, filetypes or ())
-        dataset.create_mapping()
-        made = dataset.prep_data({name: recipe}, output, overwrite=overwrite)
-        _print_table(made.compact(), made.headline())
-        _show_problems(made)
-        failed += sum(reason.startswith("not made: ") for reason in made.problems["reason"])
+    with Engine(dask=dask).running() if dask else contextlib.nullcontext(Engine()) as engine:
+        for path in where:
+            dataset = Dataset(path, filetypes or ())
+            dataset.create_mapping()
+            made = dataset.prep_data({name: recipe}, output, engine.executor, overwrite=overwrite)
+            _print_table(made.compact(), made.headline())
+            _show_problems(made)
+            failed += sum(reason.startswith("not made: ") for reason in made.problems["reason"])
     if failed:
         raise CalamiError(f"{failed} of the exposures could not be corrected; the others are in {output}")
 
@@ -818,6 +831,7 @@ def pipe(
     ] = None,
     pairs_file: PairsFile = None,
     workers: Workers = None,
+    dask: Dask = None,
     filetypes: FileTypes = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -843,7 +857,7 @@ def pipe(
     run = pipe_data(
         _associations(dataset, steps, pairs_file, output) if pairs_file else dataset,
         steps if len(steps) > 1 else steps[0], {key: yaml_value(value) for key, _, value in given}, output,
-        cache=references.default_cache() if offline else None, workers=workers, keep=keep or (),
+        cache=references.default_cache() if offline else None, workers=workers, dask=dask, keep=keep or (),
         overwrite=overwrite, preset=preset,
     )  # fmt: skip
     typer.echo(render(run.table), nl=False)
@@ -1069,6 +1083,8 @@ def fringes(
     rows: Annotated[
         bool, typer.Option("--rows", help="Single integrations in rows, as OIFITS has it, not in jwst's columns.")
     ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; one exposure after the other if not given.")] = 1,
+    dask: Dask = None,
 ) -> None:
     """
     Fit fringes and write OIFITS files: ROOTNAME_ami-oi.fits, and of cubes ROOTNAME_amimulti-oi.fits.
@@ -1083,39 +1099,24 @@ def fringes(
     """
     from astropy.table import Table
 
-    from calami.exposures.exposure import group_segments
-    from calami.fringes import fitting
-    from calami.fringes.oifits import write_products
+    from calami.fringes.batch import fit_many
 
-    table, wrong, done = [], [], {}
-    chosen, spectrum = holes.split(",") if holes else None, None
-    if spectral_type:
-        from calami.archive.simbad import model_spectrum
-
-        spectrum = model_spectrum(spectral_type)
-    groups = group_segments(files)
-    for exposure in groups:
-        path, name = exposure.paths[0], exposure.name
-        try:
-            if name in done:
-                raise CalamiError(f"{path.name}: {done[name].name} is the same exposure; give one of them")
-            seen = fitting.fit(exposure, mode, oversample=oversample, holes=chosen, spectrum=spectrum, pupil=pupil)
-            write_products(seen, output, rows=rows)
-            for note in seen.notes:
-                typer.echo(f"{path.name}: {note}", err=True)
-        except CalamiError as problem:
-            wrong.append(str(problem))
-            typer.echo(f"calami: {problem}", err=True)
-            continue
-        finally:
-            exposure.close()
-        done[name] = path
-        table.append({**seen.summary(), "file": f"{name}_ami-oi.fits"})
+    how = {"mode": mode, "oversample": oversample, "holes": holes.split(",") if holes else None, "rows": rows}
+    how |= {"pupil": pupil, "spectral_type": spectral_type, "workers": workers, "dask": dask}
+    table, wrong = {}, 0
+    for one in fit_many(files, output, **how):
+        for note in one.notes:
+            typer.echo(f"{one.path.name}: {note}", err=True)
+        if one.problem is None:
+            table[one.path] = {**one.summary, "file": f"{one.name}_ami-oi.fits"}
+        else:
+            wrong += 1
+            typer.echo(f"calami: {one.problem}", err=True)
     if table:
-        _print_table(Table(table), f"{len(table)} exposures")
+        _print_table(Table([table[path] for path in files if path in table]), f"{len(table)} exposures")
         typer.echo(f"wrote {len(table)} exposures to {output}", err=True)
     if wrong:
-        raise CalamiError(f"{len(wrong)} of {len(groups)} exposures could not be fitted")
+        raise CalamiError(f"{wrong} of {wrong + len(table)} exposures could not be fitted")
 
 # %% ../nbs/06_cli.ipynb #7552bedc
 @app.command()

@@ -844,7 +844,7 @@ def mitigation_scan(
     versions : sequence of Version, optional
         Without mitigation first; `standard_versions` if not given.
     engine : calami.process.engine.Engine, optional
-        References, processes and bar; fringes are always fitted in local processes.
+        References, processes and bar; fringes are fitted in processes of their own, or on its Dask cluster.
     **options
         Fields of `ScanOptions` (``rules``, ``separations``, ``n_bootstrap``) and of the engine (``cache``, ``context``,
         ``workers``, ``executor``, ``progress``); others are for `calami.fringes.fitting.fit`.
@@ -864,8 +864,8 @@ def mitigation_scan(
     runs = process_versions(raw, versions, outdir, engine=engine)
     failures = [f"version {v.name} could not be made: see the log" for v in versions if v.name not in runs]
     versions = tuple(v for v in versions if v.name in runs)
-    local = Engine(workers=engine.workers, progress=engine.progress)
-    fringes = fit_versions(runs, outdir, engine=local, **fit_options)
+    own = replace(engine, executor=None)
+    fringes = fit_versions(runs, outdir, engine=own, **fit_options)
     failures += [f"{name}, {v}: {why}" for v, run in runs.items() for name, why in run.failures.items()]
     exposures = _exposures(raw, runs[versions[0].name], failures)
     entries, separations = [], np.asarray(wish.separations, float)

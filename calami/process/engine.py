@@ -5,17 +5,22 @@
 # %% ../../nbs/process/13_engine.ipynb #4568e421
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
 
-from .offline import _pool
+from ..core.problems import CalamiError
+from .offline import _pool, call_by_name
 from .references import OfflineCache
 
 # %% auto #0
-__all__ = ['Engine', 'worker_pool']
+__all__ = ['log', 'Engine', 'worker_pool', 'LostWorker', 'dask_executor']
 
 # %% ../../nbs/process/13_engine.ipynb #b5284651
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class Engine:
         Where to work instead. It must run functions of an installed calami, and see the files.
     progress : bool, optional
         Show a bar with the time left; by default where somebody is looking.
+    dask : str, optional
+        Work on a Dask cluster instead: the address of its scheduler, or ``"local"`` for one on this machine with
+        `workers` processes (see `dask_executor`).
     """
 
     cache: OfflineCache | str | os.PathLike | None = None
@@ -42,6 +50,7 @@ class Engine:
     workers: int | None = None
     executor: Executor | None = None
     progress: bool | None = None
+    dask: str | None = None
 
     @property
     def processes(self) -> int:
@@ -61,14 +70,47 @@ class Engine:
         Yields
         ------
         Engine
-            The same with an `executor`: that given, or local processes.
+            The same with an `executor`: that given, one of a Dask cluster, or local processes.
         """
         if self.executor is not None:
             yield self
             return
         count = self.processes if jobs is None else max(1, min(self.processes, jobs))
-        with worker_pool(count, self.cache, self.context) as pool:
+        made = dask_executor(self.dask, count) if self.dask else worker_pool(count, self.cache, self.context)
+        with made as pool:
             yield replace(self, executor=pool)
+
+    def each(
+        self, target: str, jobs: Iterable, *, may_start: Callable[[Any], bool] = lambda job: True
+    ) -> Iterator[tuple[Any, Any]]:
+        """
+        Call a function for each of many jobs, where this engine works; only a few jobs are on their way at a time.
+
+        Parameters
+        ----------
+        target : str
+            The function, ``"module:name"``. It is given a job, and should return little.
+        jobs : iterable
+            What it is called with, one after the other; taken when there is a worker for it.
+        may_start : callable
+            Called with the next job; False lets it wait until another has ended.
+
+        Yields
+        ------
+        tuple
+            A job, and its result or the exception that it raised, in the order in which they end. A job whose worker
+            is lost is done again by another worker; only if that is lost, too, it has the exception `LostWorker`.
+        """
+        jobs = iter(jobs)
+        if self.executor is None and self.dask is None and self.workers == 1:
+            yield from ((job, _tried(target, job)) for job in jobs)
+            return
+        rounds = _Rounds(target, jobs, may_start)
+        while rounds.more():
+            with self.running() as ready:
+                yield from rounds.run(ready)
+            if self.executor is not None:  # it cannot be made again
+                yield from rounds.give_up()
 
     def bar(self, work: Iterable | None = None, *, unit: str = "file", **options):
         """
@@ -114,3 +156,149 @@ def worker_pool(
         New interpreters that end with this one; use it in a ``with`` statement.
     """
     return _pool(workers, str(getattr(cache, "path", cache)) if cache else None, context, os.devnull)
+
+# %% ../../nbs/process/13_engine.ipynb #043c34d2
+class LostWorker(CalamiError):
+    """The process that did a job ended, and so did the next one that was given it."""
+
+# %% ../../nbs/process/13_engine.ipynb #8e7cd5da
+log = logging.getLogger(__name__)
+#: How often the worker of a job may be lost.
+_MOST_LOST = 2
+
+# %% ../../nbs/process/13_engine.ipynb #84645ab0
+def _tried(target: str, job: Any) -> Any:
+    try:
+        return call_by_name(target, job)
+    except Exception as error:
+        return error
+
+# %% ../../nbs/process/13_engine.ipynb #a1cb3dcb
+@dataclass
+class _Rounds:
+    # The jobs of `Engine.each`. A pool of local processes is lost as a whole when one of them is: each round has a new
+    # one. Jobs that were on their way then go one by one, so that the one that is to blame does not take others along.
+    target: str
+    jobs: Iterator
+    may_start: Callable[[Any], bool]
+    lost: deque = field(default_factory=deque)  # job, and how often its worker was lost
+    next_one: list = field(default_factory=list)  # taken from the jobs, not begun
+
+    def more(self) -> bool:
+        if not (self.lost or self.next_one):
+            self.next_one.extend(islice(self.jobs, 1))
+        return bool(self.lost or self.next_one)
+
+    def _begin(self, engine: Engine, running: dict) -> None:
+        while self.more() and len(running) < (1 if self.lost else _width(engine)):
+            if not self.lost and running and not self.may_start(self.next_one[0]):
+                return
+            job, times = self.lost.popleft() if self.lost else (self.next_one.pop(), 0)
+            try:
+                running[engine.executor.submit(call_by_name, self.target, job)] = (job, times)
+            except BaseException:
+                self.lost.append((job, times))
+                raise
+            if times:
+                return
+
+    def run(self, engine: Engine) -> Iterator[tuple[Any, Any]]:
+        running: dict = {}
+        try:
+            while True:
+                try:
+                    self._begin(engine, running)
+                except BrokenExecutor:
+                    yield from self._after_loss(running)
+                    return
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    if isinstance(error := future.exception(), BrokenExecutor):
+                        yield from self._after_loss(running)
+                        return
+                    yield running.pop(future)[0], _result(future, error)
+        finally:
+            for future in running:
+                future.cancel()
+
+    def _after_loss(self, running: dict) -> Iterator[tuple[Any, Any]]:
+        log.warning("a worker was lost; what was on its way is done again")
+        for future in wait(running).done:
+            (job, times), error = running.pop(future), future.exception()
+            if not isinstance(error, BrokenExecutor):
+                yield job, _result(future, error)
+            elif times + 1 < _MOST_LOST:
+                self.lost.append((job, times + 1))
+            else:
+                yield job, LostWorker("the processes that did it were killed; out of memory? try fewer workers")
+
+    def give_up(self) -> Iterator[tuple[Any, Any]]:
+        while self.more():
+            job = self.lost.popleft()[0] if self.lost else self.next_one.pop()
+            yield job, LostWorker("the processes that were to do it have ended; start them again")
+
+# %% ../../nbs/process/13_engine.ipynb #c255d9b2
+def _result(future: Any, error: BaseException | None) -> Any:
+    if type(error).__name__ == "KilledWorker":  # of Dask, which has tried several
+        return LostWorker("the workers that did it were lost one after the other; out of memory?")
+    return future.result() if error is None else error
+
+# %% ../../nbs/process/13_engine.ipynb #5fc95e36
+def _width(engine: Engine) -> int:
+    # How many jobs to have on their way: one waits for each worker of a cluster, so that none is idle.
+    width = getattr(engine.executor, "width", None)
+    return width() if width else 1 + getattr(engine.executor, "_max_workers", engine.processes)
+
+# %% ../../nbs/process/13_engine.ipynb #0dba1f7f
+@contextmanager
+def dask_executor(address: str, workers: int = 1) -> Iterator[Executor]:
+    """
+    Work on a Dask cluster.
+
+    Parameters
+    ----------
+    address : str
+        Of its scheduler, such as ``"tcp://node1:8786"``, or the path of a scheduler file (``.json``); ``"local"`` for
+        a cluster on this machine, which ends with the context.
+    workers : int
+        Processes of a local cluster.
+
+    Yields
+    ------
+    concurrent.futures.Executor
+        What runs functions there. A worker that is lost costs what it was doing: that is done again elsewhere.
+
+    Raises
+    ------
+    CalamiError
+        If Dask is not installed, no scheduler answers, or its workers have several threads, in which jwst does not run.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise CalamiError("Dask is not installed; pip install 'calami[dask]', or leave it out") from None
+    with ExitStack() as stack:
+        where: Any = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+        if address == "local":
+            where["address"] = stack.enter_context(_local_cluster(workers))
+        try:
+            client = stack.enter_context(Client(**where, set_as_default=False, timeout="20s"))
+        except (OSError, ValueError) as error:
+            raise CalamiError(f"no Dask scheduler answers at {address} ({error}); start it, or say local") from error
+        if any(threads > 1 for threads in client.nthreads().values()):
+            raise CalamiError(f"the workers of {address} have several threads; start them with one: --nthreads 1")
+        executor = client.get_executor(pure=False)
+        executor.width = lambda: max(2 * len(client.nthreads()), 2)
+        yield executor
+
+# %% ../../nbs/process/13_engine.ipynb #858b45f3
+def _local_cluster(workers: int):
+    from distributed import LocalCluster
+
+    one = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    try:
+        return LocalCluster(n_workers=workers, **one)
+    except RuntimeError as error:
+        guard = "a script needs `if __name__ == '__main__':`"
+        raise CalamiError(f"no local Dask cluster can be started ({error}); {guard}") from error

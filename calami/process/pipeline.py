@@ -556,6 +556,7 @@ def _run_job(job: Mapping) -> dict[str, Any]:
     result = dict(_NOTHING)
     logfile = _failed_log(job)
     try:
+        shutil.rmtree(work, ignore_errors=True)  # of a worker that was lost; its job is done again
         work.mkdir(parents=True)
         with _logged(work / "log", job["alone"]):
             try:

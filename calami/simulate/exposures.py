@@ -537,7 +537,7 @@ def simulate_plan(
     make = partial(call_by_name, "calami.simulate.exposures:simulate_exposure")
     make = partial(make, outdir=Path(outdir), instrument=instrument, **vars(how))
     bar = partial(engine.bar, total=len(plan), desc="simulating", unit="exposure")
-    if engine.executor is None and 1 in (engine.workers, len(plan)):
+    if engine.executor is None and engine.dask is None and 1 in (engine.workers, len(plan)):
         return [path for paths in bar(map(make, plan)) for path in paths]
     with engine.running(len(plan)) as ready:
         return [path for paths in bar(ready.executor.map(make, plan)) for path in paths]

@@ -168,6 +168,8 @@ class ReadOptions:
         Fit mean images where cubes are there, too.
     workers : int, optional
         Processes for the pipeline.
+    dask : str, optional
+        Dask cluster for the pipeline, see `calami.process.engine.Engine`.
     """
 
     offline: bool | None = None
@@ -175,6 +177,7 @@ class ReadOptions:
     preset: str = "notebook"
     average: bool = False
     workers: int | None = None
+    dask: str | None = None
 
 # %% ../../nbs/studies/01_reading.ipynb #5e40c320
 @dataclass(frozen=True)
@@ -284,7 +287,7 @@ def _process(dataset: ExposureSet, raw: Sequence[str], out: Path, chosen: ReadOp
     if offline is None:
         offline = all(truth_path(dataset.paths(root)[0].parent, root).exists() for root in raw)
     files = [path for root in raw for path in dataset.paths(root, "uncal" if "uncal" in dataset.types(root) else None)]
-    engine = Engine(cache=default_cache() if offline else None, workers=chosen.workers)
+    engine = Engine(cache=default_cache() if offline else None, workers=chosen.workers, dask=chosen.dask)
     run = pipe_data(files, ["detector1", "image2"], None, out / "products", engine=engine, preset=chosen.preset)
     for name, why in run.failures.items():
         root = next((r for r in raw if str(name).startswith(r) or r in str(name)), str(name))

@@ -6,11 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import calami
+from calami.core.problems import CalamiError
+from calami.process.engine import Engine, LostWorker
 
 REPO = Path(calami.__file__).resolve().parent
 MAKERS = {"ProcessPoolExecutor", "Process", "Pool", "get_context", "fork", "Popen", "spawnv", "posix_spawn"}
@@ -92,3 +96,101 @@ def test_workers_end_with_the_program(stop, work, tmp_path):
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left
+
+
+# ---- Many jobs
+
+
+JOBS = """
+import os
+import time
+from pathlib import Path
+
+def work(job):
+    folder, name = job
+    with (Path(folder) / "began").open("a") as file:
+        file.write(f"{name} {os.getpid()}\\n")
+    time.sleep(0.1)
+    if name == "deadly" or (name == "victim" and not (Path(folder) / "killed").exists()):
+        (Path(folder) / "killed").touch()
+        os.kill(os.getpid(), 9)
+    if name == "wrong":
+        raise ValueError("wrong")
+    return name.upper()
+"""
+
+ENGINES = [pytest.param({"workers": 2}, id="processes"), pytest.param({"workers": 2, "dask": "local"}, id="dask")]
+
+
+def needs_dask(how):
+    if "dask" in how and find_spec("distributed") is None:
+        pytest.skip("needs dask[distributed], the extra 'dask'")
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    (tmp_path / "working.py").write_text(JOBS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return lambda *names: [(str(tmp_path), name) for name in names]
+
+
+@pytest.mark.parametrize("how", ENGINES)
+def test_a_worker_that_is_killed_in_the_middle_costs_one_job(how, jobs, tmp_path):
+    needs_dask(how)
+    names = [*"abcd", "victim", *"efgh", "wrong"]
+    found = list(Engine(**how).each("working:work", jobs(*names)))
+    assert sorted(name for (_, name), _ in found) == sorted(names)  # nothing lost, nothing twice
+    results = {name: result for (_, name), result in found}
+    assert isinstance(results.pop("wrong"), ValueError)
+    assert results == {name: name.upper() for name in results}
+    began = [line.split()[0] for line in (tmp_path / "began").read_text().splitlines()]
+    assert began.count("victim") == 2
+    assert len(began) <= len(names) + (1 if "dask" in how else 3)  # a pool of processes breaks as a whole
+
+
+@pytest.mark.parametrize("how", ENGINES[:1])
+def test_a_job_that_kills_its_workers_stops_nothing_else(how, jobs):
+    found = dict(Engine(**how).each("working:work", jobs("a", "deadly", "b", "c")))
+    assert {name: result for (_, name), result in found.items() if name != "deadly"} == {"a": "A", "b": "B", "c": "C"}
+    assert [type(r) for (_, name), r in found.items() if name == "deadly"] == [LostWorker]
+
+
+def test_jobs_are_taken_when_there_is_a_worker_for_them():
+    taken = []
+
+    def endless():
+        number = 0
+        while True:
+            taken.append(number)
+            yield number
+            number += 1
+
+    with ThreadPoolExecutor(2) as pool:
+        for job, result in Engine(executor=pool).each("math:sqrt", endless()):
+            assert result == job**0.5 and len(taken) <= job + 8
+            if job > 50:
+                break
+
+
+def test_a_job_waits_until_it_may_start():
+    room, most = [], []
+
+    def may_start(job):
+        most.append(len(room))
+        return len(room) < 2
+
+    def begun():
+        for number in range(20):
+            room.append(number)
+            yield number
+
+    with ThreadPoolExecutor(8) as pool:
+        for job, _ in Engine(executor=pool).each("math:sqrt", begun(), may_start=may_start):
+            room.remove(job)
+    assert max(most) <= 3
+
+
+def test_a_cluster_that_is_not_there_is_named():
+    needs_dask({"dask": ""})
+    with pytest.raises(CalamiError, match="no Dask scheduler answers at nowhere"), Engine(dask="nowhere").running():
+        pass

@@ -586,11 +586,19 @@ def test_the_users_own_crds_settings_hold(uncal, cache, tmp_path, monkeypatch):
 def test_a_dask_cluster_can_do_the_work(uncal, cache, tmp_path):
     if importlib.util.find_spec("distributed") is None:
         pytest.skip("needs dask[distributed], the extra 'dask'")
-    from distributed import Client, LocalCluster
-
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-        run = pipe_data(uncal, ["dq_init"], {}, tmp_path, cache=cache, executor=client.get_executor())
+    run = pipe_data(uncal, ["dq_init"], {}, tmp_path, cache=cache, dask="local", workers=1)
     assert run.raise_failures().outcomes[0].status == "made"
+
+
+def test_what_a_lost_worker_left_is_no_obstacle(uncal, cache, executor, tmp_path):
+    class Again:
+        def submit(self, function, target, job):
+            (Path(job["work"]) / "half").mkdir(parents=True)
+            return executor.submit(function, target, job)
+
+    run = pipe_data(uncal, ["dq_init"], {}, tmp_path, cache=cache, executor=Again())
+    assert run.raise_failures().outcomes[0].status == "made"
+    assert not list(tmp_path.glob(".calami*"))
 
 
 def test_what_an_executor_raises_is_a_failure_of_that_exposure(uncal, cache, tmp_path, monkeypatch):
