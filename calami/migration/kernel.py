@@ -29,7 +29,14 @@ from calami.instrument.migration import (
     undo_capacitance,
 )
 from .onset import _without_patterns
-from .ramps import RampStatistics, covariance_of_means, noise_factor, slope_of_sum
+from calami.migration.ramps import (
+    RampStatistics,
+    ReadPattern,
+    covariance_of_means,
+    noise_factor,
+    slope_of_sum,
+    without_pattern,
+)
 from ..process.piece import numbers_of
 
 # %% auto #0
@@ -507,6 +514,9 @@ class Verdict:
         Effects that are significant, but change no signal by `PRACTICAL` or more; `answer` does not count them.
     steady : bool
         Whether the first difference of all ramps agrees with the answer; if it does not, it is left out.
+    persistence : float
+        What one standard error of persistence makes of `aperture`; infinite where persistence cannot be known, since
+        no pointing has exposures of several depths.
     """
 
     answer: str
@@ -520,6 +530,7 @@ class Verdict:
     filter: str = ""
     minor: tuple[str, ...] = ()
     steady: bool = True
+    persistence: float = 0.0
 
     @property
     def chi2_per_dof(self) -> float:
@@ -554,6 +565,7 @@ class Verdict:
         if self.answer != "neither" and self.describes:
             words += f" (odds of migration against nonlinearity alone: {_odds(self.log10_odds)})"
         words += ". The flow grows faster than the charge" * (self.superlinear and self.answer != "neither")
+        words += self._of_persistence()
         for name in self.minor:
             words += f". There is {name} as well, of less than {100 * PRACTICAL:g} % of the signal"
         fit = f"(χ² per degree of freedom {self.chi2_per_dof:.1f})"
@@ -569,6 +581,15 @@ class Verdict:
             f"{self.filter}{': ' * bool(self.filter)}{words}. As the peak pixel fills by 10 ke-, its rate "
             f"changes by {peak}, the 9×9 sum by {total}."
         )
+
+    def _of_persistence(self) -> str:
+        # What persistence leaves open, for the sentence.
+        if self.answer in ("nonlinearity", "both") and not np.isfinite(self.persistence):
+            return ". Persistence lowers rates in the same way; exposures of several depths would tell"
+        if self.answer == "neither" and self.bic["nonlinearity"] < -DECISIVE and "nonlinearity" not in self.minor:
+            size = f" (± {100 * self.persistence:.2f} %)" * bool(np.isfinite(self.persistence))
+            return f": the sum does not fall beyond the noise and what persistence may do{size}"
+        return ""
 
     def table(self):
         """
@@ -650,9 +671,10 @@ def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, 
     found = _choose(bic)
     kernel = _kernel(eq, _grown("both" if found == "neither" else found, grows), "ramps", words, chosen)
     changes = _changes(stats, chosen.skip_first)
-    if found == "both" and not _seen_in_the_sum(kernel, changes[0]):
-        found = "migration"
-        kernel = _kernel(eq, _grown(found, grows), "ramps", words, chosen)
+    unknown = _change_by_persistence(stats, chosen.skip_first)
+    if found in ("both", "nonlinearity") and not _seen_in_the_sum(kernel, changes[0], unknown):
+        found = "migration" if found == "both" else "neither"
+        kernel = _kernel(eq, _grown("both" if found == "neither" else found, grows), "ramps", words, chosen)
     answer, minor = _of_size(found, kernel, series)
     shown = "both" if answer == "neither" else answer
     if shown != found:
@@ -660,14 +682,16 @@ def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, 
     deepest = max(float(s.after[s.fitted].max()) for s in series if s.fitted.any())
     superlinear = grows[shown] and kernel.migration.growth * deepest > 0.1
     odds = (bic["nonlinearity"] - min(bic["migration"], bic["both"])) / 2 / np.log(10)
-    return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor)
+    return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor, persistence=unknown)
 
 # %% ../../nbs/migration/03_kernel.ipynb #4f0a9c1d
-def _seen_in_the_sum(kernel: Kernel, aperture: tuple[float, float]) -> bool:
+def _seen_in_the_sum(kernel: Kernel, aperture: tuple[float, float], unknown: float = 0.0) -> bool:
     # Whether the sum of the core loses light as the kernel's nonlinearity says: what only moves charge, by whichever
-    # law, leaves the sum, and a law of the flow that is not known here looks like nonlinearity in single pixels.
-    loss = kernel.value("nonlinearity")[0]
-    return not aperture[1] > 0 or -np.sign(loss) * aperture[0] > 3 * aperture[1]
+    # law, leaves the sum, and a law of the flow that is not known here looks like nonlinearity in single pixels. What
+    # the error of persistence makes of the sum counts as error; persistence that cannot be known is only spoken of.
+    loss, value = kernel.value("nonlinearity")[0], aperture[0]
+    error = np.hypot(aperture[1], unknown if np.isfinite(unknown) else 0.0)
+    return not aperture[1] > 0 or -np.sign(loss) * value > 3 * error
 
 # %% ../../nbs/migration/03_kernel.ipynb #b644b31a
 @dataclass(frozen=True, eq=False)
@@ -844,7 +868,29 @@ def _changes(stats: Sequence[RampStatistics], skip: int):
         return float((value * weight).sum() / weight.sum() * 1e4), float(weight.sum() ** -0.5 * 1e4)
 
     rings = {r: pooled(lambda dy, dx, r=r: np.rint(np.hypot(dy, dx)) == r) for r in range(9)}
-    return pooled(lambda dy, dx: np.maximum(abs(dy), abs(dx)) <= 4), rings[0], rings
+    return pooled(_in_core), rings[0], rings
+
+# %% ../../nbs/migration/03_kernel.ipynb #54d4552d
+def _in_core(dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
+    # The 9 × 9 pixels around the peak.
+    return np.maximum(abs(dy), abs(dx)) <= 4
+
+# %% ../../nbs/migration/03_kernel.ipynb #29a5482a
+def _change_by_persistence(stats: Sequence[RampStatistics], skip: int) -> float:
+    # What one standard error of persistence makes of the change of the 9 × 9 sum; infinite where it is unknown. It is
+    # common to the exposures, so it is the mean over them.
+    errors = np.array([s.persistence[0] for s in stats])
+    if not np.isfinite(errors).all() or not errors.any():
+        return float(errors.max(initial=0.0))
+    changes, weights = [], []
+    for s in stats:
+        none = np.zeros(s.differences)
+        other = without_pattern(s, ReadPattern(none, none, s.persistence[0], 0.0, s.persistence[1]))
+        (value, error), (shifted, _) = (slope_of_sum(one, _in_core(*_offsets(one)), skip) for one in (s, other))
+        if np.isfinite(value + shifted) and error > 0:
+            changes.append(shifted - value)
+            weights.append(error**-2.0)
+    return float(abs(np.average(changes, weights=weights)) * 1e4) if changes else 0.0
 
 # %% ../../nbs/migration/03_kernel.ipynb #e4298345
 def _offsets(stats: RampStatistics) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,6 +83,9 @@ class RampStatistics:
         there are no such pixels. They show what reads add.
     straight : bool
         Whether the converter's wave was taken out of the raw counts (`calami.process.converter`).
+    persistence : tuple of float
+        Standard error of the fraction of persistence that was subtracted, and the groups in which it falls to 1/e. The
+        error is infinite where persistence cannot be known, 0 where nothing was subtracted.
     """
 
     name: str
@@ -102,6 +105,7 @@ class RampStatistics:
     notes: tuple[str, ...] = ()
     faint: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
     straight: bool = False
+    persistence: tuple[float, float] = (0.0, 5.0)
 
     @property
     def blocks(self) -> int:
@@ -812,6 +816,7 @@ def without_pattern(stats: RampStatistics, pattern: ReadPattern) -> RampStatisti
     return replace(
         stats, total=stats.total - stats.count * added, square=square, faint=faint,
         first_sum=stats.first_sum + stats.first_count * at_first,
+        persistence=(float(pattern.persistence_error), pattern.persistence_groups),
     )  # fmt: skip
 
 # %% ../../nbs/migration/01_ramps.ipynb #7b3578e2
@@ -883,17 +888,33 @@ def _relative_rates(own: Sequence[RampStatistics]) -> list[tuple[np.ndarray, np.
 # %% ../../nbs/migration/01_ramps.ipynb #a92b26bf
 def _fit_persistence(sums, groups: float) -> tuple[float, float, float]:
     # Least squares of rate = common to the exposures of a pointing at each read + fraction × what comes out. Exposures
-    # have rates of their own where they do not agree otherwise; then only a clear persistence counts.
-    for free in (False, True):
-        parts = np.array([_persistence_sums(own, groups, free) for own in sums])
-        normal, right, chi2, freedom = parts.sum(axis=0)
-        normal, freedom = max(normal, 1e-300), freedom - 1
-        value, left = float(right / normal), chi2 - right**2 / normal
-        if left < freedom + 4 * np.sqrt(2 * max(freedom, 1)):
-            break
-    scale = max(left / max(freedom, 1), 1.0)
-    error = float(np.sqrt(scale / normal))
-    return value if not free or value > 5 * error else 0.0, error, float(left / scale)
+    # have rates of their own where those make the fit better by more than scatter does: a fit that is bad either way
+    # is no reason for them (F test). Then only a clear persistence counts.
+    from scipy.special import fdtrc
+
+    common, own = (_persistence_solution(sums, groups, free) for free in (False, True))
+    more, scale = common.freedom - own.freedom, max(own.chi2 / max(own.freedom, 1), 1.0)
+    free = fdtrc(max(more, 1), max(own.freedom, 1), (common.chi2 - own.chi2) / scale / max(more, 1)) < 1e-4
+    chosen = own if free else common
+    scale = max(chosen.chi2 / max(chosen.freedom, 1), 1.0)
+    error = float(np.sqrt(scale / chosen.normal))
+    counts = not free or chosen.value > 5 * error
+    return chosen.value if counts else 0.0, error, float(chosen.chi2 / scale)
+
+# %% ../../nbs/migration/01_ramps.ipynb #63a8a373
+class _PersistenceFit(NamedTuple):
+    # Fraction, inverse of its variance, χ² and degrees of freedom.
+    value: float
+    normal: float
+    chi2: float
+    freedom: int
+
+# %% ../../nbs/migration/01_ramps.ipynb #3f329e7e
+def _persistence_solution(sums, groups: float, free: bool) -> _PersistenceFit:
+    # The fit to all pointings; `free` gives each exposure a rate of its own.
+    normal, right, chi2, freedom = np.array([_persistence_sums(own, groups, free) for own in sums]).sum(axis=0)
+    normal = max(float(normal), 1e-300)
+    return _PersistenceFit(float(right / normal), normal, float(chi2 - right**2 / normal), int(freedom) - 1)
 
 # %% ../../nbs/migration/01_ramps.ipynb #81255299
 def _persistence_sums(own, groups: float, free: bool) -> tuple[float, float, float, int]:

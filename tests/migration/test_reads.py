@@ -12,7 +12,7 @@ from calami.instrument import niriss
 from calami.instrument.converter import ADC_WAVE
 from calami.migration.kernel import migration_or_nonlinearity
 from calami.migration.onset import _curve, _fit_free, _Group, _pool, _wave_amplitude, _without_patterns, quantify
-from calami.migration.ramps import _medians, read_pattern, statistics_of, without_pattern
+from calami.migration.ramps import _fit_persistence, _medians, _released, read_pattern, statistics_of, without_pattern
 from calami.process.converter import correct_converter, measure_converter
 
 
@@ -77,6 +77,42 @@ def test_persistence_is_what_differs_between_depths():
     assert nothing.persistence < 3 * nothing.persistence_error and not nothing.notes
     single = read_pattern(program("none")[0][:1])
     assert single.persistence == 0 and single.persistence_error == np.inf
+
+
+def relative_rates(rng, fraction, scatter=1.0, drift=0.0):
+    """Relative rates of eight exposures of two pointings, with persistence; `drift` is the scatter of their rates."""
+    sums = []
+    for _ in range(2):
+        sums.append([])
+        for differences in (3, 6, 10, 16):
+            error = np.full(differences, 2e-4)
+            value = 1 + drift * rng.standard_normal() + scatter * error * rng.standard_normal(differences)
+            value += fraction * (differences + 1) * _released(differences, 5.0)
+            sums[-1].append((value, error, differences + 1))
+    return sums
+
+
+def test_scatter_of_a_bad_fit_is_no_reason_for_exposures_to_have_rates_of_their_own():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        value, error, _ = _fit_persistence(relative_rates(rng, 1e-3, scatter=1.6), 5.0)
+        assert value == pytest.approx(1e-3, abs=4 * error) and error < 1.5e-4
+        value, error, _ = _fit_persistence(relative_rates(rng, 0.0, drift=2e-3), 5.0)
+        assert value == 0 and error > 1.8e-4  # rates differ by themselves: what remains says little
+
+
+def test_nonlinearity_is_not_claimed_where_persistence_is_as_large():
+    stats, _ = program("none", nonlinear=2e-7)
+    found = migration_or_nonlinearity(stats, n_bootstrap=0)
+    assert found.answer == "nonlinearity" and 0 < found.persistence < 0.1 * -found.aperture[0]
+    assert "several depths" not in found.sentence
+    unsure = [replace(s, persistence=(0.02, 5.0)) for s in stats]
+    doubted = migration_or_nonlinearity(unsure, n_bootstrap=0, read_pattern=False)
+    assert doubted.answer == "neither" and "what persistence may do (± " in doubted.sentence
+    assert 3 * doubted.persistence > -doubted.aperture[0]
+    single = migration_or_nonlinearity([s for s in stats if s.differences == stats[-1].differences], n_bootstrap=0)
+    assert single.answer == "nonlinearity" and np.isinf(single.persistence)
+    assert "exposures of several depths would tell" in single.sentence
 
 
 def test_a_threshold_is_seen_by_a_curve_that_is_free():
