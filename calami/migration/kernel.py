@@ -588,7 +588,7 @@ class Verdict:
             return ". Persistence lowers rates in the same way; exposures of several depths would tell"
         if self.answer == "neither" and self.bic["nonlinearity"] < -DECISIVE and "nonlinearity" not in self.minor:
             size = f" (± {100 * self.persistence:.2f} %)" * bool(np.isfinite(self.persistence))
-            return f": the sum does not fall beyond the noise and what persistence may do{size}"
+            return f" and what persistence may do{size}"
         return ""
 
     def table(self):
@@ -672,7 +672,9 @@ def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, 
     kernel = _kernel(eq, _grown("both" if found == "neither" else found, grows), "ramps", words, chosen)
     changes = _changes(stats, chosen.skip_first)
     unknown = _change_by_persistence(stats, chosen.skip_first)
-    if found in ("both", "nonlinearity") and not _seen_in_the_sum(kernel, changes[0], unknown):
+    # migration takes from the peak what it gives to its neighbours, so with it only the sum tells
+    seen = any(_loss_is_seen(kernel, change, unknown) for change in changes[: 1 if found == "both" else 2])
+    if found in ("both", "nonlinearity") and not seen:
         found = "migration" if found == "both" else "neither"
         kernel = _kernel(eq, _grown("both" if found == "neither" else found, grows), "ramps", words, chosen)
     answer, minor = _of_size(found, kernel, series)
@@ -685,13 +687,13 @@ def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, 
     return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor, persistence=unknown)
 
 # %% ../../nbs/migration/03_kernel.ipynb #4f0a9c1d
-def _seen_in_the_sum(kernel: Kernel, aperture: tuple[float, float], unknown: float = 0.0) -> bool:
-    # Whether the sum of the core loses light as the kernel's nonlinearity says: what only moves charge, by whichever
-    # law, leaves the sum, and a law of the flow that is not known here looks like nonlinearity in single pixels. What
-    # the error of persistence makes of the sum counts as error; persistence that cannot be known is only spoken of.
-    loss, value = kernel.value("nonlinearity")[0], aperture[0]
-    error = np.hypot(aperture[1], unknown if np.isfinite(unknown) else 0.0)
-    return not aperture[1] > 0 or -np.sign(loss) * value > 3 * error
+def _loss_is_seen(kernel: Kernel, change: tuple[float, float], unknown: float = 0.0) -> bool:
+    # Whether the sum of the core, or the peak, loses light as the kernel's nonlinearity says: what only moves charge,
+    # by whichever law, leaves the sum, and a law of the flow that is not known here looks like nonlinearity in single
+    # pixels. What the error of persistence does to rates counts as error; if it cannot be known it is only spoken of.
+    loss, (value, noise) = kernel.value("nonlinearity")[0], change
+    error = np.hypot(noise, unknown if np.isfinite(unknown) else 0.0)
+    return not noise > 0 or -np.sign(loss) * value > 3 * error
 
 # %% ../../nbs/migration/03_kernel.ipynb #b644b31a
 @dataclass(frozen=True, eq=False)
@@ -767,7 +769,7 @@ def kernel_from_ramps(statistics: RampStatistics | Iterable[RampStatistics], **o
         bic, grows = _bics(_gathered(series, chosen, (*HYPOTHESES["both"], "growth")))
         names = _grown("both" if bic["both"] < bic["migration"] - DECISIVE else "migration", grows)
         found = _kernel(_gathered(series, chosen, names), names, "ramps", words, chosen)
-        if "nonlinearity" not in names or _seen_in_the_sum(found, _changes(stats, chosen.skip_first)[0]):
+        if "nonlinearity" not in names or _loss_is_seen(found, _changes(stats, chosen.skip_first)[0]):
             return found
         names = _grown("migration", grows)
     return _kernel(_gathered(series, chosen, names), names, "ramps", words, chosen)
