@@ -47,8 +47,9 @@ __all__ = ['KERNEL_RADIUS', 'PATTERNS', 'HYPOTHESES', 'DECISIVE', 'LIGHT_ERROR',
 # %% ../../nbs/migration/03_kernel.ipynb #ac14483b
 #: Radius around the peak, pixels, within which pixels are fitted.
 KERNEL_RADIUS = 7.0
-#: The patterns: flow across edges, across corners, the growth of both with signal, a pixel's own signal.
-PATTERNS = ("edge", "diagonal", "edge × growth", "diagonal × growth", "nonlinearity")
+#: The patterns: flow across edges, across corners, the growth of both with signal, a pixel's own signal, squared and
+#: cubed.
+PATTERNS = ("edge", "diagonal", "edge × growth", "diagonal × growth", "nonlinearity", "cubic")
 
 # %% ../../nbs/migration/03_kernel.ipynb #410f4650
 def patterns(
@@ -75,8 +76,8 @@ def patterns(
     Returns
     -------
     numpy.ndarray
-        In the order of `PATTERNS`, shape (5, K, rows, columns); e-/s for coefficients of 1 per e-, and of 1 per e-²
-        where they grow.
+        In the order of `PATTERNS`, shape (6, K, rows, columns); e-/s for coefficients of 1 per e-, and of 1 per e-²
+        where they grow and for ``cubic``.
     """
     light = light_between(undo_capacitance(current, ipc), star=star)
     ends = [undo_capacitance(signal, ipc) for signal in (before, after)]
@@ -90,11 +91,12 @@ def patterns(
     if ipc is not None:
         found[:4] = interpixel_capacitance(found[:4], ipc)
     found[4] = -current * (before + after)
+    found[5] = -current * (before**2 + before * after + after**2)
     return found
 
 # %% ../../nbs/migration/03_kernel.ipynb #0268e129
-#: Sizes of the coefficients, so that the equations are well conditioned: per e-, and per e-² for the growth.
-_SCALE = np.array([1e-6, 1e-6, 1e-10, 1e-10, 1e-7])
+#: Sizes of the coefficients, so that the equations are well conditioned: per e-, and per e-² for growth and cubic.
+_SCALE = np.array([1e-6, 1e-6, 1e-10, 1e-10, 1e-7, 1e-12])
 
 # %% ../../nbs/migration/03_kernel.ipynb #955efa77
 def _filled(images: np.ndarray) -> np.ndarray:
@@ -129,7 +131,7 @@ class _Equations:
     yy: float
     points: int
     pixels: int
-    blocks: list[np.ndarray] = field(default_factory=list)  # (B, 5) of each exposure
+    blocks: list[np.ndarray] = field(default_factory=list)  # (B, 6) of each exposure
 
     def __add__(self, other: _Equations) -> _Equations:
         return _Equations(
@@ -211,18 +213,21 @@ def _part_of_equations(series: _Series, basis, place, k: int, skip: int) -> _Equ
 # scatter too little.
 _GROWTHS = np.concatenate([[0.0], np.geomspace(1e-6, 3e-4, 60)])
 _BOTH_SIGNS = np.concatenate([-np.geomspace(1e-5, 1e-6, 10), _GROWTHS])
-_UNITS = {"edge": 1e-6, "diagonal": 1e-6, "growth": 1.0, "nonlinearity": 1e-7}
+_UNITS = {"edge": 1e-6, "diagonal": 1e-6, "growth": 1.0, "nonlinearity": 1e-7, "cubic": 1e-12}
 
 # %% ../../nbs/migration/03_kernel.ipynb #e8957e73
 def _design(growth: float, parts: Sequence[str]) -> np.ndarray:
-    # Takes the free coefficients, for one growth, to the five patterns (scaled); shape (5, n).
-    ratio = growth * _SCALE[0] / _SCALE[2]
-    columns = {"edge": [1, 0, ratio, 0, 0], "diagonal": [0, 1, 0, ratio, 0], "nonlinearity": [0, 0, 0, 0, 1]}
-    return np.array([columns[p] for p in parts], float).T.reshape(5, len(parts))
+    # Takes the free coefficients, for one growth, to the patterns (scaled); shape (6, n).
+    columns = np.zeros((len(PATTERNS), len(parts)))
+    for n, part in enumerate(parts):
+        columns[PATTERNS.index(part), n] = 1
+        if f"{part} × growth" in PATTERNS:
+            columns[PATTERNS.index(f"{part} × growth"), n] = growth * _SCALE[0] / _SCALE[2]
+    return columns
 
 # %% ../../nbs/migration/03_kernel.ipynb #dba0bf09
 def _solve(eq: _Equations, right: np.ndarray, parts: Sequence[str], growth: float):
-    # Free coefficients for right-hand sides (R, 5), and chi2 less yy (R,).
+    # Free coefficients for right-hand sides (R, 6), and chi2 less yy (R,).
     design = _design(growth, parts)
     inverse = np.linalg.pinv(design.T @ eq.normal @ design, rcond=1e-13)
     projected = right @ design
@@ -230,7 +235,7 @@ def _solve(eq: _Equations, right: np.ndarray, parts: Sequence[str], growth: floa
 
 # %% ../../nbs/migration/03_kernel.ipynb #e230f8c4
 def _best(eq: _Equations, right: np.ndarray, names: Sequence[str], growths: np.ndarray = _GROWTHS):
-    # Best coefficients (R, n), the growth last where it is free, and chi2 less yy (R,), for right-hand sides (R, 5).
+    # Best coefficients (R, n), the growth last where it is free, and chi2 less yy (R,), for right-hand sides (R, 6).
     parts = _parts(names)
     if len(parts) == len(names):
         return _solve(eq, right, parts, 0.0)
@@ -264,7 +269,7 @@ class Kernel:
         The coefficients as the simulation and `calami.instrument.detector` take them;
         negative values are cut at 0 there.
     names : tuple of str
-        Of those that were fitted: ``edge``, ``diagonal``, ``growth``, ``nonlinearity``; to a pair, ``cubic``, too.
+        Of those that were fitted: ``edge``, ``diagonal``, ``growth``, ``nonlinearity``, ``cubic``.
     values, errors : numpy.ndarray
         Per e-; ``nonlinearity`` is the quadratic loss left after linearisation, ``cubic`` the cubic one, per e-².
         A growth of 0 is the least there can be: twice its error is an upper limit.
@@ -312,7 +317,7 @@ class Kernel:
         Kernel
             The same coefficients; flux and shift are excluded.
         """
-        names = tuple(n for n in fit.free if n in (*_UNITS, "cubic"))
+        names = tuple(n for n in fit.free if n in _UNITS)
         own = [fit.free.index(n) for n in names]
         return cls(
             fit.migration, names, fit.values[own], fit.errors[own], fit.covariance[np.ix_(own, own)], fit.chi2,
@@ -397,7 +402,7 @@ def kernel_table(kernels: Iterable[Kernel]):
     kinds = [str, str, *[float] * (2 * len(_UNITS) + 2), int, int]
     table = QTable(rows=rows or None, names=names, dtype=kinds)
     for name in both:
-        table[name] = table[name] / u.electron
+        table[name] = table[name] / u.electron ** (2 if name.startswith("cubic") else 1)
     table["cov_edge_diagonal"] = table["cov_edge_diagonal"] / u.electron**2
     return table
 
@@ -419,7 +424,7 @@ def _gathered(series: Sequence[_Series], options: KernelOptions, names: Sequence
 
 # %% ../../nbs/migration/03_kernel.ipynb #dd5d7b52
 def _resampled_right(eq: _Equations, samples: int, seed: int) -> np.ndarray:
-    # Right-hand sides of the normal equations for resampled blocks, (R, 5).
+    # Right-hand sides of the normal equations for resampled blocks, (R, 6).
     rng = np.random.default_rng([seed, 6])
     right = np.zeros((samples, len(PATTERNS)))
     for blocks in eq.blocks:
@@ -459,7 +464,7 @@ def _kernel(eq: _Equations, names: Sequence[str], source: str, words, options: K
     own = dict(zip(names, found.tolist(), strict=True))
     migration = Migration(
         max(own.get("edge", 0.0), 0.0), max(own.get("diagonal", 0.0), 0.0), own.get("growth", 0.0),
-        nonlinearity=own.get("nonlinearity", 0.0),
+        nonlinearity=own.get("nonlinearity", 0.0), cubic=own.get("cubic", 0.0),
         source=f"fitted to {source} of {', '.join(words[1][:3])}" + (", …" if len(words[1]) > 3 else ""),
     )  # fmt: skip
     return Kernel(migration, tuple(names), found, np.sqrt(np.diag(covariance)), covariance, chi2, dof, source, *words)
@@ -667,31 +672,35 @@ def migration_or_nonlinearity(statistics: RampStatistics | Iterable[RampStatisti
 # %% ../../nbs/migration/03_kernel.ipynb #a0f9c0b7
 def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, chosen: KernelOptions) -> Verdict:
     eq = _gathered(series, chosen, (*HYPOTHESES["both"], "growth"))
-    bic, grows = _bics(eq)
+    bic, names = _bics(eq)
     found = _choose(bic)
-    kernel = _kernel(eq, _grown("both" if found == "neither" else found, grows), "ramps", words, chosen)
+    kernel = _kernel(eq, names["both" if found == "neither" else found], "ramps", words, chosen)
     changes = _changes(stats, chosen.skip_first)
     unknown = _change_by_persistence(stats, chosen.skip_first)
     # migration takes from the peak what it gives to its neighbours, so with it only the sum tells
     seen = any(_loss_is_seen(kernel, change, unknown) for change in changes[: 1 if found == "both" else 2])
     if found in ("both", "nonlinearity") and not seen:
         found = "migration" if found == "both" else "neither"
-        kernel = _kernel(eq, _grown("both" if found == "neither" else found, grows), "ramps", words, chosen)
+        kernel = _kernel(eq, names["both" if found == "neither" else found], "ramps", words, chosen)
     answer, minor = _of_size(found, kernel, series)
     shown = "both" if answer == "neither" else answer
     if shown != found:
-        kernel = _kernel(eq, _grown(shown, grows), "ramps", words, chosen)
+        kernel = _kernel(eq, names[shown], "ramps", words, chosen)
     deepest = max(float(s.after[s.fitted].max()) for s in series if s.fitted.any())
-    superlinear = grows[shown] and kernel.migration.growth * deepest > 0.1
+    superlinear = "growth" in names[shown] and kernel.migration.growth * deepest > 0.1
     odds = (bic["nonlinearity"] - min(bic["migration"], bic["both"])) / 2 / np.log(10)
     return Verdict(answer, bic, superlinear, float(odds), kernel, *changes, words[0], minor, persistence=unknown)
 
 # %% ../../nbs/migration/03_kernel.ipynb #4f0a9c1d
+#: Signal, e-, at which both terms of a loss are counted for its sign.
+_DEEP_E = 3e4
+
+
 def _loss_is_seen(kernel: Kernel, change: tuple[float, float], unknown: float = 0.0) -> bool:
     # Whether the sum of the core, or the peak, loses light as the kernel's nonlinearity says: what only moves charge,
     # by whichever law, leaves the sum, and a law of the flow that is not known here looks like nonlinearity in single
     # pixels. What the error of persistence does to rates counts as error; if it cannot be known it is only spoken of.
-    loss, (value, noise) = kernel.value("nonlinearity")[0], change
+    (value, noise), loss = change, kernel.migration.nonlinearity + kernel.migration.cubic * _DEEP_E
     error = np.hypot(noise, unknown if np.isfinite(unknown) else 0.0)
     return not noise > 0 or -np.sign(loss) * value > 3 * error
 
@@ -704,8 +713,8 @@ class KernelOptions:
     Attributes
     ----------
     free : str or iterable of str
-        Of ``edge``, ``diagonal``, ``growth``, ``nonlinearity``; ``auto`` takes edge and diagonal, and, from ramps, the
-        others where the data ask for them (BIC lower by `DECISIVE`).
+        Of ``edge``, ``diagonal``, ``growth``, ``nonlinearity``, ``cubic``; ``auto`` takes edge and diagonal, and, from
+        ramps, the others where the data ask for them (BIC lower by `DECISIVE`).
     ipc : numpy.ndarray or None
         Kernel of the capacitance between pixels, shape (3, 3); None for none.
     radius : float
@@ -734,7 +743,7 @@ class KernelOptions:
         if isinstance(self.free, str) and self.free == "auto":
             return ()
         asked = (self.free,) if isinstance(self.free, str) else tuple(self.free)
-        parts = tuple(n for n in ("edge", "diagonal", "nonlinearity") if n in asked)
+        parts = tuple(n for n in ("edge", "diagonal", "nonlinearity", "cubic") if n in asked)
         if set(asked) - set(_UNITS) or not parts or ("growth" in asked and "edge" not in asked):
             known, given = ", ".join(_UNITS), ", ".join(asked)
             raise CalamiError(f"free coefficients are of {known}, growth only with edge; not {given}")
@@ -766,17 +775,20 @@ def kernel_from_ramps(statistics: RampStatistics | Iterable[RampStatistics], **o
     stats, series, words = _prepared(statistics, chosen)
     names = chosen.names
     if not names:
-        bic, grows = _bics(_gathered(series, chosen, (*HYPOTHESES["both"], "growth")))
-        names = _grown("both" if bic["both"] < bic["migration"] - DECISIVE else "migration", grows)
+        bic, each = _bics(_gathered(series, chosen, (*HYPOTHESES["both"], "growth")))
+        names = each["both" if bic["both"] < bic["migration"] - DECISIVE else "migration"]
         found = _kernel(_gathered(series, chosen, names), names, "ramps", words, chosen)
         if "nonlinearity" not in names or _loss_is_seen(found, _changes(stats, chosen.skip_first)[0]):
             return found
-        names = _grown("migration", grows)
+        names = each["migration"]
     return _kernel(_gathered(series, chosen, names), names, "ramps", words, chosen)
 
 # %% ../../nbs/migration/03_kernel.ipynb #4d38537d
-def _grown(hypothesis: str, grows: Mapping[str, bool]) -> tuple[str, ...]:
-    return (*HYPOTHESES[hypothesis], "growth") if grows[hypothesis] else HYPOTHESES[hypothesis]
+def _versions(hypothesis: str) -> list[tuple[str, ...]]:
+    # Names of the coefficients of a hypothesis: the least there is of it, then with what may have to be added.
+    plain = HYPOTHESES[hypothesis]
+    own = [(), ("cubic",)] if "nonlinearity" in plain else [()]
+    return [(*plain, *more, *grown) for more in own for grown in ([(), ("growth",)] if "edge" in plain else [()])]
 
 # %% ../../nbs/migration/03_kernel.ipynb #3bc5acc6
 #: Common logarithm of odds that are not written as numbers: a model that leaves anything out makes any number.
@@ -792,25 +804,28 @@ def _odds(log10: float) -> str:
     return f"{size} to 1" if log10 > 0 else f"1 to {size}"
 
 # %% ../../nbs/migration/03_kernel.ipynb #6758abd6
-def _bics(eq: _Equations) -> tuple[dict[str, float], dict[str, bool]]:
-    # BIC of each hypothesis, chi2 scaled so that the fullest one fits; and where growth is needed.
-    def chi2(names: Sequence[str]) -> float:
-        return eq.yy + (float(_best(eq, eq.right[None], names)[1][0]) if names else 0.0)
-
-    plain = {name: chi2(parts) for name, parts in HYPOTHESES.items()}
-    grown = {name: chi2((*parts, "growth")) for name, parts in HYPOTHESES.items() if "edge" in parts}
-    scale = max(min(*plain.values(), *grown.values()) / max(eq.freedom - 4, 1), 1.0)
+def _bics(eq: _Equations) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
+    # BIC of each hypothesis, chi2 scaled so that the fullest one fits; and the coefficients that it needs.
+    chi2 = {
+        names: eq.yy + (float(_best(eq, eq.right[None], names)[1][0]) if names else 0.0)
+        for hypothesis in HYPOTHESES
+        for names in _versions(hypothesis)
+    }
+    scale = max(min(chi2.values()) / max(eq.freedom - 4, 1), 1.0)
     count = np.log(max(eq.freedom, 2))
-    bic, grows = {}, {}
-    for name, parts in HYPOTHESES.items():
-        bic[name] = plain[name] / scale + len(parts) * count
-        more = grown.get(name, np.inf) / scale + (len(parts) + 1) * count
-        grows[name] = bool(more < bic[name] - DECISIVE)
-        bic[name] = min(bic[name], more)
+    each = {names: value / scale + len(names) * count for names, value in chi2.items()}
+    bic, needed = {}, {}
+    for name in HYPOTHESES:
+        plain, *others = _versions(name)
+        bic[name], needed[name] = each[plain], plain
+        for other in others:
+            if each[other] < each[needed[name]] - DECISIVE:
+                needed[name] = other
+            bic[name] = min(bic[name], each[other])
     for name, without in (("migration", "neither"), ("both", "nonlinearity")):  # a migration that runs uphill is none
-        if _best(eq, eq.right[None], _grown(name, grows))[0][0][:2].sum() <= 0:
+        if _best(eq, eq.right[None], needed[name])[0][0][:2].sum() <= 0:
             bic[name] = bic[without] + len(HYPOTHESES[name]) * count
-    return {name: value - bic["neither"] for name, value in bic.items()}, grows
+    return {name: value - bic["neither"] for name, value in bic.items()}, needed
 
 # %% ../../nbs/migration/03_kernel.ipynb #579a88ee
 def _choose(bic: Mapping[str, float]) -> str:
@@ -823,11 +838,10 @@ def _of_size(answer: str, kernel: Kernel, series: Sequence[_Series]) -> tuple[st
     # The answer with only those effects that change a signal by `PRACTICAL` or more; and the others.
     parts = {"both": ("migration", "nonlinearity"), "neither": ()}.get(answer, (answer,))
     large = []
+    edge, diagonal, growth, loss, cubic = (np.nan_to_num(kernel.value(name)[0]) for name in _UNITS)
     for part in parts:
-        names = ("edge", "diagonal", "growth", "nonlinearity")
-        edge, diagonal, growth, loss = (np.nan_to_num(kernel.value(name)[0]) for name in names)
-        flow = [edge, diagonal, growth * edge, growth * diagonal, 0]
-        chosen = np.array([0, 0, 0, 0, loss] if part == "nonlinearity" else flow)
+        flow = [edge, diagonal, growth * edge, growth * diagonal, 0, 0]
+        chosen = np.array([0, 0, 0, 0, loss, cubic] if part == "nonlinearity" else flow)
         size = max(_largest_change(s, chosen) for s in series if s.fitted.any())
         if size >= PRACTICAL:
             large.append(part)
