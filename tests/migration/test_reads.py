@@ -10,7 +10,7 @@ from toys import rootname, write_exposure
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
 from calami.instrument.converter import ADC_WAVE
-from calami.migration.kernel import migration_or_nonlinearity
+from calami.migration.kernel import kernel_from_ramps, migration_or_nonlinearity
 from calami.migration.onset import _curve, _fit_free, _Group, _pool, _wave_amplitude, _without_patterns, quantify
 from calami.migration.ramps import _fit_persistence, _medians, _released, read_pattern, statistics_of, without_pattern
 from calami.process.converter import correct_converter, measure_converter
@@ -113,6 +113,18 @@ def test_nonlinearity_is_not_claimed_where_persistence_is_as_large():
     single = migration_or_nonlinearity([s for s in stats if s.differences == stats[-1].differences], n_bootstrap=0)
     assert single.answer == "nonlinearity" and np.isinf(single.persistence)
     assert "exposures of several depths would tell" in single.sentence
+
+
+@pytest.mark.parametrize("seed", [61007, 61008])
+def test_a_loss_that_is_cubic_is_no_migration(seed):
+    band = tuple(foreign.BANDS)[seed % len(foreign.BANDS)]
+    made = foreign.program_of(seed, replace(foreign.LAWS["none"], cubic=3e-12), band)
+    stats = [statistics_of(r, **f) for r, f in zip(made.ramps, made.facts, strict=True)]
+    found = migration_or_nonlinearity(stats, n_bootstrap=0)
+    assert found.answer == "nonlinearity" and found.steady
+    forced = kernel_from_ramps(stats, free=("nonlinearity", "cubic"), n_bootstrap=100)
+    value, error = forced.value("cubic")
+    assert abs(value - 3e-12) < 4 * error and forced.table()["cubic"].unit == "electron-2"
 
 
 def test_a_threshold_is_seen_by_a_curve_that_is_free():
