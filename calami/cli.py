@@ -24,7 +24,7 @@ __all__ = ['app', 'Format', 'Names', 'Offline', 'Overwrite', 'Folder', 'FileType
            'OutFolder', 'Scales', 'Seed', 'MigrationName', 'Workers', 'Dask', 'OIFiles', 'Repair', 'Systematics',
            'PositionOption', 'Gains', 'Modes', 'PlainErrors', 'summary', 'map_names', 'study', 'pairs', 'cm',
            'simulate', 'demo', 'advise', 'prep', 'kernel', 'correct', 'converter', 'pipe', 'flags', 'fetch',
-           'show_program', 'fringes', 'calibrate', 'contrast', 'main']
+           'show_program', 'survey', 'fringes', 'calibrate', 'contrast', 'main']
 
 # %% ../nbs/06_cli.ipynb #7d40de1c
 class PlainErrors(TyperGroup):
@@ -1020,6 +1020,59 @@ def show_program(
     view = view.ProgramView(dataset, apt, simbad=simbad)
     _write_or_print(view.render(chosen), output)
     _show_problems(dataset)
+
+# %% ../nbs/06_cli.ipynb #ae19f8e4
+@app.command()
+def survey(
+    output: OutFolder,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", exists=True, help="Exposures that are here; or say --program.")
+    ] = None,
+    number: Annotated[int | None, typer.Option("--program", help="Of the archive: this program.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Of the archive: this target, * and ? allowed; '*' for all.")
+    ] = None,
+    obs: Annotated[str | None, typer.Option(metavar="N", help="Observations: 12,15 or 3-5.")] = None,
+    filters: Annotated[str, typer.Option("--filter", help="Filters, such as F480M,F430M.")] = "",
+    budget: Annotated[
+        str, typer.Option(metavar="SIZE", help="Room on the disc for what is fetched and made.")
+    ] = "20GB",
+    kernel: Annotated[str, typer.Option(help="Coefficients of migration for the risk, a name or a file.")] = "flight",
+    offline: Annotated[
+        bool | None, typer.Option("--offline/--crds", help="References for raw data; by default by what they are.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure again what could not be measured before.")] = False,
+    public_only: Annotated[bool, typer.Option("--public-only", help="Leave out what is not public.")] = False,
+    s3: Annotated[bool, typer.Option("--s3", help="From the public copy on Amazon S3 where it has the file.")] = False,
+    workers: Workers = None,
+    dask: Dask = None,
+) -> None:
+    """
+    Measure all AMI exposures of a folder, a program or the archive: one table, two answers.
+
+    From the archive, each exposure is fetched, processed if it is raw, measured and deleted again, within --budget. A
+    run that was stopped goes on where it was. OUT receives survey.ecsv, survey.parquet, report.html and run.json; an
+    exposure that could not be measured has a row that says why.
+
+    **Examples**
+
+    - `calami survey data/jw01093 -o survey`
+    - `calami survey --program 1093 -o survey --budget 5GB`
+    - `calami survey --target '*' -o everything --dask cluster.json`
+    """
+    from calami.studies.survey import run_survey
+    from calami.studies.surveyed import answers_of
+
+    given = [value for value in (folder, number) if value is not None]
+    if len(given) > 1 or not (given or target):
+        raise typer.BadParameter("give a folder, or --program or --target", param_hint="FOLDER / --program")
+    options = {"budget": budget, "kernel": kernel, "offline": offline, "again": again, "public_only": public_only}
+    options |= {"observations": obs, "target": target, "filters": filters, "archive": "s3" if s3 else "mast"}
+    found = run_survey(given[0] if given else None, output, workers=workers, dask=dask, **options)
+    typer.echo("\n".join([found.headline(), *answers_of(found.table)]))
+    for row in found.problems[:10]:
+        typer.echo(f"{row['root']}: {row['problem']}", err=True)
+    typer.echo(f"wrote {output / 'report.html'}", err=True)
 
 # %% ../nbs/06_cli.ipynb #b4c29358
 OIFiles = Annotated[list[Path], typer.Argument(metavar="FILE…", exists=True, dir_okay=False, help="OIFITS files.")]

@@ -16,6 +16,11 @@ _NAMES = {
     "intrapixel": "BLUR_KNOWN FLOORS HALF LITTLE PixelFit STRENGTHS core_images fit_pixels "
     "response_depth study_intrapixel",
     "study": "STUDIES StudyOptions run_study",
+    "measure": "MEASURED SURVEY_COLUMNS SurveyColumn measure_exposure migration_risk",
+    "ledger": "Budget Ledger bytes_of",
+    "surveyed": "Survey answers_of plot_steadiest plot_survey_depths plot_survey_noise programs_beyond read_survey "
+    "steadiest_references survey_table write_parquet write_survey",
+    "survey": "SURVEY_PRODUCTS SurveyOptions run_survey",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
