@@ -468,7 +468,7 @@ def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, of
     cache = references.default_cache() if offline or answers.true_onset(dataset) else None
     found = answers.answer_questions(
         dataset, output / "products", standard_versions(threshold) if threshold else None, cache=cache,
-        tell=lambda line: typer.echo(f"… {line}", err=True), **wish,
+        tell=_tell, **wish,
     )  # fmt: skip
     if len(found.missing) == len(answers.QUESTIONS):
         raise CalamiError("none of the questions can be answered:\n  " + "\n  ".join(set(found.missing.values())))
@@ -476,6 +476,12 @@ def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, of
     typer.echo(str(found))
     _show_problems(dataset)
     typer.echo(f"wrote {page}", err=True)
+
+# %% ../nbs/06_cli.ipynb #7e11ab0e
+def _tell(line: str) -> None:
+    from calami.core.progress import print_above
+
+    print_above(f"… {line}")
 
 # %% ../nbs/06_cli.ipynb #19c330e5
 def _no_pair(dataset, across_visits: bool) -> str:
@@ -568,8 +574,9 @@ def demo(
     """
     Show the whole way without data and without a network, and check the answer against the truth.
 
-    Simulates a small program like 1516, names its exposures, reduces them with the unmodified jwst pipeline, compares
-    shallow and deep exposures, and writes a report. Takes one to three minutes on two processors.
+    Simulates a small program like 1516, names its exposures, reduces them with the jwst pipeline without its
+    charge_migration step, with it, and with migration corrected, answers the three questions, compares shallow and deep
+    exposures, and writes a report. Takes two to three minutes on two processors.
 
     **Examples**
 
@@ -577,16 +584,15 @@ def demo(
     - `calami demo -o try --migration h4rg`
     """
     from calami.core.tables import render
-    from calami.demo import run_demo, truth_table
+    from calami.demo import answer_truth_table, run_demo, truth_table
+    from calami.migration.answers import QUESTIONS
 
-    done = run_demo(
-        output, scale, migration=migration, seed=seed, workers=workers,
-        tell=lambda line: typer.echo(f"… {line}", err=True),
-    )  # fmt: skip
-    for result, mitigated in zip(done.results, done.mitigated, strict=False):
-        typer.echo(f"{result.shallow} → {result.deep}\n  {result.sentence}")
-        typer.echo(f"  with the pipeline's charge_migration step the peak changes by {mitigated.peak}")
-    typer.echo("\nmeasured against the truth, without the step:")
+    done = run_demo(output, scale, migration=migration, seed=seed, workers=workers, tell=_tell)
+    for question, text in QUESTIONS.items():
+        typer.echo(f"({question}) {text}\n    {done.answers.short(question)}")
+    typer.echo("\nthe answers against the truth:")
+    typer.echo(render(answer_truth_table(done.answer_checks)), nl=False)
+    typer.echo("\nshallow against deep, without the step:")
     typer.echo(render(truth_table(done.checks)), nl=False)
     typer.echo(f"wrote {done.report} ({done.seconds:.0f} s)", err=True)
     if not done.agrees:

@@ -17,15 +17,23 @@ import numpy as np
 
 from .core.files import write_atomically
 from .core.images import RateImage
-from .core.problems import options_from
-from .core.tables import render
+from .core.page import Captioned
+from .core.problems import CalamiError, options_from
+from .core.progress import one_bar, progress_bar
+from .core.tables import plus_minus, render
 from .dataset import Dataset
 from .exposures.names import parse_name
+from .fringes.fitting import fit
+from .fringes.model import FLOOR
+from .fringes.observables import Observables
 from .instrument import niriss
 from .instrument.migration import Migration
+from .migration.answers import Answers, answer_questions, answer_stages, write_answers
+from .migration.mitigation import Entry, Version, corrected, magnitudes, without_step
 from .migration.pair_kernel import observed_slope
 from .migration.pairs import Comparison, compare_all, region_change
 from .migration.report import write_cm_report
+from .migration.saturation import meeting_level
 from .process import references
 from .process.engine import Engine
 from .process.pipeline import Run, pipe_data
@@ -35,7 +43,8 @@ from .simulate.plans import Plan, ready_plan
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'TruthCheck', 'true_rate', 'check_truth', 'truth_table', 'reduce_all', 'Demo', 'run_demo']
+__all__ = ['log', 'DEMO_VERSIONS', 'TruthCheck', 'true_rate', 'check_truth', 'truth_table', 'AnswerCheck', 'true_fringes',
+           'check_answers', 'answer_truth_table', 'Demo', 'run_demo', 'reduce_all']
 
 # %% ../nbs/05_demo.ipynb #2b590dd1
 @dataclass(frozen=True)
@@ -141,8 +150,8 @@ def truth_table(checks: Sequence[TruthCheck]):
 
     rows = [
         {
-            "pair": c.pair, "region": c.what, "measured [%]": f"{100 * c.measured:+.2f} ± {100 * c.error:.2f}",
-            "true [%]": f"{100 * c.true:+.2f}", "off by [σ]": f"{c.pull:+.1f}",
+            "pair": c.pair, "region": c.what, "measured [%]": f"{100 * c.measured:+z.2f} ± {100 * c.error:.2f}",
+            "true [%]": f"{100 * c.true:+z.2f}", "off by [σ]": f"{c.pull:+z.1f}",
         }
         for c in checks
     ]  # fmt: skip
@@ -151,6 +160,309 @@ def truth_table(checks: Sequence[TruthCheck]):
 # %% ../nbs/05_demo.ipynb #6839fcc7
 def _rootname(path: Path) -> str:
     return parse_name(path).rootname
+
+# %% ../nbs/05_demo.ipynb #909f3471
+@dataclass(frozen=True)
+class AnswerCheck:
+    """
+    A number of an answer and the true one.
+
+    Attributes
+    ----------
+    question : str
+        ``a``, ``b`` or ``c``.
+    filter, what : str
+        What it is.
+    measured, true : str
+        Both for display, in the unit that `what` names.
+    pull : float
+        How many standard errors the measured value is off; NaN for a limit, and where there is no error.
+    """
+
+    question: str
+    filter: str
+    what: str
+    measured: str
+    true: str
+    pull: float
+
+# %% ../nbs/05_demo.ipynb #70df1852
+def true_fringes(truth: dict, groups: Sequence[int]) -> tuple[np.ndarray, Observables]:
+    """
+    Fit the fringes of a simulated exposure without noise, had it other numbers of groups.
+
+    Parameters
+    ----------
+    truth : dict
+        As `calami.simulate.exposures.read_truth` gives it.
+    groups : sequence of int
+        Numbers of groups.
+
+    Returns
+    -------
+    levels : numpy.ndarray
+        Charge of the peak at the end of the ramps as the rate has it, ADU, shape (numbers,).
+    fringes : Observables
+        Its samples are those of the numbers of groups, in their order.
+    """
+    images = np.array([true_rate(truth | {"exposure": {**truth["exposure"], "ngroups": n}}) for n in groups])
+    facts = {"FILTER": truth["exposure"]["filter"], "TITLE": "simulated"}
+    found = fit(images, header=facts, fix=False, reject=False, debias=False, pixel_weights=FLOOR)
+    levels = images.max(axis=(1, 2)) * [niriss.ramp_time(n) for n in groups]
+    return levels, found
+
+# %% ../nbs/05_demo.ipynb #cbe0bce4
+def check_answers(answers: Answers, folder: str | os.PathLike) -> list[AnswerCheck]:
+    """
+    Put the numbers of the three answers next to the true ones.
+
+    Parameters
+    ----------
+    answers : Answers
+        What was found in simulated exposures.
+    folder : path-like
+        Where the simulation and its truth are.
+
+    Returns
+    -------
+    list of AnswerCheck
+        For each filter: where the rate has dropped by each threshold, the coefficient of migration across an edge;
+        bias of V² and contrast of the deepest exposure, by version; effective saturation without mitigation.
+    """
+    found = []
+    for name in answers.onset.filters if answers.onset else ():
+        found += _onset_checks(answers, name)
+    for name in answers.scan.filters if answers.scan else ():
+        found += _fringe_checks(answers, name, Path(folder))
+    return sorted(found, key=lambda check: check.question)
+
+# %% ../nbs/05_demo.ipynb #d4e9e28d
+def answer_truth_table(checks: Sequence[AnswerCheck]):
+    """
+    Make the table of answers and truth for display.
+
+    Parameters
+    ----------
+    checks : sequence of AnswerCheck
+        The comparisons.
+
+    Returns
+    -------
+    astropy.table.Table
+        A row each.
+    """
+    from astropy.table import Table
+
+    rows = [
+        {
+            "question": f"({c.question})", "filter": c.filter, "what": c.what, "measured": c.measured, "true": c.true,
+            "off by [σ]": "" if np.isnan(c.pull) else f"{c.pull:+z.1f}",
+        }
+        for c in checks
+    ]  # fmt: skip
+    return Table(rows=rows)
+
+# %% ../nbs/05_demo.ipynb #3f278e42
+def _onset_checks(answers: Answers, name: str) -> list[AnswerCheck]:
+    found, truth = [], answers.truth
+    for c in answers.onset.filters[name].crossings(answers.onset.thresholds, ["instantaneous"]):
+        ends = truth["crossings"].get(name, {}).get(c.threshold)
+        what = f"rate lower by {100 * c.threshold:g} % [ke-]"
+        true = "not reached" if ends is None else " to ".join(dict.fromkeys(f"{e / 1e3:.1f}" for e in ends))
+        pull = np.nan
+        if ends and not c.limit and np.isfinite(c.hi68_adu):
+            off = c.level_e - np.clip(c.level_e, *ends)  # exposures with other neighbours have other crossings
+            pull = 2 * off / (niriss.GAIN * (c.hi68_adu - c.lo68_adu))
+        found.append(AnswerCheck("a", name, what, c.short, true, float(pull)))
+    if verdict := answers.verdicts.get(name):
+        kernel, true = verdict.kernel, truth["migration"]["edge"]
+        value, error = (float(array[kernel.names.index("edge")]) for array in (kernel.values, kernel.errors))
+        shown = plus_minus(1e6 * value, 1e6 * error)
+        what = "migration across an edge [1e-6 per e-]"
+        found.append(AnswerCheck("a", name, what, shown, f"{1e6 * true:.2f}", (value - true) / error))
+    return found
+
+# %% ../nbs/05_demo.ipynb #2492d4d2
+def _fringe_checks(answers: Answers, name: str, folder: Path) -> list[AnswerCheck]:
+    # Without mitigation, bias as of images without noise; where migration is corrected there is none.
+    found, entries = [], answers.scan.deepest(name)
+    plain, base = answers.scan.versions[0].name, next(iter(entries.values()))
+    levels, biases, long = _true_biases(base, folder)
+    for version in answers.scan.versions:
+        entry = entries.get(version.name)
+        head = "no mitigation" if version.name == plain else version.name
+        if entry is None or not (version.name == plain or version.kernel):
+            continue
+        d, true = entry.departure, 0.0 if version.kernel else long
+        shown = plus_minus(100 * d.long_v2, 100 * d.long_v2_error)
+        what = f"V² of long baselines - 1, {head} [%]"
+        found.append(AnswerCheck("b", name, what, shown, f"{100 * true:z.2f}", (d.long_v2 - true) / d.long_v2_error))
+        if version.kernel:
+            k = answers.scan.middle
+            shown, true = plus_minus(*entry.magnitude(k)), f"{magnitudes(entry.limit)[k]:.2f} by noise alone"
+            found.append(AnswerCheck("b", name, f"contrast, {head} [mag]", shown, true, np.nan))
+    own = [x for x in answers.levels if (x.filter, x.version, x.observable) == (name, plain, "both")]
+    for level in (x for x in own if np.isclose(x.photons, answers.photons)):
+        noise = [n * base.target.photons / answers.photons for n in (base.departure.v2_noise, base.departure.cp_noise)]
+        true = min(float(meeting_level(levels, b, np.full(len(levels), n))) for b, n in zip(biases, noise, strict=True))
+        pull = np.nan
+        if level.measured and np.isfinite(level.interval68[1]):
+            pull = 2 * (level.level - true) / (level.interval68[1] - level.interval68[0])
+        shown = f"{niriss.to_electrons(true) / 1e3:.1f}" if np.isfinite(true) else "not reached"
+        found.append(AnswerCheck("c", name, "effective saturation, no mitigation [ke-]", level.short, shown, pull))
+    return found
+
+# %% ../nbs/05_demo.ipynb #98b4b925
+def _true_biases(entry: Entry, folder: Path) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], float]:
+    # Of the target at each number of groups up to its own, calibrated by the reference: levels (ADU), mean squares of
+    # the biases of V² and closure phases; and at its own depth the mean bias of V² on the longest third of baselines.
+    target, reference = (read_truth(folder, one.rootname) for one in (entry.target, entry.reference))
+    groups = range(2, target["exposure"]["ngroups"] + 1)
+    levels, deep = true_fringes(target, groups)
+    _, shallow = true_fringes(reference, [reference["exposure"]["ngroups"]] * 2)
+    v2 = deep.samples["v2"] / shallow.samples["v2"][0] - 1
+    cp = deep.samples["cp"] - shallow.samples["cp"][0]
+    long = deep.baseline_length >= np.quantile(deep.baseline_length, 2 / 3)
+    deeper = levels > entry.reference.level
+    return levels[deeper], ((v2**2).mean(axis=1)[deeper], (cp**2).mean(axis=1)[deeper]), float(v2[-1, long].mean())
+
+# %% ../nbs/05_demo.ipynb #8a0f5314
+#: What a demonstration compares: no mitigation, the pipeline's step as it is by default, migration corrected.
+DEMO_VERSIONS = (without_step(), Version("step", {"charge_migration.skip": False}), corrected())
+
+# %% ../nbs/05_demo.ipynb #89b04c81
+@dataclass(frozen=True)
+class Demo:
+    """
+    What a demonstration has made and found.
+
+    Attributes
+    ----------
+    report : pathlib.Path
+        The page of the three answers; that of the pairs is ``pairs/report.html`` next to it.
+    answers : Answers
+        The three answers.
+    results : list of Comparison
+        The pairs, reduced without the `charge_migration` step.
+    mitigated : list of Comparison
+        The same pairs, reduced with it.
+    checks : list of TruthCheck
+        Changes between shallow and deep measured against true, without the step.
+    answer_checks : list of AnswerCheck
+        Numbers of the answers against true ones.
+    seconds : float
+        Time taken.
+    """
+
+    report: Path
+    answers: Answers
+    results: list[Comparison]
+    mitigated: list[Comparison]
+    checks: list[TruthCheck]
+    answer_checks: list[AnswerCheck]
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        """True if no measured change is more than 4 standard errors from the true one."""
+        return bool(self.checks) and all(abs(c.pull) < 4 for c in self.checks)
+
+# %% ../nbs/05_demo.ipynb #0ab4d3a0
+def run_demo(
+    out: str | os.PathLike, plan: Plan | str = "demo", *, migration: Migration | str = "flight", seed: int = 1,
+    tell: Callable[[str], None] = log.info, engine: Engine | None = None, **options: Any,
+) -> Demo:  # fmt: skip
+    """
+    Simulate a program, answer the three questions with the jwst pipeline, and compare the answers with the truth.
+
+    Parameters
+    ----------
+    out : path-like
+        Folder for everything: ``raw``, ``products``, ``info``, ``report``. Outside it only calami's cache is written.
+    plan : calami.simulate.plans.Plan or str
+        What to simulate; or the scale of the ready plan for 1516, ``demo``, ``small`` or ``full``.
+    migration : Migration or str
+        Coefficients, or the name of a preset.
+    seed : int
+        For the instrument and the noise.
+    tell : callable
+        Gets a line for each stage.
+    engine : calami.process.engine.Engine, optional
+        Processes and bar.
+    **options
+        Fields of the engine: ``workers``, ``executor``, ``progress``; ``scale`` is another name for
+        `plan`.
+
+    Returns
+    -------
+    Demo
+        Results and the page.
+
+    Raises
+    ------
+    CalamiError
+        If the folder holds another demonstration, or the pipeline fails.
+    """
+    started, out = time.time(), Path(out)
+    plan = options.pop("scale", plan)
+    engine = options_from(engine or Engine(), options)
+    plan = ready_plan("1516", plan) if isinstance(plan, str) else plan
+    instrument = Instrument.default(seed, migration)
+    stages = {"simulating": (len(plan), 1.0), **answer_stages(len(plan), DEMO_VERSIONS), "report": (1, 12.0)}
+    with one_bar(stages, "demo", engine.progress):
+        tell(f"simulating {len(plan)} exposures of {', '.join(s.name for s in plan.stars)}")
+        simulate_plan(plan, out / "raw", instrument, seed=seed, engine=engine)
+        raw = Dataset(out / "raw", infodir=out / "info")
+        names = raw.create_mapping()
+        write_atomically(out / "info" / "summary.ecsv", render(raw.summary, "ecsv"))
+        tell(f"named them {', '.join(list(names)[:2])}, …")
+        engine = replace(engine, cache=references.default_cache(instrument.detector))
+        answers = answer_questions(raw, out / "products", DEMO_VERSIONS, engine=engine, tell=tell)
+        if answers.scan is None:
+            raise CalamiError(answers.missing["b"])
+        tell("comparing with the truth")
+        with progress_bar(total=1, desc="report") as bar:
+            found = _compared(answers, raw, out, started)
+            bar.update()
+    return Demo(*found, time.time() - started)
+
+# %% ../nbs/05_demo.ipynb #aab224a5
+def _compared(answers: Answers, raw: Dataset, out: Path, started: float) -> tuple:
+    # What a Demo has: the pages, the answers, the pairs, and all of these against the truth.
+    sets = {name: Dataset(out / "products" / name) for name in ("none", "step")}
+    (results, refused), (mitigated, _) = (compare_all(one) for one in sets.values())
+    checks = [check for result in results for check in check_truth(result, out / "raw")]
+    answer_checks = check_answers(answers, out / "raw")
+    sections = _truth_sections(checks, answer_checks, results, mitigated)
+    page = write_answers(answers, raw, out / "report", started=started, sections=sections)
+    write_cm_report(out / "report" / "pairs", sets["none"], results, refused, started)
+    return page, answers, results, mitigated, checks, answer_checks
+
+# %% ../nbs/05_demo.ipynb #4e7d2ad2
+def _truth_sections(checks, answer_checks, results, mitigated) -> list[tuple[str, list]]:
+    from astropy.table import Table
+
+    both = [
+        {"pair": f"{a.shallow} → {a.deep}", "peak, without the step": str(a.peak), "with it": str(b.peak)}
+        for a, b in zip(results, mitigated, strict=False)
+    ]
+    answered = "What was measured, and the truth that was put in: of images without noise, by the same definitions."
+    pairs = (
+        "Changes of the count rate between a shallow and a deep exposure, without the step: measured, and as the same "
+        "ramps have it without noise."
+    )
+    step = "Change of the peak between shallow and deep, without and with the pipeline's charge_migration step."
+    return [
+        ("Against the truth", [Captioned(answer_truth_table(answer_checks), answered)]),
+        (
+            "Shallow against deep",
+            [
+                Captioned(truth_table(checks), pairs),
+                Captioned(Table(rows=both), step),
+                "Figures and verdicts of the pairs are in pairs/report.html.",
+            ],
+        ),
+    ]
 
 # %% ../nbs/05_demo.ipynb #34c7b52b
 def reduce_all(raw: Dataset, outdirs: dict[bool, Path], engine: Engine) -> dict[bool, Run]:
@@ -185,122 +497,3 @@ def reduce_all(raw: Dataset, outdirs: dict[bool, Path], engine: Engine) -> dict[
     for run in runs.values():
         run.raise_failures()
     return runs
-
-# %% ../nbs/05_demo.ipynb #8a0f5314
-@dataclass(frozen=True)
-class Demo:
-    """
-    What a demonstration has made and found.
-
-    Attributes
-    ----------
-    report : pathlib.Path
-        The page.
-    results : list of Comparison
-        The pairs, reduced without the `charge_migration` step.
-    mitigated : list of Comparison
-        The same pairs, reduced with it.
-    checks : list of TruthCheck
-        Measured against true, without the step.
-    seconds : float
-        Time taken.
-    """
-
-    report: Path
-    results: list[Comparison]
-    mitigated: list[Comparison]
-    checks: list[TruthCheck]
-    seconds: float
-
-    @property
-    def agrees(self) -> bool:
-        """True if no measured change is more than 4 standard errors from the true one."""
-        return bool(self.checks) and all(abs(c.pull) < 4 for c in self.checks)
-
-# %% ../nbs/05_demo.ipynb #89b04c81
-def run_demo(
-    out: str | os.PathLike, plan: Plan | str = "demo", *, migration: Migration | str = "flight", seed: int = 1,
-    tell: Callable[[str], None] = log.info, engine: Engine | None = None, **options: Any,
-) -> Demo:  # fmt: skip
-    """
-    Simulate a program, reduce it with the jwst pipeline, compare its pairs and compare the answer with the truth.
-
-    Parameters
-    ----------
-    out : path-like
-        Folder for everything: ``raw``, ``without_step``, ``with_step``, ``info``, ``report``.
-        Outside it only calami's cache is written.
-    plan : calami.simulate.plans.Plan or str
-        What to simulate; or the scale of the ready plan for 1516, ``demo``, ``small`` or ``full``.
-    migration : Migration or str
-        Coefficients, or the name of a preset.
-    seed : int
-        For the instrument and the noise.
-    tell : callable
-        Gets a line for each stage.
-    engine : calami.process.engine.Engine, optional
-        Processes and bar.
-    **options
-        Fields of the engine: ``workers``, ``executor``, ``progress``; ``scale`` is another name for
-        `plan`.
-
-    Returns
-    -------
-    Demo
-        Results and the page.
-
-    Raises
-    ------
-    CalamiError
-        If the folder holds another demonstration, or the pipeline fails.
-    """
-    started, out = time.time(), Path(out)
-    plan = options.pop("scale", plan)
-    engine = options_from(engine or Engine(), options)
-    plan = ready_plan("1516", plan) if isinstance(plan, str) else plan
-    instrument = Instrument.default(seed, migration)
-    tell(f"simulating {len(plan)} exposures of {', '.join(s.name for s in plan.stars)}")
-    simulate_plan(plan, out / "raw", instrument, seed=seed, engine=engine)
-    raw = Dataset(out / "raw", infodir=out / "info")
-    names = raw.create_mapping()
-    write_atomically(out / "info" / "summary.ecsv", render(raw.summary, "ecsv"))
-    tell(f"named them {', '.join(list(names)[:2])}, …")
-    engine = replace(engine, cache=references.default_cache(instrument.detector))
-    tell("reducing each without and with the charge_migration step")
-    folders = {False: out / "without_step", True: out / "with_step"}
-    reduce_all(raw, folders, engine)
-    tell("comparing shallow and deep exposures")
-    sets = {step: Dataset(folder) for step, folder in folders.items()}
-    found = {step: compare_all(dataset) for step, dataset in sets.items()}
-    (results, refused), (mitigated, _) = found[False], found[True]
-    checks = [check for result in results for check in check_truth(result, out / "raw")]
-    sections = _sections(checks, results, mitigated, out / "raw")
-    page = write_cm_report(out / "report", sets[False], results, refused, started, sections=sections)
-    return Demo(page, results, mitigated, checks, time.time() - started)
-
-# %% ../nbs/05_demo.ipynb #0ab4d3a0
-def _sections(checks, results, mitigated, raw: Path) -> list[tuple[str, str]]:
-    from astropy.table import Table
-
-    truth = render(truth_table(checks), "html")
-    both = [
-        {"pair": f"{a.shallow} → {a.deep}", "peak, without the step": str(a.peak), "with it": str(b.peak)}
-        for a, b in zip(results, mitigated, strict=False)
-    ]
-    onset = []
-    for result in results:
-        facts = read_truth(raw, _rootname(result.paths[1][0]))
-        levels = facts["crossings"]["seen"]["instantaneous"]
-        levels_of = {
-            f"{100 * float(t):g} % [ke-]": "not reached" if q is None else f"{q / 1e3:.1f}" for t, q in levels.items()
-        }
-        onset.append({"exposure": result.deep} | levels_of)
-    return [
-        ("Against the truth", "<p>What was put in, run without noise, and what was measured.</p>" + truth),
-        ("With the pipeline's charge_migration step", render(Table(rows=both), "html")),
-        (
-            "Where migration sets in, in truth",
-            "<p>Signal of the peak pixel at which its rate has dropped by so much (instantaneous).</p>"
-            + render(Table(rows=onset), "html"),
-        ),
-    ]

@@ -43,6 +43,7 @@ from calami.archive.mast import (
 from .token import Token, find_token, safe_name
 from ..core.files import read_json, write_atomically
 from ..core.problems import CalamiError, FileProblem, NameProblem, options_from
+from ..core.progress import progress_bar
 from ..exposures.cards import hdu_walk
 from ..exposures.names import parse_name
 
@@ -766,10 +767,8 @@ def _check_space(folder: Path, products: Sequence[Product]) -> None:
 
 # %% ../../nbs/archive/03_download.ipynb #a5e8a4a0
 def _run(fetcher: _Fetcher, jobs: Sequence[_Job], workers: int) -> list[dict]:
-    from tqdm.auto import tqdm
-
     total, lock, rows, noted = sum(max(j.product.size, 0) for j in jobs), threading.Lock(), [], time.monotonic()
-    bar = tqdm(total=total, desc="fetching", unit="B", unit_scale=True, delay=2, disable=None)
+    bar = progress_bar(total=total, desc="fetching", unit="B", unit_scale=True, delay=2)
 
     def progress(count: int) -> None:
         with lock:

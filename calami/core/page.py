@@ -13,7 +13,7 @@ from io import BytesIO
 from itertools import count
 from typing import Any
 
-from .tables import render
+from .tables import readable_heading, render
 
 # %% auto #0
 __all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'Captioned', 'Facts', 'wrapped_table', 'figure_png',
@@ -168,7 +168,7 @@ def _kind(block: Any, numbers: dict[str, count]) -> tuple[str, Any, int]:
 # %% ../../nbs/core/06_page.ipynb #618b8d21
 def wrapped_table(table) -> str:
     """
-    Write a table for a page: short cells stay in one line, headings and long names may break behind an underscore.
+    Write a table for a page: headings as people write them, short cells in one line.
 
     On paper a number may be in one line and its error in the next.
 
@@ -185,7 +185,7 @@ def wrapped_table(table) -> str:
     text = re.sub("<td>([^<]{1,22})</td>", r'<td class="n">\1</td>', render(table, "html"))
     text = re.sub("<td>[^<]*</td>", lambda cell: cell[0].replace("_", "_<wbr>"), text)
     text = re.sub('<td class="n">([^<]*) (± [^<]*)</td>', r'<td class="n pm">\1 <span>\2</span></td>', text)
-    return re.sub("<th>[^<]*</th>", lambda heading: heading[0].replace("_", "_<wbr>"), text)
+    return re.sub("<th>([^<]*)</th>", lambda heading: f"<th>{readable_heading(heading[1])}</th>", text)
 
 # %% ../../nbs/core/06_page.ipynb #ff5d6ef5
 def figure_png(
@@ -253,7 +253,8 @@ def legend_outside(ax) -> None:
     if ax.figure.get_layout_engine() is None:
         ax.legend(fontsize=8, frameon=False)
     else:
-        ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
+        place = 1.17 if ax.child_axes else 1.02  # behind a second axis
+        ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(place, 1.0), borderaxespad=0)
 
 # %% ../../nbs/core/06_page.ipynb #d1067af8
 def axes_or_new(ax, width: float, height: float):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 from .problems import CalamiError
 
 # %% auto #0
-__all__ = ['FORMATS', 'format_of', 'cell_text', 'plus_minus', 'with_interval', 'with_errors', 'table_cells', 'render']
+__all__ = ['FORMATS', 'format_of', 'short_exponent', 'one_digit', 'cell_text', 'plus_minus', 'with_interval', 'with_errors',
+           'table_cells', 'readable_heading', 'render']
 
 # %% ../../nbs/core/03_tables.ipynb #bcc74a02
 #: Formats a table can be written in, by the name used in `Dataset.info` and by file suffix.
@@ -50,6 +52,43 @@ def format_of(path: Path) -> str:
         known = ", ".join(_BY_SUFFIX)
         raise CalamiError(f"{path}: the suffix says no known format; use one of {known}") from None
 
+# %% ../../nbs/core/03_tables.ipynb #5e0a10b1
+def short_exponent(text: str) -> str:
+    """
+    Write the exponent of a number without signs and zeros that say nothing.
+
+    Parameters
+    ----------
+    text : str
+        As Python writes numbers, ``1e+08``.
+
+    Returns
+    -------
+    str
+        Such as ``1e8``, which can be typed as well.
+    """
+    return _EXPONENT.sub(r"e\1\2", text)
+
+# %% ../../nbs/core/03_tables.ipynb #5e0a10b2
+_EXPONENT = re.compile(r"e(?:\+|(-))0*(\d)")
+
+# %% ../../nbs/core/03_tables.ipynb #5e0a10b4
+def one_digit(value: float) -> str:
+    """
+    Write a number that is known roughly, such as one of photons, with one digit.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+
+    Returns
+    -------
+    str
+        Such as ``1e8``.
+    """
+    return short_exponent(f"{value:.0e}")
+
 # %% ../../nbs/core/03_tables.ipynb #34c2a46e
 def cell_text(value) -> str:
     """
@@ -69,7 +108,7 @@ def cell_text(value) -> str:
     if value is np.ma.masked or value is None:
         return ""
     if isinstance(value, (float, np.floating)):
-        return "" if math.isnan(value) else f"{float(value):.6g}"
+        return "" if math.isnan(value) else short_exponent(f"{float(value):.6g}")
     return str(value)
 
 # %% ../../nbs/core/03_tables.ipynb #ed266f6e
@@ -110,12 +149,13 @@ def with_interval(value: float, low: float, high: float) -> str:
     Returns
     -------
     str
-        As `plus_minus`; ``38.8 +1.9 −0.4`` where one side is more than half as long again as the other.
+        As `plus_minus`; ``38.8 +1.9 −0.4`` where one side is more than half as long again as the other;
+        no more digits than the longer side allows.
     """
     down, up = value - low, high - value
     if min(down, up) < 0 or not math.isfinite(up) or max(down, up) <= 1.5 * min(down, up):
         return plus_minus(value, (high - low) / 2)
-    number, _, _ = plus_minus(value, min(down, up) or max(down, up)).partition(" ±")
+    number, _, _ = plus_minus(value, max(down, up)).partition(" ±")
     places = len(number.partition(".")[2])
     return f"{number} +{up:.{places}f} −{down:.{places}f}"
 
@@ -170,6 +210,37 @@ def table_cells(table) -> list[list[str]]:
             cells.append(format(getattr(value, "value", value), style) if style and text else text)
         columns.append(cells)
     return columns
+
+# %% ../../nbs/core/03_tables.ipynb #0ead1b1e
+def readable_heading(text: str) -> str:
+    """
+    Turn the name of a column, as programs use it, into a heading.
+
+    Parameters
+    ----------
+    text : str
+        Name and unit as `table_cells` gives them, such as ``peak_signal_adu [adu]``.
+
+    Returns
+    -------
+    str
+        Such as ``peak signal [ADU]``; what is no name of that kind stays as it is.
+    """
+    name, bracket, unit = text.partition(" [")
+    if not _NAME.fullmatch(name):
+        return text
+    name = _WORDS.get(name) or (name.removesuffix(_SUFFIXES.get(unit, "")).removeprefix("n_").replace("_", " "))
+    for old, new in _UNITS.items():
+        unit = unit.replace(old, new)
+    return name + bracket + unit
+
+# %% ../../nbs/core/03_tables.ipynb #0ead1b1f
+_NAME = re.compile("[a-z][a-z0-9_-]*")
+_SUFFIXES = {"adu]": "_adu", "electron]": "_e"}
+_UNITS = {"1 / electron": "per e-", "electron": "e-", "adu": "ADU", " / ": "/"}
+_WORDS = {"chi2": "χ²", "targprop": "target", "targname": "target", "ngroups": "groups", "nints": "integrations"}
+_WORDS |= {"effinttm": "integration", "patt_num": "dither", "date-beg": "start", "cal_ver": "jwst"}
+_WORDS |= {"crds_ctx": "CRDS context", "sha256": "SHA-256"}
 
 # %% ../../nbs/core/03_tables.ipynb #e2f23d3d
 def render(table, fmt: str = "text") -> str:
@@ -235,6 +306,7 @@ _LATEX |= {"→": r"$\rightarrow$", "×": r"$\times$", "≥": r"$\geq$", "≤": 
 
 def _render_latex(table, heads: list[str], rows: list[list[str]]) -> str:
     signs = str.maketrans(_LATEX)
+    heads = [readable_heading(head) for head in heads]
     lines = [" & ".join(cell.translate(signs) for cell in line) + r" \\" for line in [heads, *rows]]
     places = "".join("r" if np.asarray(table[k]).dtype.kind in "if" else "l" for k in table.colnames)
     lines = [rf"\begin{{tabular}}{{{places}}}", r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"]

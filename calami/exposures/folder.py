@@ -28,6 +28,7 @@ import numpy as np
 import calami
 from ..core.files import SUFFIXES, cache_folder, write_atomically
 from ..core.problems import CalamiError, FileProblem, NameProblem
+from ..core.progress import progress_bar
 from ..core.tables import cell_text, format_of, render
 from .cards import Keywords, read_keywords
 from .columns import SUMMARY_COLUMNS, role_of
@@ -1151,11 +1152,9 @@ def read_many(named: Sequence[tuple[Found, ExposureName]]) -> list[Facts]:
         return facts
     from concurrent.futures import ThreadPoolExecutor
 
-    from tqdm.auto import tqdm
-
     with ThreadPoolExecutor(8) as pool:
         reading = pool.map(lambda job: read_facts(job[0].path, job[1]), rest)
-        return facts + list(tqdm(reading, "reading headers", len(rest), unit="file", delay=2, disable=None))
+        return facts + list(progress_bar(reading, desc="reading headers", total=len(rest), unit="file", delay=2))
 
 # %% ../../nbs/exposures/07_folder.ipynb #310b878e
 class StderrOfTheMoment(logging.StreamHandler):

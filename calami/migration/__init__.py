@@ -35,8 +35,8 @@ _NAMES = {
     "saturation": "Advice AdviceOptions GROWTH_SIGNIFICANCE Level MOST_PHOTONS advise charge_bias effective_saturation "
     "meeting_level plot_saturation recommendation_table rising saturation_table write_parameter_files",
     "report": "ReportOptions levels_table numbers_table run_record write_cm_report",
-    "answers": "ASSUMPTIONS AnswerOptions Answers METHOD PHOTONS QUESTIONS answer_questions headline_caption "
-    "headline_table onset_words true_onset write_answers",
+    "answers": "ASSUMPTIONS AnswerOptions Answers METHOD PHOTONS QUESTIONS answer_questions answer_stages "
+    "headline_caption headline_table onset_words true_onset write_answers",
     "step": "CorrectMigrationStep",
     "kernel_error": "FringeModes fringe_modes kernel_modes pixel_modes",
 }

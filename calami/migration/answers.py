@@ -18,8 +18,9 @@ import numpy as np
 
 from ..core.page import Captioned, Facts, Figure, Heading, html_page
 from ..core.problems import CalamiError, options_from
+from ..core.progress import one_bar, progress_bar
 from ..core.record import file_record
-from ..core.tables import plus_minus, render, with_errors, with_interval
+from ..core.tables import one_digit, plus_minus, render, short_exponent, with_errors, with_interval
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 from .kernel import POOR_FIT, Kernel, Verdict, kernel_table, migration_or_nonlinearity
@@ -32,6 +33,7 @@ from calami.migration.mitigation import (
     plot_bias,
     plot_reached,
     process_versions,
+    standard_versions,
     without_step,
 )
 from .onset import FilterOnset, Onset, OnsetOptions, quantify
@@ -66,7 +68,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'QUESTIONS', 'ASSUMPTIONS', 'METHOD', 'PHOTONS', 'Answers', 'headline_table', 'headline_caption', 'true_onset',
-           'AnswerOptions', 'answer_questions', 'onset_words', 'write_answers']
+           'AnswerOptions', 'answer_stages', 'answer_questions', 'onset_words', 'write_answers']
 
 # %% ../../nbs/migration/11_answers.ipynb #9bf5b436
 #: The questions, as the program states them.
@@ -206,6 +208,22 @@ class Answers:
             return [f"Not answered: {self.missing[question]}"]
         return {"a": _onset_sentences, "b": _contrast_sentences, "c": _saturation_sentences}[question](self)
 
+    def short(self, question: str) -> str:
+        """
+        Answer a question in one sentence, with all filters in it.
+
+        Parameters
+        ----------
+        question : str
+            ``a``, ``b`` or ``c``.
+
+        Returns
+        -------
+        str
+            The sentence, or the reason why there is none; `sentences` has it at length.
+        """
+        return _in_short(self, question)
+
     def __repr__(self) -> str:
         lines = [f"({q}) {line}" for q in QUESTIONS for line in self.sentences(q)]
         return "\n".join((["Simulated data."] if self.simulated else []) + lines)
@@ -275,8 +293,8 @@ def headline_caption(answers: Answers) -> str:
     if answers.scan:
         scan = answers.scan
         words.append(
-            f"saturation: effective saturation, the charge at which bias equals the noise of {answers.photons:.0e} "
-            "photons, without mitigation and corrected (> and < are limits)"
+            "saturation: effective saturation, the charge at which bias equals the noise of "
+            f"{one_digit(answers.photons)} photons, without mitigation and corrected (> and < are limits)"
         )
         words.append(
             f"contrast: 5σ at {scan.separations[scan.middle]:.0f} mas of the deepest exposure, calibrated by the "
@@ -436,7 +454,7 @@ def _saturation_sentences(answers: Answers) -> list[str]:
         own = [x for x in answers.levels if x.filter == name and x.observable == "both" and x.version in wanted]
         parts = [_level_words(x, wanted[x.version]) for x in own if np.isclose(x.photons, answers.photons)]
         if parts:
-            lines.append(f"{name}, {answers.photons:.0e} photons: {'; '.join(parts)}.")
+            lines.append(f"{name}, {one_digit(answers.photons)} photons: {'; '.join(parts)}.")
         lines += [_gain_words(answers, name, v.name) for v in answers.scan.versions if v.kernel is not None]
     return [line for line in lines if line]
 
@@ -458,7 +476,8 @@ def _gain_words(answers: Answers, filter: str, version: str) -> str:
         f"{plan.ngroups} groups × {plan.nints:,} integrations, {time:,.0f} s with resets"
         for plan, time in zip(plans, seconds, strict=True)
     ]
-    return f"{filter}, a star of {magnitude:g} mag, {answers.photons:.0e} photons: {shown[0]}; {version}: {shown[1]}."
+    star = f"{filter}, a star of {magnitude:g} mag, {one_digit(answers.photons)} photons"
+    return f"{star}: {shown[0]}; {version}: {shown[1]}."
 
 # %% ../../nbs/migration/11_answers.ipynb #e7b0cdc6
 _FRAME = niriss.SUB80.frame_time
@@ -536,6 +555,26 @@ class AnswerOptions:
     onset: Mapping[str, Any] = field(default_factory=dict)
     converter: str = "none"
 
+# %% ../../nbs/migration/11_answers.ipynb #c0ffee13
+def answer_stages(exposures: int, versions: Sequence[Version]) -> dict[str, tuple[int, float]]:
+    """
+    Say what there is to do for the answers, for a bar of all of it.
+
+    Parameters
+    ----------
+    exposures : int
+        How many.
+    versions : sequence of Version
+        Versions of mitigation.
+
+    Returns
+    -------
+    dict of str to tuple
+        Stages as `calami.core.progress.one_bar` takes them.
+    """
+    jobs = exposures * len(versions)
+    return {"processing": (jobs, 4.0), "fringes": (jobs, 1.0), "onset": (1, float(exposures))}
+
 # %% ../../nbs/migration/11_answers.ipynb #3a7edfc2
 def answer_questions(
     data: ExposureSet,
@@ -573,9 +612,17 @@ def answer_questions(
         If a wave of the converter is to be taken out, and there are no raw exposures, or no such file.
     """
     wish, engine = options_from((AnswerOptions, engine or Engine()), options)
+    versions = tuple(standard_versions() if scan_versions is None else scan_versions)
+    with one_bar(answer_stages(len(data), versions), "answers", engine.progress):
+        return _answered(data, Path(outdir), versions, wish, engine)
+
+# %% ../../nbs/migration/11_answers.ipynb #c0ffee12
+def _answered(
+    data: ExposureSet, outdir: Path, versions: Sequence[Version], wish: AnswerOptions, engine: Engine
+) -> Answers:
     truth, notes = true_onset(data), []
     if wish.converter != "none":
-        data, outdir = _without_wave(data, Path(outdir) / "straight", wish, notes)
+        data, outdir = _without_wave(data, outdir / "straight", wish, notes)
     missing: dict[str, str] = {}
     scan = onset = best = None
     levels: tuple[Level, ...] = ()
@@ -585,7 +632,7 @@ def answer_questions(
         if not raw:
             raise CalamiError("there are no raw exposures (uncal), so that no version can be made of them")
         wish.tell("processing the versions of mitigation")
-        scan = mitigation_scan(data, outdir, scan_versions, engine=engine)
+        scan = mitigation_scan(data, outdir, versions, engine=engine)
         best = best_versions(scan, counts)
         levels = tuple(effective_saturation(scan, counts))
         notes += scan.failures
@@ -594,7 +641,9 @@ def answer_questions(
     try:
         wish.tell("measuring the onset")
         ramps = _plain_ramps(data, outdir, engine) if raw and scan is None else _ramps_of(data, scan)
-        onset = quantify(ramps, thresholds=wish.thresholds, **wish.onset)
+        with progress_bar(total=1, desc="onset", show=False) as bar:
+            onset = quantify(ramps, thresholds=wish.thresholds, **wish.onset)
+            bar.update()
         notes += onset.notes
         if not onset.filters:
             raise CalamiError("; ".join(onset.notes) or "no exposure has two groups below saturation")
@@ -810,7 +859,7 @@ def _shown_tables(answers: Answers) -> dict[str, Captioned]:
         text = "The deepest exposure of each filter in every version: bias on long baselines, contrast reached."
         found["cm_mitigation"] = Captioned(answers.scan.shown(), text)
         text = (
-            f"Error of a companion's flux ratio for {answers.photons:.0e} photons per exposure, bias and noise "
+            f"Error of a companion's flux ratio for {one_digit(answers.photons)} photons per exposure, bias and noise "
             "together, mean over depths; noise over that without mitigation; chance: the fraction of resamples in "
             "which a version is the best."
         )
@@ -828,10 +877,10 @@ def _laws(answers: Answers):
     fits["used"] = ["used" if used else "" for used in fits["used"]]
     fits.rename_column("onset_error_adu", "onset_adu_error")
     shown = with_errors(fits[[n for n in fits.colnames if n != "bic"]])
-    for name, style, head in (("chi2", ".0f", "χ²"), ("dof", ".0f", "dof"), ("delta_bic", ".1f", "ΔBIC")):
+    for name, style in (("chi2", ".0f"), ("dof", ".0f"), ("delta_bic", ".1f")):
         shown[name].info.format = style
-        shown.rename_column(name, head)
-    return _plain_units(shown)
+    shown.rename_column("delta_bic", "ΔBIC")
+    return shown
 
 # %% ../../nbs/migration/11_answers.ipynb #4de4a181
 def _kernels_shown(answers: Answers):
@@ -845,21 +894,11 @@ def _kernels_shown(answers: Answers):
         row |= {"chi2": f"{row['chi2']:.0f}", "dof": str(row["dof"]), "n_exposures": str(row["n_exposures"])}
     if answers.truth:
         measured = [n.removesuffix("_err") for n in table.colnames if n.endswith("_err")]
-        true = {name: f"{answers.truth['migration'].get(name, 0.0):.3g}" for name in measured}
+        true = {n: short_exponent(f"{answers.truth['migration'].get(n, 0.0):.3g}") for n in measured}
         rows.append(dict.fromkeys(shown.colnames, "") | {"filter": "truth", "source": "put in"} | true)
     heads = {name: f"{name} [per e-]" for name in shown.colnames if shown[name].unit}
     columns = {heads.get(name, name): [str(row[name]) for row in rows] for name in shown.colnames}
     return Table(columns)
-
-# %% ../../nbs/migration/11_answers.ipynb #06ad3031
-def _plain_units(table):
-    # Units as astronomers write them, in the headings.
-    for name in table.colnames:
-        unit = str(table[name].unit or "")
-        table[name].unit = None
-        if unit:
-            table.rename_column(name, f"{name} [{unit.replace('1 / electron', 'per e-').replace('adu', 'ADU')}]")
-    return table
 
 # %% ../../nbs/migration/11_answers.ipynb #31b2a69e
 def _best_shown(answers: Answers):
@@ -896,7 +935,7 @@ def _sections(
 
 # %% ../../nbs/migration/11_answers.ipynb #d686e887
 def _recommended(answers: Answers):
-    from astropy.table import vstack
+    from astropy.table import Table, vstack
 
     crossings = {}
     if answers.onset:
@@ -912,11 +951,22 @@ def _recommended(answers: Answers):
             if not any(x.version == version for x in own):
                 continue
             tables.append(recommendation_table(own, crossings, photons=answers.photons, version=version))
-    whole = vstack(tables)
-    for name in whole.colnames:
-        if name.endswith(("_adu", "_e")):
-            whole[name].info.format = ".0f"
-    return whole
+    return Table(rows=[_recommended_row(row) for row in vstack(tables)])
+
+# %% ../../nbs/migration/11_answers.ipynb #4ec0e4ed
+def _recommended_row(row) -> dict[str, str]:
+    # Of `recommendation_table`, as people write it.
+    def number(name: str) -> str:
+        value = float(getattr(row[name], "value", row[name]))
+        return f"{value:,.0f}" if np.isfinite(value) else ""
+
+    level = number("level_adu")
+    shown = {"filter": str(row["filter"]), "version": str(row["version"])}
+    shown["1 % lost at [ADU]"] = number("one_percent_adu") or "not reached"
+    shown["effective saturation [ADU]"] = f"{row['limit']} {level}".strip() if level else "not sampled"
+    shown["[e-]"] = f"{row['limit']} {number('level_e')}".strip() if level else ""
+    groups = [name for name in row.colnames if name.startswith("groups_")]
+    return shown | {f"groups, {name[7:-3]} mag": str(row[name]) for name in groups}
 
 # %% ../../nbs/migration/11_answers.ipynb #c8fc3b78
 def _box(answers: Answers, shown: Mapping[str, Captioned]) -> list:
@@ -924,7 +974,7 @@ def _box(answers: Answers, shown: Mapping[str, Captioned]) -> list:
     blocks: list = [_SIMULATED] if answers.simulated else []
     blocks += [shown["headline"]] if len(shown["headline"].table) else []
     for question, text in QUESTIONS.items():
-        blocks += [Heading(f"({question}) {text}"), _in_short(answers, question)]
+        blocks += [Heading(f"({question}) {text}"), answers.short(question)]
     return blocks
 
 # %% ../../nbs/migration/11_answers.ipynb #36fc05f3
@@ -950,7 +1000,7 @@ def _in_short(answers: Answers, question: str) -> str:
         return f"5σ contrast of the deepest exposure, in magnitudes: {words}."
     heads = {n: n.removeprefix("saturation, ").removesuffix(" [ke-]") for n in rows[0].colnames if "saturation" in n}
     words = listed(lambda row: ", ".join(f"{row[n]} ke- ({head})" for n, head in heads.items() if row[n]))
-    return f"Bias equals the noise of {answers.photons:.0e} photons at: {words}."
+    return f"Bias equals the noise of {one_digit(answers.photons)} photons at: {words}."
 
 # %% ../../nbs/migration/11_answers.ipynb #5c3758a0
 def _all_sections(
@@ -979,7 +1029,10 @@ def _processing(answers: Answers, data: ExposureSet) -> Facts:
         facts["Thresholds"] = "drops by " + ", ".join(f"{100 * t:g} %" for t in answers.onset.thresholds)
     if scan:
         words = [_version_words(v) for v in scan.versions]
-        facts |= {"Versions": "; ".join(words), "Photons": f"{answers.photons:.0e} in an exposure, for (b) and (c)"}
+        facts |= {
+            "Versions": "; ".join(words),
+            "Photons": f"{one_digit(answers.photons)} in an exposure, for (b) and (c)",
+        }
     return Facts(facts | answers.settings)
 
 # %% ../../nbs/migration/11_answers.ipynb #31cc014a

@@ -283,6 +283,8 @@ class Correct(Recipe):
         changed by what is found for their mean.
     """
 
+    _tag = "corrected"
+
     kernel: str = "flight"
     mode: str = "mean"
 
@@ -332,7 +334,7 @@ class Correct(Recipe):
         migration = kernel.migration
         corrected = correct_arrays(piece, migration, kernel.filter, self.mode)
         note = f"correct: charge migration put back, kernel {self.kernel} ({migration.source})"
-        new = piece.copy("corrected", note)
+        new = piece.copy(self._tag, note)
         new._set_card("S_MIGCOR", "COMPLETE")
         for key, value in kernel.cards.items():
             new._set_card(key, value)

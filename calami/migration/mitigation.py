@@ -20,7 +20,7 @@ import numpy as np
 
 import calami
 from .. import fringes
-from ..core.page import axes_or_new, safe_text
+from ..core.page import axes_or_new, legend_outside, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from, split_options
 from ..core.record import file_record
 from ..core.tables import plus_minus, render
@@ -1058,7 +1058,7 @@ def plot_reached(scan: Mitigation, filter: str, separation: float | None = None,
     matplotlib.axes.Axes
         The axes; up is better.
     """
-    ax = axes_or_new(ax, 5.6, 3.8)
+    ax = axes_or_new(ax, 7.4, 3.8)
     k = len(scan.separations) // 2 if separation is None else int(np.abs(scan.separations - separation).argmin())
 
     def draw(what: str, entries: Sequence[Entry], *style: str, **styles: Any) -> None:
@@ -1094,7 +1094,7 @@ def plot_bias(scan: Mitigation, filter: str, rule: str = "shallowest", ax=None):
     matplotlib.axes.Axes
         The axes.
     """
-    ax = axes_or_new(ax, 5.6, 3.8)
+    ax = axes_or_new(ax, 7.4, 3.8)
     ax.axhline(0, color="0.8", lw=1)
     for n, version in enumerate(scan.versions):
         entries = scan.of(filter, rule, version.name)
@@ -1108,7 +1108,7 @@ def plot_bias(scan: Mitigation, filter: str, rule: str = "shallowest", ax=None):
 def _finished(ax, filter: str, rule: str, what: str):
     ax.set(xlabel="peak at the end of the ramp [ADU]", ylabel=what)
     ax.set_title(safe_text(f"{filter}, reference: {rule}"), loc="left", fontsize=10)
-    ax.legend(fontsize=7, frameon=False)
+    legend_outside(ax)
     return ax
 
 # %% ../../nbs/migration/08_mitigation.ipynb #949a2d9b

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import open_regular, write_atomically
-from ..core.page import axes_or_new, safe_text
+from ..core.page import axes_or_new, legend_outside, safe_text
 from ..core.problems import CalamiError, options_from
-from ..core.tables import with_interval
+from ..core.tables import one_digit, with_interval
 from ..instrument import niriss
 from ..instrument.detector import Detector
 from .mitigation import Entry, Mitigation, version_style
@@ -255,7 +255,7 @@ def _levels_of(filter: str, version: str, entries: Sequence[Entry], photons: Seq
             if depths < 2:
                 reason = f"{depths} depth: a bias that grows with charge cannot be told from one that does not"
             elif count > MOST_PHOTONS * most:
-                reason = f"{count:.0e} photons, the exposures have up to {most:.0e}"
+                reason = f"{one_digit(count)} photons, the exposures have up to {one_digit(most)}"
             else:
                 reason = ""
             answer = (math.nan, *((math.nan,) * 2,) * 2, "?", reason) if reason else _interval(one, levels)
@@ -367,7 +367,7 @@ def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "bot
     matplotlib.axes.Axes
         The axes; arrows that point up are lower limits, down upper ones. What was not sampled is not drawn.
     """
-    ax = axes_or_new(ax, 5.6, 3.8)
+    ax = axes_or_new(ax, 7.4, 3.8)
     chosen = [x for x in levels if (x.filter, x.observable) == (filter, observable) and x.limit != "?"]
     for n, version in enumerate(dict.fromkeys(x.version for x in chosen)):
         own = sorted((x for x in chosen if x.version == version), key=lambda x: x.photons)
@@ -385,7 +385,7 @@ def plot_saturation(levels: Sequence[Level], filter: str, observable: str = "bot
     ax.secondary_yaxis("right", functions=(_thousand_e, _adu)).set_ylabel("[1000 e-]")
     ax.set_title(f"{safe_text(filter)}: where bias equals noise ({observable})", loc="left", fontsize=10)
     if chosen:
-        ax.legend(fontsize=7, frameon=False)
+        legend_outside(ax)
     else:
         ax.text(0.5, 0.5, "not sampled", transform=ax.transAxes, ha="center", color="0.5")
     return ax
@@ -551,7 +551,10 @@ def _limit(filter: str, photons: float, options: AdviceOptions):
     one = _nearest(filter, photons, version, levels)
     if one.limit == "?":
         return *documented, (f"effective saturation was not sampled: {one.reason}",)
-    level, source = niriss.to_electrons(one.level), f"effective saturation for {one.photons:.0e} photons, {version}"
+    level, source = (
+        niriss.to_electrons(one.level),
+        f"effective saturation for {one_digit(one.photons)} photons, {version}",
+    )
     if one.limit == ">" and level < niriss.MIGRATION_LIMIT_E:
         return *documented, (f"effective saturation is only known to lie above {level:,.0f} e-: {one.reason}",)
     return level, source, (f"the level is a limit ({one.limit}): {one.reason}",) if one.limit else ()

@@ -49,6 +49,8 @@ class FixBadPixels(Recipe):
         DQ bits that make a pixel bad; `bp_fix` takes 5 (with JUMP_DET).
     """
 
+    _tag = "fix"
+
     method: str = "fourier"
     rejection: float = 50.0
     max_iterations: int = 10
@@ -92,7 +94,7 @@ class FixBadPixels(Recipe):
         marks, report = _fix_frames(piece, science, bad, keep, box, self)
         facts = f"{report['flagged']} flagged and {report['found']} found pixels replaced, {report['left']} left"
         facts += f"; {report['converged']} of {report['frames']} frames converged"
-        new = piece.copy("fix", f"fix ({self.method}): {facts}")
+        new = piece.copy(self._tag, f"fix ({self.method}): {facts}")
         new.layers["SCI"] = Layer.of(science.reshape(piece.shape), piece.layers["SCI"].header)
         _fix_errors(new, marks)
         new.layers["FIXED"] = Layer.of(marks.reshape(piece.shape), "FIXED")

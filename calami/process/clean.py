@@ -91,6 +91,8 @@ class Clean(Recipe):
         A pixel with fewer usable integrations is left as it is.
     """
 
+    _tag = "clean"
+
     sigma: float = 4.0
     scale: str = "mad"
     iterations: int = 5
@@ -130,7 +132,7 @@ class Clean(Recipe):
         rejected = int(np.count_nonzero(found.rejected))
         deed = "replaced" if self.replace else "flagged"
         rejection = f"{rejected} of {found.usable} {self.of} ({100 * rejected / found.usable:.2f} %)"
-        new = piece.copy("clean", f"clean: {rejection} beyond {self.sigma:g} sigma ({self.scale}) {deed}")
+        new = piece.copy(self._tag, f"clean: {rejection} beyond {self.sigma:g} sigma ({self.scale}) {deed}")
         (_replace_outliers if self.replace else _flag_outliers)(new, found, self.of)
         count = found.rejected.sum(axis=tuple(range(found.rejected.ndim - 2)), dtype=np.uint32)
         new.layers["CLEANED"] = Layer.of(np.minimum(count, 65535).astype("uint16"), "CLEANED")

@@ -622,6 +622,8 @@ class CorrectConverter(Recipe):
         Where the wave is from: a file written by `write_converter`.
     """
 
+    _tag = "converter"
+
     file: str
 
     def __post_init__(self):
@@ -662,7 +664,7 @@ class CorrectConverter(Recipe):
         wave, layer = self.converter, piece.layers["SCI"]
         changed = straightened(layer.values, piece.shape, layer.dtype, wave, piece.label)
         note = f"converter: {note_of(wave, self.file)}"
-        new = piece.copy("converter", note)
+        new = piece.copy(self._tag, note)
         new._set_card("S_CONVRT", "COMPLETE")
         new._set_card("CONVFILE", Path(self.file).name)
         new.layers["SCI"] = Layer.of(changed, layer.header)

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from ..core.problems import CalamiError
+from ..core.progress import progress_bar
 from .offline import _pool, call_by_name
 from .references import OfflineCache
 
@@ -39,7 +40,7 @@ class Engine:
     executor : concurrent.futures.Executor, optional
         Where to work instead. It must run functions of an installed calami, and see the files.
     progress : bool, optional
-        Show a bar with the time left; by default where somebody is looking.
+        Show a bar with the time left; by default in a terminal and in JupyterLab.
     dask : str, optional
         Work on a Dask cluster instead: the address of its scheduler, or ``"local"`` for one on this machine with
         `workers` processes (see `dask_executor`).
@@ -128,11 +129,9 @@ class Engine:
         Returns
         -------
         tqdm.tqdm
-            The bar, hidden if `progress` says so, or where nobody is looking.
+            The bar, hidden if `progress` says so, or where nobody is looking; inside `one_bar` a part of that.
         """
-        from tqdm.auto import tqdm
-
-        return tqdm(work, unit=unit, disable=None if self.progress is None else not self.progress, **options)
+        return progress_bar(work, show=self.progress, unit=unit, **options)
 
 # %% ../../nbs/process/13_engine.ipynb #8d2135c8
 def worker_pool(

@@ -17,6 +17,7 @@ import numpy as np
 import calami
 from ..core.files import whole_files, yaml_value
 from ..core.problems import CalamiError, FileProblem, faults_of
+from ..core.progress import progress_bar
 from ..exposures.exposure import Exposure
 from .badpixels import FixBadPixels
 from .clean import Clean
@@ -77,14 +78,8 @@ def write_pieces(
         raise CalamiError(f"{paths[0].name}: two products would have one name; change the recipes")
     give = record if callable(record) else lambda: dict(record)
     there = [path for path in paths if path.exists()]
-    if there and not overwrite:
-        facts = give()
-        mark = facts.get("fingerprint")
-        mark = mark or fingerprint_of(facts["inputs"], facts["parameters"], facts.get("versions", {}))
-        for path in there:
-            if not is_current(path, mark):  # of a run that was stopped half-way it is the same product
-                reason = "already exists and was made with other settings"
-                raise FileProblem(path, reason, "say overwrite, or choose another folder")
+    if not overwrite:
+        _refuse_others(there, give)
     with whole_files(*paths) as parts:
         for piece, path, part in zip(pieces, paths, parts, strict=True):
             try:
@@ -214,11 +209,11 @@ def prep_data(
     recipes = as_recipes(recipes)
     data = data if isinstance(data, Exposure) else Exposure(data)
 
-    def make() -> list[Piece]:
-        pieces = [read_piece(data)]
-        for recipe in recipes:
-            pieces = [new for piece in pieces for new in recipe.apply(piece)]
-        return pieces
+    def make(refuse: Callable[[Sequence[Piece]], None]) -> list[Piece]:
+        piece = read_piece(data)
+        if any(recipe._tag for recipe in recipes):  # takes its time: names first
+            refuse(_carried_out(piece, recipes, names_only=True))
+        return _carried_out(piece, recipes)
 
     return make_products(data.paths, {"recipes": [r.parameters for r in recipes]}, make, outdir, overwrite=overwrite)
 
@@ -226,7 +221,7 @@ def prep_data(
 def make_products(
     inputs: Sequence[Path],
     parameters: dict,
-    make: Callable[[], list[Piece]],
+    make: Callable[[Callable], list[Piece]],
     outdir: str | os.PathLike,
     *,
     overwrite: bool = False,
@@ -241,7 +236,8 @@ def make_products(
     parameters : dict
         All that decides what is made, for the record.
     make : callable
-        Makes the pieces.
+        Makes the pieces. It may give pieces of the same names to the function that it is given, which refuses them at
+        once if such products exist that were made with other settings.
     outdir : path-like
         Folder for the products.
     overwrite : bool
@@ -260,15 +256,21 @@ def make_products(
         if done:
             log.info("%s: %d products are there already", inputs[0].name, len(done))
             return done
-        with faults_of(inputs[0], "cannot be worked on", "check its header and its arrays"):
-            pieces = make()
-        _refuse_inputs(inputs, [Path(outdir) / p.name.filename for p in pieces])
 
         def record() -> dict:
             seconds = round(time.perf_counter() - began, 3)
             facts = {"operation": "prep", "inputs": hashed.result(), "parameters": parameters, "versions": versions}
             return facts | {"seconds": seconds}
 
+        def refuse(pieces: Sequence[Piece]) -> None:
+            paths = [Path(outdir) / piece.name.filename for piece in pieces]
+            _refuse_inputs(inputs, paths)
+            if not overwrite:
+                _refuse_others([path for path in paths if path.exists()], record)
+
+        with faults_of(inputs[0], "cannot be worked on", "check its header and its arrays"):
+            pieces = make(refuse)
+        refuse(pieces)
         return write_pieces(pieces, outdir, record, overwrite=overwrite)
 
 # %% ../../nbs/process/08_prep.ipynb #644b8bde
@@ -300,14 +302,12 @@ def prep_many(
     failed : dict of str to Exception
         Name to what went wrong.
     """
-    from tqdm.auto import tqdm
-
     made: list[Path] = []
     failed: dict[str, Exception] = {}
     running = {}
     if executor is not None:
         running = {n: executor.submit(prep_data, d.paths, r, outdir, overwrite=overwrite) for n, (d, r) in jobs.items()}
-    for name, (data, recipes) in tqdm(jobs.items(), "preparing", unit="exposure", delay=2, disable=None):
+    for name, (data, recipes) in progress_bar(jobs.items(), desc="preparing", unit="exposure", delay=2):
         try:
             with faults_of(data.paths[0], "was not prepared"):
                 made += running[name].result() if running else prep_data(data, recipes, outdir, overwrite=overwrite)
@@ -328,6 +328,28 @@ def _made_before(folder: Path, parameters: dict, versions: dict, facts: Future) 
         if record["fingerprint"] == mark and paths and all(is_current(path, mark) for path in paths):
             return paths
     return []
+
+# %% ../../nbs/process/08_prep.ipynb #0ddba11e
+def _refuse_others(there: Sequence[Path], give: Callable[[], Mapping]) -> None:
+    # Products that exist and were not made as the record says; of a run that was stopped half-way they are the same.
+    if not there:
+        return
+    facts = give()
+    mark = facts.get("fingerprint")
+    mark = mark or fingerprint_of(facts["inputs"], facts["parameters"], facts.get("versions", {}))
+    for path in there:
+        if not is_current(path, mark):
+            reason = "already exists and was made with other settings"
+            raise FileProblem(path, reason, "say overwrite, or choose another folder")
+
+# %% ../../nbs/process/08_prep.ipynb #0ddba11f
+def _carried_out(piece: Piece, recipes: Sequence[Recipe], names_only: bool = False) -> list[Piece]:
+    # What becomes of a piece; for the names alone, recipes that take their time are not carried out.
+    pieces = [piece]
+    for recipe in recipes:
+        fast = names_only and recipe._tag
+        pieces = [new for one in pieces for new in ([one.copy(recipe._tag, "")] if fast else recipe.apply(one))]
+    return pieces
 
 # %% ../../nbs/process/08_prep.ipynb #e1c58b3d
 def _refuse_inputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:

@@ -463,7 +463,7 @@ def rearrange_data(
         raise CalamiError("no exposure given; name at least one")
     paths = [path for e in exposures for path in e.paths]
     return make_products(
-        paths, arrangement.parameters, lambda: arrangement.apply([read_piece(e) for e in exposures]), outdir,
+        paths, arrangement.parameters, lambda _: arrangement.apply([read_piece(e) for e in exposures]), outdir,
         overwrite=overwrite,
     )  # fmt: skip
 

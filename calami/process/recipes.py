@@ -25,6 +25,7 @@ class Recipe:
     """One change of an exposure; the base of all recipes."""
 
     _kind = "recipe"
+    _tag = ""  # what it adds to the name, if it makes one piece of one and takes its time
 
     def apply(self, piece: Piece) -> list[Piece]:
         """

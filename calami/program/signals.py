@@ -15,6 +15,7 @@ import numpy as np
 from ..core.images import Peak
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, faults_of
+from ..core.progress import progress_bar
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 
@@ -86,10 +87,8 @@ def measure_peaks(dataset: ExposureSet) -> list[dict | None]:
         None where it cannot be measured. Where the core of a star is saturated or flagged, ``rate`` is NaN, and
         ``lost`` says which.
     """
-    from tqdm.auto import tqdm
-
     peaks: list[dict | None] = []
-    for root in tqdm(dataset.rootlist, desc="measuring peaks", unit="exposure", delay=2, disable=None):
+    for root in progress_bar(dataset.rootlist, desc="measuring peaks", unit="exposure", delay=2):
         if dataset.image_type(root) is None:  # observables only: there is no pixel to measure
             peaks.append(None)
             continue

@@ -526,11 +526,13 @@ def _depths(star: Star, filter: str, peaks: Sequence[float], seconds: float, **m
 # %% ../../nbs/simulate/02_plans.ipynb #cb02cf1c
 def _plan_1516(scale: str) -> list[Observation]:
     a, b, c, d = (SIMULATED_STARS[f"SIM-{name}"] for name in ("G2V-A", "G2V-B", "A0V-C", "A0V-D"))
-    if scale == "demo":  # pairs for the comparison of depths, of 400 or 500 groups in all
+    if scale == "demo":  # pairs for the comparison of depths, of 400 or 500 groups in all, and a depth in between
         seconds = niriss.ramp_time(400)
         first = _depths(a, "F480M", (12e3, 36e3), seconds) + _depths(a, "F430M", (16e3, 36e3), seconds)
         second = _depths(b, "F480M", (10.4e3, 29e3), 1.25 * seconds, is_psf=True)
-        return [Observation(1, "bright star, pairs", tuple(first)), Observation(2, "fainter star", tuple(second))]
+        between = _depths(a, "F480M", (24e3,), seconds) + _depths(a, "F430M", (26e3,), seconds)
+        labels = ("bright star, pairs", "fainter star", "bright star, in between")
+        return [Observation(k, *one) for k, one in enumerate(zip(labels, (first, second, between), strict=True), 1)]
     medium = ("F430M", "F480M") if scale == "small" else ("F380M", "F430M", "F480M")
     wanted, primary = (1e8, 1) if scale == "small" else (1e9, 4)
     observations = []

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.page import figure_png
 from ..core.problems import CalamiError
+from ..core.tables import one_digit
 from ..migration.answers import Answers
 from ..migration.mitigation import plot_bias, plot_reached
 from ..migration.onset import DEPARTURES
@@ -142,17 +143,17 @@ class AnswersView(View):
         lines = [crossing_words(self.answers, filter, threshold, definition), depth_words(self.answers, filter)]
         for level in self.answers.levels:
             if (level.filter, level.version, level.observable) == (filter, version, "both"):
-                lines.append(f"Effective saturation for {level.photons:.0e} photons, {version}: {level}.")
+                lines.append(f"Effective saturation for {one_digit(level.photons)} photons, {version}: {level}.")
         best = self.answers.best_version(filter, photons) if self.answers.best is not None else None
         if best is not None:
-            lines.append(f"For {photons:.0e} photons the best version with mitigation is {best.name}.")
+            lines.append(f"For {one_digit(photons)} photons the best version with mitigation is {best.name}.")
         return lines
 
     def static(self) -> str:
         """Show the first filter, all its pictures."""
         first = self.filters[0]
         panels = self._panels(first)
-        png = figure_png(list(panels.values()), 5.6 * len(panels), 4, 75)
+        png = figure_png(list(panels.values()), 5.6 * len(panels), 4.6, 75, legend=True)
         versions = self.answers.scan.versions if self.answers.scan else ()
         version = versions[0].name if versions else ""
         lines = self.words(first, 0.01, "instantaneous", version, self.answers.photons)
@@ -172,7 +173,7 @@ class AnswersView(View):
         self.threshold = w.Dropdown(options=[(f"{100 * t:g} %", t) for t in thresholds], description="drop")
         self.definition = w.Dropdown(options=list(DEPARTURES), description="definition")
         self.version = w.Dropdown(options=versions, description="version")
-        photons = [(f"{p:.0e}", p) for p in counts]
+        photons = [(one_digit(p), p) for p in counts]
         near = min(counts, key=lambda p: abs(p - answers.photons))
         self.photons = w.Dropdown(options=photons, value=near, description="photons")
         self.magnitude = w.FloatSlider(7.0, min=3, max=12, step=0.1, description="magnitude")

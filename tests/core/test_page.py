@@ -5,9 +5,12 @@ import shutil
 import warnings
 
 import pytest
+from astropy import units as u
+from astropy.table import QTable
 from matplotlib.figure import Figure as Canvas
 
 from calami.core.page import Captioned, Figure, figure_png, html_page, legend_outside, new_panels, safe_text
+from calami.core.tables import cell_text, one_digit, render
 
 
 @pytest.mark.parametrize("word", [r"$\frac{1}{$", r"\$a\$", "$$", "a\nb", "$x$ and $", "\\", "HD 1"])
@@ -58,7 +61,7 @@ def test_figures_and_tables_are_numbered_across_box_and_sections():
     page = html_page("T", "s", [("One", [figure, table]), ("Two", [figure, Table({"a": [1]})])], [table])
     found = [(kind, int(n)) for kind, n in re.findall(r"<b>(Table|Figure) (\d)\.</b>", page)]
     assert found == [("Table", 1), ("Figure", 1), ("Table", 2), ("Figure", 2)]
-    assert '<td class="n">short</td>' in page and f"<td>{'x' * 40}</td>" in page and "long_<wbr>name" in page
+    assert '<td class="n">short</td>' in page and f"<td>{'x' * 40}</td>" in page and "<th>long name</th>" in page
 
 
 def test_a_page_of_wide_tables_keeps_to_the_screen_and_to_the_sheet(tmp_path):
@@ -84,3 +87,17 @@ def test_a_page_of_wide_tables_keeps_to_the_screen_and_to_the_sheet(tmp_path):
         ends = "[...document.querySelectorAll('table,img,h1')].map(e => e.getBoundingClientRect().right)"
         assert max(tab.evaluate(ends)) <= 689
         browser.close()
+
+
+def test_headings_are_those_of_people():
+    table = QTable({"chi2": [1.0], "onset_adu": [3.0] * u.adu, "n_exposures": [2], "V² - 1 [%]": ["a_b"]})
+    text = html_page("t", "s", [("one", [table])])
+    assert re.findall("<th>([^<]*)</th>", text) == ["χ²", "onset [ADU]", "exposures", "V² - 1 [%]"]
+    assert "a_b" in text.replace("<wbr>", "")
+    assert r"onset [ADU] & exposures" in render(table, "latex")
+    assert "onset_adu" in render(table, "ecsv") and "onset_adu" in render(table)
+
+
+def test_exponents_are_short():
+    assert cell_text(1e8) == "1e8" and cell_text(-2.5e-7) == "-2.5e-7" and cell_text(1e12) == "1e12"
+    assert one_digit(98_000_000.0) == "1e8"

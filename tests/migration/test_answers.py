@@ -169,7 +169,7 @@ def test_tables_of_the_page_have_no_digit_too_many(partial, scan):
     truth = {"crossings": {}, "migration": {"edge": 6.4e-7, "diagonal": 3.7e-7, "growth": 1.6e-5, "nonlinearity": 0.0}}
     shown = answers_module._shown_tables(replace(whole(partial, scan), truth=truth))
     kernel = shown["cm_kernel"].table
-    assert list(kernel["filter"]) == ["F480M", "truth"] and kernel["edge [per e-]"][1] == "6.4e-07"
+    assert list(kernel["filter"]) == ["F480M", "truth"] and kernel["edge [per e-]"][1] == "6.4e-7"
     assert re.fullmatch(r"\(\d\.\d\d ± 0\.\d\d\)e-7", kernel["edge [per e-]"][0])
     for one in shown.values():
         for column in table_cells(one.table):

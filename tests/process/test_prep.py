@@ -24,6 +24,7 @@ from calami.process import badpixels, clean, graft, prep, record
 from calami.process.badpixels import FixBadPixels
 from calami.process.clean import Clean
 from calami.process.graft import Graft
+from calami.process.piece import read_piece
 from calami.process.prep import prep_data
 from calami.process.recipes import Bin, Dice, Slice, Truncate
 from calami.simulate.exposures import Instrument, simulate_exposure
@@ -580,6 +581,31 @@ def test_equal_runs_are_not_repeated_and_other_ones_do_not_overwrite(raw, tmp_pa
     prep_data(raw, Dice(ranges=((1, 4), (5, 8))), tmp_path, overwrite=True)
     assert header(first[0], "NGROUPS") == 4 and record.read_sidecar(first[0])["parameters"]["recipes"][0]["n"] is None
     assert len(prep_data(raw, Dice(2), tmp_path, overwrite=True)) == 2 and header(first[0], "NGROUPS") == 6
+
+
+def test_existing_products_are_refused_before_anything_is_computed(raw, tmp_path, monkeypatch):
+    first = prep_data(raw, [Clean(3), Dice(2)], tmp_path)
+    content = [p.read_bytes() for p in first]
+
+    def never(self, piece):
+        raise AssertionError("was carried out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Clean, "apply", never)
+        with pytest.raises(FileProblem, match="already exists and was made with other settings"):
+            prep_data(raw, [Clean(4), Dice(2)], tmp_path)
+        assert prep_data(raw, [Clean(3), Dice(2)], tmp_path) == first  # equal ones are kept
+        with pytest.raises(CalamiError, match="was carried out"):
+            prep_data(raw, [Clean(4), Dice(2)], tmp_path, overwrite=True)
+    assert [p.read_bytes() for p in first] == content
+    assert prep_data(raw, [Clean(4), Dice(2)], tmp_path, overwrite=True) == first
+
+
+@pytest.mark.parametrize("recipe", [Clean(), FixBadPixels()])
+def test_names_known_beforehand_are_those_that_are_made(ramp, recipe):
+    piece = read_piece(ramp)
+    known, made = (prep._carried_out(piece, [recipe, Dice(2)], names_only=only) for only in (True, False))
+    assert [p.name for p in known] == [p.name for p in made] and made[0].name.tag == f"{recipe._tag}_dice1of2"
 
 
 def test_the_record_tells_all(raw, tmp_path):

@@ -249,7 +249,7 @@ def test_ready_plans_hold_together(name, scale):
         gap = datetime.fromisoformat(after.start) - datetime.fromisoformat(before.end)
         assert gap.total_seconds() >= min(plans.OVERHEADS.values()) - 1e-3
     if scale == "demo":
-        assert len(plan) <= (6 if name == "1516" else 24) and sum(e.nints * e.ngroups for e in plan) < 5_000
+        assert len(plan) <= (8 if name == "1516" else 24) and sum(e.nints * e.ngroups for e in plan) < 5_000
 
 
 def test_scales_grow():
