@@ -279,6 +279,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'calami.core.page._kind': ('core/page.html#_kind', 'calami/core/page.py'),
                                   'calami.core.page._share_legend': ('core/page.html#_share_legend', 'calami/core/page.py'),
                                   'calami.core.page.axes_or_new': ('core/page.html#axes_or_new', 'calami/core/page.py'),
+                                  'calami.core.page.figure_files': ('core/page.html#figure_files', 'calami/core/page.py'),
                                   'calami.core.page.figure_png': ('core/page.html#figure_png', 'calami/core/page.py'),
                                   'calami.core.page.html_page': ('core/page.html#html_page', 'calami/core/page.py'),
                                   'calami.core.page.legend_outside': ('core/page.html#legend_outside', 'calami/core/page.py'),

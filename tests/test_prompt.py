@@ -199,5 +199,5 @@ def test_numbers_join_their_errors_for_display():
 def test_latex_of_awkward_text():
     from astropy.table import Table
 
-    text = render(Table({"a_b": ["50 % & more", "χ² ± 1", r"x\y"]}), "latex")
-    assert r"a\_b" in text and r"50 \% \& more" in text and r"\textbackslash{}" in text
+    text = render(Table({"A_b": ["50 % & more", "χ² ± 1", r"x\y"]}), "latex")
+    assert r"A\_b" in text and r"50 \% \& more" in text and r"\textbackslash{}" in text

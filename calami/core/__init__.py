@@ -16,7 +16,7 @@ _NAMES = {
     "with_errors with_interval",
     "images": "PIECE Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak pieces",
     "record": "PACKAGES file_record versions",
-    "page": "Captioned Facts Figure Heading Html Note axes_or_new figure_png html_page legend_outside "
+    "page": "Captioned Facts Figure Heading Html Note axes_or_new figure_files figure_png html_page legend_outside "
     "new_panels safe_text wrapped_table",
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
     "fits": "open_fits",

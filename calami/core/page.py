@@ -16,7 +16,7 @@ from typing import Any
 from .tables import readable_heading, render
 
 # %% auto #0
-__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'Captioned', 'Facts', 'wrapped_table', 'figure_png',
+__all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'Captioned', 'Facts', 'wrapped_table', 'figure_png', 'figure_files',
            'legend_outside', 'axes_or_new', 'new_panels', 'safe_text']
 
 # %% ../../nbs/core/06_page.ipynb #1c0b10c3
@@ -212,6 +212,34 @@ def figure_png(
     bytes
         The file, without a time stamp.
     """
+    return figure_files(draw, width, height, dpi, (kind,), legend)[kind]
+
+# %% ../../nbs/core/06_page.ipynb #f16ef11e
+def figure_files(
+    draw: Sequence, width: float, height: float, dpi: int = 130, kinds: Sequence[str] = ("png", "pdf"),
+    legend: bool = False,
+) -> dict[str, bytes]:  # fmt: skip
+    """
+    Draw panels side by side once, and return them in several formats.
+
+    Parameters
+    ----------
+    draw : sequence of callable
+        One a panel; each is called with the axes to draw on.
+    width, height : float
+        Size, inches.
+    dpi : int
+        Dots an inch.
+    kinds : sequence of str
+        Of ``png`` and ``pdf``.
+    legend : bool
+        Whether the panels share one legend below them, instead of their own.
+
+    Returns
+    -------
+    dict of str to bytes
+        By format: the file, without a time stamp.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -221,10 +249,11 @@ def figure_png(
         panel(ax)
     if legend:
         _share_legend(figure)
-    out = BytesIO()
-    stamp = {"Software": None} if kind == "png" else {"CreationDate": None}
-    figure.savefig(out, format=kind, dpi=dpi, metadata=stamp, bbox_inches="tight")
-    return out.getvalue()
+    files = {kind: BytesIO() for kind in kinds}
+    for kind, out in files.items():
+        stamp = {"Software": None} if kind == "png" else {"CreationDate": None}
+        figure.savefig(out, format=kind, dpi=dpi, metadata=stamp, bbox_inches="tight")
+    return {kind: out.getvalue() for kind, out in files.items()}
 
 # %% ../../nbs/core/06_page.ipynb #c3b1e9d5
 def _share_legend(figure) -> None:

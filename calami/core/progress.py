@@ -58,6 +58,11 @@ def one_bar(stages: Mapping[str, tuple[int, float]], title: str, show: bool | No
     show : bool, optional
         As of `progress_bar`.
 
+    Yields
+    ------
+    None
+        While it is shown.
+
     Notes
     -----
     Inside another one nothing changes: the stages are then those of the outer one.

@@ -735,7 +735,7 @@ def onset_words(answers: Answers) -> QTable:
         if answers.truth:
             own = answers.truth["crossings"].get(c.filter, {})
             low_high = own.get(c.threshold) if c.definition == "instantaneous" else None
-            row["true [ke-]"] = "" if low_high is None else " to ".join(f"{v / 1e3:.1f}" for v in low_high)
+            row["true [ke-]"] = "" if low_high is None else _between(low_high)
         rows.append(row)
     return Table(rows=rows)
 

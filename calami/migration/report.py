@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import write_atomically
-from ..core.page import Captioned, Facts, Figure, Heading, Html, Note, figure_png, html_page
+from ..core.page import Captioned, Facts, Figure, Heading, Html, Note, figure_files, html_page
 from ..core.problems import CalamiError, options_from
 from ..core.record import file_record, versions
 from ..core.tables import render
@@ -248,9 +248,9 @@ def draw_all(plots: Mapping[str, Plot]) -> tuple[dict[str, str | bytes], dict[st
         By name, for the page.
     """
     files: dict[str, str | bytes] = {
-        f"{name}.{kind}": figure_png(plot.panels, plot.width, plot.height, kind=kind, legend=plot.legend)
+        f"{name}.{kind}": content
         for name, plot in plots.items()
-        for kind in ("png", "pdf")
+        for kind, content in figure_files(plot.panels, plot.width, plot.height, legend=plot.legend).items()
     }
     return files, {name: Figure(files[f"{name}.png"], plot.caption) for name, plot in plots.items()}
 

@@ -9,7 +9,16 @@ from astropy import units as u
 from astropy.table import QTable
 from matplotlib.figure import Figure as Canvas
 
-from calami.core.page import Captioned, Figure, figure_png, html_page, legend_outside, new_panels, safe_text
+from calami.core.page import (
+    Captioned,
+    Figure,
+    figure_files,
+    figure_png,
+    html_page,
+    legend_outside,
+    new_panels,
+    safe_text,
+)
 from calami.core.tables import cell_text, one_digit, render
 
 
@@ -101,3 +110,10 @@ def test_headings_are_those_of_people():
 def test_exponents_are_short():
     assert cell_text(1e8) == "1e8" and cell_text(-2.5e-7) == "-2.5e-7" and cell_text(1e12) == "1e12"
     assert one_digit(98_000_000.0) == "1e8"
+
+
+def test_formats_of_a_figure_are_drawn_once():
+    drawn = []
+    files = figure_files([lambda ax: drawn.append(ax.plot([0, 1]))], 2, 2)
+    assert len(drawn) == 1 and files["png"].startswith(b"\x89PNG") and files["pdf"].startswith(b"%PDF")
+    assert files["png"] == figure_png([lambda ax: ax.plot([0, 1])], 2, 2)
