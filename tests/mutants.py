@@ -80,7 +80,8 @@ MUTANTS = [
         ("kernel own signal", "found[4] = -current * (before + after)", "found[4] = -current * (2 * before)"),
         ("kernel bootstrap", "right += (1 + (drawn - 1) * np.sqrt(n / (n - 1))) @ blocks",
          "right += (1 + (drawn - 1) * 1.0) @ blocks"),
-        ("kernel chi2 scale", "max(min(*plain.values(), *grown.values()) / max(eq.freedom - 4, 1), 1.0)", "1.0"),
+        ("kernel chi2 scale", "max(min(chi2.values()) / max(eq.freedom - 4, 1), 1.0)", "1.0"),
+        ("kernel cubic", "before**2 + before * after + after**2", "before**2 + after**2"),
         ("kernel uphill", "[0][0][:2].sum() <= 0:", "[0][0][:2].sum() <= -1e9:"),
     ),
     *_of(

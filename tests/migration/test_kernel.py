@@ -282,11 +282,12 @@ def test_patterns_are_what_the_rates_of_a_ramp_change_by(preset):
     assert np.abs(change - seen)[:, 40, 45].max() < 0.05 * np.abs(seen[:, 40, 45]).max()
 
 
-def test_a_loss_of_the_charge_squared_is_found_as_put_in():
+def test_a_loss_of_the_charge_squared_or_cubed_is_found_as_put_in():
     # What is read is q - a q²; a difference of two reads loses a (q2² - q1²), not twice what the first has lost.
     charge = TAU * LIGHT * np.arange(1, 6)[:, None, None]
     lost = -np.diff(charge**2, axis=0) / TAU
     assert np.allclose(patterns(LIGHT, charge[:-1], charge[1:], None)[4], lost)
+    assert np.allclose(patterns(LIGHT, charge[:-1], charge[1:], None)[5], -np.diff(charge**3, axis=0) / TAU)
     stats = statistics("none", 2e-7, nints=2, groups=8, noise=0.0)
     assert kernel_from_ramps(stats, free="nonlinearity").value("nonlinearity")[0] == pytest.approx(2e-7, rel=0.02)
 
