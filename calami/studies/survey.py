@@ -20,6 +20,7 @@ from ..archive.download import DownloadProblem, download
 from ..archive.mast import PATIENCE, Conditions, Patience, Product, _server, list_products, search
 from ..archive.token import find_token
 from ..core.problems import CalamiError, NameProblem, options_from
+from ..core.record import file_record
 from ..exposures.cards import read_keywords
 from ..exposures.exposure import group_segments
 from ..exposures.folder import ExposureSet
@@ -32,7 +33,7 @@ from ..process.references import default_cache
 from ..simulate.exposures import truth_path
 from .findings import plain
 from .ledger import Budget, Ledger
-from .measure import MEASURED, measure_exposure
+from .measure import MEASURED, _file_facts, measure_exposure
 from .surveyed import Survey, survey_table, write_survey
 
 log = logging.getLogger(__name__)
@@ -291,12 +292,14 @@ def _work_off(waiting: Iterable[_Item], ledger: Ledger, budget: Budget, work: _W
             need = item.need if 0 <= item.need <= budget.most else budget.most  # alone, and watched
             can_be_done.append(replace(item, need=need))
 
+    engine = replace(work.engine, workers=min(work.engine.processes, max(len(can_be_done), 1)))
+    work = replace(work, engine=engine)
+
     def jobs() -> Iterator[dict]:
         for item in can_be_done:
             budget.take(item.need)
             yield work.job(item)
 
-    engine = replace(work.engine, workers=min(work.engine.processes, max(len(can_be_done), 1)))
     target = "calami.studies.survey:_survey_job"
     with engine.bar(total=len(can_be_done), desc="surveying", unit="exposure") as bar:
         for job, found in engine.each(target, jobs(), may_start=lambda job: budget.kept):
@@ -338,8 +341,8 @@ def _survey_job(job: Mapping[str, Any]) -> dict[str, Any]:
         paths = job["paths"] or _fetched(job, scratch)
         if job["kind"] == "uncal":
             found = {"processed": True} | _header_of(paths)
-            made = _processed(paths, job, scratch)
-            found |= measure_exposure(made, job["kernel"])
+            found |= _file_facts([file_record(path) for path in paths])
+            found = measure_exposure(_processed(paths, job, scratch), job["kernel"]) | found
         else:
             found = measure_exposure(paths, job["kernel"])
     except _Passing as problem:

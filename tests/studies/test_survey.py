@@ -253,6 +253,7 @@ def test_raw_ramps_are_processed(tmp_path):
     found = run_survey(tmp_path / "raw", tmp_path / "out", workers=2, progress=False)
     (row,) = found.table
     assert row["problem"] == "" and row["processed"] and row["product"] == "calints" and np.isfinite(row["v2"]).all()
+    assert row["files"].endswith("_uncal.fits") and row["errors_from"] == "integrations"
     assert not (tmp_path / "out" / "scratch").exists()
 
 
