@@ -399,6 +399,7 @@ def cm(
     converter: Annotated[
         str, typer.Option(metavar="none|measure|FILE", help="Take the converter's wave out of raw exposures first.")
     ] = "none",
+    stock: Annotated[bool, typer.Option("--stock", help="Let the stock pipeline make each version by itself.")] = False,
     offline: Offline = False,
     workers: Workers = None,
     dask: Dask = None,
@@ -410,7 +411,8 @@ def cm(
     without mitigation, effective saturation. Of calibrated ramps (ramp): the first of these. Of rate or cal products:
     the change between shallow and deep exposures of a star; pairs find themselves, or are given by name (the beginning
     of a name is enough). OUT receives report.html, tables as ECSV, the figures as PNG, and run.json; products are kept
-    in OUT/products, and are not made again.
+    in OUT/products, and are not made again. The versions of an exposure are made in one process, which shares what they
+    have in common; one exposure is compared bit by bit with what the stock pipeline makes of it.
 
     **Examples**
 
@@ -430,7 +432,7 @@ def cm(
     dataset.create_mapping(names)
     if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
         onset = {"skip_first": skip_first, "law": law, "read_pattern": not keep_reads}
-        wish = {"photons": photons, "onset": onset, "converter": converter}
+        wish = {"photons": photons, "onset": onset, "converter": converter, "stock": stock}
         wish |= {"workers": workers, "dask": dask}
         _answer_all(dataset, output, started, threshold, wish, offline)
         return

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,10 @@ from ..instrument import niriss, optics
 from .check import KernelCheck, check_kernels, measure_kernels
 from .correction import correction_steps, read_kernel, write_kernel
 from ..process.engine import Engine
-from ..process.pipeline import Run, pipe_data, reprocess
+from ..process.pipeline import Run
 from ..process.recipes import Truncate
 from ..process.record import digest_of, fingerprint_of, input_facts, is_current, write_sidecar
+from ..process.shared import Task, pipe_together
 from ..program.signals import overfull
 
 if TYPE_CHECKING:
@@ -303,6 +304,7 @@ def _resampled_means(data: OIData, n_bootstrap: int, rng: np.random.Generator) -
 
 # %% ../../nbs/migration/08_mitigation.ipynb #9e1d0f86
 _PRODUCTS = ("rate", "calints")
+_CHAIN = ("detector1", "image2")
 
 # %% ../../nbs/migration/08_mitigation.ipynb #d36aa8c3
 def process_versions(
@@ -327,7 +329,7 @@ def process_versions(
     engine : calami.process.engine.Engine, optional
         References, processes and bar.
     **options
-        Fields of the engine: ``cache``, ``context``, ``workers``, ``executor``, ``progress``.
+        Fields of the engine: ``cache``, ``context``, ``workers``, ``executor``, ``progress``, ``stock``.
 
     Returns
     -------
@@ -344,26 +346,33 @@ def process_versions(
     slugs = [v.slug for v in versions]
     if len(set(slugs)) < len(slugs):
         raise CalamiError(f"versions must have different names, not {', '.join(v.name for v in versions)}")
-    out, base = Path(outdir), versions[0]
-    run = partial(pipe_data, pipeline_or_steps=["detector1", "image2"])
+    out, base, later = Path(outdir), versions[0], versions[1:]
+    kept = {"products": (*_PRODUCTS, "ramp"), "keep": ("ramp", "charge_migration")}
+    early = [v for v in later if _later_than_migration(v) and v.kernel is None]
     with engine.running() as ready:
-        kept = {"products": (*_PRODUCTS, "ramp"), "keep": ("ramp", "charge_migration")}
-        first = run(raw, parameters=base.parameters, outdir=out / base.slug, engine=ready, **kept)
-        runs = {base.name: first}
-        for version in versions[1:]:
-            log.info("version %s", version.name)
+        tasks = {base.name: Task(raw, base.parameters, out / base.slug, kept)}
+        tasks |= {v.name: _task(v, base, raw, (out, out / v.slug)) for v in early}
+        runs = pipe_together(tasks, _CHAIN, engine=ready)
+        tasks = {}
+        for version in [v for v in later if v not in early]:
             try:
-                version, place = _with_kernel(version, first, out)
+                version, place = _with_kernel(version, runs[base.name], out)
             except CalamiError as error:
                 log.warning("version %s: %s", version.name, error)
                 continue
-            how = {"outdir": place, "engine": ready, "products": _PRODUCTS}
-            if _later_than_migration(version) and first.paths:
-                runs[version.name] = reprocess(first, version.parameters, **how)
-            else:
-                prepared = _prepared(raw, version, first, place / "raw")
-                runs[version.name] = run(prepared, parameters=version.parameters, **how)
-    return runs
+            data = raw if _later_than_migration(version) else _prepared(raw, version, runs[base.name], place / "raw")
+            tasks[version.name] = _task(version, base, data, (out, place))
+        runs |= pipe_together(tasks, _CHAIN, engine=ready)
+    return {v.name: runs[v.name] for v in versions if v.name in runs}
+
+# %% ../../nbs/migration/08_mitigation.ipynb #9e35360a
+def _task(version: Version, base: Version, data: Any, places: tuple[Path, Path]) -> Task:
+    # A version begins with what the first one kept; what it asks for comes after what that asked for.
+    out, place = places
+    asked = dict(version.parameters)
+    if _later_than_migration(version):
+        asked = {"calwebb_detector1.save_calibrated_ramp": True} | dict(base.parameters) | asked
+    return Task(data, asked, place, {"products": ("calints",), "search": [out / base.slug]})
 
 # %% ../../nbs/migration/08_mitigation.ipynb #9e35360b
 def _with_kernel(version: Version, first: Run, out: Path) -> tuple[Version, Path]:

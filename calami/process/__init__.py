@@ -30,6 +30,7 @@ _NAMES = {
     "note_of raw_reads read_converter refuse_not_raw straightened write_converter",
     "ownstep": "CORE_SCHEMA OWN_KEYWORDS OwnKeywords OwnStep hook_of keyword_of mark "
     "resource_mappings use_own_keywords",
+    "shared": "Task difference pipe_together",
     "audit": "NOT_RECORDED count_flags flags_table nondefault presets_of step_table",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(

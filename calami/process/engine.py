@@ -44,6 +44,8 @@ class Engine:
     dask : str, optional
         Work on a Dask cluster instead: the address of its scheduler, or ``"local"`` for one on this machine with
         `workers` processes (see `dask_executor`).
+    stock : bool
+        Let the stock pipeline do each run from its file on (`calami.process.shared`): slow, and the same result.
     """
 
     cache: OfflineCache | str | os.PathLike | None = None
@@ -52,6 +54,7 @@ class Engine:
     executor: Executor | None = None
     progress: bool | None = None
     dask: str | None = None
+    stock: bool = False
 
     @property
     def processes(self) -> int:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['logger', 'offline_environment', 'use_offline_cache', 'offline_executor', 'call_by_name', 'run_offline', 'certify']
+__all__ = ['logger', 'OWN_PROCESS', 'offline_environment', 'use_offline_cache', 'offline_executor', 'call_by_name', 'run_offline',
+           'certify']
 
 # %% ../../nbs/process/12_offline.ipynb #2ad42a23
 def offline_environment(cache: OfflineCache | str | os.PathLike) -> dict[str, str]:
@@ -253,9 +254,15 @@ def _imported(name: str):
     # A function of this module as a new interpreter finds it, also where the module runs as a notebook.
     return getattr(import_module("calami.process.offline"), name)
 
+# %% ../../nbs/process/12_offline.ipynb #1d5313e0
+#: Whether this process was started by calami, and does one thing after the other.
+OWN_PROCESS = False
+
 # %% ../../nbs/process/12_offline.ipynb #1d5313e1
 def _begin_worker(cache: str | None, context: str | None, log: str | None) -> None:
     # Runs first in a new process, and is not undone: it ends with the process.
+    global OWN_PROCESS
+    OWN_PROCESS = True
     _end_with_parent()
     if log is not None:
         with Path(log).open("ab") as stream:

@@ -33,6 +33,7 @@ from ..exposures.cards import hdu_walk
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..exposures.steps import RENAMED_STEPS
+from . import offline
 from .engine import Engine
 from .offline import _opened, _settle_crds, call_by_name
 from calami.process.parameters import (
@@ -71,6 +72,8 @@ class _Taken(Exception):
 class _Stage:
     """Watches one pipeline, or one series of steps, at work on one input."""
 
+    stock = True
+
     def __init__(self, alias: str, job: Mapping, path: Path, before: Sequence = (), last: bool = True):
         self.alias, self.job, self.path, self.before, self.last = alias, job, path, list(before), last
         self.parameters: dict[str, Any] = {}
@@ -87,6 +90,9 @@ class _Stage:
         steps = [[name, _science(self.parameters, name)] for name in dict.fromkeys(done)]
         steps += [[name, self.job["contents"][name]] for name in dict.fromkeys(done) if name in self.job["contents"]]
         return digest_of(self.job["base"], self.before, self.alias, steps)
+
+    def watched_class(self, cls):
+        return _watched_class(cls, self)
 
     def attach(self, instance) -> None:
         self.export(instance, f"{self.path.name}.{self.alias}.pars.asdf")
@@ -106,14 +112,17 @@ class _Stage:
 
         def watched(*args):
             taken = self.resume is not None and name in self.resume["done"]
-            if name in self.job["keep"] and not taken:
-                self.keep(name, args[0])
+            if not taken:
+                self.meet(name, args[0])
             self.at, started = name, time.perf_counter()
             result = args[0] if taken else run(*args)
             self.note(name, "taken" if taken else "skipped" if step.skip else "run", time.perf_counter() - started)
             return result
 
         step.run = watched
+
+    def source(self) -> Any:
+        return str(self.path)
 
     def note(self, name: str, status: str, seconds: float) -> None:
         self.steps.append({"name": name, "status": status, "seconds": round(seconds, 3)})
@@ -143,12 +152,16 @@ class _Stage:
         return sizes == known["files"] and (complete or not any(self.parameters.get(f"{n}.save_results") for n in done))
 
     def checkpoint(self, done: Sequence[str], files: Iterable[Path], complete: bool = False) -> dict:
-        sizes = {path.name: path.stat().st_size for path in files}
+        sizes = {path.name: path.stat().st_size if path.is_file() else -1 for path in files}  # -1: was not written
         return {"stage": self.alias, "done": list(done), "complete": complete, "key": self.key(done), "files": sizes}
 
     @property
     def kept_name(self) -> str:
         return Path(self.job["file"]).name.removesuffix(".gz")
+
+    def meet(self, name: str, model) -> None:
+        if name in self.job["keep"]:
+            self.keep(name, model)
 
     def keep(self, name: str, model) -> None:
         if not hasattr(model, "save"):
@@ -247,14 +260,13 @@ def _options(alias: str, job: Mapping) -> dict[str, Any]:
 # %% ../../nbs/process/14_pipeline.ipynb #3265425f
 def _run_pipeline(stage: _Stage, folder: Path) -> None:
     options = {"output_dir": str(folder), "save_results": True} | _options(stage.alias, stage.job)
-    watched = _watched_class(_class(stage.alias), stage)
     try:
-        watched.call(str(stage.path), **options)
+        stage.watched_class(_class(stage.alias)).call(stage.source(), **options)
     except _Taken:
         stage.products = [stage.resume["path"].with_name(name) for name in stage.resume["files"]]
         stage.steps = [{"name": name, "status": "taken", "seconds": 0.0} for name in stage.resume["done"]]
         return
-    stage.products = sorted(p for p in folder.iterdir() if p.is_file())
+    stage.products += sorted(p for p in folder.iterdir() if p.is_file())
 
 # %% ../../nbs/process/14_pipeline.ipynb #7063c27a
 def _make_step(stage: _Stage, alias: str):
@@ -390,7 +402,7 @@ def _association(path: Path, folder: Path) -> Path:
     return made
 
 # %% ../../nbs/process/14_pipeline.ipynb #2f0e3350
-def _run_chain(job: Mapping, work: Path) -> list[_Stage]:
+def _run_chain(job: Mapping, work: Path, make: Callable = _Stage) -> list[_Stage]:
     first = Path(job["file"])
     if not _is_pipeline(job["chain"][0]):
         stage = _Stage("steps", job, first)
@@ -406,7 +418,7 @@ def _run_chain(job: Mapping, work: Path) -> list[_Stage]:
             folder = work / f"{number}{'' if len(inputs) == 1 else path.name}"
             folder.mkdir()
             path = _association(path, folder) if alias == "calwebb_ami3" else path
-            stage = _Stage(alias, job, path, before, last=number == len(job["chain"]) - 1)
+            stage = make(alias, job, path, before, last=number == len(job["chain"]) - 1)
             _timed(_run_pipeline, stage, folder)
             these.append(stage)
         stages += these
@@ -416,8 +428,20 @@ def _run_chain(job: Mapping, work: Path) -> list[_Stage]:
             chosen = _choose(made, job["chain"][number + 1])
             if not chosen:
                 raise CalamiError(f"{job['chain'][number + 1]} can use nothing of what {alias} made: {', '.join(made)}")
-            inputs = [made[t] for t in chosen]
+            last = number + 2 == len(job["chain"])
+            wanted = [t for t in chosen if not last or _is_wanted(job, t)]
+            inputs = [made[t] for t in wanted or chosen]
     return stages
+
+# %% ../../nbs/process/14_pipeline.ipynb #6a5106ee
+# What the last pipeline makes of a product, where that is one thing.
+_MADE_OF = {("calwebb_image2", "rate"): "cal", ("calwebb_image2", "rateints"): "calints"}
+
+
+def _is_wanted(job: Mapping, kind: str) -> bool:
+    # Whether anybody asked for what the last pipeline makes of an intermediate product.
+    made = _MADE_OF.get((job["chain"][-1], kind))
+    return not job["products"] or made is None or made in job["products"]
 
 # %% ../../nbs/process/14_pipeline.ipynb #6a5106ed
 def main_product(products: Sequence[Path]) -> Path:
@@ -479,6 +503,7 @@ def _record(job: Mapping, stage: _Stage, product: Path, names: Sequence[str], ma
         "versions": versions(_VERSIONS),
         "crds": {"context": job["context"], "path": job["cache"], "server": os.environ.get("CRDS_SERVER_URL")},
         "steps": stage.steps,
+        "stock": stage.stock,
         "began_with": stage.resume["path"].name if stage.resume else None,
         "log": f"{main.name.removesuffix('.fits')}.log",
         "outputs": list(names),
@@ -549,7 +574,7 @@ def _failed_log(job: Mapping) -> Path:
     return Path(job["outdir"]) / f"{Path(job['file']).name.split('.')[0]}.failed.log"
 
 # %% ../../nbs/process/14_pipeline.ipynb #fa3630f0
-def _run_job(job: Mapping) -> dict[str, Any]:
+def _run_job(job: Mapping, make: Callable = _Stage) -> dict[str, Any]:
     """Process one file; what is wrong with it is reported, not raised."""
     started = time.perf_counter()
     work = Path(job["work"])
@@ -558,12 +583,13 @@ def _run_job(job: Mapping) -> dict[str, Any]:
     try:
         shutil.rmtree(work, ignore_errors=True)  # of a worker that was lost; its job is done again
         work.mkdir(parents=True)
-        with _logged(work / "log", job["alone"]):
+        alone = job["alone"] or offline.OWN_PROCESS
+        with _logged(work / "log", alone):
             try:
                 _settle_crds(job["cache"], job["context"])
-                if job["alone"]:
+                if alone:
                     _freeze_gc()
-                stages = _run_chain(job, work)
+                stages = _run_chain(job, work, make)
                 result["steps"] = [dict(step, stage=s.alias) for s in stages for step in s.steps]
                 result["products"] = _put_in_place(job, work, stages)
             except (Exception, SystemExit):
@@ -883,7 +909,7 @@ def _results(pool: Executor, jobs: Sequence[Mapping]) -> Iterator[tuple[Mapping,
     futures = {}
     with contextlib.suppress(BrokenExecutor):
         for job in jobs:
-            futures[pool.submit(call_by_name, "calami.process.pipeline:_run_job", job)] = job
+            futures[pool.submit(call_by_name, job["call"], job)] = job
     try:
         for future in as_completed(futures):
             error = future.exception()
@@ -1048,8 +1074,37 @@ def pipe_data(
         Before anything runs: for an unknown step or parameter, a value that does not fit, nothing to process, or CRDS
         out of reach.
     """
-    started, out = time.perf_counter(), Path(outdir).expanduser().absolute()
     wish, engine = options_from((PipeOptions, engine or Engine()), options)
+    plan = _plan(data, pipeline_or_steps, parameters, outdir, (wish, engine))
+    _carry_out([plan], plan.engine, [job for _, job in plan.jobs.values()])
+    return plan.run
+
+# %% ../../nbs/process/14_pipeline.ipynb #5f579324
+@dataclass
+class _Plan:
+    # A run before anything is done: what was made earlier or cannot be, and what is to be done.
+    chain: tuple[str, ...]
+    asked: dict[str, Any]
+    out: Path
+    engine: Engine
+    started: float
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    jobs: dict[str, tuple[int, dict]] = field(default_factory=dict)
+
+    def settle(self, job: Mapping, result: Mapping) -> None:
+        self.outcomes[self.jobs[job["work"]][0]] = _outcome(job, result, "failed" if result["error"] else "made")
+        if result["error"]:
+            log.warning("%s failed: %s", job["name"], result["error"])
+
+    @property
+    def run(self) -> Run:
+        outcomes = tuple(self.outcomes[number] for number in sorted(self.outcomes))
+        return Run(self.chain, self.asked, self.out, outcomes, time.perf_counter() - self.started, self.engine.context)
+
+# %% ../../nbs/process/14_pipeline.ipynb #5f579325
+def _plan(data, pipeline_or_steps, parameters: Mapping | None, outdir, how: tuple[PipeOptions, Engine]) -> _Plan:
+    started, out = time.perf_counter(), Path(outdir).expanduser().absolute()
+    wish, engine = how
     chain = chain_of(pipeline_or_steps)
     asked = preset_parameters(wish.preset, chain) if wish.preset else {}
     asked = dict(sorted((asked | check_parameters(chain, parameters)).items()))
@@ -1073,14 +1128,14 @@ def pipe_data(
         "cache": str(engine.cache.path) if engine.cache else None, "products": _words(wish.products),
         "overwrite": wish.overwrite, "pins": dict(wish.pins), "alone": engine.executor is None,
         "search": [*([] if wish.overwrite else [str(out)]), *map(str, wish.search)],
+        "call": "calami.process.pipeline:_run_job",
     }  # fmt: skip
-    outcomes = _process(files, common, engine)
-    return Run(chain, asked, out, tuple(outcomes), time.perf_counter() - started, engine.context)
+    plan = _Plan(chain, asked, out, engine, started)
+    _fill(plan, files, common)
+    return plan
 
 # %% ../../nbs/process/14_pipeline.ipynb #8e580cd1
-def _process(files: Sequence[tuple], common: Mapping, engine: Engine) -> list[Outcome]:
-    outcomes: dict[int, Outcome] = {}
-    jobs = {}
+def _fill(plan: _Plan, files: Sequence[tuple], common: Mapping) -> None:
     for number, (name, path, missing) in enumerate(files):
         try:
             if path is None:
@@ -1088,21 +1143,28 @@ def _process(files: Sequence[tuple], common: Mapping, engine: Engine) -> list[Ou
             with faults_of(path, "cannot be processed", "check its header, or fetch it again"):
                 job = _make_job(common, name, path)
             if there := [] if common["overwrite"] else _there_already(job):
-                outcomes[number] = _outcome(job, _NOTHING | {"products": [p.name for p in there]}, "already there")
+                plan.outcomes[number] = _outcome(job, _NOTHING | {"products": [p.name for p in there]}, "already there")
                 continue
             for target in _expected(job):
                 _may_replace(target, job)
-            jobs[job["work"]] = (number, job)
+            plan.jobs[job["work"]] = (number, job)
         except CalamiError as error:
-            outcomes[number] = Outcome(name, Path(path or name), "failed", error=str(error))
+            plan.outcomes[number] = Outcome(name, Path(path or name), "failed", error=str(error))
+
+# %% ../../nbs/process/14_pipeline.ipynb #8e580cd2
+def _carry_out(plans: Sequence[_Plan], engine: Engine, jobs: Sequence[Mapping]) -> list[str]:
+    # Run jobs of some plans; what was found to differ from the stock pipeline. A job may hold several, `together`,
+    # which one process does one after the other.
+    homes, differs = {work: plan for plan in plans for work in plan.jobs}, []
     if jobs:
-        with engine.bar(total=len(jobs), desc="processing") as bar:
-            for job, result in _run_jobs([job for _, job in jobs.values()], engine):
-                outcomes[jobs[job["work"]][0]] = _outcome(job, result, "failed" if result["error"] else "made")
-                if result["error"]:
-                    log.warning("%s failed: %s", job["name"], result["error"])
-                bar.update()
-    return [outcomes[number] for number in sorted(outcomes)]
+        with engine.bar(total=sum(len(job.get("together", [job])) for job in jobs), desc="processing") as bar:
+            for job, result in _run_jobs(jobs, engine):
+                parts = job.get("together", [job])
+                for part, found in zip(parts, result.get("together", [result] * len(parts)), strict=True):
+                    homes[part["work"]].settle(part, found)
+                    bar.update()
+                differs += filter(None, [result.get("differs")])
+    return differs
 
 # %% ../../nbs/process/14_pipeline.ipynb #ff41f464
 def _outcome(job: Mapping, result: Mapping, status: str) -> Outcome:

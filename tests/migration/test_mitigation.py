@@ -242,7 +242,7 @@ def test_a_corrected_version_keeps_all_groups_and_takes_the_bias_away(raw, optio
     assert again.table["v2_bias"].tolist() == found.table["v2_bias"].tolist()
     places = [p for p in plain.glob("corrected_*") if p.name != "corrected_flight_linear"]
     (place,) = places
-    for path in place.glob("*_rate*.fits"):
+    for path in place.glob("*_calints.fits"):
         header = fits.getheader(path)
         assert (header["S_MIGCOR"], header["MIGKERN"], header["S_CHGMIG"]) == ("COMPLETE", kernel.name, "SKIPPED")
 

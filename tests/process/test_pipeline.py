@@ -178,7 +178,7 @@ def test_a_parameter_that_two_steps_have_must_name_its_step():
 
 def test_a_preset_comes_after_what_is_given(tmp_path, monkeypatch):
     toys.write_exposure(tmp_path / f"{toys.rootname()}_calints.fits")
-    monkeypatch.setattr(pipeline, "_process", lambda *_: [])
+    monkeypatch.setattr(pipeline, "_fill", lambda *_: None)
     monkeypatch.setattr(pipeline, "_settle_context", lambda _: "none")
     run = pipe_data(tmp_path, "ami3", {"ami_analyze.oversample": 7}, tmp_path / "out", preset="team")
     assert run.parameters == {"ami_analyze.firstfew": None, "ami_analyze.oversample": 7, "ami_analyze.usebp": False}

@@ -1,0 +1,194 @@
+"""Several versions of an exposure in one process: the same as by the stock pipeline, recorded as completely."""
+
+import logging
+
+import numpy as np
+import pytest
+import toys
+from astropy.io import fits
+
+from calami.instrument import niriss
+from calami.process import references, shared
+from calami.process.audit import nondefault
+from calami.process.engine import Engine, worker_pool
+from calami.process.pipeline import pipe_data
+from calami.process.record import read_sidecar
+from calami.process.shared import Task, difference, pipe_together
+
+BOXES = {name: (np.linspace(*f.half_power, 20), np.ones(20)) for name, f in niriss.FILTERS.items()}
+RATE = 3.6e6 * toys.nrm_psf("F480M", center=(40.0, 45.0)) + 10.0
+CHAIN = ["detector1", "image2"]
+PLAIN = {"charge_migration.skip": True}
+
+
+def step(threshold):
+    return {"charge_migration.skip": False, "charge_migration.signal_threshold": threshold}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """References of a toy detector, and a process in which jwst is imported once for all tests."""
+    cache = references.offline_cache(tmp_path_factory.mktemp("crds") / "cache", toys.plain_detector(), passbands=BOXES)
+    with worker_pool(1, cache) as pool:
+        yield Engine(cache, executor=pool, progress=False)
+
+
+@pytest.fixture(scope="module")
+def uncal(tmp_path_factory):
+    return toys.write_uncal(tmp_path_factory.mktemp("raw"), toys.plain_detector(), RATE, ngroups=6, nints=4)
+
+
+@pytest.fixture(scope="module")
+def versions(engine, uncal, tmp_path_factory):
+    """Four versions: of the last, an earlier step differs, and nothing can be shared before it."""
+    out = tmp_path_factory.mktemp("versions")
+    kept = {"products": ("rate", "calints"), "keep": ("charge_migration",)}
+    asked = {"low": step(2000.0), "jump": PLAIN | {"jump.rejection_threshold": 7}, "flat": {"flat_field.skip": True}}
+    tasks = {"none": Task(uncal, PLAIN, out / "none", kept)}
+    tasks |= {name: Task(uncal, PLAIN | own, out / name, {"products": "calints"}) for name, own in asked.items()}
+    return {name: run.raise_failures() for name, run in pipe_together(tasks, CHAIN, engine=engine).items()}
+
+
+def product(run):
+    (path,) = [p for p in run.paths if p.name.endswith("_calints.fits")]
+    return path
+
+
+@pytest.fixture(scope="module")
+def stock(versions, engine, uncal, tmp_path_factory):
+    """The same by the stock pipeline."""
+    out = tmp_path_factory.mktemp("stock")
+    names = ("none", "low", "flat")
+    return {n: pipe_data(uncal, CHAIN, versions[n].parameters, out / n, engine=engine).raise_failures() for n in names}
+
+
+@pytest.mark.parametrize("name", ["none", "low", "flat"])
+def test_versions_are_bit_by_bit_what_the_stock_pipeline_makes(versions, stock, name):
+    assert difference(product(stock[name]), product(versions[name])) == ""
+
+
+def test_versions_differ_from_each_other(versions):
+    paths = [product(run) for run in versions.values()]
+    assert all(difference(paths[0], other) for other in paths[1:])
+
+
+@pytest.mark.parametrize("name", ["none", "low"])
+def test_records_are_as_complete_as_those_of_the_stock_pipeline(versions, stock, name):
+    mine, other = (read_sidecar(product(run)) for run in (versions[name], stock[name]))
+    same = ["parameters", "crds_parameters", "references", "changed_from_spec", "changed_from_crds", "crds", "versions"]
+    assert [key for key in same if mine[key] != other[key]] == []
+    assert mine["references"].keys() >= {"gain", "readnoise", "flat", "linearity", "distortion"}
+    assert (mine["stock"], other["stock"]) == (False, True)
+    assert [s["name"] for s in mine["steps"]] == [s["name"] for s in other["steps"]][: len(mine["steps"])]
+    tables = [list(map(tuple, nondefault(product(run)))) for run in (versions[name], stock[name])]
+    assert tables[0] == tables[1]
+    log = versions[name].outcomes[0].log.read_text(encoding="utf-8")
+    assert "parameters are:" in log and "parameters found" in log
+
+
+def test_the_log_in_the_file_is_that_of_its_own_version(versions):
+    with fits.open(product(versions["low"])) as hdus:
+        text = bytes(hdus["ASDF"].data["ASDF_METADATA"]).decode("utf-8", "replace")
+    assert "signal_threshold: 2000.0" in text and "rejection_threshold: 4.0" in text
+
+
+def test_what_is_the_same_is_done_once_and_what_nobody_asked_for_is_not_written(versions):
+    first, low = versions["none"].outcomes[0], versions["low"].outcomes[0]
+    status = {s["name"]: s["status"] for s in low.steps}
+    early = ("dq_init", "saturation", "superbias", "refpix", "linearity")
+    assert {status[name] for name in early} == {"taken"} and status["jump"] == status["charge_migration"] == "run"
+    assert {s["status"] for s in first.steps if s["name"] in early} == {"run"}
+    assert [p.name.split("_")[-1] for p in low.products] == ["calints.fits"]
+    assert sorted(p.name.split("_")[-1] for p in first.products) == ["calints.fits", "rate.fits"]
+    assert not list(versions["none"].outdir.parent.rglob(".calami-*"))
+
+
+def test_another_threshold_begins_with_what_was_kept(versions, engine, uncal, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in versions["none"].outdir.rglob("*.fits")}
+    options = {"products": "calints", "search": [versions["none"].outdir]}
+    run = pipe_together({"x": Task(uncal, step(1500.0), tmp_path, options)}, CHAIN, engine=engine)["x"]
+    assert {s["name"] for s in run.raise_failures().outcomes[0].steps if s["status"] == "taken"} >= {
+        "refpix",
+        "linearity",
+    }
+    assert before == {p: p.stat().st_mtime_ns for p in versions["none"].outdir.rglob("*.fits")}
+    assert difference(product(versions["low"]), product(run))
+    again = pipe_together({"x": Task(uncal, step(1500.0), tmp_path, options)}, CHAIN, engine=engine)["x"]
+    assert again.outcomes[0].status == "already there" and again.steps_run == 0
+
+
+DIFFERENT = "shared.difference = lambda *paths: 'SCI differs'"
+BROKEN = "def broken(*_): raise ValueError('no such thing')\nshared._run_plainly = broken"
+
+
+@pytest.mark.parametrize(("fault", "said"), [(DIFFERENT, "SCI differs"), (BROKEN, "no such thing")])
+def test_the_stock_pipeline_does_all_where_anything_differs(engine, uncal, tmp_path, caplog, fault, said):
+    restore = "import importlib; from calami.process import shared; importlib.reload(shared)"
+    engine.executor.submit(exec, f"from calami.process import shared\n{fault}").result()
+    try:
+        with caplog.at_level(logging.WARNING):
+            runs = pipe_together({"x": Task(uncal, PLAIN, tmp_path, {"products": "calints"})}, CHAIN, engine=engine)
+    finally:
+        engine.executor.submit(exec, restore).result()
+    assert said in caplog.text and "stock pipeline" in caplog.text
+    assert runs["x"].raise_failures().outcomes[0].status == "made"
+    assert read_sidecar(product(runs["x"]))["stock"] is True
+
+
+def test_stock_shares_nothing(engine, uncal, tmp_path):
+    own = Engine(engine.cache, executor=engine.executor, progress=False, stock=True)
+    run = pipe_together({"x": Task(uncal, PLAIN, tmp_path, {"products": "calints"})}, CHAIN, engine=own)["x"]
+    assert read_sidecar(product(run.raise_failures()))["stock"] is True
+
+
+def test_a_file_that_cannot_be_processed_fails_in_every_version_and_stops_no_other(engine, uncal, tmp_path):
+    broken = tmp_path / uncal.name.replace("00001", "00002")
+    with fits.open(uncal) as hdus:
+        hdus[0].header["FILTER"] = "F999W"
+        hdus[0].header["INSTRUME"] = "NOTHING"
+        hdus.writeto(broken)
+    tasks = {n: Task([broken, uncal], own, tmp_path / n, {"products": "calints"}) for n, own in
+             {"none": PLAIN, "low": step(2000.0)}.items()}  # fmt: skip
+    runs = pipe_together(tasks, CHAIN, engine=engine)
+    assert [[o.status for o in run.outcomes] for run in runs.values()] == [["failed", "made"]] * 2
+    assert len({error for run in runs.values() for error in run.failures.values()}) == 1
+
+
+def test_no_task_is_no_run():
+    assert pipe_together({}, CHAIN) == {}
+
+
+def test_the_smallest_exposure_is_compared(tmp_path):
+    jobs = []
+    for name, size in (("a", 5), ("b", 2), ("c", 9)):
+        (tmp_path / name).write_bytes(b"x" * size)
+        jobs.append({"file": str(tmp_path / name), "outdir": str(tmp_path), "parameters": {"jump.skip": name == "a"}})
+    bundles = shared._bundles([*jobs, jobs[0] | {"parameters": {}}])
+    assert [(b["file"][-1], b["check"], len(b["together"])) for b in bundles] == [
+        ("b", True, 1),
+        ("a", False, 2),
+        ("c", False, 1),
+    ]
+    assert bundles[1]["differ"] == ["jump"]
+
+
+def write(path, data, **cards):
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(data, name="SCI")]).writeto(path)
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header.update(cards)
+    return path
+
+
+def test_a_difference_is_a_bit_a_card_or_an_extension(tmp_path):
+    data = np.array([[np.nan, 1.0]], "float32")
+    one = write(tmp_path / "one.fits", data, DATE="today", S_JUMP="COMPLETE")
+    assert difference(one, write(tmp_path / "same.fits", data, DATE="tomorrow", S_JUMP="COMPLETE")) == ""
+    assert "S_JUMP" in difference(one, write(tmp_path / "card.fits", data, DATE="today", S_JUMP="SKIPPED"))
+    assert (
+        difference(one, write(tmp_path / "kind.fits", data.astype(float), S_JUMP="COMPLETE"))
+        == "SCI of kind.fits differs"
+    )
+    bit = np.array([[np.nan, np.nextafter(np.float32(1), np.float32(2))]], "float32")
+    assert difference(one, write(tmp_path / "bit.fits", bit, S_JUMP="COMPLETE")) == "SCI of bit.fits differs"
+    fits.append(tmp_path / "same.fits", data)
+    assert "extensions" in difference(one, tmp_path / "same.fits")
