@@ -161,19 +161,21 @@ class _Stage:
 
     def meet(self, name: str, model) -> None:
         if name in self.job["keep"]:
-            self.keep(name, model)
+            _keep(self, name, model)
 
-    def keep(self, name: str, model) -> None:
-        if not hasattr(model, "save"):
-            raise CalamiError(f"keep: what goes into {name} is not one data model; choose an earlier step")
-        path = Path(self.job["work"]) / ".checkpoints" / f"before_{name}" / self.kept_name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        own = model.meta.filename
-        model.save(str(path))
-        model.meta.filename = own
-        record = {"operation": "checkpoint", "inputs": self.job["inputs"], "parameters": self.job["parameters"]}
-        record |= {"fingerprint": self.key(self.done), "checkpoint": self.checkpoint(self.done, [path])}
-        write_sidecar(path, record)
+# %% ../../nbs/process/14_pipeline.ipynb #540362f0
+def _keep(stage: _Stage, name: str, model) -> None:
+    # A model, and its record, in a file from which a later run can begin.
+    if not hasattr(model, "save"):
+        raise CalamiError(f"keep: what goes into {name} is not one data model; choose an earlier step")
+    path = Path(stage.job["work"]) / ".checkpoints" / f"before_{name}" / stage.kept_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = model.meta.filename
+    model.save(str(path))
+    model.meta.filename = own
+    record = {"operation": "checkpoint", "inputs": stage.job["inputs"], "parameters": stage.job["parameters"]}
+    record |= {"fingerprint": stage.key(stage.done), "checkpoint": stage.checkpoint(stage.done, [path])}
+    write_sidecar(path, record)
 
 # %% ../../nbs/process/14_pipeline.ipynb #de4bb314
 def _timed(run: Callable, stage: _Stage, folder: Path) -> None:
@@ -302,7 +304,7 @@ def _run_steps(stage: _Stage, folder: Path) -> None:
             stage.note(alias, "taken", 0.0)
             continue
         if alias in stage.job["keep"]:
-            stage.keep(alias, models[0] if len(models) == 1 else models)
+            _keep(stage, alias, models[0] if len(models) == 1 else models)
         stage.at, started = alias, time.perf_counter()
         skip = stage.job["parameters"].get(f"{alias}.skip", False)
         results = [_skip(step, m) if skip else step.run(m) for m in models]
