@@ -24,7 +24,7 @@ from ..instrument.optics import star_spectrum, star_temperature
 from ..migration.report import Plot
 from .findings import Findings
 from .placement import contrast_at
-from .reading import Reading, Seen, doubts, places
+from .reading import Reading, Seen, doubts, fit_alike, places
 
 # %% auto #0
 __all__ = ['RULE_STEPS', 'BINARY', 'Mismatch', 'mean_square', 'mismatches', 'growth', 'rule_table', 'search_stars',
@@ -500,14 +500,12 @@ def _truth(reading: Reading, found: Sequence[Mismatch]):
 
 # %% ../../nbs/studies/04_calibrators.ipynb #98180ac1
 def _clean(one: Seen):
-    # Noise of a millionth of the peak, so that nothing is weighted away; the response of the pixels is undone
-    image = np.array(one.truth["rate"], float)
-    bad = np.zeros(image.shape, "uint32")
-    bad[image <= 0] = niriss.DO_NOT_USE
-    keys = ("FILTER", "ROLL_REF", "V3I_YANG", "TARGPROP", "FILENAME")
-    header = {k: v for k, v in one.data.header.items() if k in keys}
-    flat = _true_flat(one.truth, image.shape)
-    return fit(image / flat, header=header, dq=bad, error=np.full(image.shape, 1e-5 * image.max()))
+    # As the pixels see it, by their capacitance too, which the preset does not correct; their response is undone
+    from scipy.ndimage import convolve
+
+    kernel = np.array(one.truth["instrument"]["detector"]["ipc"], float)
+    image = convolve(np.array(one.truth["rate"], float), kernel, mode="constant")
+    return fit_alike(one, image / _true_flat(one.truth, image.shape))
 
 # %% ../../nbs/studies/04_calibrators.ipynb #1c8a29f2
 def _true_flat(truth: Mapping, shape: tuple[int, int]) -> np.ndarray:

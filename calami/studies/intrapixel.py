@@ -17,17 +17,16 @@ import numpy as np
 from ..core.page import safe_text
 from ..core.problems import CalamiError
 from ..fringes.fitting import fit
-from ..fringes.model import FLOOR
 from ..fringes.position import fit_position_model
 from ..instrument import niriss
-from ..instrument.optics import Pupil, pixel_response, psf, star_spectrum
+from ..instrument.optics import Pupil, fine_psf, pixel_response, star_spectrum, within_pixels
 from ..migration.report import Plot
 from .findings import Findings
-from .reading import Reading, Seen, doubts, places
+from .reading import Reading, Seen, doubts, fit_alike, places
 
 # %% auto #0
-__all__ = ['HALF', 'STRENGTHS', 'FLOORS', 'BLUR_KNOWN', 'LITTLE', 'PixelFit', 'fit_pixels', 'core_images', 'response_depth',
-           'study_intrapixel']
+__all__ = ['HALF', 'STRENGTHS', 'FLOORS', 'DRAWS', 'BLUR_KNOWN', 'LITTLE', 'PixelFit', 'fit_pixels', 'core_images', 'Response',
+           'response_depth', 'study_intrapixel']
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #77eea22d
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ class PixelFit:
         Natural logarithm of the odds of a flat against none.
     determined : float
         How many combinations of pixels the images determine (of size²): trace of the resolution.
+    covariance : numpy.ndarray
+        Of `flat`, shape (size², size²).
+    unseen : float
+        Standard deviation that the sensitivity of other pixels may have: `strength`, and where that is 0 what the
+        evidence leaves room for.
     """
 
     row: int
@@ -61,6 +65,44 @@ class PixelFit:
     floor: float
     evidence: float
     determined: float
+    covariance: np.ndarray
+    unseen: float
+
+    def draws(self, count: int, seed: int = 0) -> np.ndarray:
+        """
+        Draw sensitivities of all pixels from what is known of them.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        seed : int
+            For the random numbers.
+
+        Returns
+        -------
+        numpy.ndarray
+            Sensitivities, shape (count, 80, 80): in the core as found with its covariance, elsewhere 1 with `unseen`.
+        """
+        rng = np.random.default_rng(seed)
+        flats = rng.normal(1, self.unseen, (count, *niriss.SUB80.shape))
+        if self.strength:
+            core = rng.multivariate_normal(np.nan_to_num(self.flat.ravel(), nan=1), self.covariance, count)
+            flats[:, *self.window] = core.reshape(count, *self.flat.shape)
+        return flats
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the core in SUB80."""
+        rows, columns = self.flat.shape
+        return slice(self.row, self.row + rows), slice(self.column, self.column + columns)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Sensitivity in SUB80, 1 where it is not known."""
+        flat = np.ones(niriss.SUB80.shape)
+        flat[self.window] = np.where(np.isfinite(self.flat), self.flat, 1)
+        return flat
 
     @property
     def significant(self) -> bool:
@@ -118,11 +160,15 @@ def fit_pixels(images: Sequence[tuple], at: np.ndarray, half: int = HALF) -> Pix
     best = found[strength, floor]
     size = 2 * half + 1
     seen = np.any([np.isfinite(part.left).reshape(size, size) for part in parts], axis=0)
-    flat, error = (np.where(seen, a.reshape(size, size), np.nan) for a in best[1:3])
+    variance = np.diag(best[2])
+    flat, error = (np.where(seen, a.reshape(size, size), np.nan) for a in (best[1], np.sqrt(variance)))
     error = error if strength else np.full_like(error, np.nan)
-    determined = float((1 - (best[2] / strength) ** 2)[seen.ravel()].sum()) if strength else 0.0
+    determined = float((1 - variance / strength**2)[seen.ravel()].sum()) if strength else 0.0
     evidence = best[0] - found[0.0, floor][0]
-    return PixelFit(*(int(m) - half for m in middle), 1 + flat, error, strength, floor, float(evidence), determined)
+    odds = np.exp([found[s, floor][0] - best[0] for s in STRENGTHS])
+    unseen = math.sqrt((odds / odds.sum()) @ np.square(STRENGTHS))
+    corner = (int(m) - half for m in middle)
+    return PixelFit(*corner, 1 + flat, error, strength, floor, float(evidence), determined, best[2], unseen)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #b66fa741
 @dataclass(frozen=True)
@@ -152,7 +198,7 @@ def _splines(x: np.ndarray, half: int) -> np.ndarray:
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #77f14cc7
 def _solve(parts: Sequence[_Part], strength: float, floor: float, half: int) -> tuple[float, np.ndarray, np.ndarray]:
-    # Evidence, flat and its errors; unknowns in units of their priors, so these are unit matrices
+    # Evidence, flat and its covariance; unknowns in units of their priors, so these are unit matrices
     from scipy.linalg import cho_factor, cho_solve
 
     pixels, common = (2 * half + 1) ** 2, parts[0].image.shape[1]
@@ -176,8 +222,8 @@ def _solve(parts: Sequence[_Part], strength: float, floor: float, half: int) -> 
     solution = cho_solve(factor, right)
     half_log = np.log(np.diag(factor[0])).sum()
     evidence = -0.5 * (chi2 - right @ solution) + 0.5 * logs - half_log
-    variance = np.diag(cho_solve(factor, np.eye(count)[:, :pixels]))
-    return float(evidence), strength * solution[:pixels], strength * np.sqrt(variance)
+    covariance = cho_solve(factor, np.eye(count)[:, :pixels])[:pixels]
+    return float(evidence), strength * solution[:pixels], strength**2 * (covariance + covariance.T) / 2
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #59c1fc6a
 def core_images(seen: Sequence[Seen]) -> list[tuple]:
@@ -224,15 +270,49 @@ def _in_place(one: Seen, image: np.ndarray) -> np.ndarray:
     return whole
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #b3833c6e
+#: Draws of the sensitivity of pixels for the error that they make.
+DRAWS = 100
 #: How well the width of the other blurs is known, as a fraction; our assumption.
 BLUR_KNOWN = 0.1
 #: Charge of a peak below which little of it migrates, e-.
 LITTLE = 3e3
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #ddf71b57
+@dataclass(frozen=True)
+class Response:
+    """
+    Depth of the response within pixels, and what its errors are of.
+
+    Attributes
+    ----------
+    depth : float
+        See `calami.instrument.optics.pixel_response`.
+    by_scatter : float
+        Standard error from the scatter of V² over places.
+    by_pixels : float
+        From the sensitivity of single pixels, which is the same at all places.
+    by_blur : float
+        From `BLUR_KNOWN`.
+    """
+
+    depth: float
+    by_scatter: float
+    by_pixels: float
+    by_blur: float
+
+    @property
+    def error(self) -> float:
+        """Standard error if the blurs are as given."""
+        return math.hypot(self.by_scatter, self.by_pixels)
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #7c19a8ef
 def response_depth(
-    seen: Sequence[Seen], blur: tuple[float, float], spectral_type: str = "", ipc: np.ndarray | None = None
-) -> tuple[float, float, float]:
+    seen: Sequence[Seen],
+    blur: tuple[float, float],
+    spectral_type: str = "",
+    ipc: np.ndarray | None = None,
+    pixels: PixelFit | None = None,
+) -> Response:
     """
     Measure the depth of the response within pixels.
 
@@ -246,50 +326,65 @@ def response_depth(
         Of the star; equal photons at all wavelengths if empty.
     ipc : numpy.ndarray, optional
         Kernel of the capacitance between pixels, if it was not corrected: it blurs, too.
+    pixels : PixelFit, optional
+        Sensitivity of the pixels: V² are corrected for it, and its errors are carried.
 
     Returns
     -------
-    tuple of float
-        Depth (see `calami.instrument.optics.pixel_response`), its standard error from the scatter of V² over places,
-        and the error that comes from `BLUR_KNOWN`.
+    Response
+        Depth with its errors.
     """
-    measured = np.array([one.data.v2 for one in seen])
-    name, at = seen[0].filter, np.mean([one.place for one in seen], axis=0)[::-1]
     spectrum = star_spectrum(spectral_type) if spectral_type else None
-    floor = float(np.mean([one.data.header.get("CALFLOOR", FLOOR) for one in seen]))
     pistons = np.mean([one.data.pistons * one.data.wavelength for one in seen], axis=0) * 1e9 / (2 * np.pi)
-    given = {
-        "pupil": Pupil(pistons=pistons),
-        "diffusion": blur[0],
-        "jitter": blur[1],
-        "oversample": 5,
-        **({"spectrum": spectrum} if spectrum else {}),
-    }
-    made = [
-        _model_v2(name, tuple(at), given | more, ipc, floor)
-        for more in ({}, {"response": pixel_response(0.1, 5)}, {"diffusion": blur[0] * (1 + BLUR_KNOWN)})
-    ]
-    flat, deep, wide = made
-    mean, scatter = measured.mean(axis=0), measured.std(axis=0, ddof=1) / math.sqrt(len(seen))
-    design = np.column_stack((flat, (deep - flat) / 0.1)) / scatter[:, None]
-    inverse = np.linalg.inv(design.T @ design)
-    scale, change = inverse @ design.T @ (mean / scatter)
+    optics = {"pupil": Pupil(pistons=pistons), "jitter": blur[1], "spectrum": spectrum}
+    optics = {key: value for key, value in optics.items() if value is not None}
+    flats = np.concatenate((pixels.whole[None], pixels.draws(DRAWS))) if pixels else np.ones((1, *niriss.SUB80.shape))
+    made = [_model_v2(one, blur[0], optics, ipc, flats) for one in seen]
+    noise = np.sqrt(np.mean([one.data.v2_err**2 for one in seen], axis=0))
+    return _solve_depth(np.array([one.data.v2 for one in seen]), noise, made)
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #1d59951a
+@dataclass(frozen=True)
+class _ModelV2:
+    # V² of a model image: as it is, per unit of depth, per unit of diffusion, and what each flat adds (the first row
+    # is the best one, the others are draws)
+    base: np.ndarray
+    deep: np.ndarray
+    wide: np.ndarray
+    flats: np.ndarray
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #9a481f41
+def _solve_depth(measured: np.ndarray, noise: np.ndarray, made: Sequence[_ModelV2]) -> Response:
     # Each place has its own answer: what they scatter by holds how alike the errors of baselines are. They are few.
-    n, single = len(seen), (measured / scatter) @ design @ inverse
+    # The weights are not from that scatter: of few places, it is least where it happens to be least.
+    answers = []
+    for v2, model in zip(measured, made, strict=True):
+        design = np.column_stack((model.base, model.deep)) / noise[:, None]
+        values = np.vstack((v2 - model.flats[0], model.base + model.flats[1:] - model.flats[0], model.wide)) / noise
+        scale, change = np.linalg.lstsq(design, values.T, rcond=None)[0]
+        answers.append(np.array([change[0] / scale[0], *change[1:]]))
+    n, answers = len(made), np.array(answers)
     few = math.sqrt((n - 1) / (n - 3)) if n > 3 else math.nan
-    error = (single[:, 1] / single[:, 0]).std(ddof=1) / math.sqrt(n) * few
-    by_blur = abs((inverse @ design.T @ ((wide - flat) / scatter))[1])
-    return float(change / scale), float(error), float(by_blur)
+    mean = answers.mean(axis=0)
+    by_scatter = answers[:, 0].std(ddof=1) / math.sqrt(n) * few
+    by_pixels = float(np.sqrt(np.mean(mean[1:-1] ** 2))) if len(mean) > 2 else 0.0
+    return Response(float(mean[0]), float(by_scatter), by_pixels, float(abs(mean[-1]) * BLUR_KNOWN))
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #8c0f69fd
-def _model_v2(name: str, at: tuple[float, float], options: dict, ipc: np.ndarray | None, floor: float) -> np.ndarray:
+def _model_v2(one: Seen, diffusion: float, optics: dict, ipc: np.ndarray | None, flats: np.ndarray) -> _ModelV2:
+    # At the place of the exposure, fitted as it was
     from scipy.ndimage import convolve
 
-    image = psf(name, at, **options)
-    image = image if ipc is None else convolve(image, np.asarray(ipc, float), mode="constant")
-    image[: niriss.SUB80.reference_rows] = 0
-    # With the weights of the data: a model that is not exact gives other V² with others
-    return fit(image, header={"FILTER": name}, error=np.full(image.shape, 1e-4 * image.max()), pixel_weights=floor).v2
+    fine, wide = (
+        fine_psf(one.filter, one.place[::-1], oversample=5, diffusion=width, **optics)
+        for width in (diffusion, diffusion * (1 + BLUR_KNOWN))
+    )
+    images = [within_pixels(fine, 5), within_pixels(fine, 5, pixel_response(0.1, 5)), within_pixels(wide, 5)]
+    if ipc is not None:
+        images = [convolve(image, np.asarray(ipc, float), mode="constant") for image in images]
+    base, deep, broad = (fit_alike(one, image).v2 for image in images)
+    changed = fit_alike(one, images[0] * np.concatenate((np.ones((1, *images[0].shape)), flats))).samples["v2"]
+    return _ModelV2(base, (deep - base) / 0.1, (broad - base) / BLUR_KNOWN, changed[1:] - changed[0])
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #3b1bbae4
 def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) -> Findings:
@@ -332,7 +427,7 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
         tables["core_flat"] = _flat_table(pixels)
         files |= {"core_flat.fits": partial(_write_flat, pixels, seen)} if pixels.significant else {}
         results |= _pixel_results(pixels) | _with_flat(seen, pixels)
-    results |= _depth(seen, blur, missing)
+    results |= _depth(seen, blur, pixels, missing)
     results["verdict"] = _verdict(results, pixels)
     answer.insert(0, f"Verdict for {about}: {results['verdict']}.")
     if pixels is not None:
@@ -430,11 +525,7 @@ def _pixel_results(pixels: PixelFit) -> dict[str, Any]:
 # %% ../../nbs/studies/05_intrapixel.ipynb #0fac10f4
 def _with_flat(seen: Sequence[Seen], pixels: PixelFit) -> dict[str, float]:
     # Scatter of the observables over the places if the flat is applied: what single pixels have to do with it
-    flat = np.ones(niriss.SUB80.shape)
-    rows, columns = pixels.flat.shape
-    core = slice(pixels.row, pixels.row + rows), slice(pixels.column, pixels.column + columns)
-    flat[core] = np.where(np.isfinite(pixels.flat), pixels.flat, 1)
-    again = []
+    flat, again = pixels.whole, []
     for one, (image, noise, _) in zip(seen, core_images(seen), strict=True):
         if image.shape != flat.shape:
             return {"v2_scatter_with_flat": math.nan, "cp_scatter_with_flat_deg": math.nan}
@@ -457,11 +548,14 @@ def _pixel_words(pixels: PixelFit) -> str:
     )
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #913d5bc2
+_DEPTH = ("response_depth", "response_error", "response_error_by_pixels", "response_error_by_blur")
 #: Coefficients of migration without which there is none.
 _LAW = ("edge", "diagonal", "nonlinearity", "cubic")
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #8b6f63ff
-def _depth(seen: Sequence[Seen], blur: tuple[float, float] | None, missing: dict[str, str]) -> dict[str, Any]:
+def _depth(
+    seen: Sequence[Seen], blur: tuple[float, float] | None, pixels: PixelFit | None, missing: dict[str, str]
+) -> dict[str, Any]:
     facts = seen[0].truth["instrument"] if all(one.truth for one in seen) else None
     key, kind = "depth of the response", ""
     if blur is None and facts:
@@ -475,14 +569,16 @@ def _depth(seen: Sequence[Seen], blur: tuple[float, float] | None, missing: dict
     elif migrates and not corrected and not max(one.peak for one in seen) < LITTLE:
         missing[key] = f"charge migrates from peaks above {LITTLE:.0f} e-, which blurs more than it; correct it first"
     else:
-        depth, error, by_blur = response_depth(seen, blur, kind, facts and facts["detector"]["ipc"])
-        if by_blur > max(error, 0.05):
+        found = response_depth(seen, blur, kind, facts and facts["detector"]["ipc"], pixels)
+        if found.by_blur > max(found.error, 0.05):
             missing[key] = (
-                f"it is {depth:.2f} ± {error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of their width "
-                f"change it by {by_blur:.1f}, so they would have to be known to {BLUR_KNOWN * 0.05 / by_blur:.1%}"
+                f"it is {found.depth:.2f} ± {found.error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of "
+                f"their width change it by {found.by_blur:.1f}, so they would have to be known to "
+                f"{BLUR_KNOWN * 0.05 / found.by_blur:.1%}"
             )
-        return {"response_depth": depth, "response_error": error, "response_error_by_blur": by_blur}
-    return dict.fromkeys(("response_depth", "response_error", "response_error_by_blur"))
+        values = found.depth, found.error, found.by_pixels, found.by_blur
+        return dict(zip(_DEPTH, values, strict=True))
+    return dict.fromkeys(_DEPTH)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #5fc6db00
 def _verdict(results: dict[str, Any], pixels: PixelFit | None) -> str:
@@ -516,12 +612,8 @@ def _write_flat(pixels: PixelFit, seen: Sequence[Seen], path) -> None:
     # Like a flat reference of jwst, 1 outside the core
     from astropy.io import fits
 
-    flat, error = np.ones(niriss.SUB80.shape, "float32"), np.zeros(niriss.SUB80.shape, "float32")
-    rows, columns = pixels.flat.shape
-    core = slice(pixels.row, pixels.row + rows), slice(pixels.column, pixels.column + columns)
-    known = np.isfinite(pixels.flat)
-    flat[core] = np.where(known, pixels.flat, 1)
-    error[core] = np.where(known, pixels.error, 0)
+    flat, error = pixels.whole.astype("float32"), np.zeros(niriss.SUB80.shape, "float32")
+    error[pixels.window] = np.nan_to_num(pixels.error)
     header = fits.Header({"REFTYPE": "FLAT", "TELESCOP": "JWST", "INSTRUME": "NIRISS", "DETECTOR": "NIS"})
     header.update({"FILTER": seen[0].filter, "PUPIL": "NRM", "SUBARRAY": "SUB80", "PEDIGREE": "DUMMY"})
     header["AUTHOR"] = "calami"

@@ -19,6 +19,7 @@ from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..exposures.naming import NameFields
 from ..fringes.fitting import fit
+from ..fringes.model import FLOOR
 from ..fringes.observables import Observables
 from ..fringes.oifits import read_oifits
 from ..instrument import niriss
@@ -32,7 +33,8 @@ from ..process.references import default_cache
 from ..simulate.exposures import read_truth, truth_path
 
 # %% auto #0
-__all__ = ['SAME_ROLL', 'Seen', 'places', 'fringe_tilts', 'ReadOptions', 'Reading', 'read_study', 'doubts']
+__all__ = ['SAME_ROLL', 'Seen', 'places', 'fringe_tilts', 'ReadOptions', 'Reading', 'read_study', 'bad_pixels', 'fit_alike',
+           'doubts']
 
 # %% ../../nbs/studies/01_reading.ipynb #10b5bf16
 @dataclass(frozen=True)
@@ -336,6 +338,52 @@ def _peak(images: Exposure | None) -> float:
         return math.nan if found.lost else float(niriss.to_electrons(found.rate * images.effective_time))
     except CalamiError:
         return math.nan
+
+# %% ../../nbs/studies/01_reading.ipynb #b11b1cde
+def bad_pixels(one: Seen) -> np.ndarray:
+    """
+    Find the pixels of an exposure that are bad in all integrations.
+
+    Parameters
+    ----------
+    one : Seen
+        The exposure.
+
+    Returns
+    -------
+    numpy.ndarray
+        True for bad pixels and reference pixels, shape of SUB80; the latter only if there is no image.
+    """
+    reference = np.indices(niriss.SUB80.shape)[0] < niriss.SUB80.reference_rows
+    if one.images is None or not one.images.has("DQ"):
+        return reference
+    flagged = (one.images.dq & niriss.DO_NOT_USE) != 0
+    return reference | (flagged.all(axis=0) if flagged.ndim == 3 else flagged)
+
+# %% ../../nbs/studies/01_reading.ipynb #4c65349f
+def fit_alike(one: Seen, images: np.ndarray) -> Observables:
+    """
+    Fit images without noise as an exposure was fitted.
+
+    Parameters
+    ----------
+    one : Seen
+        The exposure: the same pixels are bad, and they weigh the same. A model that is not exact gives other V² with
+        others.
+    images : numpy.ndarray
+        An image or several, shape of SUB80 or (n, ...).
+
+    Returns
+    -------
+    Observables
+        The fit; nothing is rejected, and nothing taken off for noise.
+    """
+    dq = np.broadcast_to(np.where(bad_pixels(one), niriss.DO_NOT_USE, 0).astype("uint32"), images.shape)
+    keys = ("FILTER", "ROLL_REF", "V3I_YANG", "TARGPROP", "FILENAME")
+    header = {key: value for key, value in one.data.header.items() if key in keys} | {"FILTER": one.filter}
+    data = {"dq": dq, "error": np.full(images.shape, 1e-5 * images.max()), "header": header}
+    floor = float(one.data.header.get("CALFLOOR", FLOOR))
+    return fit(images, **data, pixel_weights=floor, fix=False, reject=False, debias=False)
 
 # %% ../../nbs/studies/01_reading.ipynb #61b44e7a
 #: Angles of the detector on the sky that differ by less are one roll, degrees. In program 1093 stars differ by 0.6.

@@ -191,8 +191,8 @@ def test_the_depth_of_the_response_is_recovered(depth):
         image[:4] = 0
         data = fit(image, header={"FILTER": "F480M"}, error=np.full(image.shape, 2.0))
         made.append(Seen(f"e{k}", "r", "S", "F480M", 1, 1, k, False, (0, 0), 0, 1e3, data))
-    found, error, by_blur = response_depth(made, blur)
-    assert abs(found - depth) < 3 * error + 0.005 and error < 0.03 and by_blur > 0
+    found = response_depth(made, blur)
+    assert abs(found.depth - depth) < 3 * found.error + 0.005 and found.error < 0.03 and found.by_blur > 0
 
 
 def test_one_place_and_observables_only(stars, tmp_path):

@@ -1,0 +1,136 @@
+"""What the studies measure, over many simulated programs: bias, and coverage of their errors.
+
+    python tests/campaigns/studies.py [--draws 200] [--what depth,flat]
+
+``depth``: depths of the response within pixels of 0, 5 and 10 %, nine flown places, images with photon noise of 2e8
+electrons in all; ``--flat 0.01`` adds sensitivities of single pixels that no one knows, and fits them. ``flat``: the
+core flat of the same images, for flats of 0, 0.5 and 1 %.  Each line: how many draws, mean, scatter, mean error, coverage of one and
+two standard errors with the p of a binomial test against 68.3 and 95.4 %.
+"""
+
+import argparse
+from time import perf_counter
+
+import numpy as np
+
+from calami.fringes.fitting import fit
+from calami.instrument import niriss
+from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_response, within_pixels
+from calami.simulate.plans import SUBPIXEL_DITHERS
+from calami.studies import intrapixel
+from calami.studies.reading import Seen, places
+
+PHOTONS, FILTER = 2e8, "F480M"
+STEPS = np.array(SUBPIXEL_DITHERS[25][:9])[:, ::-1] * 1e3 / np.mean(niriss.PIXEL_SCALE_MAS)
+SPOTS = STEPS + np.array((niriss.AIM_PIXEL[1] + 0.03, niriss.AIM_PIXEL[0] + 0.19))
+
+
+def light(depth):
+    """Images of the nine places without noise, electrons."""
+    response = pixel_response(depth, 5) if depth else None
+    images = []
+    for row, column in SPOTS:
+        fine = fine_psf(FILTER, (column, row), oversample=5, diffusion=DIFFUSION_MAS, jitter=JITTER_MAS)
+        image = within_pixels(fine, 5, response) * PHOTONS / len(SPOTS)
+        image[: niriss.SUB80.reference_rows] = 0
+        images.append(image)
+    return images
+
+
+class Picture:
+    """As much of an exposure as the study of 1504 asks of one."""
+
+    def __init__(self, image, error):
+        self.science, self.error = image, error
+        self.dq = np.zeros(image.shape, "uint32")
+
+    def has(self, name):
+        """Only what is known."""
+        return name == "DQ"
+
+
+def observed(images, flat, rng):
+    """The exposures of a draw."""
+    made = []
+    for k, image in enumerate(images):
+        seen = image * flat
+        error = np.sqrt(np.maximum(image, 0) + 200.0)
+        noisy = seen + error * rng.normal(size=image.shape)
+        data = fit(noisy, header={"FILTER": FILTER}, error=error)
+        made.append(Seen(f"e{k}", "r", "S", FILTER, 1, 1, k, False, (0, 0), 0, 1e3, data, Picture(noisy, error)))
+    return made
+
+
+def line(words, pulls, errors, values, began):
+    """Print a line of the table."""
+    from scipy.stats import binomtest
+
+    pulls = np.ravel(pulls)
+    inside = [(int((np.abs(pulls) < k).sum()), share) for k, share in ((1, 0.6827), (2, 0.9545))]
+    tests = ", ".join(f"{n / len(pulls):.1%} (p {binomtest(n, len(pulls), share).pvalue:.2g})" for n, share in inside)
+    print(
+        f"{words}: N {len(values)}, mean {np.mean(values):.4f} ± {np.std(values) / len(values) ** 0.5:.4f}, scatter "
+        f"{np.std(values):.4f}, error {np.mean(errors):.4f}, within {tests}; {perf_counter() - began:.0f} s",
+        flush=True,
+    )
+
+
+def depths(draws, strength, seed):
+    """The depth of the response."""
+    for depth in (0.0, 0.05, 0.1):
+        began, images, made, found = perf_counter(), light(depth), None, []
+        for k in range(draws):
+            rng = np.random.default_rng([seed, k, round(depth * 100)])
+            flat = rng.normal(1, strength, niriss.SUB80.shape) if strength else 1.0
+            seen = observed(images, flat, rng)
+            if strength:
+                pixels = intrapixel.fit_pixels(intrapixel.core_images(seen), places(seen))
+                found.append(intrapixel.response_depth(seen, (DIFFUSION_MAS, JITTER_MAS), pixels=pixels))
+                continue
+            if made is None:  # the model of the first draw serves for all: places are known to thousandths
+                optics = {"jitter": JITTER_MAS}
+                one = np.ones((1, *niriss.SUB80.shape))
+                made = [intrapixel._model_v2(x, DIFFUSION_MAS, optics, None, one) for x in seen]
+            noise = np.sqrt(np.mean([x.data.v2_err**2 for x in seen], axis=0))
+            found.append(intrapixel._solve_depth(np.array([x.data.v2 for x in seen]), noise, made))
+        values, errors = (np.array([getattr(x, w) for x in found]) for w in ("depth", "error"))
+        line(f"depth {depth}, flat {strength}", (values - depth) / errors, errors, values, began)
+
+
+def flats(draws, seed):
+    """The sensitivity of the pixels of the core."""
+    images = light(0.0)
+    for strength in (0.0, 0.005, 0.01):
+        began, pulls, errors, strengths, claims = perf_counter(), [], [], [], 0
+        for k in range(draws):
+            rng = np.random.default_rng([seed, k, round(strength * 1000)])
+            flat = rng.normal(1, strength, niriss.SUB80.shape) if strength else np.ones(niriss.SUB80.shape)
+            seen = observed(images, flat, rng)
+            found = intrapixel.fit_pixels(intrapixel.core_images(seen), places(seen))
+            strengths.append(found.strength)
+            claims += found.significant
+            if found.strength:
+                pulls.append(((found.flat - flat[found.window]) / found.error).ravel())
+                errors.append(np.nanmean(found.error))
+        print(f"flat {strength}: claimed {claims} of {draws}")
+        if pulls:
+            line(f"flat {strength}", pulls, errors, strengths, began)
+
+
+def main():
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--what", default="depth,flat")
+    parser.add_argument("--flat", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    for what in options.what.split(","):
+        if what == "depth":
+            depths(options.draws, options.flat, options.seed)
+        elif what == "flat":
+            flats(options.draws, options.seed)
+
+
+if __name__ == "__main__":
+    main()
