@@ -20,6 +20,7 @@ from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.exposure import Exposure
 from ..exposures.steps import keywords_of
 from ..instrument import niriss
+from ..instrument.detector import HOT
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.optics import Distortion
 
@@ -103,19 +104,22 @@ def _with_flags(frames: _Frames, parts: Iterable[tuple], jumps: bool, single: bo
     # Add what comes a few integrations at a time, each None or an array: place, DQ, ERR and VAR_FLAT, which is common
     # to all exposures of a pixel: no noise. The cube of a place is there when its flags come.
     cube, notes, hit, variance = frames.cube, frames.notes, None, None
-    bad = np.zeros(cube.shape, bool)
+    bad, hot = np.zeros(cube.shape, bool), np.zeros(cube.shape[1:], bool)
     for place, flags, error, flat in parts:
         bad[place] = ~np.isfinite(cube[place])
         if flags is not None:
             hit = np.zeros(cube.shape, bool) if hit is None else hit
             hit[place] = (flags & niriss.JUMP_DET) != 0
             bad[place] |= (flags & niriss.DO_NOT_USE) != 0
+            hot |= ((flags & HOT) != 0).any(axis=0)
         if error is not None:
             if variance is None:
                 variance = np.zeros(cube.shape, np.result_type(error.dtype, np.float32))
             with np.errstate(over="ignore", invalid="ignore"):
                 square = np.square(error, dtype=float) - (0 if flat is None else np.nan_to_num(flat.astype(float)))
                 variance[place] = np.where(np.isfinite(square) & (square > 0), square, np.nan)
+    if hot.any() and not jumps:
+        bad |= _beside(hot, cube, bad[0])
     if hit is not None:
         if not jumps:
             often = (hit.sum(axis=0) > 1) & (hit.mean(axis=0) > RARE_JUMPS)
@@ -127,6 +131,18 @@ def _with_flags(frames: _Frames, parts: Iterable[tuple], jumps: bool, single: bo
         variance = None
         notes.append("no usable ERR")
     return replace(frames, bad=bad, variance=variance)
+
+# %% ../../nbs/fringes/02_frames.ipynb #8ea9e0cf
+def _beside(hot: np.ndarray, cube: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    # Neighbours of hot pixels, into which their charge looks by the capacitance: half a percent of it, which counts
+    # where the star is faint (less than a tenth of its peak)
+    from scipy.ndimage import binary_dilation
+
+    near = np.argwhere(binary_dilation(hot) & ~hot).T
+    level, peak = np.nan_to_num(cube[:, *near]).mean(axis=0), np.where(bad, 0, cube[0]).max()
+    found = np.zeros(hot.shape, bool)
+    found[tuple(near[:, level < 0.1 * peak])] = True
+    return found
 
 # %% ../../nbs/fringes/02_frames.ipynb #43a0d8c9
 def _from_file(data: Exposure, jumps: bool) -> _Frames:

@@ -22,7 +22,7 @@ from ..fringes.observables import wrap
 from ..instrument import niriss
 from ..instrument.optics import star_spectrum, star_temperature
 from ..migration.report import Plot
-from .findings import Findings
+from .findings import Findings, by_error
 from .placement import contrast_at
 from .reading import Reading, Seen, doubts, fit_alike, places
 
@@ -159,24 +159,25 @@ def growth(found: Sequence[Mismatch], keys: Sequence[str]) -> dict[str, dict[str
     Returns
     -------
     dict
-        ``v2`` and ``cp`` → ``same`` (any two stars) and each key → mean square a unit squared, and its error; NaN for
-        an error that cannot be had (fewer than four stars).
+        ``v2`` and ``cp`` → ``same`` (any two stars) and each key → mean square a unit squared, and its error. Of four
+        stars or more that is by leaving one out, or by noise if that is more; of two or three by noise and by how few
+        they are: the mean square of n - 1 independent differences is known to √(2 / (n - 1)) of itself.
     """
     stars = sorted({s for one in found for s in (one.first, one.second)})
     result = {}
     for what in ("v2", "cp"):
-        whole = _solve_growth(found, keys, what)
-        parts = []
-        for star in stars if len(stars) > 3 else ():
-            rest = [one for one in found if star not in (one.first, one.second)]
-            parts.append(_solve_growth(rest, keys, what))
-        n = len(parts)
-        errors = np.sqrt((n - 1) / n * ((parts - np.mean(parts, axis=0)) ** 2).sum(axis=0)) if n else whole * math.nan
+        whole, noise = _solve_growth(found, keys, what)
+        errors = np.hypot(noise, whole * math.sqrt(2 / max(len(stars) - 1, 1)))
+        if len(stars) > 3:
+            rest = [[one for one in found if star not in (one.first, one.second)] for star in stars]
+            parts, n = np.array([_solve_growth(some, keys, what)[0] for some in rest]), len(stars)
+            errors = np.maximum(noise, np.sqrt((n - 1) / n * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0)))
         result[what] = {k: (float(v), float(e)) for k, v, e in zip(("same", *keys), whole, errors, strict=True)}
     return result
 
 # %% ../../nbs/studies/04_calibrators.ipynb #b209201d
-def _solve_growth(found: Sequence[Mismatch], keys: Sequence[str], what: str) -> np.ndarray:
+def _solve_growth(found: Sequence[Mismatch], keys: Sequence[str], what: str) -> tuple[np.ndarray, np.ndarray]:
+    # Growths, none negative, and what the noise of the pairs makes of them
     from scipy.optimize import nnls
 
     values = np.array([getattr(one, what) for one in found])
@@ -185,7 +186,10 @@ def _solve_growth(found: Sequence[Mismatch], keys: Sequence[str], what: str) -> 
     # Pairs agree with any law to a third at best: they share stars
     weights = 1 / np.hypot(errors, np.maximum(values, 0) / 3 + 1e-12)
     size = np.maximum(np.abs(design).max(axis=0), 1e-12)
-    return nnls(design / size * weights[:, None], values * weights)[0] / size
+    scaled = design / size * weights[:, None]
+    solution = nnls(scaled, values * weights)[0] / size
+    noise = np.sqrt(np.sum((np.linalg.pinv(scaled) * (errors * weights)) ** 2, axis=1)) / size
+    return solution, noise
 
 # %% ../../nbs/studies/04_calibrators.ipynb #44b7bc76
 def rule_table(laws: Mapping[str, Mapping[str, tuple[float, float]]], data: Any):
@@ -215,16 +219,21 @@ def rule_table(laws: Mapping[str, Mapping[str, tuple[float, float]]], data: Any)
             for what in ("v2", "cp"):
                 base, grown = laws[what]["same"], laws[what].get(key, (0.0, 0.0))
                 extra = grown if key != "same" else (0.0, 0.0)
-                square = base[0] + extra[0] * size**2
-                error = math.hypot(base[1], extra[1] * size**2) / (2 * math.sqrt(square)) if square > 0 else math.nan
-                cells += [math.sqrt(square), error]
+                cells += _root(base[0] + extra[0] * size**2, math.hypot(base[1], extra[1] * size**2))
             v2, v2_error, cp, cp_error = cells
             words = _WORDS.get(key, "none: two stars alike")
             angles = (math.degrees(cp), math.degrees(cp_error))
             rows.append((words, step, v2, v2_error, *angles, contrast_at(data, v2, cp)))
-    table = Table(rows=rows, names="difference size v2 v2_error cp_deg cp_error_deg contrast_mag".split())
-    for name in table.colnames[1:]:
-        table[name].info.format = {"size": "g", "contrast_mag": ".2f"}.get(name, ".5f" if "v2" in name else ".4f")
+    table = Table(rows=rows, names="difference size v2 v2_error cp_deg cp_deg_error contrast_mag".split())
+    table["size"].info.format, table["contrast_mag"].info.format = "g", ".1f"
+    return _with_digits(table)
+
+# %% ../../nbs/studies/04_calibrators.ipynb #27fb74c7
+def _with_digits(table):
+    # V² and closure phases with as many digits as their errors allow
+    for name in ("v2", "cp_deg"):
+        for column in (name, f"{name}_error"):
+            table[column].info.format = by_error(table[f"{name}_error"])
     return table
 
 # %% ../../nbs/studies/04_calibrators.ipynb #60f95480
@@ -315,7 +324,9 @@ def study_calibrators(
     keys = _usable_keys(single or found, missing)
     laws = growth(single or found, keys)
     if len({s for one in single for s in (one.first, one.second)}) < 4:
-        missing["errors of the rule"] = "fewer than four single stars: leaving one out says nothing"
+        missing["firm errors of the rule"] = (
+            "fewer than four single stars: leaving one out says nothing, so the errors are those of noise and of so few"
+        )
     sets = _versions(reading, types, corrected, pairs)
     tables = {"pairs": _pair_table(found), "rule": rule_table(laws, reading.seen[0].data)}
     tables["versions"] = _version_table({"as they are": found} | sets, binaries)
@@ -325,10 +336,18 @@ def study_calibrators(
     plots = {"rule": Plot([partial(_draw_pairs, found=found, what=w) for w in ("v2", "cp")], _CAPTION)}
     truth = _truth(reading, found) if all(one.truth for one in reading.seen) else None
     answer = (*_sentences(tables, laws, searched, binaries), *remarks)
-    return Findings(4480, title, answer, missing, results, tables, plots, _METHOD, truth=truth)
+    return Findings(4480, title, answer, missing, results, tables, plots, _METHOD, truth=truth, captions=_CAPTIONS)
 
 # %% ../../nbs/studies/04_calibrators.ipynb #4c8acc19
 _CAPTION = "What is left of one star calibrated by another, beyond the noise, against how far apart they stood."
+_CAPTIONS = {
+    "truth": "Mean squares without noise against those that were found, as rms, and how many standard errors they lie "
+    "apart; pairs share stars, so these are few independent numbers.",
+    "pairs": "What is left of one star calibrated by another, rms beyond noise, V² relative, and what they differ in.",
+    "rule": "What a difference between target and calibrator costs, rms, and the limit that it sets alone at 150 mas.",
+    "versions": "The same over all pairs of single stars, by filter and by what was done to the images.",
+    "stars": "Stars with the best companion of each when the others calibrate it (5 σ makes a binary).",
+}
 _METHOD = (
     "Pairs: V² of one star over that of the other less 1, and closure phases of one less those of the other; the mean "
     "square less what the noise adds, over baselines and triangles. An ordered pair has the size of the other order.",
@@ -397,11 +416,11 @@ def _pair_table(found: Sequence[Mismatch]):
         v2, cp = _root(one.v2, one.v2_error), np.degrees(_root(one.cp, one.cp_error))
         mas = one.apart * float(np.mean(niriss.PIXEL_SCALE_MAS))
         rows.append((one.first, one.second, one.filter, one.dmag, one.dlnt, mas, one.dlnpeak, *v2, *cp))
-    names = "target calibrator filter dmag dlnT apart_mas dlnpeak v2 v2_error cp_deg cp_error_deg".split()
+    names = "target calibrator filter dmag dlnT apart_mas dlnpeak v2 v2_error cp_deg cp_deg_error".split()
     table = Table(rows=rows, names=names)
-    for name in names[3:]:
-        table[name].info.format = ".5f" if "v2" in name else ".4f" if "cp" in name else ".3f"
-    return table
+    for name, style in (("dmag", ".2f"), ("dlnT", ".2f"), ("apart_mas", ".1f"), ("dlnpeak", ".2f")):
+        table[name].info.format = style
+    return _with_digits(table)
 
 # %% ../../nbs/studies/04_calibrators.ipynb #e5a5a07d
 def _version_table(sets: Mapping[str, Sequence[Mismatch]], binaries: Sequence[str]):
@@ -418,7 +437,7 @@ def _version_table(sets: Mapping[str, Sequence[Mismatch]], binaries: Sequence[st
             rows.append((words, name, len(mine), sizes[0], math.degrees(sizes[1])))
     names = ("version", "filter", "pairs", "v2", "cp_deg")
     table = Table(rows=rows or None, names=names, dtype=(str, str, int, float, float))
-    table["v2"].info.format, table["cp_deg"].info.format = ".5f", ".4f"
+    table["v2"].info.format = table["cp_deg"].info.format = ".2g"
     return table
 
 # %% ../../nbs/studies/04_calibrators.ipynb #92bd3487
@@ -436,7 +455,7 @@ def _star_table(reading: Reading, searched: Mapping, found: Sequence[Mismatch], 
     names = "star type verdict sigma sep_mas pa_deg dmag v2_with_others cp_with_others_deg".split()
     table = Table(rows=rows, names=names)
     table.sort(["sigma"], reverse=True)
-    for name, style in zip(names[3:], (".1f", ".0f", ".0f", ".2f", ".5f", ".4f"), strict=True):
+    for name, style in zip(names[3:], (".1f", ".0f", ".0f", ".1f", ".2g", ".2g"), strict=True):
         table[name].info.format = style
     return table
 
@@ -454,8 +473,8 @@ def _results(found: Sequence[Mismatch], laws: Mapping, binaries: Sequence[str], 
 def _sentences(tables: Mapping, laws: Mapping, searched: Mapping, binaries: Sequence[str]) -> list[str]:
     first = tables["rule"][0]
     words = [
-        f"Two stars that are alike calibrate each other to {first['v2']:.2%} in V² and {first['cp_deg']:.3f}° in "
-        "closure phase" + (f": {first['contrast_mag']:.1f} mag at 150 mas." if first["contrast_mag"] > 0 else ".")
+        f"Two stars that are alike calibrate each other to {_percent(first)} in V² and {_degrees(first)} in closure "
+        "phase" + (f": {first['contrast_mag']:.1f} mag at 150 mas." if first["contrast_mag"] > 0 else ".")
     ]
     for key in (k for k in laws["v2"] if k != "same"):
         sure = [what for what in ("v2", "cp") if laws[what][key][0] > 2 * laws[what][key][1]]
@@ -463,8 +482,8 @@ def _sentences(tables: Mapping, laws: Mapping, searched: Mapping, binaries: Sequ
         if sure:
             last = rows[1]
             words.append(
-                f"A difference of {last['size']:g} in {_WORDS[key]} makes it {last['v2']:.2%} and "
-                f"{last['cp_deg']:.3f}°, {last['contrast_mag']:.1f} mag."
+                f"A difference of {last['size']:g} in {_WORDS[key]} makes it {_percent(last)} and {_degrees(last)}, "
+                f"{last['contrast_mag']:.1f} mag."
             )
         else:
             words.append(f"A difference in {_WORDS[key]} is not seen to matter (2 σ).")
@@ -478,6 +497,16 @@ def _sentences(tables: Mapping, laws: Mapping, searched: Mapping, binaries: Sequ
     if searched and not binaries:
         words.append("None of the stars is seen to be a binary (5 σ).")
     return words
+
+# %% ../../nbs/studies/04_calibrators.ipynb #b3d23b7e
+def _percent(row) -> str:
+    style = by_error(100 * row["v2_error"])
+    return f"({100 * row['v2']:{style}} ± {100 * row['v2_error']:{style}}) %"
+
+# %% ../../nbs/studies/04_calibrators.ipynb #852d4453
+def _degrees(row) -> str:
+    style = by_error(row["cp_deg_error"])
+    return f"({row['cp_deg']:{style}} ± {row['cp_deg_error']:{style}})°"
 
 # %% ../../nbs/studies/04_calibrators.ipynb #1329d539
 def _truth(reading: Reading, found: Sequence[Mismatch]):
@@ -495,7 +524,7 @@ def _truth(reading: Reading, found: Sequence[Mismatch]):
     names = "target calibrator filter v2 v2_true cp_deg cp_deg_true v2_sigmas cp_sigmas".split()
     table = Table(rows=rows, names=names)
     for name in names[3:]:
-        table[name].info.format = ".1f" if "sigmas" in name else ".5f" if "v2" in name else ".4f"
+        table[name].info.format = ".1f" if "sigmas" in name else ".2g"
     return table
 
 # %% ../../nbs/studies/04_calibrators.ipynb #98180ac1

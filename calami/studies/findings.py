@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..core.files import whole_files, write_atomically
-from ..core.page import Figure, Heading, Note, html_page
+from ..core.page import Captioned, Figure, Heading, Note, html_page
 from ..core.record import file_record
 from ..core.tables import render
 from ..migration.report import _SIMULATED, Plot, _made_by, _provenance, _record, _write_all, draw_all
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['Findings', 'write_findings', 'plain']
+__all__ = ['Findings', 'write_findings', 'by_error', 'plain']
 
 # %% ../../nbs/studies/02_findings.ipynb #228872f7
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Findings:
         Numbers, ready for JSON.
     tables : dict
         Name to `astropy.table.Table`.
+    captions : dict of str to str
+        Name of a table to what it shows.
     plots : dict of str to Plot
         Name to figure.
     method : tuple of str
@@ -64,6 +66,7 @@ class Findings:
     method: tuple[str, ...] = ()
     files: dict[str, Any] = field(default_factory=dict)
     truth: Any = None
+    captions: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [*self.answer, *(f"cannot be answered: {what}: {why}" for what, why in self.missing.items())]
@@ -134,14 +137,39 @@ def _box(found: Findings, reading: Reading) -> list:
 def _sections(found: Findings, figures: Mapping[str, Figure], run: Mapping[str, Any]) -> list[tuple[str, list]]:
     sections = [("Figures", list(figures.values()))] if figures else []
     if found.truth is not None:
-        sections.append(("Against the truth", [found.truth]))
-    sections += [(name.replace("_", " ").capitalize(), [table]) for name, table in found.tables.items()]
+        sections.append(("Against the truth", [Captioned(found.truth, found.captions.get("truth", _TRUTH))]))
+    for name, table in found.tables.items():
+        words = name.replace("_", " ").capitalize()
+        sections.append((words, [Captioned(table, found.captions.get(name, f"{words}."))]))
     sections += [("Method", [list(found.method)])] if found.method else []
     refused = [f"{root}: {why}" for root, why in run["refused"].items()]
     sections += [("Not used", [refused])] if refused else []
     return [*sections, ("Provenance", _provenance(run))]
 
 # %% ../../nbs/studies/02_findings.ipynb #603ad9d5
+def by_error(errors: Any) -> str:
+    """
+    Choose how a column of numbers is written: with two digits of its smallest error.
+
+    Parameters
+    ----------
+    errors : array-like
+        Standard errors; those that are not known or 0 do not count.
+
+    Returns
+    -------
+    str
+        A format, such as ``.3f``; two digits of each number if no error is known.
+    """
+    known = np.abs(np.asarray(errors, float))
+    known = known[np.isfinite(known) & (known > 0)]
+    return f".{max(1 - math.floor(math.log10(known.min())), 0)}f" if known.size else ".2g"
+
+# %% ../../nbs/studies/02_findings.ipynb #855cb7af
+#: What the table against the truth shows.
+_TRUTH = "What was found in simulated exposures, and what is true of them."
+
+# %% ../../nbs/studies/02_findings.ipynb #598d6657
 def plain(value: Any) -> Any:
     """
     Make a value ready for JSON.

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,17 @@ import numpy as np
 from ..core.page import safe_text
 from ..core.problems import CalamiError
 from ..fringes.fitting import fit
-from ..fringes.position import fit_position_model
+from ..fringes.position import PositionModel, fit_position_model
 from ..instrument import niriss
 from ..instrument.optics import Pupil, fine_psf, pixel_response, star_spectrum, within_pixels
 from ..migration.report import Plot
-from .findings import Findings
-from .reading import Reading, Seen, doubts, fit_alike, places
+from .findings import Findings, by_error
+from .placement import MISSES_MAS, cost_table
+from .reading import Reading, Seen, doubts, fit_alike, places, window_of
 
 # %% auto #0
-__all__ = ['HALF', 'STRENGTHS', 'FLOORS', 'DRAWS', 'BLUR_KNOWN', 'LITTLE', 'PixelFit', 'fit_pixels', 'core_images', 'Response',
-           'response_depth', 'study_intrapixel']
+__all__ = ['HALF', 'STRENGTHS', 'FLOORS', 'BY_PIPELINE', 'DRAWS', 'BLUR_KNOWN', 'LITTLE', 'APERTURE', 'PixelFit', 'fit_pixels',
+           'core_images', 'Response', 'response_depth', 'study_intrapixel', 'aperture_sums', 'cost_of_mismatch']
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #77eea22d
 @dataclass(frozen=True)
@@ -254,22 +254,14 @@ def _on_detector(one: Seen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         science, noise = (np.where(bad, 0, a).sum(axis=0) for a in (science, noise**2))
         bad, count = count == 0, np.maximum(count, 1)
         science, noise = science / count, np.sqrt(noise) / count
-    whole = _in_place(one, science)
+    whole = np.full(science.shape, np.nan)  # the fitted model where it belongs
+    whole[window_of(one, science)] = one.data.model
     return np.where(bad, np.nan, science), np.where(bad | ~(noise > 0), np.nan, noise), whole
 
-# %% ../../nbs/studies/05_intrapixel.ipynb #6305102c
-def _in_place(one: Seen, image: np.ndarray) -> np.ndarray:
-    # The fitted model where it belongs in an image; NaN outside
-    data, size, whole = one.data, len(one.data.model), np.full(image.shape, np.nan)
-    # The cut is centred on a pixel next to the star's
-    first = np.rint(np.array(one.place) - (size - 1) / 2).astype(int)
-    corners = [first + step for step in product((-1, 0, 1), repeat=2)]
-    cuts = [(slice(r, r + size), slice(c, c + size)) for r, c in corners if min(r, c) >= 0]
-    cuts = [cut for cut in cuts if image[cut].shape == data.image.shape]
-    whole[min(cuts, key=lambda cut: np.nanmedian(np.abs(image[cut] - data.image)))] = data.model
-    return whole
-
 # %% ../../nbs/studies/05_intrapixel.ipynb #b3833c6e
+#: How far depths that were found in simulated ramps, processed by the pipeline, lie from the truth: the mean of three
+#: programs is 0.02 too small. The cause is not known; images without ramps show nothing of the kind.
+BY_PIPELINE = 0.02
 #: Draws of the sensitivity of pixels for the error that they make.
 DRAWS = 100
 #: How well the width of the other blurs is known, as a fraction; our assumption.
@@ -341,7 +333,7 @@ def response_depth(
     flats = np.concatenate((pixels.whole[None], pixels.draws(DRAWS))) if pixels else np.ones((1, *niriss.SUB80.shape))
     made = [_model_v2(one, blur[0], optics, ipc, flats) for one in seen]
     noise = np.sqrt(np.mean([one.data.v2_err**2 for one in seen], axis=0))
-    return _solve_depth(np.array([one.data.v2 for one in seen]), noise, made)
+    return _solve_depth(np.array([_own_v2(one) for one in seen]), noise, made)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #1d59951a
 @dataclass(frozen=True)
@@ -354,6 +346,19 @@ class _ModelV2:
     flats: np.ndarray
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #9a481f41
+def _own_v2(one: Seen) -> np.ndarray:
+    # Of the mean image by the same fit as the model's: one that looks for bad pixels centres it a little elsewhere
+    if one.images is None or one.data.image is None:
+        return one.data.v2
+    images, shape = np.asarray(one.images.science, float), niriss.SUB80.shape
+    good = np.isfinite(images)
+    if one.images.has("DQ"):
+        good &= (one.images.dq & (niriss.DO_NOT_USE | niriss.JUMP_DET)) == 0
+    good = good.reshape(-1, *shape)
+    mean = np.where(good, images.reshape(-1, *shape), 0).sum(axis=0) / np.maximum(good.sum(axis=0), 1)
+    return fit_alike(one, mean).v2
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #9ffa118e
 def _solve_depth(measured: np.ndarray, noise: np.ndarray, made: Sequence[_ModelV2]) -> Response:
     # Each place has its own answer: what they scatter by holds how alike the errors of baselines are. They are few.
     # The weights are not from that scatter: of few places, it is least where it happens to be least.
@@ -417,6 +422,7 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
     model = _dependence(seen)
     tables, answer = {"position_model": model["table"]}, list(model["sentences"])
     results = model["results"] | {"places": len(seen)}
+    tables["cost_of_a_mismatch"] = cost_of_mismatch(model["model"], seen[0].data)
     if len(seen) < 9:
         missing["a firm model"] = (
             f"{len(seen)} places do not fix a quadratic law and say how well it predicts; it takes 9"
@@ -424,6 +430,9 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
     pixels = _pixels(seen, at, missing)
     files: dict[str, Any] = {"position_model.json": model["model"].save}
     if pixels is not None:
+        tables["aperture_sums"] = aperture_sums(seen, at)
+        results |= tables["aperture_sums"].meta
+        answer.append(_aperture_words(tables["aperture_sums"].meta))
         tables["core_flat"] = _flat_table(pixels)
         files |= {"core_flat.fits": partial(_write_flat, pixels, seen)} if pixels.significant else {}
         results |= _pixel_results(pixels) | _with_flat(seen, pixels)
@@ -436,10 +445,19 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
     plots = {"position": _plot_dependence(seen, at, model)}
     if pixels is not None:
         plots["core_flat"] = _plot_flat(pixels)
-    return Findings(1504, title, (*answer, *remarks), missing, results, tables, plots, _METHOD, files, truth)
+    answer = (*answer, *remarks)
+    return Findings(1504, title, answer, missing, results, tables, plots, _METHOD, files, truth, _CAPTIONS)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #0adb4b63
 _KEYS = ("v2_leave_one_out", "cp_leave_one_out_deg", "model", "verdict")
+_CAPTIONS = {
+    "position_model": "Scatter of V² (relative) and closure phases (°) over the places, rms, the fraction of its "
+    "squares in the first mode, and what models leave of a place that they have not seen.",
+    "cost_of_a_mismatch": "Errors, rms, that a distance between target and reference on the detector adds by the "
+    "position model, and the limit that they set alone at 150 mas (program 4481).",
+    "aperture_sums": "Light around the star at each place, relative to its mean, without bad pixels.",
+    "core_flat": "Sensitivity of the pixels of the core beyond the flat that was applied, and its standard errors.",
+}
 _METHOD = (
     "Position model: every V² (over its mean) and closure phase as a Gaussian process of absolute place, its length "
     "and noise chosen by leaving one place out, anew without each place that is predicted; one of the place within a "
@@ -479,7 +497,7 @@ def _dependence(seen: Sequence[Seen]) -> dict[str, Any]:
     names = "observable scatter first_mode model left_absolute left_periodic formal_error".split()
     table = Table(rows=rows, names=names)
     for name in names:
-        table[name].info.format = None if name in ("observable", "model") else ".3f" if name == "first_mode" else ".5f"
+        table[name].info.format = None if name in ("observable", "model") else ".2g"
     return {"table": table, "model": models[0], "results": (facts := _facts(rows)), "sentences": _place_words(facts)}
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #b88717dc
@@ -494,7 +512,7 @@ def _facts(rows: Sequence[tuple]) -> dict[str, Any]:
 # %% ../../nbs/studies/05_intrapixel.ipynb #409281d1
 def _place_words(facts: dict[str, Any]) -> list[str]:
     better = "describes it better" if facts["absolute_wins"] else "is not shown to describe it better"
-    two = "{:.2%} in V² and {:.3f}° in closure phase".format
+    two = "{:.2%} in V² and {:.2g}° in closure phase".format
     scatter = two(facts["v2_scatter"], facts["cp_scatter_deg"])
     left = two(facts["v2_leave_one_out"], facts["cp_leave_one_out_deg"])
     periodic = two(facts["v2_periodic"], facts["cp_periodic_deg"])
@@ -514,6 +532,89 @@ def _pixels(seen: Sequence[Seen], at: np.ndarray, missing: dict[str, str]) -> Pi
         missing["which pixels"] = "there are observables only; give images or raw exposures"
         return None
     return fit_pixels(core_images(seen), at)
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #a3978494
+#: Radius of the aperture, pixels.
+APERTURE = 15.0
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #23c22b1e
+def aperture_sums(seen: Sequence[Seen], at: np.ndarray, radius: float = APERTURE):
+    """
+    Sum the light around stars.
+
+    Parameters
+    ----------
+    seen : sequence of Seen
+        Exposures with images, of one star in one filter.
+    at : numpy.ndarray
+        Row and column of the star in them, shape (n, 2).
+    radius : float
+        Pixels; those on its border count in part.
+
+    Returns
+    -------
+    astropy.table.Table
+        ``rootname``, ``row``, ``column``, ``sum`` relative to the mean and ``error`` by noise; in its ``meta``
+        ``aperture_rms`` over the places and ``aperture_error``, the rms of the errors. Bad pixels are left out: one
+        that moves through the image of the star changes the sum.
+    """
+    from astropy.table import Table
+
+    sums = []
+    for (image, noise, _), place in zip(core_images(seen), at, strict=True):
+        far = np.hypot(*(np.indices(image.shape) - place[:, None, None]))
+        weight = np.where(np.isfinite(image + noise), np.clip(radius + 0.5 - far, 0, 1), 0)
+        sums.append((np.nansum(weight * image), math.sqrt(np.nansum((weight * noise) ** 2))))
+    sums = np.array(sums) / np.mean([one[0] for one in sums])
+    rows = [(one.root, *place, *pair) for one, place, pair in zip(seen, at, sums, strict=True)]
+    table = Table(rows=rows, names="rootname row column sum error".split())
+    table.meta = {"aperture_rms": float(sums[:, 0].std(ddof=1)), "aperture_error": _rms(sums[:, 1])}
+    for name, style in (("row", ".3f"), ("column", ".3f"), ("sum", by_error(sums[:, 1])), ("error", ".1g")):
+        table[name].info.format = style
+    return table
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #af66482b
+def _aperture_words(facts: dict[str, float]) -> str:
+    return (
+        f"The light within {APERTURE:.0f} pixels of the star scatters by {facts['aperture_rms']:.2%} over the places "
+        f"(noise {facts['aperture_error']:.2%})."
+    )
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #80ee1966
+def cost_of_mismatch(model: PositionModel, data, misses: Sequence[float] = MISSES_MAS):
+    """
+    Say what a distance between target and reference costs by a model of position: the question of program 4481.
+
+    Parameters
+    ----------
+    model : PositionModel
+        How V² and closure phases depend on the place.
+    data : Observables
+        An exposure, for its baselines and wavelength.
+    misses : sequence of float
+        Distances, mas.
+
+    Returns
+    -------
+    astropy.table.QTable
+        As of `calami.studies.placement.cost_table`: mean squares, from each place of the model towards their middle, of
+        what it predicts and of what it does not know.
+    """
+    inwards = model.places.mean(axis=0) - model.places
+    starts = np.flatnonzero(np.hypot(*inwards.T) > 0.05)
+    kind = {"noise": "by noise", "plain": "alike"}.get(str(model.state.get("CALPIXW")), "alike")
+    rows = []
+    for miss in misses:
+        apart, sizes = miss / float(np.mean(niriss.PIXEL_SCALE_MAS)), []
+        for key in ("v2", "cp"):
+            squares = []
+            for place, step in zip(model.places[starts], inwards[starts], strict=True):
+                other = (place + apart * step / np.hypot(*step))[None]
+                shift, left, _ = model.difference(key, place, other, np.ones(1))
+                squares.append(np.mean(shift**2 + np.diag(left)))
+            sizes.append(math.sqrt(np.mean(squares)))
+        rows.append((miss, kind, *sizes))
+    return cost_table(data, rows)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #1d9ac673
 def _pixel_results(pixels: PixelFit) -> dict[str, Any]:
@@ -570,13 +671,14 @@ def _depth(
         missing[key] = f"charge migrates from peaks above {LITTLE:.0f} e-, which blurs more than it; correct it first"
     else:
         found = response_depth(seen, blur, kind, facts and facts["detector"]["ipc"], pixels)
-        if found.by_blur > max(found.error, 0.05):
+        error = math.hypot(found.error, BY_PIPELINE)
+        if found.by_blur > max(error, 0.05):
             missing[key] = (
-                f"it is {found.depth:.2f} ± {found.error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of "
+                f"it is {found.depth:.2f} ± {error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of "
                 f"their width change it by {found.by_blur:.1f}, so they would have to be known to "
                 f"{BLUR_KNOWN * 0.05 / found.by_blur:.1%}"
             )
-        values = found.depth, found.error, found.by_pixels, found.by_blur
+        values = found.depth, error, found.by_pixels, found.by_blur
         return dict(zip(_DEPTH, values, strict=True))
     return dict.fromkeys(_DEPTH)
 
@@ -603,8 +705,7 @@ def _flat_table(pixels: PixelFit):
         for i, j in np.ndindex(pixels.flat.shape)
     ]
     table = Table(rows=rows, names=("row", "column", "flat", "error"))
-    for name in ("flat", "error"):
-        table[name].info.format = ".5f"
+    table["flat"].info.format, table["error"].info.format = by_error(pixels.error), ".1g"
     return table
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #30e61831
@@ -644,7 +745,7 @@ def _truth(seen: Sequence[Seen], pixels: PixelFit | None, results: dict[str, Any
     rows += [("rms of places [pixels]", _rms(away - away.mean(axis=0)), math.nan, 0.0)]
     table = Table(rows=rows, names=("what", "found", "error", "true"))
     for name in table.colnames[1:]:
-        table[name].info.format = ".4f"
+        table[name].info.format = ".2g"
     return table
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #0437a58b

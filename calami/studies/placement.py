@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..core.page import safe_text
-from ..fringes.calibration import FLIGHT_WEIGHTED
+from ..fringes.calibration import FLIGHT, FLIGHT_WEIGHTED
 from ..fringes.limits import systematic_curve
 from ..instrument import niriss
 from ..migration.report import Plot
-from .findings import Findings
+from .findings import Findings, by_error
 from .reading import Reading, Seen, doubts, fringe_tilts, places
 
 # %% auto #0
-__all__ = ['MISSES_MAS', 'MEDIUM', 'Placement', 'fit_placement', 'cost_of_miss', 'contrast_at', 'study_placement']
+__all__ = ['MISSES_MAS', 'MEDIUM', 'Placement', 'fit_placement', 'cost_of_miss', 'cost_table', 'contrast_at', 'study_placement']
 
 # %% ../../nbs/studies/03_placement.ipynb #0cf64f9e
 @dataclass(frozen=True)
@@ -124,31 +124,51 @@ def cost_of_miss(data, misses: Sequence[float] = MISSES_MAS, slopes: tuple[float
     misses : sequence of float
         Distances, mas.
     slopes : tuple of float, optional
-        Change of V² (relative) and of closure phases (degrees) a pixel, rms; by default those known from flight.
+        Change of V² (relative) and of closure phases (degrees) a pixel, rms; by default those known from flight, with
+        pixels weighted by their noise and, in a second row, with all alike, as in jwst.ami.
 
     Returns
     -------
     astropy.table.QTable
-        ``miss`` (mas), ``v2`` (relative), ``cp`` (degrees) and ``contrast``: 5 σ limit at 150 mas by
-        these errors alone.
+        As of `cost_table`.
     """
-    from astropy import units as u
-    from astropy.table import QTable
-
     rows = []
     for miss in misses:
         pixels = miss / np.mean(niriss.PIXEL_SCALE_MAS)
         if slopes:
-            v2, cp = slopes[0] * pixels, math.radians(slopes[1]) * pixels
-        else:
-            fringe = FLIGHT_WEIGHTED.of_position(pixels)
-            v2, cp = 2 * fringe, math.sqrt(3) * fringe
-        rows.append((miss, v2, math.degrees(cp), contrast_at(data, v2, cp)))
-    table = QTable(rows=rows, names=("miss", "v2", "cp", "contrast"))
-    table["miss"].unit, table["cp"].unit = u.mas, u.deg
-    for name, style in (("v2", ".5f"), ("cp", ".4f"), ("contrast", ".2f")):
+            rows.append((miss, "as given", slopes[0] * pixels, math.radians(slopes[1]) * pixels))
+            continue
+        for words, floor in (("by noise", FLIGHT_WEIGHTED), ("alike", FLIGHT)):
+            fringe = floor.of_position(pixels)
+            rows.append((miss, words, 2 * fringe, math.sqrt(3) * fringe))
+    return cost_table(data, rows)
+
+# %% ../../nbs/studies/03_placement.ipynb #e5f147d1
+def cost_table(data, rows: Sequence[tuple[float, str, float, float]]):
+    """
+    Make a table of what distances on the detector cost.
+
+    Parameters
+    ----------
+    data : Observables
+        An exposure, for its baselines and wavelength.
+    rows : sequence of tuple
+        Distance (mas), weights of the pixels, errors of V² (relative) and of closure phases (rad), rms.
+
+    Returns
+    -------
+    astropy.table.QTable
+        ``miss`` (mas), ``pixels`` (how they weigh), ``v2`` (relative), ``cp`` (degrees) and ``contrast``: 5 σ limit at
+        150 mas by these errors alone.
+    """
+    from astropy import units as u
+    from astropy.table import QTable
+
+    cells = [(miss, words, v2, math.degrees(cp), contrast_at(data, v2, cp)) for miss, words, v2, cp in rows]
+    table = QTable(rows=cells, names=("miss", "pixels", "v2", "cp", "contrast"))
+    table["miss"].unit, table["cp"].unit, table["contrast"].unit = u.mas, u.deg, u.mag
+    for name, style in (("v2", ".2g"), ("cp", ".2g"), ("contrast", ".1f")):
         table[name].info.format = style
-    table["contrast"].unit = u.mag
     return table
 
 # %% ../../nbs/studies/03_placement.ipynb #ad428959
@@ -222,13 +242,19 @@ def study_placement(reading: Reading, model: Any = None) -> Findings:
     }
     answer = (*_sentences(fitted, costs), *remarks)
     plots = {"placement": _plot(fitted, seen, found)}
-    return Findings(4478, title, answer, missing, results, tables, plots, _METHOD, truth=truth)
+    return Findings(4478, title, answer, missing, results, tables, plots, _METHOD, truth=truth, captions=_CAPTIONS)
 
 # %% ../../nbs/studies/03_placement.ipynb #89465dfb
 def _nothing() -> dict[str, Any]:
     return dict.fromkeys(("centers_pixels", "offsets_mas", "repeat_mas"))
 
 # %% ../../nbs/studies/03_placement.ipynb #3fd01f09
+_CAPTIONS = {
+    "filter_offsets": "Offsets that put a star on the centre of its pixel, in mas, and where it falls without them.",
+    "cost_of_a_miss": "Errors, rms, that a distance between target and reference on the detector adds, and the limit "
+    "that they set alone at 150 mas; pixels weighted by their noise, as in calami, and all alike, as in jwst.ami.",
+    "places": "Exposures with the place of the star, pixels in SUB80 from 0, and what the model leaves of it.",
+}
 _METHOD = (
     "Place: slope of the Fourier phase of the image (flat applied), followed from exposure to exposure of a filter by "
     "the tilt of the fringes; row and column in SUB80, counted from 0. by_fringes: how far the filter is off the mean "
@@ -307,7 +333,8 @@ def _offset_table(fitted: Placement, by_fringes: np.ndarray):
         table[axis], table[f"{axis}_error"] = fitted.center[:, k], fitted.error[:, k]
         table[f"{axis}_by_fringes"] = by_fringes[:, k]
     for name in table.colnames[1:]:
-        table[name].info.format = ".4f" if "row" in name or "column" in name else ".2f"
+        pixels = "row" in name or "column" in name
+        table[name].info.format = by_error(fitted.error if pixels else errors)
     return table
 
 # %% ../../nbs/studies/03_placement.ipynb #8bd36746
@@ -321,7 +348,7 @@ def _place_table(seen: Sequence[Seen], found: np.ndarray, fitted: Placement):
     names = "rootname star filter observation visit dither row column residual_row residual_column".split()
     table = Table(rows=rows, names=names)
     for name in names[-4:]:
-        table[name].info.format = ".4f"
+        table[name].info.format = by_error(fitted.jitter)
     return table
 
 # %% ../../nbs/studies/03_placement.ipynb #7bb6e580
@@ -338,7 +365,7 @@ def _truth(fitted: Placement, seen: Sequence[Seen], found: np.ndarray):
     names = "filter exposures mean_row mean_column rms_row rms_column".split()
     table = Table(rows=rows, names=names, meta={"rms": np.sqrt((away**2).mean(axis=0)).tolist()})
     for name in names[2:]:
-        table[name].info.format = ".5f"
+        table[name].info.format = ".1g" if "mean" in name else ".2g"
     return table
 
 # %% ../../nbs/studies/03_placement.ipynb #556e31fb
@@ -361,8 +388,8 @@ def _sentences(fitted: Placement, costs) -> list[str]:
         words.append(f"The filters differ by up to {spread[0]:.1f} mas in x and {spread[1]:.1f} mas in y.")
     row = costs[int(np.argmin(np.abs(costs["miss"].value - 20)))]
     words.append(
-        f"A miss of {row['miss'].value:.0f} mas between target and reference costs {row['v2']:.2%} in V² and "
-        f"{row['cp'].value:.2f}° in closure phase: no more than {row['contrast'].value:.1f} mag at 150 mas."
+        f"A miss of {row['miss'].value:.0f} mas between target and reference costs {row['v2']:.1%} in V² and "
+        f"{row['cp'].value:.1g}° in closure phase: no more than {row['contrast'].value:.1f} mag at 150 mas."
     )
     return words
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from ..process.references import default_cache
 from ..simulate.exposures import read_truth, truth_path
 
 # %% auto #0
-__all__ = ['SAME_ROLL', 'Seen', 'places', 'fringe_tilts', 'ReadOptions', 'Reading', 'read_study', 'bad_pixels', 'fit_alike',
+__all__ = ['SAME_ROLL', 'Seen', 'places', 'fringe_tilts', 'ReadOptions', 'Reading', 'read_study', 'window_of', 'fit_alike',
            'doubts']
 
 # %% ../../nbs/studies/01_reading.ipynb #10b5bf16
@@ -339,28 +340,30 @@ def _peak(images: Exposure | None) -> float:
     except CalamiError:
         return math.nan
 
-# %% ../../nbs/studies/01_reading.ipynb #b11b1cde
-def bad_pixels(one: Seen) -> np.ndarray:
+# %% ../../nbs/studies/01_reading.ipynb #4c65349f
+def window_of(one: Seen, image: np.ndarray) -> tuple[slice, slice]:
     """
-    Find the pixels of an exposure that are bad in all integrations.
+    Find the part of the image of an exposure that was fitted.
 
     Parameters
     ----------
     one : Seen
         The exposure.
+    image : numpy.ndarray
+        Its image, or the mean of its cube.
 
     Returns
     -------
-    numpy.ndarray
-        True for bad pixels and reference pixels, shape of SUB80; the latter only if there is no image.
+    tuple of slice
+        Rows and columns, of the size of ``one.data.image``.
     """
-    reference = np.indices(niriss.SUB80.shape)[0] < niriss.SUB80.reference_rows
-    if one.images is None or not one.images.has("DQ"):
-        return reference
-    flagged = (one.images.dq & niriss.DO_NOT_USE) != 0
-    return reference | (flagged.all(axis=0) if flagged.ndim == 3 else flagged)
+    # It is centred on a pixel next to the star's
+    first = np.rint(np.array(one.place) - (len(one.data.image) - 1) / 2).astype(int)
+    cuts = [tuple(slice(a, a + len(one.data.image)) for a in first + step) for step in product((-1, 0, 1), repeat=2)]
+    cuts = [cut for cut in cuts if min(c.start for c in cut) >= 0 and image[cut].shape == one.data.image.shape]
+    return min(cuts, key=lambda cut: np.nanmedian(np.abs(image[cut] - one.data.image)))
 
-# %% ../../nbs/studies/01_reading.ipynb #4c65349f
+# %% ../../nbs/studies/01_reading.ipynb #40c502ff
 def fit_alike(one: Seen, images: np.ndarray) -> Observables:
     """
     Fit images without noise as an exposure was fitted.
@@ -368,7 +371,7 @@ def fit_alike(one: Seen, images: np.ndarray) -> Observables:
     Parameters
     ----------
     one : Seen
-        The exposure: the same pixels are bad, and they weigh the same. A model that is not exact gives other V² with
+        The exposure: the same pixels are used, and they weigh the same. A model that is not exact gives other V² with
         others.
     images : numpy.ndarray
         An image or several, shape of SUB80 or (n, ...).
@@ -378,10 +381,14 @@ def fit_alike(one: Seen, images: np.ndarray) -> Observables:
     Observables
         The fit; nothing is rejected, and nothing taken off for noise.
     """
-    dq = np.broadcast_to(np.where(bad_pixels(one), niriss.DO_NOT_USE, 0).astype("uint32"), images.shape)
-    keys = ("FILTER", "ROLL_REF", "V3I_YANG", "TARGPROP", "FILENAME")
-    header = {key: value for key, value in one.data.header.items() if key in keys} | {"FILTER": one.filter}
-    data = {"dq": dq, "error": np.full(images.shape, 1e-5 * images.max()), "header": header}
+    dq = np.zeros(images.shape[-2:], "uint32")
+    dq[: niriss.SUB80.reference_rows] = niriss.DO_NOT_USE
+    if one.images is not None and one.data.image is not None:
+        mean = np.asarray(one.images.science, float).reshape(-1, *dq.shape).mean(axis=0)
+        dq[window_of(one, mean)] = np.where(np.isfinite(one.data.image), 0, niriss.DO_NOT_USE)
+    header = {key: value for key, value in one.data.header.items() if not key.startswith(("S_", "MIG"))}
+    error = np.full(images.shape, 1e-5 * images.max())
+    data = {"dq": np.broadcast_to(dq, images.shape), "error": error, "header": header | {"FILTER": one.filter}}
     floor = float(one.data.header.get("CALFLOOR", FLOOR))
     return fit(images, **data, pixel_weights=floor, fix=False, reject=False, debias=False)
 

@@ -4,8 +4,8 @@
 
 ``depth``: depths of the response within pixels of 0, 5 and 10 %, nine flown places, images with photon noise of 2e8
 electrons in all; ``--flat 0.01`` adds sensitivities of single pixels that no one knows, and fits them. ``flat``: the
-core flat of the same images, for flats of 0, 0.5 and 1 %.  Each line: how many draws, mean, scatter, mean error, coverage of one and
-two standard errors with the p of a binomial test against 68.3 and 95.4 %.
+core flat of the same images, for flats of 0, 0.5 and 1 %. Each line: how many draws, mean, scatter, mean error,
+coverage of one and two standard errors with the p of a binomial test against 68.3 and 95.4 %.
 """
 
 import argparse

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from foreign_fringes import PIXEL, Detector
+from scipy.ndimage import maximum_filter
 from toys import fringe_cube, fringe_images
 
 from calami.core.problems import CalamiError
@@ -242,3 +243,22 @@ def test_weighted_fits_have_a_floor_of_their_own():
         expected = np.hypot(2 * np.hypot(floor.star, floor.of_position(1.0)), floor.common)
         assert np.isclose(done.v2_err.mean(), expected, rtol=0.05)
     assert errors["noise"] < 0.6 * errors["plain"]
+
+
+def test_what_looks_into_the_neighbours_of_hot_pixels_is_not_fitted():
+    """Capacitance puts 0.5 % of a hot pixel's charge into each neighbour: much where the star is faint."""
+    design, amounts = made("F480M")
+    image = (design @ amounts).reshape(69, 69)
+    flags = np.zeros(image.shape, "uint32")
+    faint = np.argwhere(maximum_filter(image, 3) < 0.05 * image.max())
+    hot = np.random.default_rng(3).choice(faint[((faint > 3) & (faint < 65)).all(axis=1)], 20, replace=False)
+    spoiled = image.copy()
+    for row, column in hot:
+        flags[row, column] |= niriss.DO_NOT_USE | 2048
+        for step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+            spoiled[row + step[0], column + step[1]] += 10
+    facts = {"header": {"FILTER": "F480M"}, "error": np.sqrt(image + 100), "fix": False}
+    clean, looked = (fit(one, dq=flags, **facts).v2 for one in (image, spoiled))
+    assert looked == pytest.approx(clean, rel=1e-5)
+    known = fit(spoiled, dq=np.where(flags != 0, niriss.DO_NOT_USE, 0).astype("uint32"), **facts).v2
+    assert np.abs(known / clean - 1).max() > 5e-5
