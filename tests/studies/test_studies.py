@@ -217,10 +217,11 @@ def test_what_single_pixels_do_to_the_depth_is_in_its_error():
     data = [fit(image * flat, **facts) for flat in flats]
     unknown = PixelFit(35, 40, np.ones((11, 11)), np.full((11, 11), 0.01), 0.01, 0, 99, 0, 1e-4 * np.eye(121), 0.01)
     made = [Seen("e", "r", "S", "F480M", 1, 1, 1, False, (0, 0), 0, 1e3, one) for one in data]
-    found = [response_depth([one] * 4, (DIFFUSION_MAS, JITTER_MAS), pixels=unknown) for one in made]
-    depths, errors = (np.array([getattr(one, key) for one in found]) for key in ("depth", "by_pixels"))
-    assert errors.min() > 0.03 and errors.mean() == pytest.approx(depths.std(ddof=1), rel=0.6)
-    assert (np.abs(depths) < 3 * errors).all()
+    blur = (DIFFUSION_MAS, JITTER_MAS)
+    depths = np.array([response_depth([one] * 2, blur).depth for one in made])
+    error = response_depth(made[:2], blur, pixels=unknown).by_pixels
+    assert error > 0.03 and error == pytest.approx(depths.std(ddof=1), rel=0.7)
+    assert (np.abs(depths) < 3 * error).all()
 
 
 def test_one_place_and_observables_only(stars, tmp_path):
