@@ -8,6 +8,12 @@ what was done again. ``--look`` looks twice at a folder of so many files.
     nice python tests/campaigns/survey.py --counts 200,2000
     nice python tests/campaigns/survey.py --counts 48 --kill
     nice python tests/campaigns/survey.py --counts "" --look 10000
+    nice python tests/campaigns/survey.py --counts "" --faults 200
+
+``--faults``: so many exposures from a stand-in for the archive, half of them with one to three faults in a row (busy,
+broken off, cut short, too long, corrupt, a page, gone), fetched by four workers within room for four files. Then again,
+when the archive is well. Counted are rows, lines of the ledger, what was fetched twice without need, and the largest
+number of bytes on the disc.
 
 It prints and does not judge.
 """
@@ -100,6 +106,50 @@ def survey(folder, out, kill=0, **how):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+FAULTS = ("503", "429:0", "drop:30000", "shorter", "longer", "corrupt", "page", "no-length:9000", "404")
+
+
+def faults(folder, count, seed=1):
+    """Survey a stand-in for the archive that has faults, then the same when it is well; two lines of counts."""
+    import random
+    from collections import Counter
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.parse import unquote
+
+    from mast_standin import StandIn, data_set
+    from studies.test_survey import Disc
+
+    import calami.studies.survey as module
+    from calami.archive.mast import Patience
+
+    module.write_survey = lambda found, facts: found
+    random.seed(seed)
+    make(folder, 1)
+    (data,) = (path.read_bytes() for path in folder.glob("*.fits"))
+    names = [(number % 900 + 1, number // 900 + 2) for number in range(count)]
+    with StandIn([(data_set(*name), {"cal": data}) for name in names]) as home:
+        for file in home.files:
+            if random.random() < 0.5:
+                home.faults[file] = random.choices(FAULTS, k=random.randint(1, 3))
+        budget, before, wrong_before = 4 * len(data), Counter(), set()
+        for turn in ("faults", "well"):
+            with ThreadPoolExecutor(4) as pool, Disc(folder.parent / "out" / "scratch") as disc:
+                how = {"budget": budget, "patience": Patience(tries=3, backoff=0.01, longest=0.05), "executor": pool}
+                found = module.run_survey(1516, folder.parent / "out", progress=False, **how)
+            asked = Counter(unquote(p).rsplit("/", 1)[-1] for _, p, _ in home.requests if "retrieve_product" in p)
+            lines = (folder.parent / "out" / "rows.jsonl").read_text().splitlines()
+            wrong = {str(row["root"]) for row in found.problems}
+            again = sum(file.rsplit("_", 1)[0] not in wrong_before for file in asked - before) if turn == "well" else 0
+            roots = len(set(found.table["root"]))
+            print(
+                f"{turn}: {len(found.table)} rows of {count}, {roots} different, {len(wrong)} with problems; {len(lines)} "
+                f"lines; {sum((asked - before).values())} requests, {again} without need; most on the disc "
+                f"{disc.most / budget:.3f} of the budget",
+                flush=True,
+            )
+            before, wrong_before = asked, wrong
+
+
 def look(folder, count):
     """Second look at a folder of many files, best of five: seconds of the clock and of the processor."""
     from toys import age
@@ -124,6 +174,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--look", type=int, default=0)
+    parser.add_argument("--faults", type=int, default=0)
     asked = parser.parse_args()
     print(f"{platform.python_version()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
     for count in map(int, filter(None, asked.counts.split(","))):
@@ -148,6 +199,9 @@ def main():
                 f"{(out / 'rows.jsonl').read_text().count(chr(10)) - len(lines)} lines more",
                 flush=True,
             )
+    if asked.faults:
+        with tempfile.TemporaryDirectory() as work:
+            faults(Path(work) / "data", asked.faults)
     if asked.look:
         with tempfile.TemporaryDirectory() as work:
             count, (wall, cpu) = look(Path(work) / "data", asked.look)
