@@ -114,7 +114,7 @@ def run_survey(source: Any, outdir: str | os.PathLike, *, engine: Engine | None 
         waiting = [item for item in items.values() if _is_due(item, ledger, wish)]
         log.info("%d exposures, %d of them to be measured", len(items), len(waiting))
         _work_off(_leftovers_first(waiting, out, budget), ledger, budget, _Work(out, wish, engine))
-        shutil.rmtree(out / "scratch", ignore_errors=True)
+        shutil.rmtree(out / ".scratch", ignore_errors=True)
         rows = [row for row in ledger.rows() if row["root"] in items]
     facts = {"source": _words_of(source), "measured": MEASURED, "fit": FIT_VERSION, "options": _plain_options(wish)}
     return write_survey(Survey(survey_table(rows, facts), out), facts | {"started": started})
@@ -246,7 +246,7 @@ def _mark(item: _Item, wish: SurveyOptions) -> str:
 def _leftovers_first(waiting: Sequence[_Item], out: Path, budget: Budget) -> list[_Item]:
     # What a killed run has begun to fetch is taken up first, as far as it fits together; the rest of it is deleted.
     kept, room = set(), Budget(budget.most)
-    begun = {folder.name for folder in (out / "scratch").glob("*")}
+    begun = {folder.name for folder in (out / ".scratch").glob("*")}
     for item in waiting:
         if item.root in begun and item.need >= 0:
             room.take(item.need)
@@ -255,7 +255,7 @@ def _leftovers_first(waiting: Sequence[_Item], out: Path, budget: Budget) -> lis
             else:
                 room.give(item.need)
     for name in begun - kept:
-        shutil.rmtree(out / "scratch" / name, ignore_errors=True)
+        shutil.rmtree(out / ".scratch" / name, ignore_errors=True)
     return sorted(waiting, key=lambda item: item.root not in kept)
 
 # %% ../../nbs/studies/10_survey.ipynb #d9e4f71c
@@ -269,7 +269,7 @@ class _Work:
     def job(self, item: _Item) -> dict[str, Any]:
         # What a worker is given: plain values only. It finds the token where it is; it never travels.
         job = {"root": item.root, "kind": item.kind, "paths": list(item.paths), "kernel": self.wish.kernel}
-        job |= {"products": list(item.products), "scratch": str(self.out / "scratch" / item.root), "need": item.need}
+        job |= {"products": list(item.products), "scratch": str(self.out / ".scratch" / item.root), "need": item.need}
         job |= {"archive": self.wish.archive, "patience": self.wish.patience, "offline": self.wish.offline}
         cache = self.engine.cache
         job |= {"cache": str(getattr(cache, "path", cache)) if cache else None, "context": self.engine.context}

@@ -133,18 +133,19 @@ def faults(folder, count, seed=1):
                 home.faults[file] = random.choices(FAULTS, k=random.randint(1, 3))
         budget, before, wrong_before = 4 * len(data), Counter(), set()
         for turn in ("faults", "well"):
-            with ThreadPoolExecutor(4) as pool, Disc(folder.parent / "out" / "scratch") as disc:
+            with ThreadPoolExecutor(4) as pool, Disc(folder.parent / "out" / ".scratch") as disc:
                 how = {"budget": budget, "patience": Patience(tries=3, backoff=0.01, longest=0.05), "executor": pool}
                 found = module.run_survey(1516, folder.parent / "out", progress=False, **how)
             asked = Counter(unquote(p).rsplit("/", 1)[-1] for _, p, _ in home.requests if "retrieve_product" in p)
             lines = (folder.parent / "out" / "rows.jsonl").read_text().splitlines()
             wrong = {str(row["root"]) for row in found.problems}
-            again = sum(file.rsplit("_", 1)[0] not in wrong_before for file in asked - before) if turn == "well" else 0
+            fresh = asked - before if turn == "well" else ()
+            again = sum(file.rsplit("_", 1)[0] not in wrong_before for file in fresh)
             roots = len(set(found.table["root"]))
             print(
-                f"{turn}: {len(found.table)} rows of {count}, {roots} different, {len(wrong)} with problems; {len(lines)} "
-                f"lines; {sum((asked - before).values())} requests, {again} without need; most on the disc "
-                f"{disc.most / budget:.3f} of the budget",
+                f"{turn}: {len(found.table)} rows of {count}, {roots} different, {len(wrong)} with problems; "
+                f"{len(lines)} lines; {sum((asked - before).values())} requests, {again} without need; "
+                f"most on the disc {disc.most / budget:.3f} of the budget",
                 flush=True,
             )
             before, wrong_before = asked, wrong

@@ -107,7 +107,7 @@ def test_nothing_is_lost_and_nothing_twice_whatever_the_archive_does(pixels, no_
         home.hide(name(7))
         home.add(data_set(10), {})  # listed, without files
         size = len(pixels["cal"])
-        with ThreadPoolExecutor(3) as pool, Disc(tmp_path / "out" / "scratch") as disc:
+        with ThreadPoolExecutor(3) as pool, Disc(tmp_path / "out" / ".scratch") as disc:
             how = {"budget": 3 * size, "patience": PATIENCE, "executor": pool, "progress": False}
             found = run_survey(1516, tmp_path / "out", **how)
         assert 0 < disc.most <= 3 * size
@@ -119,7 +119,7 @@ def test_nothing_is_lost_and_nothing_twice_whatever_the_archive_does(pixels, no_
         assert words in wrong[rootname(number, 2)]
     whole = found.table[np.asarray(found.table["problem"]) == ""]
     assert len(whole) == 3 and np.isfinite(whole["v2"]).all() and np.isfinite(whole["peak_e"].value).all()
-    assert not (tmp_path / "out" / "scratch").exists() and not list(tmp_path.rglob("*.fits"))
+    assert not (tmp_path / "out" / ".scratch").exists() and not list(tmp_path.rglob("*.fits"))
     lines = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
     assert len(lines) == 10
 
@@ -185,7 +185,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(pixels, no_page, tmp_path):
     assert 2 <= len(done) < 6 and not {name.rsplit("_", 1)[0] for name in again} & done
     keys = [json.loads(line)["key"] for line in rows.read_text().splitlines()]
     assert sorted(keys) == sorted(rootname(number, 2) for number in range(1, 7))
-    assert not problems(found) and len(found.table) == 6 and not (tmp_path / "scratch").exists()
+    assert not problems(found) and len(found.table) == 6 and not (tmp_path / ".scratch").exists()
 
 
 def test_two_surveys_do_not_write_in_one_place(pixels, tmp_path):
@@ -196,11 +196,11 @@ def test_two_surveys_do_not_write_in_one_place(pixels, tmp_path):
 
 def test_what_a_killed_run_left_is_taken_up_as_far_as_it_fits(tmp_path):
     for root in "abc":
-        (tmp_path / "scratch" / root).mkdir(parents=True)
+        (tmp_path / ".scratch" / root).mkdir(parents=True)
     items = [module._Item(root, need=10) for root in "xcba"]
     order = module._leftovers_first(items, tmp_path, module.Budget(20))
     assert [item.root for item in order] == ["c", "b", "x", "a"]
-    assert sorted(folder.name for folder in (tmp_path / "scratch").iterdir()) == ["b", "c"]
+    assert sorted(folder.name for folder in (tmp_path / ".scratch").iterdir()) == ["b", "c"]
 
 
 def test_an_exposure_that_breaks_the_code_is_a_row(pixels, no_page, tmp_path, monkeypatch):
@@ -254,7 +254,7 @@ def test_raw_ramps_are_processed(tmp_path):
     (row,) = found.table
     assert row["problem"] == "" and row["processed"] and row["product"] == "calints" and np.isfinite(row["v2"]).all()
     assert row["files"].endswith("_uncal.fits") and row["errors_from"] == "integrations"
-    assert not (tmp_path / "out" / "scratch").exists()
+    assert not (tmp_path / "out" / ".scratch").exists()
 
 
 def test_the_command(pixels, tmp_path):
@@ -335,3 +335,12 @@ def test_exposures_that_are_no_ami_are_not_surveyed(pixels, no_page, tmp_path):
     write_exposure(tmp_path / name(2), arrays, POINTING, EXP_TYPE="NIS_TACQ")
     found = run_survey(ExposureSet(tmp_path), tmp_path / "out", workers=1, progress=False)
     assert [str(root) for root in found.table["root"]] == [rootname(1, 2)]
+
+
+def test_what_a_killed_run_left_in_the_folder_itself_is_no_exposure(pixels, no_page, tmp_path):
+    (tmp_path / name(1)).write_bytes(pixels["cal"])
+    left = tmp_path / "out" / ".scratch" / rootname(2, 2) / name(2)
+    left.parent.mkdir(parents=True)
+    left.write_bytes(pixels["cal"])
+    found = run_survey(tmp_path, tmp_path / "out", workers=1, progress=False)
+    assert [str(root) for root in found.table["root"]] == [rootname(1, 2)] and not left.exists()
