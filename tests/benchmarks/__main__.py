@@ -142,7 +142,7 @@ def onset(folder):
 
     paths = [folder / f"jw01516001001_{3102 + k:05d}_00001_nis_ramp.fits" for k in range(3)]
     for k, path in enumerate(paths):
-        bench_onset.write_ramp(path, 100, 8 + 2 * k, seed=k)
+        bench_onset.write_ramp(path, 400, 8 + 2 * k, seed=k)
     return lambda: bench_onset.read_and_sum(paths), lambda: bench_onset.quantify(paths, n_bootstrap=1000), 1.0
 
 
@@ -213,7 +213,7 @@ ROWS = (
     Row("contrast map", "textbook", 300, contrast),
     Row("clean", "numpy median", 0.5, clean),
     Row("correct each", "one by one", 1.5, correction),
-    Row("onset", "read and sum", 0.4, onset),
+    Row("onset", "read and sum", 0.5, onset, rounds=2),
     Row("image of a star", "jwst.ami", 1, images),
     Row("download", "curl", 0.8, download, wall=True),
     Row("dask 2, waiting", "one worker", 1.8, workers("wait", True), long=True, wall=True, rounds=2),

@@ -106,6 +106,27 @@ def survey(folder, out, kill=0, **how):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def overhead(folder, counts):
+    """Processor time of everything but the measuring, ms an exposure, best of three turns."""
+    import calami.studies.survey as module
+    from calami.dataset import Dataset
+
+    make(folder, max(counts))
+    paths = sorted(folder.iterdir())
+    row = module.measure_exposure(paths[:1])
+    module.measure_exposure = lambda paths, kernel: dict(row)
+    best = dict.fromkeys(counts, float("inf"))
+    for turn in range(3):
+        for count in counts:
+            data, out = Dataset(paths[:count]), folder.parent / f"{turn}_{count}"
+            module.write_survey = lambda found, facts: found
+            began = time.process_time()
+            found = module.run_survey(data, out, workers=1, progress=False)
+            best[count] = min(best[count], time.process_time() - began)
+            assert len(found.table) == count
+    return {count: 1e3 * seconds / count for count, seconds in best.items()}
+
+
 FAULTS = ("503", "429:0", "drop:30000", "shorter", "longer", "corrupt", "page", "no-length:9000", "404")
 
 
@@ -176,6 +197,7 @@ def main():
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--look", type=int, default=0)
     parser.add_argument("--faults", type=int, default=0)
+    parser.add_argument("--overhead", default="", help="numbers of exposures, such as 250,500,1000,2000")
     asked = parser.parse_args()
     print(f"{platform.python_version()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
     for count in map(int, filter(None, asked.counts.split(","))):
@@ -200,6 +222,10 @@ def main():
                 f"{(out / 'rows.jsonl').read_text().count(chr(10)) - len(lines)} lines more",
                 flush=True,
             )
+    if asked.overhead:
+        with tempfile.TemporaryDirectory() as work:
+            found = overhead(Path(work) / "data", [int(count) for count in asked.overhead.split(",")])
+            print("; ".join(f"{count}: {each:.3f} ms" for count, each in found.items()), "an exposure beside measuring")
     if asked.faults:
         with tempfile.TemporaryDirectory() as work:
             faults(Path(work) / "data", asked.faults)

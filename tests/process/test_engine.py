@@ -1,8 +1,10 @@
 """calami.process.engine: processes that end with the program that started them."""
 
 import ast
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -138,7 +140,11 @@ def jobs(tmp_path, monkeypatch):
 def test_a_worker_that_is_killed_in_the_middle_costs_one_job(how, jobs, tmp_path):
     needs_dask(how)
     names = [*"abcd", "victim", *"efgh", "wrong"]
-    found = list(Engine(**how).each("working:work", jobs(*names)))
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):
+            taken.bind(("", 8787))  # where another cluster has its page
+            taken.listen()
+        found = list(Engine(**how).each("working:work", jobs(*names)))
     assert sorted(name for (_, name), _ in found) == sorted(names)  # nothing lost, nothing twice
     results = {name: result for (_, name), result in found}
     assert isinstance(results.pop("wrong"), ValueError)
