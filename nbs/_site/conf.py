@@ -62,6 +62,7 @@ html_math_renderer = "mathml"
 html_title = f"calami {version}"
 html_css_files = ["calami.css"]
 html_js_files = ["enlarge.js"]
+html_search_scorer = str(Path(__file__).parent / "_static" / "scorer.js")
 html_copy_source = False
 html_show_sourcelink = False
 html_sidebars = {"**": ["contents.html"]}

@@ -15,6 +15,44 @@ import re
 from pathlib import Path
 
 HELPERS = "Source of helpers"
+#: What people look for, by the page that the search leads to first.
+TOPICS = {
+    "01_dataset": "exposure; folder; summary",
+    "02_mapping": "mapping; mnemonic; rename",
+    "04_cm_analysis": "charge migration; brighter-fatter; APT 1516",
+    "05_demo": "demo; simulated program",
+    "06_cli": "command line; options",
+    "howto/a_quickstart": "quickstart; first steps; tutorial",
+    "howto/clean_and_fix": "bad pixel; bad pixels; sigma clip; sigma clipping; clipping; outlier; outliers; median",
+    "howto/dice_and_slice": "group; groups; early groups; late groups; integrations; dice; slice; dicing; frames",
+    "howto/rearrange": "dither; dithers; join; stack; regroup; segments",
+    "howto/process": "pipeline; run the pipeline; reprocess; calwebb; CRDS context; reference files",
+    "howto/what_was_done": "flags; parameters; provenance; what was done; versions",
+    "howto/correct_your_data": "correction; mitigation; correct charge migration",
+    "howto/explore": "explore; widget; widgets; JupyterLab; interactive; click; blink",
+    "archive/01_token": "token",
+    "archive/03_download": "download; fetch; MAST",
+    "archive/04_apt": "APT; APT file",
+    "archive/05_simbad": "SIMBAD; spectral type; brightness; magnitude",
+    "program/01_signals": "count rate; count rates; peak; peak signal",
+    "fringes/04_observables": "closure phase; closure phases; visibility; squared visibility",
+    "fringes/07_oifits": "OIFITS",
+    "fringes/09_calibration": "calibrator; calibrate; reference star",
+    "fringes/10_companions": "companion; binary",
+    "fringes/11_limits": "contrast; contrast curve; detection limit; limits",
+    "migration/02_onset": "onset; threshold; ADU level; linearity; non-linearity; nonlinearity",
+    "migration/03_kernel": "kernel; coefficients",
+    "migration/08_mitigation": "signal_threshold; mitigation scan",
+    "migration/09_saturation": "saturation; effective saturation; advise; integration time",
+    "migration/10_report": "report",
+    "studies/05_intrapixel": "APT 1504; intra-pixel; sub-pixel",
+    "studies/03_placement": "APT 4478; filter offset; pixel center; placement",
+    "studies/04_calibrators": "APT 4480",
+    "simulate/05_level1b": "simulate; simulation; uncal",
+    "process/07_graft": "graft; header",
+    "effects/k_cosmic_rays": "cosmic ray; cosmic rays; jump; jumps",
+    "effects/i_one_over_f": "1/f; 1/f noise",
+}
 DIRECTIVE = re.compile(r"^\s*#\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<value>.*?)\s*$")
 
 
@@ -146,11 +184,19 @@ def contents(source_dir):
     return markdown("\n\n".join(trees), "contents")
 
 
+def index(topics):
+    """Index entries of a page; the search puts a page with the word as a main entry first."""
+    lines = "\n".join(f"   ! single: {topic}" for topic in topics.split("; "))
+    return markdown(f"```{{eval-rst}}\n.. index::\n{lines}\n```", "topics")
+
+
 def on_source_read(app, docname, source):
     if Path(app.env.doc2path(docname)).suffix != ".ipynb":
         return
     nb = json.loads(source[0])
     nb["cells"] = page(nb)
+    if docname in TOPICS:
+        nb["cells"].insert(1, index(TOPICS[docname]))
     if docname == app.config.root_doc:
         nb["cells"].append(contents(Path(app.srcdir)))
     source[0] = json.dumps(nb)
