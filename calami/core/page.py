@@ -17,7 +17,7 @@ from .tables import readable_heading, render
 
 # %% auto #0
 __all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'Captioned', 'Facts', 'wrapped_table', 'figure_png', 'figure_files',
-           'legend_outside', 'axes_or_new', 'new_panels', 'safe_text']
+           'share_legend', 'legend_outside', 'axes_or_new', 'new_panels', 'safe_text']
 
 # %% ../../nbs/core/06_page.ipynb #1c0b10c3
 def html_page(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence]], answer: Sequence = ()) -> str:
@@ -183,7 +183,6 @@ def wrapped_table(table) -> str:
         A ``<table>`` element.
     """
     text = re.sub("<td>([^<]{1,22})</td>", r'<td class="n">\1</td>', render(table, "html"))
-    text = re.sub("<td>[^<]*</td>", lambda cell: cell[0].replace("_", "_<wbr>"), text)
     text = re.sub('<td class="n">([^<]*) (± [^<]*)</td>', r'<td class="n pm">\1 <span>\2</span></td>', text)
     return re.sub("<th>([^<]*)</th>", lambda heading: f"<th>{readable_heading(heading[1])}</th>", text)
 
@@ -248,7 +247,7 @@ def figure_files(
     for panel, ax in zip(draw, figure.subplots(1, len(draw), squeeze=False)[0], strict=True):
         panel(ax)
     if legend:
-        _share_legend(figure)
+        share_legend(figure)
     files = {kind: BytesIO() for kind in kinds}
     for kind, out in files.items():
         stamp = {"Software": None} if kind == "png" else {"CreationDate": None}
@@ -256,8 +255,15 @@ def figure_files(
     return {kind: out.getvalue() for kind, out in files.items()}
 
 # %% ../../nbs/core/06_page.ipynb #c3b1e9d5
-def _share_legend(figure) -> None:
-    # One legend below all panels: each label once, in the order of the panels.
+def share_legend(figure) -> None:
+    """
+    Put one legend below all panels instead of theirs: each label once, in the order of the panels.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        With a constrained layout, which makes room.
+    """
     known: dict[str, Any] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

@@ -9,8 +9,10 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from .problems import CalamiError
 
 # %% auto #0
 __all__ = ['FORMATS', 'format_of', 'short_exponent', 'one_digit', 'cell_text', 'plus_minus', 'with_interval', 'with_errors',
-           'table_cells', 'readable_heading', 'render']
+           'table_cells', 'readable_heading', 'render', 'Readable']
 
 # %% ../../nbs/core/03_tables.ipynb #bcc74a02
 #: Formats a table can be written in, by the name used in `Dataset.info` and by file suffix.
@@ -127,7 +129,7 @@ def plus_minus(value: float, error: float) -> str:
         Such as ``38821 ± 34``, ``0.0123 ± 0.0045`` or ``(6.40 ± 0.20)e-7``; an error that is not known, or zero,
         is left out.
     """
-    if not (math.isfinite(error) and error > 0):
+    if not (math.isfinite(value) and math.isfinite(error) and error > 0):
         return cell_text(float(value))
     size = max(abs(value), error)
     if 0 < size < 1e-4:
@@ -167,7 +169,8 @@ def with_errors(table):
     Parameters
     ----------
     table : astropy.table.Table
-        Any table; a column ``x_error`` or ``x_err`` is the standard error of ``x``.
+        Any table; a column ``x_error`` or ``x_err`` is the standard error of ``x``, ``x_lo68`` and ``x_hi68`` are the
+        ends of its 68 % interval.
 
     Returns
     -------
@@ -183,6 +186,11 @@ def with_errors(table):
                 pairs = zip(*(np.ma.filled(shown[n], np.nan).astype(float) for n in (name, error)), strict=True)
                 shown[name] = Column([plus_minus(*pair) for pair in pairs], name, unit=shown[name].unit, dtype=str)
                 shown.remove_column(error)
+        if {f"{name}_lo68", f"{name}_hi68"} <= set(shown.colnames):
+            columns = [name, f"{name}_lo68", f"{name}_hi68"]
+            rows = zip(*(np.asarray(getattr(shown[n], "value", shown[n]), float) for n in columns), strict=True)
+            shown[name] = Column([with_interval(*row) for row in rows], name, unit=shown[name].unit, dtype=str)
+            shown.remove_columns(columns[1:])
     return shown
 
 # %% ../../nbs/core/03_tables.ipynb #e4787fd2
@@ -293,9 +301,46 @@ def _render_ascii(table, fmt: str) -> str:
     table.write(out, format=f"ascii.{fmt}")
     return out.getvalue().replace("\r\n", "\n")
 
+# %% ../../nbs/core/03_tables.ipynb #0ead1ab1e
+@dataclass(frozen=True, repr=False)
+class Readable:
+    """
+    A table that shows itself as people write tables: headings in words, numbers with no more digits than errors allow.
+
+    Attributes
+    ----------
+    table : astropy.table.Table
+        As of `with_errors`; numbers whose error is not known are written with four digits.
+    """
+
+    table: Any
+
+    def __repr__(self) -> str:
+        return self._shown("text")
+
+    def _repr_html_(self) -> str:
+        return self._shown("html")
+
+    def _shown(self, fmt: str) -> str:
+        shown = with_errors(self.table)
+        columns = {}
+        for name, (head, *cells) in zip(shown.colnames, table_cells(shown), strict=True):
+            if np.asarray(shown[name]).dtype.kind == "f" and not shown[name].info.format:
+                cells = [_four_digits(float(value)) for value in np.ma.filled(shown[name], np.nan)]
+            columns[readable_heading(head)] = cells
+        return render(type(shown)(columns), fmt)
+
+# %% ../../nbs/core/03_tables.ipynb #0ead1ab3e
+def _four_digits(value: float) -> str:
+    if 1e3 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return "" if math.isnan(value) else short_exponent(f"{value:.4g}")
+
 # %% ../../nbs/core/03_tables.ipynb #3572a530
 def _html_row(tag: str, cells: Iterable[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>\n"
+    # Long names may break behind an underscore.
+    texts = (escape(c) if len(c) <= 22 else escape(c).replace("_", "_<wbr>") for c in cells)
+    return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>\n"
 
 # %% ../../nbs/core/03_tables.ipynb #6c38b58a
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError, options_from
+from ..core.tables import plus_minus
 from .calibration import BASELINE_TOLERANCE, FLIGHT
 from .model import Setup, bands, fringe_model, noise_weights, star_image
 from .observables import Observables, _sample_size, closure_covariance, distinct_exposures, wrap
@@ -1058,8 +1059,8 @@ class CompanionFit:
 # %% ../../nbs/fringes/10_companions.ipynb #6329012c
 def _report(fit: CompanionFit) -> list[str]:
     sep, pa, *_ = fit.errors
-    lines = [f"{fit.separation:.1f} ± {sep:.1f} mas, position angle {fit.position_angle:.2f} ± {pa:.2f} deg"]
-    lines += [f"  {k}: {m:.2f} ± {fit.dmag_error[k]:.2f} mag" for k, m in fit.dmag.items()]
+    lines = [f"{plus_minus(fit.separation, sep)} mas, position angle {plus_minus(fit.position_angle, pa)} deg"]
+    lines += [f"  {k}: {plus_minus(m, fit.dmag_error[k])} mag" for k, m in fit.dmag.items()]
     sure = "no significance" if fit.no_significance else f"{fit.significance:.1f} sigma"
     lines.append(f"  {sure}; reduced chi2 {fit.reduced_chi2:.2f}")
     if fit.scale != 1:

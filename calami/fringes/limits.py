@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..core.problems import CalamiError, options_from
+from ..core.tables import one_digit
 from calami.fringes.companions import (
     CompanionFit,
     Options,
@@ -501,7 +502,7 @@ def photon_curve(data: Observables, n_photons: float, *, sigma: float = 5.0, **o
     if not n_photons > 0:
         raise CalamiError(f"the number of photons must be above 0, not {n_photons}")
     v2, phase = photon_errors(n_photons)
-    options.setdefault("label", f"photon noise, {n_photons:.1e} photons")
+    options.setdefault("label", f"photon noise, {one_digit(n_photons)} photons")
     return contrast_curve(_ideal(data, v2, np.sqrt(3) * phase), "delta_chi2", sigma=sigma, **options)
 
 # %% ../../nbs/fringes/11_limits.ipynb #5ad92a9c

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..core.files import write_atomically
 from ..core.problems import CalamiError, near, options_from
+from ..core.tables import plus_minus
 from calami.fringes.companions import (
     LARGEST_CHI2,
     TOO_SMALL,
@@ -639,14 +640,14 @@ def _report(fit: SourceFit) -> list[str]:
     line = f"{fit.model}: reduced chi2 {fit.reduced_chi2:.2f} ({about}), BIC {fit.bic:.1f}"
     lines = [line + (f", errors multiplied by {np.sqrt(fit.scale):.2f}" if fit.scale != 1 else "")]
     for name, (distance, sep, angle, pa) in fit.places().items():
-        lines.append(f"  {name}: {distance:.1f} ± {sep:.1f} mas, position angle {angle:.2f} ± {pa:.2f} deg")
+        lines.append(f"  {name}: {plus_minus(distance, sep)} mas, position angle {plus_minus(angle, pa)} deg")
     for name, value, error in zip(fit.names, fit.values, fit.errors, strict=True):
         kind = name.split(".")[1].split(" ")[0]
-        unit, digits = {"pa": (" deg", 2), "flux": ("", 4)}.get(kind, (" mas", 1))
+        unit = {"pa": " deg", "flux": ""}.get(kind, " mas")
         if name in fit.upper:
             lines.append(f"  {name} below {fit.upper[name]:.0f} mas (95 %)")
         elif kind not in ("east", "north"):
-            lines.append(f"  {name} {value:.{digits}f} ± {error:.{digits}f}{unit}")
+            lines.append(f"  {name} {plus_minus(value, error)}{unit}")
     for other in fit.alternatives:
         values = ", ".join(f"{name} {value:.3g}" for name, value in other.items() if name != "delta_chi2")
         lines.append(f"  instead: {values}; chi2 higher by {other['delta_chi2']:.1f}")

@@ -16,6 +16,7 @@ import numpy as np
 from ..core.images import RateImage, fill_from_neighbours, find_peak
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from
+from ..core.tables import plus_minus
 from ..exposures.exposure import Exposure, group_segments
 from ..instrument import niriss
 from calami.instrument.migration import (
@@ -363,9 +364,9 @@ class Kernel:
         words = [
             f"growth > {1e6 * value:.0f}e-6 per e- (the most that is tried)"
             if name == "growth" and self.at_bound
-            else f"growth < {2e6 * error:.3f}e-6 per e-"
+            else f"growth < {2e6 * error:.2g}e-6 per e-"
             if name == "growth" and value == 0
-            else f"{name} ({1e6 * value:.3f} ± {1e6 * error:.3f})e-6 per e-"
+            else f"{name} {plus_minus(value, error)} per e-"
             for name, value, error in zip(self.names, self.values, self.errors, strict=True)
         ]
         return f"{', '.join(words)}; χ² {self.chi2:.0f} of {self.dof}"

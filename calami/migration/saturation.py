@@ -442,7 +442,7 @@ class Advice:
         text = (
             f"{self.filter}, {self.magnitude:.2f} mag: {self.ngroups} groups, {self.nints} integrations; the peak "
             f"reaches {self.peak_e:,.0f} e- ({niriss.to_adu(self.peak_e):,.0f} ADU; limit {self.limit_e:,.0f} e-, "
-            f"{self.limit_from}), {self.photons:.1e} photons in {self.seconds:.0f} s"
+            f"{self.limit_from}), {one_digit(self.photons)} photons in {self.seconds:.0f} s"
         )
         return ". ".join((text, *self.remarks))
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 from astropy import units as u
 from astropy.table import QTable
@@ -19,7 +20,7 @@ from calami.core.page import (
     new_panels,
     safe_text,
 )
-from calami.core.tables import cell_text, one_digit, render
+from calami.core.tables import Readable, cell_text, one_digit, render
 
 
 @pytest.mark.parametrize("word", [r"$\frac{1}{$", r"\$a\$", "$$", "a\nb", "$x$ and $", "\\", "HD 1"])
@@ -117,3 +118,15 @@ def test_formats_of_a_figure_are_drawn_once():
     files = figure_files([lambda ax: drawn.append(ax.plot([0, 1]))], 2, 2)
     assert len(drawn) == 1 and files["png"].startswith(b"\x89PNG") and files["pdf"].startswith(b"%PDF")
     assert files["png"] == figure_png([lambda ax: ax.plot([0, 1])], 2, 2)
+
+
+def test_a_readable_table_has_no_more_digits_than_its_errors_allow():
+    table = QTable({"edge": [6.360044e-7, np.nan] / u.electron, "edge_err": [1.657e-7, np.nan] / u.electron})
+    table["level"], table["level_lo68"], table["level_hi68"] = ([v, v] for v in (9.7, 7.9, 13.3))
+    table["chi2"], table["photons"], table["rate"] = [197.00551, 2.0], [1e8, 2e9], [37146.2656, 0.123456]
+    seen = Readable(table)
+    lines = repr(seen).splitlines()
+    assert lines[0].split("  ")[0] == "edge [per e-]" and "level" in lines[0] and "lo68" not in lines[0]
+    assert lines[2].split() == "(6.4 ± 1.7)e-7 9.7 +3.6 −1.8 197 1e8 37,146".split()
+    assert lines[3].split() == "9.7 +3.6 −1.8 2 2e9 0.1235".split()
+    assert "<th>χ²</th>" in seen._repr_html_() and table.colnames[0] == "edge" and len(table.colnames) == 8
