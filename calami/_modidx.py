@@ -320,7 +320,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'calami/core/progress.py'),
                                       'calami.core.progress._Whole.begin': ('core/progress.html#_whole.begin', 'calami/core/progress.py'),
                                       'calami.core.progress._Whole.update': ('core/progress.html#_whole.update', 'calami/core/progress.py'),
-                                      'calami.core.progress._hidden': ('core/progress.html#_hidden', 'calami/core/progress.py'),
+                                      'calami.core.progress._bar': ('core/progress.html#_bar', 'calami/core/progress.py'),
                                       'calami.core.progress._in_a_front_end': ( 'core/progress.html#_in_a_front_end',
                                                                                 'calami/core/progress.py'),
                                       'calami.core.progress.one_bar': ('core/progress.html#one_bar', 'calami/core/progress.py'),

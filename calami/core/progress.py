@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import StringIO
 from typing import Any
 
 # %% auto #0
@@ -37,9 +38,7 @@ def progress_bar(work: Iterable | None = None, *, show: bool | None = None, **op
     whole = _WHOLE.get()
     if whole is not None:
         return _Part(whole, work, options.get("desc", ""), options.get("total"))
-    from tqdm.auto import tqdm
-
-    return tqdm(work, disable=_hidden(show), **options)
+    return _bar(show, iterable=work, **options)
 
 # %% ../../nbs/core/09_progress.ipynb #aad66145
 @contextmanager
@@ -100,11 +99,9 @@ _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
 class _Whole:
     # One bar, and how much of each stage has been done; done is counted in seconds as announced.
     def __init__(self, stages: Mapping[str, tuple[int, float]], title: str, show: bool | None):
-        from tqdm.auto import tqdm
-
         self.left, self.each = ({name: one[k] for name, one in stages.items()} for k in (0, 1))
         self.title, self.done, total = title, 0.0, sum(count * each for count, each in stages.values())
-        self.bar = tqdm(total=total, desc=title, bar_format=_FORMAT, smoothing=0.05, disable=_hidden(show))
+        self.bar = _bar(show, total=total, desc=title, bar_format=_FORMAT, smoothing=0.05)
 
     def begin(self, stage: str | None) -> None:
         # What was announced for earlier stages and has not come is not waited for; None: the end of all.
@@ -155,11 +152,29 @@ class _Part:
         pass  # the bar goes on with the next part
 
 # %% ../../nbs/core/09_progress.ipynb #ac4f5782
-def _hidden(show: bool | None) -> bool | None:
-    # As `disable` of tqdm, for which None means: where the output is no terminal.
-    if show is not None:
-        return not show
-    return False if _in_a_front_end() else None
+def _bar(show: bool | None, **options: Any):
+    # In a terminal as tqdm has it. In a front end text that is replaced: a widget would be lost with the kernel, and
+    # leave a line in the saved notebook that says so.
+    import tqdm
+
+    front = _in_a_front_end()
+    hidden = not show if show is not None else False if front else None  # None: where the output is no terminal
+    if not front or hidden:
+        return tqdm.tqdm(disable=hidden, **options)
+
+    class FrontEndBar(tqdm.tqdm):
+        handle = None
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            from IPython.display import display
+
+            text = {"text/plain": str(self) if msg is None else msg}
+            if self.handle is None:
+                self.handle = display(text, raw=True, display_id=True)
+            else:
+                self.handle.update(text, raw=True)
+
+    return FrontEndBar(file=StringIO(), ncols=80, ascii=" ━", disable=False, **options)
 
 # %% ../../nbs/core/09_progress.ipynb #1700b04d
 def _in_a_front_end() -> bool:

@@ -212,7 +212,7 @@ def table_cells(table) -> list[list[str]]:
     for name in table.colnames:
         column = table[name]
         unit, style = getattr(column, "unit", None), column.info.format
-        cells = [f"{name} [{unit}]" if unit else name]
+        cells = [f"{name} [{unit}]" if str(unit or "") else name]  # none for what has no dimension
         for value in column:
             text = cell_text(value)
             cells.append(format(getattr(value, "value", value), style) if style and text else text)

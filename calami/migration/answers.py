@@ -20,7 +20,15 @@ from ..core.page import Captioned, Facts, Figure, Heading, html_page
 from ..core.problems import CalamiError, options_from
 from ..core.progress import one_bar, progress_bar
 from ..core.record import file_record
-from ..core.tables import one_digit, plus_minus, render, short_exponent, with_errors, with_interval
+from calami.core.tables import (
+    one_digit,
+    plus_minus,
+    readable_heading,
+    render,
+    short_exponent,
+    with_errors,
+    with_interval,
+)
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 from .kernel import POOR_FIT, Kernel, Verdict, kernel_table, migration_or_nonlinearity
@@ -896,7 +904,7 @@ def _kernels_shown(answers: Answers):
         measured = [n.removesuffix("_err") for n in table.colnames if n.endswith("_err")]
         true = {n: short_exponent(f"{answers.truth['migration'].get(n, 0.0):.3g}") for n in measured}
         rows.append(dict.fromkeys(shown.colnames, "") | {"filter": "truth", "source": "put in"} | true)
-    heads = {name: f"{name} [per e-]" for name in shown.colnames if shown[name].unit}
+    heads = {name: readable_heading(f"{name} [{shown[name].unit}]") for name in shown.colnames if shown[name].unit}
     columns = {heads.get(name, name): [str(row[name]) for row in rows] for name in shown.colnames}
     return Table(columns)
 
@@ -1007,7 +1015,9 @@ def _all_sections(
     answers: Answers, data: ExposureSet, run: Mapping[str, Any], middle: Sequence
 ) -> list[tuple[str, list]]:
     why = {q: f"not answered: {answers.missing[q]}" if q in answers.missing else "answered" for q in QUESTIONS}
-    there = Captioned(data.compact(), "The exposures. Every product has its record next to it.")
+    table = data.compact()
+    table.remove_columns([name for name in ("rootname", "pupil") if name in table.colnames])  # no room on paper
+    there = Captioned(table, "The exposures. Every product has its record next to it.")
     return [
         ("Processing", [_processing(answers, data)]),
         *middle,

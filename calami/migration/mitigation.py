@@ -1116,6 +1116,7 @@ def plot_bias(scan: Mitigation, filter: str, rule: str = "shallowest", ax=None):
 # %% ../../nbs/migration/08_mitigation.ipynb #7291e5b3
 def _finished(ax, filter: str, rule: str, what: str):
     ax.set(xlabel="peak at the end of the ramp [ADU]", ylabel=what)
+    ax.locator_params(axis="x", nbins=6)
     ax.set_title(safe_text(f"{filter}, reference: {rule}"), loc="left", fontsize=10)
     legend_outside(ax)
     return ax

@@ -69,16 +69,28 @@ def test_a_failure_closes_the_bar(monkeypatch):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_kernel_shows_it_if_a_server_has_named_the_notebook(monkeypatch, named):
+def test_a_notebook_shows_it_if_a_server_has_named_it(monkeypatch, named):
     import IPython
-
-    from calami.core import progress
 
     class ZMQInteractiveShell:
         pass
 
+    class Handle:
+        def update(self, data, raw):
+            seen.append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        seen.append(data["text/plain"])
+        return Handle()
+
+    seen = []
     monkeypatch.setattr(IPython, "get_ipython", ZMQInteractiveShell)
+    monkeypatch.setattr(IPython.display, "display", display)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     if named:
         monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/Untitled.ipynb")
-    assert progress._hidden(None) is (False if named else None)
+    list(progress_bar(range(3), desc="reading"))
+    assert bool(seen) == named
+    assert not named or ("reading:   0%" in seen[0] and "reading: 100%" in seen[-1] and "3/3" in seen[-1])
+    list(progress_bar(range(3), desc="reading", show=False))
+    assert bool(seen) == named

@@ -27,7 +27,11 @@ CHROMIUM = os.environ.get("CALAMI_CHROMIUM") or shutil.which("chromium") or shut
 REPO = Path(__file__).resolve().parents[2]
 CELLS = [
     "import json, time, numpy as np\nfrom pathlib import Path\nfrom calami import Dataset\n"
-    "from calami.widgets import blink, explore\nds = Dataset('data')",
+    "from calami.widgets import blink, explore\nds = Dataset('data')\n"
+    "from calami.core.progress import one_bar, progress_bar\n"
+    "with one_bar({'reading': (2, 1), 'fitting': (3, 2)}, 'demo'):\n"
+    "    for _ in [*progress_bar(range(2), desc='reading'), *progress_bar(range(3), desc='fitting')]:\n"
+    "        time.sleep(0.05)",
     "pair = blink(ds['a'], ds['b'])\npair",
     "ramps = ds['a'].explore()\nramps",
     "folder = ds.explore('mine.txt')\nfolder",
@@ -151,6 +155,8 @@ def test_views_answer_clicks(page, server, place):
     cell = page.locator(".jp-Notebook .jp-Cell")
     fault = " ".join(cell.nth(5).locator(".jp-OutputArea-output").all_inner_texts())
     assert "no exposure is called 'none'" in fault and "Traceback" not in fault
+    bar = " ".join(cell.nth(0).locator(".jp-OutputArea-output").all_inner_texts())
+    assert "demo 100%" in bar and bar.rstrip().endswith("left") and bar.count("%") == 1
     cell.nth(1).locator('button:has-text("difference")').click()
     where = canvas_of(page, 2).bounding_box()
     page.mouse.click(where["x"] + 0.16 * where["width"], where["y"] + 0.40 * where["height"])
