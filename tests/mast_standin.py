@@ -8,12 +8,14 @@ programs and observations as whole numbers, columns told twice, sizes without ch
 
 import io
 import json
+import os
 import time
 from collections import defaultdict
 from contextlib import suppress
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from pathlib import Path
+from threading import Event, Lock, Thread
 from urllib.parse import parse_qs, urlsplit
 
 GOOD_TOKEN = "good-token-of-the-standin"
@@ -277,3 +279,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[offset : offset + self.standin.chunk])
             if word == "slowly":
                 time.sleep(float(number))
+
+
+class Disc:
+    """Largest number of bytes in a folder while the context lasts."""
+
+    def __init__(self, folder):
+        self.folder, self.most, self.end = folder, 0, Event()
+
+    def look(self):
+        while not self.end.wait(0.001):
+            total = 0
+            for where, _, files in os.walk(self.folder):
+                for file in files:
+                    try:
+                        total += (Path(where) / file).stat().st_size
+                    except OSError:
+                        continue
+            self.most = max(self.most, total)
+
+    def __enter__(self):
+        self.thread = Thread(target=self.look)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.end.set()
+        self.thread.join()

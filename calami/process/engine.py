@@ -298,7 +298,12 @@ def dask_executor(address: str, workers: int = 1) -> Iterator[Executor]:
 def _local_cluster(workers: int):
     from distributed import LocalCluster
 
-    one = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+    one = {
+        "threads_per_worker": 1,
+        "memory_limit": 0,
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": logging.CRITICAL,
+    }
     try:
         return LocalCluster(n_workers=workers, **one)
     except RuntimeError as error:

@@ -7,7 +7,7 @@
 
 Both sides of a row take turns in one process (with ``--old`` in a process each), and the shortest processor time of
 each counts, so that the load of the machine touches them alike; rows marked *wall* wait, and count the clock.
-The last figures of every row are kept in ``last.json`` next to this file; ``--markdown`` prints them for the page
+The last figures of every row are kept in ``last.json`` next to this file, and written into the page
 ``nbs/validation/benchmarks.ipynb``. It prints and does not judge; a bar that is missed is marked.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-LAST = HERE / "last.json"
+LAST, PAGE = HERE / "last.json", HERE.parent.parent / "nbs" / "validation" / "benchmarks.ipynb"
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 
@@ -273,8 +273,8 @@ def packages():
     }
 
 
-def show(known, markdown):
-    """Print the table."""
+def table(known):
+    """Heads and lines of the table, all text."""
     heads = ("what", "against", "theirs [s]", "ours [s]", "ratio", "wanted", "date", "load")
     lines = []
     for row in ROWS:
@@ -282,19 +282,38 @@ def show(known, markdown):
         if last is None:
             lines.append((row.name, row.peer, "", "", "not measured", f"{row.bar:g}", "", ""))
             continue
-        mark = "" if last["ratio"] >= row.bar else " missed"
-        clocks = " (wall)" if row.wall else ""
+        mark, clocks = "" if last["ratio"] >= row.bar else " missed", " (wall)" if row.wall else ""
         theirs, ours, ratio = f"{last['theirs']:.3g}", f"{last['ours']:.3g}", f"{last['ratio']:.3g}{mark}"
-        lines.append(
-            (row.name + clocks, row.peer, theirs, ours, ratio, f"{row.bar:g}", last["date"], f"{last['load']:.1f}")
-        )
-    if markdown:
-        print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
-        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
-        return
+        when = (last["date"], f"{last['load']:.1f}")
+        lines.append((row.name + clocks, row.peer, theirs, ours, ratio, f"{row.bar:g}", *when))
+    return heads, lines
+
+
+def show(known):
+    """Print the table."""
+    heads, lines = table(known)
     widths = [max(len(line[k]) for line in (heads, *lines)) for k in range(len(heads))]
     for line in (heads, *lines):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def markdown(known):
+    """Write the table as Markdown, with the versions of the last run."""
+    heads, lines = table(known)
+    rows = ["| " + " | ".join(line) + " |" for line in (heads, ("---",) * len(heads), *lines)]
+    newest = max(known.values(), key=lambda one: one["date"])["versions"] if known else {}
+    said = ", ".join(f"{name} {number}" for name, number in newest.items())
+    return "\n".join([*rows, "", f"Versions: {said}."])
+
+
+def write_page(known):
+    """Put the table into its page."""
+    import nbformat
+
+    page = nbformat.read(PAGE, 4)
+    cell = next(cell for cell in page.cells if cell.source.startswith("| what | against |"))
+    cell.source = markdown(known)
+    nbformat.write(page, PAGE)
 
 
 def main():
@@ -303,9 +322,7 @@ def main():
     parser.add_argument("names", nargs="*", help="rows that begin so; all if not given")
     parser.add_argument("--long", action="store_true", help="also rows that take minutes")
     parser.add_argument("--old", type=Path, help="another checkout to compare with")
-    parser.add_argument(
-        "--markdown", action="store_true", help="print the last figures as Markdown, and measure nothing"
-    )
+    parser.add_argument("--last", action="store_true", help="show and write the last figures, measure nothing")
     parser.add_argument("--seconds", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.seconds:
@@ -314,7 +331,7 @@ def main():
         return
     known = json.loads(LAST.read_text()) if LAST.exists() else {}
     chosen = [row for row in ROWS if not asked.names or row.name.startswith(tuple(asked.names))]
-    chosen = [] if asked.markdown else [row for row in chosen if asked.long or asked.names or not row.long]
+    chosen = [] if asked.last else [row for row in chosen if asked.long or asked.names or not row.long]
     for row in chosen:
         print(f"… {row.name}", file=sys.stderr, flush=True)
         theirs, ours = old_against_new(row, asked.old) if asked.old else peer_against_ours(row)
@@ -325,7 +342,8 @@ def main():
         known[row.name] = found | {"date": time.strftime("%Y-%m-%d"), "versions": packages()}
         LAST.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     if not asked.old:
-        show(known, asked.markdown)
+        show(known)
+        write_page(known)
 
 
 if __name__ == "__main__":

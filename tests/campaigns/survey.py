@@ -137,8 +137,7 @@ def faults(folder, count, seed=1):
     from concurrent.futures import ThreadPoolExecutor
     from urllib.parse import unquote
 
-    from mast_standin import StandIn, data_set
-    from studies.test_survey import Disc
+    from mast_standin import Disc, StandIn, data_set
 
     import calami.studies.survey as module
     from calami.archive.mast import Patience

@@ -5,18 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from astropy.io import fits
-from mast_standin import StandIn, data_set
+from mast_standin import Disc, StandIn, data_set
 from toys import fringe_cube, fringe_images, rootname, write_exposure
 from typer.testing import CliRunner
 
@@ -63,33 +61,6 @@ def fetched(home):
     """How often each file was asked for."""
     asked = (unquote(path).rsplit("/", 1)[-1] for _, path, _ in home.requests if "retrieve_product" in path)
     return Counter(asked)
-
-
-class Disc:
-    """Largest number of bytes in a folder while the context lasts."""
-
-    def __init__(self, folder):
-        self.folder, self.most, self.end = folder, 0, threading.Event()
-
-    def look(self):
-        while not self.end.wait(0.001):
-            total = 0
-            for where, _, files in os.walk(self.folder):
-                for file in files:
-                    try:
-                        total += (Path(where) / file).stat().st_size
-                    except OSError:
-                        continue
-            self.most = max(self.most, total)
-
-    def __enter__(self):
-        self.thread = threading.Thread(target=self.look)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.end.set()
-        self.thread.join()
 
 
 def problems(found):
