@@ -3897,6 +3897,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'calami/studies/intrapixel.py'),
                                            'calami.studies.intrapixel._most_places': ( 'studies/intrapixel.html#_most_places',
                                                                                        'calami/studies/intrapixel.py'),
+                                           'calami.studies.intrapixel._moves': ( 'studies/intrapixel.html#_moves',
+                                                                                 'calami/studies/intrapixel.py'),
                                            'calami.studies.intrapixel._on_detector': ( 'studies/intrapixel.html#_on_detector',
                                                                                        'calami/studies/intrapixel.py'),
                                            'calami.studies.intrapixel._own_v2': ( 'studies/intrapixel.html#_own_v2',

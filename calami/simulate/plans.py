@@ -547,7 +547,7 @@ def _plan_1516(scale: str) -> list[Observation]:
 
 # %% ../../nbs/simulate/02_plans.ipynb #7b574640
 def _plan_1504(scale: str) -> list[Observation]:
-    # The first nine of the 25 places are a square around the first
+    # The first nine of the 25 places: along two sides of their square
     star, steps = SIMULATED_STARS["SIM-A0V-C"], SUBPIXEL_DITHERS[25][: 9 if scale == "demo" else 25]
     filters = {"demo": ("F480M",), "small": ("F277W", "F480M"), "full": tuple(niriss.FILTERS)}[scale]
     photons = {"demo": 2e8, "small": 5e8, "full": 2e9}[scale]

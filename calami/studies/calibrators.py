@@ -192,7 +192,9 @@ def _solve_growth(found: Sequence[Mismatch], keys: Sequence[str], what: str) -> 
     return solution, noise
 
 # %% ../../nbs/studies/04_calibrators.ipynb #44b7bc76
-def rule_table(laws: Mapping[str, Mapping[str, tuple[float, float]]], data: Any):
+def rule_table(
+    laws: Mapping[str, Mapping[str, tuple[float, float]]], data: Any, reach: Mapping[str, float] | None = None
+):
     """
     Make the table of the rule: what each difference costs.
 
@@ -202,12 +204,15 @@ def rule_table(laws: Mapping[str, Mapping[str, tuple[float, float]]], data: Any)
         As `growth` gives it.
     data : Observables
         An exposure, for its baselines and wavelength.
+    reach : mapping of str to float, optional
+        Of each key, the largest difference that was seen: steps beyond twice as much are not given.
 
     Returns
     -------
     astropy.table.Table
-        ``difference``, ``size``, ``v2`` (relative) and ``cp`` (degrees), each with its error, ``contrast``: 5 σ limit
-        at 150 mas, mag, by these errors alone; the first row is of stars that are alike.
+        ``difference``, ``size``, ``v2`` (relative) and ``cp_deg``, each with its error; ``contrast_mag``: 5 σ limit at
+        150 mas by these errors alone, and ``contrast_sure_mag``: if they are one standard error larger. The first row
+        is of stars that are alike.
     """
     from astropy.table import Table
 
@@ -215,6 +220,8 @@ def rule_table(laws: Mapping[str, Mapping[str, tuple[float, float]]], data: Any)
     for key in ("same", *(k for k in laws["v2"] if k != "same")):
         for step in RULE_STEPS.get(key, (0.0,)):
             size = step / float(np.mean(niriss.PIXEL_SCALE_MAS)) if key == "apart" else step
+            if reach and size > 2 * reach.get(key, math.inf):
+                continue
             cells = []
             for what in ("v2", "cp"):
                 base, grown = laws[what]["same"], laws[what].get(key, (0.0, 0.0))
@@ -223,9 +230,12 @@ def rule_table(laws: Mapping[str, Mapping[str, tuple[float, float]]], data: Any)
             v2, v2_error, cp, cp_error = cells
             words = _WORDS.get(key, "none: two stars alike")
             angles = (math.degrees(cp), math.degrees(cp_error))
-            rows.append((words, step, v2, v2_error, *angles, contrast_at(data, v2, cp)))
-    table = Table(rows=rows, names="difference size v2 v2_error cp_deg cp_deg_error contrast_mag".split())
-    table["size"].info.format, table["contrast_mag"].info.format = "g", ".1f"
+            limits = contrast_at(data, v2, cp), contrast_at(data, v2 + v2_error, cp + cp_error)
+            rows.append((words, step, v2, v2_error, *angles, *limits))
+    names = "difference size v2 v2_error cp_deg cp_deg_error contrast_mag contrast_sure_mag".split()
+    table = Table(rows=rows, names=names)
+    for name, style in (("size", "g"), ("contrast_mag", ".1f"), ("contrast_sure_mag", ".1f")):
+        table[name].info.format = style
     return _with_digits(table)
 
 # %% ../../nbs/studies/04_calibrators.ipynb #27fb74c7
@@ -328,23 +338,28 @@ def study_calibrators(
             "fewer than four single stars: leaving one out says nothing, so the errors are those of noise and of so few"
         )
     sets = _versions(reading, types, corrected, pairs)
-    tables = {"pairs": _pair_table(found), "rule": rule_table(laws, reading.seen[0].data)}
+    reach = {key: max(abs(getattr(one, key)) for one in single or found) for key in keys}
+    tables = {"pairs": _pair_table(found), "rule": rule_table(laws, reading.seen[0].data, reach)}
     tables["versions"] = _version_table({"as they are": found} | sets, binaries)
     if searched:
         tables["stars"] = _star_table(reading, searched, found, types)
     results = _results(found, laws, binaries, searched)
-    plots = {"rule": Plot([partial(_draw_pairs, found=found, what=w) for w in ("v2", "cp")], _CAPTION)}
+    plots = {"rule": Plot([partial(_draw_pairs, found=single or found, what=w) for w in ("v2", "cp")], _CAPTION)}
     truth = _truth(reading, found) if all(one.truth for one in reading.seen) else None
     answer = (*_sentences(tables, laws, searched, binaries), *remarks)
     return Findings(4480, title, answer, missing, results, tables, plots, _METHOD, truth=truth, captions=_CAPTIONS)
 
 # %% ../../nbs/studies/04_calibrators.ipynb #4c8acc19
-_CAPTION = "What is left of one star calibrated by another, beyond the noise, against how far apart they stood."
+_CAPTION = (
+    "What is left of one single star calibrated by another, beyond the noise, against how far apart they stood (or, if "
+    "all stood within a milliarcsecond, how much they differ in brightness)."
+)
 _CAPTIONS = {
     "truth": "Mean squares without noise against those that were found, as rms, and how many standard errors they lie "
     "apart; pairs share stars, so these are few independent numbers.",
     "pairs": "What is left of one star calibrated by another, rms beyond noise, V² relative, and what they differ in.",
-    "rule": "What a difference between target and calibrator costs, rms, and the limit that it sets alone at 150 mas.",
+    "rule": "What a difference between target and calibrator costs, rms, and the limit that it sets alone at 150 mas; "
+    "the last column is sure: the limit if the cost is one standard error larger.",
     "versions": "The same over all pairs of single stars, by filter and by what was done to the images.",
     "stars": "Stars with the best companion of each when the others calibrate it (5 σ makes a binary).",
 }
@@ -402,10 +417,9 @@ def _versions(reading: Reading, types: Mapping[str, str], corrected: Reading | N
 
 # %% ../../nbs/studies/04_calibrators.ipynb #f45b013d
 def _root(square: float, error: float) -> tuple[float, float]:
-    # A mean square as rms with its error; where noise was larger, 0 and the 1 σ limit
-    if square <= 0:
-        return 0.0, math.sqrt(max(square + error, 0.0))
-    return math.sqrt(square), error / (2 * math.sqrt(square))
+    # A mean square as rms with its error, upwards; where noise was larger, 0 and the 1 σ limit
+    found = math.sqrt(max(square, 0.0))
+    return found, math.sqrt(found**2 + error) - found
 
 # %% ../../nbs/studies/04_calibrators.ipynb #3a5dd6e2
 def _pair_table(found: Sequence[Mismatch]):
@@ -474,7 +488,7 @@ def _sentences(tables: Mapping, laws: Mapping, searched: Mapping, binaries: Sequ
     first = tables["rule"][0]
     words = [
         f"Two stars that are alike calibrate each other to {_percent(first)} in V² and {_degrees(first)} in closure "
-        "phase" + (f": {first['contrast_mag']:.1f} mag at 150 mas." if first["contrast_mag"] > 0 else ".")
+        f"phase: {first['contrast_sure_mag']:.1f} mag at 150 mas, or better."
     ]
     for key in (k for k in laws["v2"] if k != "same"):
         sure = [what for what in ("v2", "cp") if laws[what][key][0] > 2 * laws[what][key][1]]
@@ -552,14 +566,17 @@ def _true_flat(truth: Mapping, shape: tuple[int, int]) -> np.ndarray:
 # %% ../../nbs/studies/04_calibrators.ipynb #02dff23d
 def _draw_pairs(ax, found: Sequence[Mismatch], what: str) -> None:
     factor, label = {"v2": (100, "V² [%]"), "cp": (180 / math.pi, "closure phase [°]")}[what]
+    close = not any(one.apart * float(np.mean(niriss.PIXEL_SCALE_MAS)) > 1 for one in found)
     for name in sorted({one.filter for one in found}):
         mine = [one for one in found if one.filter == name]
-        x = [one.apart * float(np.mean(niriss.PIXEL_SCALE_MAS)) for one in mine]
+        x = [abs(one.dmag) if close else one.apart * float(np.mean(niriss.PIXEL_SCALE_MAS)) for one in mine]
         y = np.array([_root(getattr(one, what), getattr(one, f"{what}_error")) for one in mine])
         ax.errorbar(x, factor * y[:, 0], factor * y[:, 1], fmt="o", label=name)
     reach = np.linspace(0, max([one.apart for one in found if math.isfinite(one.apart)], default=1) * 1.1, 50)
     known = np.array([math.hypot(FLIGHT_WEIGHTED.star, FLIGHT_WEIGHTED.of_position(a)) for a in reach])
     grows = {"v2": 2 * known, "cp": math.sqrt(3) * known}[what]
-    ax.plot(reach * float(np.mean(niriss.PIXEL_SCALE_MAS)), factor * grows, color="0.5", label="known from flight")
-    ax.set(xlabel="distance on the detector [mas]", ylabel=f"left of {label}", ylim=(0, None))
+    axis = np.linspace(*ax.get_xlim(), 50) if close else reach * float(np.mean(niriss.PIXEL_SCALE_MAS))
+    ax.plot(axis, factor * grows, color="0.5", label="known from flight")
+    along = "difference in brightness [mag]" if close else "distance on the detector [mas]"
+    ax.set(xlabel=along, ylabel=f"left of {label}", ylim=(0, None))
     ax.legend(frameon=False)

@@ -22,7 +22,7 @@ from ..migration.report import _SIMULATED, Plot, _made_by, _provenance, _record,
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['Findings', 'write_findings', 'by_error', 'plain']
+__all__ = ['LONGEST', 'Findings', 'write_findings', 'by_error', 'plain']
 
 # %% ../../nbs/studies/02_findings.ipynb #228872f7
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ def _sections(found: Findings, figures: Mapping[str, Figure], run: Mapping[str, 
         sections.append(("Against the truth", [Captioned(found.truth, found.captions.get("truth", _TRUTH))]))
     for name, table in found.tables.items():
         words = name.replace("_", " ").capitalize()
-        sections.append((words, [Captioned(table, found.captions.get(name, f"{words}."))]))
+        caption = found.captions.get(name, f"{words}.")
+        shown = Captioned(table, caption) if len(table) <= LONGEST else f"{caption} {len(table)} rows, in {name}.ecsv."
+        sections.append((words, [shown]))
     sections += [("Method", [list(found.method)])] if found.method else []
     refused = [f"{root}: {why}" for root, why in run["refused"].items()]
     sections += [("Not used", [refused])] if refused else []
@@ -166,6 +168,8 @@ def by_error(errors: Any) -> str:
     return f".{max(1 - math.floor(math.log10(known.min())), 0)}f" if known.size else ".2g"
 
 # %% ../../nbs/studies/02_findings.ipynb #855cb7af
+#: Rows of a table that a page shows; longer ones are in their files only.
+LONGEST = 60
 #: What the table against the truth shows.
 _TRUTH = "What was found in simulated exposures, and what is true of them."
 

@@ -362,6 +362,8 @@ def _own_v2(one: Seen) -> np.ndarray:
 def _solve_depth(measured: np.ndarray, noise: np.ndarray, made: Sequence[_ModelV2]) -> Response:
     # Each place has its own answer: what they scatter by holds how alike the errors of baselines are. They are few.
     # The weights are not from that scatter: of few places, it is least where it happens to be least.
+    from scipy.stats import t
+
     answers = []
     for v2, model in zip(measured, made, strict=True):
         design = np.column_stack((model.base, model.deep)) / noise[:, None]
@@ -369,9 +371,9 @@ def _solve_depth(measured: np.ndarray, noise: np.ndarray, made: Sequence[_ModelV
         scale, change = np.linalg.lstsq(design, values.T, rcond=None)[0]
         answers.append(np.array([change[0] / scale[0], *change[1:]]))
     n, answers = len(made), np.array(answers)
-    few = math.sqrt((n - 1) / (n - 3)) if n > 3 else math.nan
+    few = float(t.ppf(0.8413, n - 1)) if n > 1 else math.nan  # Student's: so that one error covers 68 %
     mean = answers.mean(axis=0)
-    by_scatter = answers[:, 0].std(ddof=1) / math.sqrt(n) * few
+    by_scatter = answers[:, 0].std(ddof=1) / math.sqrt(n) * few if n > 1 else math.nan
     by_pixels = float(np.sqrt(np.mean(mean[1:-1] ** 2))) if len(mean) > 2 else 0.0
     return Response(float(mean[0]), float(by_scatter), by_pixels, float(abs(mean[-1]) * BLUR_KNOWN))
 
@@ -423,6 +425,10 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
     tables, answer = {"position_model": model["table"]}, list(model["sentences"])
     results = model["results"] | {"places": len(seen)}
     tables["cost_of_a_mismatch"] = cost_of_mismatch(model["model"], seen[0].data)
+    if not _moves(results):
+        missing["what a mismatch costs"] = (
+            "fringes do not depend on the place beyond noise: its table holds little else"
+        )
     if len(seen) < 9:
         missing["a firm model"] = (
             f"{len(seen)} places do not fix a quadratic law and say how well it predicts; it takes 9"
@@ -506,7 +512,7 @@ def _facts(rows: Sequence[tuple]) -> dict[str, Any]:
     return {
         "v2_leave_one_out": l2, "cp_leave_one_out_deg": lc, "model": {"v2": law2, "cp": lawc},
         "v2_scatter": s2, "cp_scatter_deg": sc, "v2_first_mode": m2, "cp_first_mode": mc,
-        "v2_periodic": p2, "cp_periodic_deg": pc, "absolute_wins": bool(l2 < p2 and lc < pc),
+        "v2_periodic": p2, "cp_periodic_deg": pc, "absolute_wins": bool(l2 < min(p2, s2) and lc < min(pc, sc)),
     }  # fmt: skip
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #409281d1
@@ -687,7 +693,7 @@ def _verdict(results: dict[str, Any], pixels: PixelFit | None) -> str:
     static = pixels is not None and pixels.significant
     depth = results.get("response_depth")
     deep = depth is not None and depth > 3 * math.hypot(results["response_error"], results["response_error_by_blur"])
-    moves = results["v2_scatter"] > 1.5 * results["v2_leave_one_out"]
+    moves = _moves(results)
     fewer = static and moves and results["v2_scatter_with_flat"] < 0.7 * results["v2_scatter"]
     parts = ["intra-pixel response"] if deep else []
     parts += ["static pixels"] if fewer or (static and not moves) else []
@@ -695,6 +701,11 @@ def _verdict(results: dict[str, Any], pixels: PixelFit | None) -> str:
         return " and ".join(parts)
     more = "; its pixels want another flat, which does not change that" if static else ""
     return f"neither{more}" + ("; fringes depend on the place all the same" if moves else "")
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #ffce916f
+def _moves(results: dict[str, Any]) -> bool:
+    # Whether fringes are seen to depend on the place
+    return results["v2_scatter"] > 1.5 * results["v2_leave_one_out"]
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #53006e30
 def _flat_table(pixels: PixelFit):
@@ -705,7 +716,7 @@ def _flat_table(pixels: PixelFit):
         for i, j in np.ndindex(pixels.flat.shape)
     ]
     table = Table(rows=rows, names=("row", "column", "flat", "error"))
-    table["flat"].info.format, table["error"].info.format = by_error(pixels.error), ".1g"
+    table["flat"].info.format = table["error"].info.format = by_error(pixels.error)
     return table
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #30e61831

@@ -332,9 +332,11 @@ def _offset_table(fitted: Placement, by_fringes: np.ndarray):
     for k, axis in enumerate(("row", "column")):
         table[axis], table[f"{axis}_error"] = fitted.center[:, k], fitted.error[:, k]
         table[f"{axis}_by_fringes"] = by_fringes[:, k]
-    for name in table.colnames[1:]:
-        pixels = "row" in name or "column" in name
-        table[name].info.format = by_error(fitted.error if pixels else errors)
+        for name in (f"offset_{'xy'[1 - k]}", f"error_{'xy'[1 - k]}"):
+            table[name].info.format = by_error(errors[:, 1 - k])
+        for name in (axis, f"{axis}_error"):
+            table[name].info.format = by_error(fitted.error[:, k])
+        table[f"{axis}_by_fringes"].info.format = ".3f"
     return table
 
 # %% ../../nbs/studies/03_placement.ipynb #8bd36746

@@ -75,26 +75,42 @@ def line(words, pulls, errors, values, began):
     )
 
 
-def depths(draws, strength, seed):
-    """The depth of the response."""
+def depths(draws, seed):
+    """The depth of the response; the draws of a place are the integrations of one fit."""
     for depth in (0.0, 0.05, 0.1):
-        began, images, made, found = perf_counter(), light(depth), None, []
-        for k in range(draws):
+        began, v2, errors, made = perf_counter(), [], [], []
+        for k, image in enumerate(light(depth)):
             rng = np.random.default_rng([seed, k, round(depth * 100)])
-            flat = rng.normal(1, strength, niriss.SUB80.shape) if strength else 1.0
-            seen = observed(images, flat, rng)
-            if strength:
-                pixels = intrapixel.fit_pixels(intrapixel.core_images(seen), places(seen))
-                found.append(intrapixel.response_depth(seen, (DIFFUSION_MAS, JITTER_MAS), pixels=pixels))
-                continue
-            if made is None:  # the model of the first draw serves for all: places are known to thousandths
-                optics = {"jitter": JITTER_MAS}
-                one = np.ones((1, *niriss.SUB80.shape))
-                made = [intrapixel._model_v2(x, DIFFUSION_MAS, optics, None, one) for x in seen]
-            noise = np.sqrt(np.mean([x.data.v2_err**2 for x in seen], axis=0))
-            found.append(intrapixel._solve_depth(np.array([x.data.v2 for x in seen]), noise, made))
-        values, errors = (np.array([getattr(x, w) for x in found]) for w in ("depth", "error"))
-        line(f"depth {depth}, flat {strength}", (values - depth) / errors, errors, values, began)
+            error = np.broadcast_to(np.sqrt(np.maximum(image, 0) + 200.0), (draws, *image.shape))
+            data = fit(
+                image + error * rng.normal(size=error.shape), header={"FILTER": FILTER}, error=error, reject=False
+            )
+            v2.append(data.samples["v2"])
+            errors.append(data.v2_err * draws**0.5)
+            one = Seen(f"e{k}", "r", "S", FILTER, 1, 1, k, False, (0, 0), 0, 1e3, data)
+            flat = np.ones((1, *niriss.SUB80.shape))
+            made.append(intrapixel._model_v2(one, DIFFUSION_MAS, {"jitter": JITTER_MAS}, None, flat))
+        noise = np.sqrt(np.mean(np.square(errors), axis=0))
+        found = [intrapixel._solve_depth(np.array([place[k] for place in v2]), noise, made) for k in range(draws)]
+        report(f"depth {depth}", depth, found, began)
+
+
+def depths_with_flats(draws, strength, seed):
+    """The same with sensitivities of pixels that no one knows, which are fitted."""
+    for depth in (0.0, 0.05, 0.1):
+        began, images, found = perf_counter(), light(depth), []
+        for k in range(draws):
+            rng = np.random.default_rng([seed, k, round(depth * 100), 7])
+            seen = observed(images, rng.normal(1, strength, niriss.SUB80.shape), rng)
+            pixels = intrapixel.fit_pixels(intrapixel.core_images(seen), places(seen))
+            found.append(intrapixel.response_depth(seen, (DIFFUSION_MAS, JITTER_MAS), pixels=pixels))
+        report(f"depth {depth}, flat {strength}", depth, found, began)
+
+
+def report(words, depth, found, began):
+    """Print what was found of one depth."""
+    values, errors = (np.array([getattr(x, w) for x in found]) for w in ("depth", "error"))
+    line(words, (values - depth) / errors, errors, values, began)
 
 
 def flats(draws, seed):
@@ -127,7 +143,10 @@ def main():
     options = parser.parse_args()
     for what in options.what.split(","):
         if what == "depth":
-            depths(options.draws, options.flat, options.seed)
+            if options.flat:
+                depths_with_flats(options.draws, options.flat, options.seed)
+            else:
+                depths(options.draws, options.seed)
         elif what == "flat":
             flats(options.draws, options.seed)
 
