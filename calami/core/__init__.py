@@ -12,8 +12,8 @@ _NAMES = {
     "problems": "CalamiError FileProblem NameProblem faults_of near options_from refuse_unknown split_options",
     "files": "LARGEST_TEXT LARGEST_YAML SUFFIXES cache_folder open_regular part_name read_json read_text read_yaml "
     "remove_leftovers whole_files write_atomically yaml_value",
-    "tables": "FORMATS Readable cell_text format_of one_digit plus_minus readable_heading render short_exponent "
-    "table_cells with_errors with_interval",
+    "tables": "FORMATS Readable breakable cell_text format_of one_digit plus_minus readable_heading render "
+    "short_exponent table_cells with_errors with_interval",
     "images": "PIECE Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak pieces",
     "record": "PACKAGES file_record versions",
     "page": "Captioned Facts Figure Heading Html Note axes_or_new figure_files figure_png html_page legend_outside "

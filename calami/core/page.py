@@ -13,7 +13,7 @@ from io import BytesIO
 from itertools import count
 from typing import Any
 
-from .tables import readable_heading, render
+from .tables import breakable, readable_heading, render
 
 # %% auto #0
 __all__ = ['html_page', 'Heading', 'Note', 'Html', 'Figure', 'Captioned', 'Facts', 'wrapped_table', 'figure_png', 'figure_files',
@@ -182,7 +182,7 @@ def wrapped_table(table) -> str:
     str
         A ``<table>`` element.
     """
-    text = re.sub("<td>([^<]{1,22})</td>", r'<td class="n">\1</td>', render(table, "html"))
+    text = re.sub("<td>([^<]{1,22})</td>", r'<td class="n">\1</td>', breakable(render(table, "html")))
     text = re.sub('<td class="n">([^<]*) (± [^<]*)</td>', r'<td class="n pm">\1 <span>\2</span></td>', text)
     return re.sub("<th>([^<]*)</th>", lambda heading: f"<th>{readable_heading(heading[1])}</th>", text)
 

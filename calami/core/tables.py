@@ -20,7 +20,7 @@ from .problems import CalamiError
 
 # %% auto #0
 __all__ = ['FORMATS', 'format_of', 'short_exponent', 'one_digit', 'cell_text', 'plus_minus', 'with_interval', 'with_errors',
-           'table_cells', 'readable_heading', 'render', 'Readable']
+           'table_cells', 'breakable', 'readable_heading', 'render', 'Readable']
 
 # %% ../../nbs/core/03_tables.ipynb #bcc74a02
 #: Formats a table can be written in, by the name used in `Dataset.info` and by file suffix.
@@ -219,6 +219,23 @@ def table_cells(table) -> list[list[str]]:
         columns.append(cells)
     return columns
 
+# %% ../../nbs/core/03_tables.ipynb #b4ea4ab1
+def breakable(table: str) -> str:
+    """
+    Let long names in a table of a page break behind an underscore.
+
+    Parameters
+    ----------
+    table : str
+        As `render` writes it as HTML.
+
+    Returns
+    -------
+    str
+        The same with places where a line may break.
+    """
+    return re.sub("<td>[^<]{23,}</td>", lambda cell: cell[0].replace("_", "_<wbr>"), table)
+
 # %% ../../nbs/core/03_tables.ipynb #0ead1b1e
 def readable_heading(text: str) -> str:
     """
@@ -319,7 +336,7 @@ class Readable:
         return self._shown("text")
 
     def _repr_html_(self) -> str:
-        return self._shown("html")
+        return breakable(self._shown("html"))
 
     def _shown(self, fmt: str) -> str:
         shown = with_errors(self.table)
@@ -338,9 +355,7 @@ def _four_digits(value: float) -> str:
 
 # %% ../../nbs/core/03_tables.ipynb #3572a530
 def _html_row(tag: str, cells: Iterable[str]) -> str:
-    # Long names may break behind an underscore.
-    texts = (escape(c) if len(c) <= 22 else escape(c).replace("_", "_<wbr>") for c in cells)
-    return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>\n"
+    return "<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>\n"
 
 # %% ../../nbs/core/03_tables.ipynb #6c38b58a
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}

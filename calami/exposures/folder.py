@@ -29,7 +29,7 @@ import calami
 from ..core.files import SUFFIXES, cache_folder, write_atomically
 from ..core.problems import CalamiError, FileProblem, NameProblem
 from ..core.progress import progress_bar
-from ..core.tables import cell_text, format_of, render
+from ..core.tables import breakable, cell_text, format_of, render
 from .cards import Keywords, read_keywords
 from .columns import SUMMARY_COLUMNS, role_of
 from .exposure import DIMENSIONS, SHAPED_LIKE_SCI, Exposure, time_contradiction
@@ -874,7 +874,7 @@ class _Tables(_Exposures):
     def _repr_html_(self) -> str:
         table, problems = self.compact(), self.problems_shown()
         more = len(table) - _SHOWN_ROWS
-        parts = [f"<p>{escape(self.headline())}</p>", render(table[:_SHOWN_ROWS], "html")]
+        parts = [f"<p>{escape(self.headline())}</p>", breakable(render(table[:_SHOWN_ROWS], "html"))]
         if more > 0:
             parts.append(f"<p>… and {_plural(more, 'exposure')} more; <code>print(ds.info())</code> shows all</p>")
         if len(problems):
