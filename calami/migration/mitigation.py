@@ -513,7 +513,7 @@ def fit_versions(
         running = {key: ready.executor.submit(_fringe_job, *job, options) for key, job in jobs.items()}
         for key, future in engine.bar(running.items(), desc="fringes"):
             try:
-                found[key] = _read_products(Path(future.result()), f"{key[1]}, {key[0]}")
+                found[key] = replace(future.result(), name=f"{key[1]}, {key[0]}")
             except CalamiError as error:
                 log.warning("%s, version %s: %s", key[1], key[0], error)
     return found
@@ -525,7 +525,8 @@ def _code_of_fits() -> str:
     return hashlib.sha256("".join(file_record(source)["sha256"] for source in sources).encode()).hexdigest()[:16]
 
 # %% ../../nbs/migration/08_mitigation.ipynb #4259a2c9
-def _fringe_job(products: list[str], target: str, options: Mapping[str, Any]) -> str:
+def _fringe_job(products: list[str], target: str, options: Mapping[str, Any]) -> OIData:
+    # Fringes of an exposure, fitted or fitted before; as read from the file, so that both are the same.
     facts = input_facts(products)
     record = {"operation": "fringes", "inputs": facts, "parameters": dict(options)}
     made = fingerprint_of(facts, dict(options), {"calami": calami.__version__, "fringes": _code_of_fits()})
@@ -533,14 +534,14 @@ def _fringe_job(products: list[str], target: str, options: Mapping[str, Any]) ->
         observables = replace(fit(products, **options), name=Path(target).name.removesuffix("_ami-oi.fits"))
         write_products(observables, Path(target).parent)
         write_sidecar(target, record | {"fingerprint": made})
-    return target
+    return _read_products(Path(target))
 
 # %% ../../nbs/migration/08_mitigation.ipynb #97c5bbad
-def _read_products(path: Path, name: str) -> OIData:
+def _read_products(path: Path) -> OIData:
     # Means and covariances as fitted, and the values of the integrations, which are in a file of their own.
     whole, many = read_oifits(path), path.with_name(path.name.replace("_ami-oi", "_amimulti-oi"))
     samples = read_oifits(many).samples if many.is_file() else {}
-    return replace(whole, name=name, samples=samples)
+    return replace(whole, samples=samples)
 
 # %% ../../nbs/migration/08_mitigation.ipynb #f3b05103
 RULES = ("shallowest", "matched", "different")

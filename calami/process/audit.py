@@ -24,7 +24,15 @@ from ..exposures.cards import hdu_walk, read_keywords
 from ..exposures.exposure import Exposure
 from ..exposures.folder import ExposureSet
 from ..exposures.steps import STEP_KEYWORDS, former_flag, step_name, step_statuses
-from .parameters import HOUSEKEEPING, PRESETS, _class, _flat_pars, _is_pipeline, _step_classes, defaults
+from calami.process.parameters import (
+    HOUSEKEEPING,
+    PRESETS,
+    _facts_of,
+    _flat_pars,
+    _is_pipeline,
+    _step_classes,
+    defaults,
+)
 from .pipeline import _TAKES, Run, _reference_keywords, _references_in, _stem
 from .record import read_sidecar
 from .references import OfflineCache
@@ -224,7 +232,7 @@ def _primary(path: Path) -> dict[str, Any]:
 def _statuses(path: Path) -> dict[str, str]:
     # In the order in which they are run, as far as the pipelines of AMI give one.
     found = step_statuses(_primary(path))
-    order = [step for alias in _TAKES if _is_pipeline(alias) for step in _class(alias).step_defs]
+    order = [step for alias in _TAKES if _is_pipeline(alias) for step in _facts_of(alias)["steps"]]
     return {step: found[step] for step in dict.fromkeys([*order, *found]) if step in found}
 
 # %% ../../nbs/process/15_audit.ipynb #6bb39a5a
@@ -276,7 +284,7 @@ def step_table(product: str | os.PathLike) -> Table:
     names = {t: n.removeprefix("crds://").rsplit("/", 1)[-1] for t, n in _references_in(_primary(path)).items()}
     rows = []
     for step, status in _statuses(path).items():
-        types = list(_class(step).reference_file_types) if step in _step_classes() else []
+        types = _facts_of(step)["references"] if step in _step_classes() else []
         used = [names[t] for t in types if t in names] if status != "SKIPPED" else []
         rows.append((step, status, ", ".join(used)))
     return _table_of(rows, "step status references")

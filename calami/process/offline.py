@@ -269,6 +269,7 @@ def _begin_worker(cache: str | None, context: str | None, log: str | None) -> No
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
     _settle_crds(cache, context)
+    sys.modules.setdefault("rfc3987_syntax", None)  # a grammar for jsonschema, not used here: a third of jwst's import
     _end_with_parent()
 
 # %% ../../nbs/process/12_offline.ipynb #cbe5a679

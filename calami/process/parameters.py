@@ -5,14 +5,18 @@
 # %% ../../nbs/process/10_parameters.ipynb #5ee538b1
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.problems import CalamiError, near
+from ..core.files import cache_folder, read_json, write_atomically
+from ..core.problems import CalamiError, FileProblem, near
 from ..exposures.steps import RENAMED_STEPS, step_name
 from .record import as_json
 
@@ -134,13 +138,48 @@ def _class(alias: str):
     return getattr(import_module(module), name)
 
 # %% ../../nbs/process/10_parameters.ipynb #501ee3e2
-@functools.cache
 def _specification(alias: str) -> dict[str, str]:
     # {"jump.rejection_threshold": "float(default=4.0,min=0)", "calwebb_detector1.save_calibrated_ramp": ...}
-    spec = _class(alias).load_spec_file()
+    return _facts_of(alias)["specification"]
+
+# %% ../../nbs/process/10_parameters.ipynb #501ee3e3
+@functools.cache
+def _facts_of(alias: str) -> dict[str, Any]:
+    # What jwst says of a step or pipeline. It takes seconds to import, so this is kept between programs.
+    path = cache_folder() / f"jwst-{_state_of_jwst()}.json"
+    known: dict[str, dict] = {}
+    if path.is_file():
+        with contextlib.suppress(FileProblem):  # damaged: it is written anew
+            known = read_json(path)
+    if not isinstance(known, dict) or alias not in known:
+        known = (known if isinstance(known, dict) else {}) | {alias: _read_facts(alias)}
+        with contextlib.suppress(OSError, CalamiError):  # where nothing can be written it is read from jwst each time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(known))
+    return known[alias]
+
+# %% ../../nbs/process/10_parameters.ipynb #501ee3e4
+def _read_facts(alias: str) -> dict[str, Any]:
+    cls = _class(alias)
+    spec = cls.load_spec_file()
     sections = {alias: spec} | dict(spec.get("steps", {}))
     skip = {"steps", "name", "class"}
-    return {f"{s}.{k}": text for s, section in sections.items() for k, text in section.items() if k not in skip}
+    texts = {f"{s}.{k}": text for s, section in sections.items() for k, text in section.items() if k not in skip}
+    kinds = [] if hasattr(cls.reference_file_types, "fget") else list(cls.reference_file_types)
+    facts = {"specification": texts, "steps": list(getattr(cls, "step_defs", {})), "references": kinds}
+    return as_json(facts | {"defaults": _read_defaults(alias)})
+
+# %% ../../nbs/process/10_parameters.ipynb #501ee3e5
+@functools.cache
+def _state_of_jwst() -> str:
+    # Another version, or a step that somebody has changed, has other parameters.
+    from importlib.metadata import version
+
+    folder = _package_folder("jwst")
+    sources = [*folder.glob("*/*step*.py"), *folder.glob("pipeline/*.py")]
+    newest = max((path.stat().st_mtime_ns for path in sources), default=0)
+    facts = [version("jwst"), version("stpipe"), len(sources), newest]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 # %% ../../nbs/process/10_parameters.ipynb #9f5330ba
 def _flatten(parameters: Mapping) -> Iterator[tuple[str, Any]]:
@@ -198,7 +237,6 @@ def _checked_value(key: str, value: Any, spec: str) -> Any:
     return float(value) if kind == "float" and value is not None else as_json(value)
 
 # %% ../../nbs/process/10_parameters.ipynb #748d0be6
-@functools.cache
 def defaults(alias: str) -> dict[str, Any]:
     """
     Defaults that the installed jwst specifies.
@@ -213,6 +251,10 @@ def defaults(alias: str) -> dict[str, Any]:
     dict
         ``step.parameter`` to value, for a pipeline with all its steps. To be read only.
     """
+    return _facts_of(alias)["defaults"]
+
+# %% ../../nbs/process/10_parameters.ipynb #748d0be7
+def _read_defaults(alias: str) -> dict[str, Any]:
     from stpipe import config_parser
 
     def of(cls):

@@ -338,13 +338,15 @@ def _heard():
 
 # %% ../../nbs/process/19_shared.ipynb #f0831088
 def _check(job: Mapping, results: Sequence[Mapping]) -> str:
-    # What differs from what the stock pipeline makes of the raw file; nothing if all products are the same.
+    # What differs from what the stock pipeline makes; nothing if all products are the same.
     made = [part for part, result in zip(job["together"], results, strict=True) if not result["error"]]
     if not made:
         return ""
     work, part = Path(job["work"]), made[-1]
     (work / "stock").mkdir()
-    scratch = part | {"outdir": str(work / "stock"), "work": str(work / "work"), "search": [], "keep": []}
+    # What an earlier run has kept before the first step that differs was compared then.
+    search = [] if any(one["keep"] for one in job["together"]) else part["search"]
+    scratch = part | {"outdir": str(work / "stock"), "work": str(work / "work"), "search": search, "keep": []}
     result = _run_job(scratch)
     if result["error"]:
         return f"the stock pipeline fails: {result['error']}"

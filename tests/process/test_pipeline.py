@@ -146,6 +146,36 @@ def test_a_wrong_parameter_is_told_before_anything_runs(tmp_path, parameters, sa
     assert not (tmp_path / "out").exists()
 
 
+def test_parameters_are_checked_without_importing_jwst(tmp_path):
+    # What jwst says of its steps is kept between programs.
+    code = """
+import sys
+from calami.process.parameters import check_parameters, defaults
+assert check_parameters(["detector1", "image2"], {"jump.rejection_threshold": 6}) == {"jump.rejection_threshold": 6.0}
+assert defaults("calwebb_detector1")["charge_migration.skip"] is True
+print("jwst.stpipe" in sys.modules)
+"""
+    environment = {**os.environ, "CALAMI_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def imported():
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip() == "True"
+
+    assert [imported(), imported()] == [True, False]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"other": {}}'])
+def test_what_is_kept_of_jwst_is_read_again_where_it_is_damaged(tmp_path, monkeypatch, text):
+    read = []
+    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path))
+    monkeypatch.setattr(process_parameters, "_read_facts", lambda alias: read.append(alias) or {"steps": ["jump"]})
+    kept = tmp_path / f"jwst-{process_parameters._state_of_jwst()}.json"
+    kept.write_text(text, encoding="utf-8")
+    found = [process_parameters._facts_of.__wrapped__("calwebb_detector1") for _ in range(2)]
+    assert found == [{"steps": ["jump"]}] * 2 and read == ["calwebb_detector1"]
+    assert json.loads(kept.read_text(encoding="utf-8"))["calwebb_detector1"] == {"steps": ["jump"]}
+
+
 def test_parameters_may_be_nested_dotted_or_text():
     same = [
         {"jump.rejection_threshold": 6, "save_calibrated_ramp": True},
