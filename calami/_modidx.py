@@ -3349,6 +3349,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'calami.process.shared._opened_once': ( 'process/shared.html#_opened_once',
                                                                                'calami/process/shared.py'),
                                        'calami.process.shared._patched': ('process/shared.html#_patched', 'calami/process/shared.py'),
+                                       'calami.process.shared._read_checked': ( 'process/shared.html#_read_checked',
+                                                                                'calami/process/shared.py'),
                                        'calami.process.shared._run_plainly': ( 'process/shared.html#_run_plainly',
                                                                                'calami/process/shared.py'),
                                        'calami.process.shared._run_together': ( 'process/shared.html#_run_together',

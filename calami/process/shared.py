@@ -266,11 +266,13 @@ def _opened_once():
     # References of the late steps and schemas are read once in a process; values that are set are checked when a
     # product is written, not each on its own.
     import asdf.schema
+    from stdatamodels import fits_support
     from stdatamodels.jwst import datamodels
 
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(_patched())
         patch(os.environ, "VALIDATE_ON_ASSIGNMENT", "false")
+        patch(fits_support, "from_fits", functools.partial(_read_checked, fits_support.from_fits))
         for name in ("ReadnoiseModel", "GainModel", "FlatModel"):
             patch(datamodels, name, _kept(getattr(datamodels, name)))
         if hasattr(asdf.schema, "_make_schema_loader"):
@@ -297,6 +299,15 @@ def _patched():
         yield patch
 
 # %% ../../nbs/process/19_shared.ipynb #a0000002
+def _read_checked(read, hdus, schema, model, **options):
+    # What a file lacks is not there only in a model that checks what it is given; otherwise it is there, and None.
+    before, model._validate_on_assignment = model._validate_on_assignment, True
+    try:
+        return read(hdus, schema, model, **options)
+    finally:
+        model._validate_on_assignment = before
+
+# %% ../../nbs/process/19_shared.ipynb #a0000005
 @functools.cache
 def _schema_loader():
     from asdf.schema import _make_schema_loader

@@ -107,14 +107,23 @@ def test_another_threshold_begins_with_what_was_kept(versions, engine, uncal, tm
     before = {p: p.stat().st_mtime_ns for p in versions["none"].outdir.rglob("*.fits")}
     options = {"products": "calints", "search": [versions["none"].outdir]}
     run = pipe_together({"x": Task(uncal, step(1500.0), tmp_path, options)}, CHAIN, engine=engine)["x"]
-    assert {s["name"] for s in run.raise_failures().outcomes[0].steps if s["status"] == "taken"} >= {
-        "refpix",
-        "linearity",
-    }
+    taken = {s["name"] for s in run.raise_failures().outcomes[0].steps if s["status"] == "taken"}
+    assert taken >= {"refpix", "linearity"} and read_sidecar(product(run))["stock"] is False
     assert before == {p: p.stat().st_mtime_ns for p in versions["none"].outdir.rglob("*.fits")}
     assert difference(product(versions["low"]), product(run))
     again = pipe_together({"x": Task(uncal, step(1500.0), tmp_path, options)}, CHAIN, engine=engine)["x"]
     assert again.outcomes[0].status == "already there" and again.steps_run == 0
+
+
+def test_a_model_from_a_file_lacks_what_the_file_lacks(tmp_path):
+    # Where nothing is checked, stdatamodels gives it as None, which the fit of ramps takes for an array.
+    from stdatamodels.jwst.datamodels import RampModel
+
+    RampModel((1, 3, 4, 4)).save(str(tmp_path / "ramp.fits"))
+    with shared._opened_once():
+        found = RampModel(str(tmp_path / "ramp.fits"))
+        assert not found.hasattr("average_dark_current") and not found._validate_on_assignment
+    assert RampModel((1, 3, 4, 4))._validate_on_assignment
 
 
 DIFFERENT = "shared.difference = lambda *paths: 'SCI differs'"
