@@ -120,6 +120,7 @@ def test_a_model_from_a_file_lacks_what_the_file_lacks(tmp_path):
     from stdatamodels.jwst.datamodels import RampModel
 
     RampModel((1, 3, 4, 4)).save(str(tmp_path / "ramp.fits"))
+    fits.setval(tmp_path / "ramp.fits", "TARGNAME", value="A STAR")  # what ASDF says of the file no longer holds
     with shared._opened_once():
         found = RampModel(str(tmp_path / "ramp.fits"))
         assert not found.hasattr("average_dark_current") and not found._validate_on_assignment
