@@ -75,9 +75,9 @@ def line(words, pulls, errors, values, began):
     )
 
 
-def depths(draws, seed):
+def depths(draws, seed, tried):
     """The depth of the response; the draws of a place are the integrations of one fit."""
-    for depth in (0.0, 0.05, 0.1):
+    for depth in tried:
         began, v2, errors, made = perf_counter(), [], [], []
         for k, image in enumerate(light(depth)):
             rng = np.random.default_rng([seed, k, round(depth * 100)])
@@ -95,9 +95,9 @@ def depths(draws, seed):
         report(f"depth {depth}", depth, found, began)
 
 
-def depths_with_flats(draws, strength, seed):
+def depths_with_flats(draws, strength, seed, tried):
     """The same with sensitivities of pixels that no one knows, which are fitted."""
-    for depth in (0.0, 0.05, 0.1):
+    for depth in tried:
         began, images, found = perf_counter(), light(depth), []
         for k in range(draws):
             rng = np.random.default_rng([seed, k, round(depth * 100), 7])
@@ -117,7 +117,7 @@ def flats(draws, seed):
     """The sensitivity of the pixels of the core."""
     images = light(0.0)
     for strength in (0.0, 0.005, 0.01):
-        began, pulls, errors, strengths, claims = perf_counter(), [], [], [], 0
+        began, pulls, errors, strengths, joint, claims = perf_counter(), [], [], [], [], 0
         for k in range(draws):
             rng = np.random.default_rng([seed, k, round(strength * 1000)])
             flat = rng.normal(1, strength, niriss.SUB80.shape) if strength else np.ones(niriss.SUB80.shape)
@@ -128,9 +128,14 @@ def flats(draws, seed):
             if found.strength:
                 pulls.append(((found.flat - flat[found.window]) / found.error).ravel())
                 errors.append(np.nanmean(found.error))
+                away = np.nan_to_num(found.flat - flat[found.window]).ravel()
+                joint.append(away @ np.linalg.solve(found.covariance, away) / away.size)
         print(f"flat {strength}: claimed {claims} of {draws}")
         if pulls:
             line(f"flat {strength}", pulls, errors, strengths, began)
+            print(
+                f"joint χ² a pixel, with the covariance: {np.mean(joint):.3f} ± {np.std(joint) / len(joint) ** 0.5:.3f}"
+            )
 
 
 def main():
@@ -139,14 +144,16 @@ def main():
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--what", default="depth,flat")
     parser.add_argument("--flat", type=float, default=0.0)
+    parser.add_argument("--depths", default="0,0.05,0.1")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    tried = [float(one) for one in options.depths.split(",")]
     for what in options.what.split(","):
         if what == "depth":
             if options.flat:
-                depths_with_flats(options.draws, options.flat, options.seed)
+                depths_with_flats(options.draws, options.flat, options.seed, tried)
             else:
-                depths(options.draws, options.seed)
+                depths(options.draws, options.seed, tried)
         elif what == "flat":
             flats(options.draws, options.seed)
 
