@@ -319,7 +319,7 @@ def _write_down(item: _Item, found: Any, ledger: Ledger, wish: SurveyOptions) ->
     state = "passing" if passing else "faulty" if row["problem"] else "whole"
     ledger.add(item.root, _mark(item, wish), plain(row | {"root": item.root}), state)
     if row["problem"]:
-        log.warning("%s: %s", item.root, row["problem"])
+        log.info("%s: %s", item.root, row["problem"])
 
 # %% ../../nbs/studies/10_survey.ipynb #85ae871a
 def _names_of(item: _Item) -> dict[str, str]:

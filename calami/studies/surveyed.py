@@ -117,6 +117,80 @@ def _values(given: Sequence[Any], kind: str, count: int) -> np.ndarray:
     kept = [v if isinstance(v, fitting) and isinstance(v, bool) == same else _UNKNOWN[kind] for v in given]
     return np.array(kept, dtype=_TYPES[kind])
 
+# %% ../../nbs/studies/09_surveyed.ipynb #b8d1f5f4
+_NEAR_OWN, _NEAR_OTHERS, _NEAREST = 40, 10, 3
+
+# %% ../../nbs/studies/09_surveyed.ipynb #c3677af8
+def _add_references(table) -> None:
+    from astropy.units import Quantity
+
+    columns = {"references": [""] * len(table)} | {
+        key: np.full(len(table), math.nan) for key in ("reference_mas", "reference_days", "reference_depth")
+    }
+    candidates = _candidates_of(table)
+    for (_, band), members in _groups(table, ("pupil", "filter")).items():
+        found = sorted((candidates[k] for k in members if candidates[k].role == "reference"), key=lambda c: c.mjd)
+        by_program = defaultdict(list)
+        for one in found:
+            by_program[one.root[2:7]].append(one)
+        for k in (k for k in members if candidates[k].role == "target" and band):
+            best = _nearest(candidates[k], found, by_program[candidates[k].root[2:7]])
+            if best:
+                columns["references"][k] = " ".join(one.root for one in best)
+                first = best[0]
+                columns["reference_mas"][k] = candidates[k].apart_mas(first)
+                columns["reference_days"][k] = first.mjd - candidates[k].mjd
+                columns["reference_depth"][k] = first.counts / candidates[k].counts
+    table["references"] = np.array(columns["references"], dtype=str)
+    for key, unit in (("reference_mas", "mas"), ("reference_days", "d"), ("reference_depth", "")):
+        table[key] = Quantity(columns[key], unit, copy=False) if unit else columns[key]
+
+# %% ../../nbs/studies/09_surveyed.ipynb #d18860d8
+def _candidates_of(table) -> list[_Candidate]:
+    number = {key: _bare(table, key) for key in ("peak_e", "mjd", "row", "column", "x_offset", "y_offset")}
+    scales = niriss.PIXEL_SCALE_MAS
+    return [
+        _Candidate(
+            root, str(table["role"][k]), 0, str(table["filter"][k]), str(table["pupil"][k]), int(table["dither"][k]),
+            float(number["peak_e"][k]), float(number["mjd"][k]), root=root,
+            place=(number["row"][k], number["column"][k]),
+            offset=(1e3 * number["y_offset"][k] / scales[1], 1e3 * number["x_offset"][k] / scales[0]),
+        )
+        for k, root in enumerate(map(str, table["root"]))
+    ]  # fmt: skip
+
+# %% ../../nbs/studies/09_surveyed.ipynb #48845c32
+def _nearest(target: _Candidate, every: Sequence[_Candidate], own: Sequence[_Candidate]) -> list[_Candidate]:
+    # Both sequences are in the order of time
+    ranked = sorted(
+        _near_in_time(target, own, _NEAR_OWN),
+        key=lambda one: [_distance(target, one, rule, 0.1) for rule in ("position", "peak", "time")],
+    )[:_NEAREST]
+    chosen = {one.root for one in ranked}
+    others = [one for one in _near_in_time(target, every, _NEAR_OTHERS) if one.root not in chosen]
+    return (ranked + sorted(others, key=lambda one: _distance(target, one, "time", 0.1)))[:_NEAREST]
+
+# %% ../../nbs/studies/09_surveyed.ipynb #e38b7b31
+def _near_in_time(target: _Candidate, sorted_ones: Sequence[_Candidate], count: int) -> Sequence[_Candidate]:
+    if len(sorted_ones) <= count or not math.isfinite(target.mjd):
+        return sorted_ones[:count]
+    place = bisect.bisect(sorted_ones, target.mjd, key=lambda one: one.mjd)
+    begin = min(max(place - count // 2, 0), len(sorted_ones) - count)
+    return sorted_ones[begin : begin + count]
+
+# %% ../../nbs/studies/09_surveyed.ipynb #4d336d23
+def _bare(table, name: str) -> np.ndarray:
+    return np.asarray(getattr(table[name], "value", table[name]), float)
+
+# %% ../../nbs/studies/09_surveyed.ipynb #0c782848
+def _groups(table, keys: Sequence[str], use: np.ndarray | None = None) -> dict[tuple, np.ndarray]:
+    # Rows by the values of some columns; rows without one of the values are in no group
+    found = defaultdict(list)
+    for k, key in enumerate(zip(*(map(str, table[name]) for name in keys), strict=True)):
+        if all(key) and (use is None or use[k]):
+            found[key].append(k)
+    return {key: np.array(found[key]) for key in sorted(found)}
+
 # %% ../../nbs/studies/09_surveyed.ipynb #04de84d3
 def programs_beyond(table, levels: Mapping[str, float] | float = niriss.MIGRATION_LIMIT_E):
     """
@@ -165,19 +239,6 @@ def programs_beyond(table, levels: Mapping[str, float] | float = niriss.MIGRATIO
 
 # %% ../../nbs/studies/09_surveyed.ipynb #b2bf7fb0
 _BEYOND = "program filter exposures beyond unknown deepest level over risk stars".split()
-
-# %% ../../nbs/studies/09_surveyed.ipynb #4d336d23
-def _bare(table, name: str) -> np.ndarray:
-    return np.asarray(getattr(table[name], "value", table[name]), float)
-
-# %% ../../nbs/studies/09_surveyed.ipynb #0c782848
-def _groups(table, keys: Sequence[str], use: np.ndarray | None = None) -> dict[tuple, np.ndarray]:
-    # Rows by the values of some columns; rows without one of the values are in no group
-    found = defaultdict(list)
-    for k, key in enumerate(zip(*(map(str, table[name]) for name in keys), strict=True)):
-        if all(key) and (use is None or use[k]):
-            found[key].append(k)
-    return {key: np.array(found[key]) for key in sorted(found)}
 
 # %% ../../nbs/studies/09_surveyed.ipynb #e708f5cd
 def steadiest_references(table, least: int = 2):
@@ -245,67 +306,6 @@ def _repeats(table, members: np.ndarray) -> dict[str, Any]:
 # %% ../../nbs/studies/09_surveyed.ipynb #bc4dec0a
 def _span(values: np.ndarray) -> float:
     return float(np.nanmax(values) - np.nanmin(values)) if np.isfinite(values).any() else math.nan
-
-# %% ../../nbs/studies/09_surveyed.ipynb #b8d1f5f4
-_NEAR_OWN, _NEAR_OTHERS, _NEAREST = 40, 10, 3
-
-# %% ../../nbs/studies/09_surveyed.ipynb #c3677af8
-def _add_references(table) -> None:
-    from astropy.units import Quantity
-
-    columns = {"references": [""] * len(table)} | {
-        key: np.full(len(table), math.nan) for key in ("reference_mas", "reference_days", "reference_depth")
-    }
-    candidates = _candidates_of(table)
-    for (_, band), members in _groups(table, ("pupil", "filter")).items():
-        found = sorted((candidates[k] for k in members if candidates[k].role == "reference"), key=lambda c: c.mjd)
-        by_program = defaultdict(list)
-        for one in found:
-            by_program[one.root[2:7]].append(one)
-        for k in (k for k in members if candidates[k].role == "target" and band):
-            best = _nearest(candidates[k], found, by_program[candidates[k].root[2:7]])
-            if best:
-                columns["references"][k] = " ".join(one.root for one in best)
-                first = best[0]
-                columns["reference_mas"][k] = candidates[k].apart_mas(first)
-                columns["reference_days"][k] = first.mjd - candidates[k].mjd
-                columns["reference_depth"][k] = first.counts / candidates[k].counts
-    table["references"] = np.array(columns["references"], dtype=str)
-    for key, unit in (("reference_mas", "mas"), ("reference_days", "d"), ("reference_depth", "")):
-        table[key] = Quantity(columns[key], unit, copy=False) if unit else columns[key]
-
-# %% ../../nbs/studies/09_surveyed.ipynb #d18860d8
-def _candidates_of(table) -> list[_Candidate]:
-    number = {key: _bare(table, key) for key in ("peak_e", "mjd", "row", "column", "x_offset", "y_offset")}
-    scales = niriss.PIXEL_SCALE_MAS
-    return [
-        _Candidate(
-            root, str(table["role"][k]), 0, str(table["filter"][k]), str(table["pupil"][k]), int(table["dither"][k]),
-            float(number["peak_e"][k]), float(number["mjd"][k]), root=root,
-            place=(number["row"][k], number["column"][k]),
-            offset=(1e3 * number["y_offset"][k] / scales[1], 1e3 * number["x_offset"][k] / scales[0]),
-        )
-        for k, root in enumerate(map(str, table["root"]))
-    ]  # fmt: skip
-
-# %% ../../nbs/studies/09_surveyed.ipynb #48845c32
-def _nearest(target: _Candidate, every: Sequence[_Candidate], own: Sequence[_Candidate]) -> list[_Candidate]:
-    # Both sequences are in the order of time
-    ranked = sorted(
-        _near_in_time(target, own, _NEAR_OWN),
-        key=lambda one: [_distance(target, one, rule, 0.1) for rule in ("position", "peak", "time")],
-    )[:_NEAREST]
-    chosen = {one.root for one in ranked}
-    others = [one for one in _near_in_time(target, every, _NEAR_OTHERS) if one.root not in chosen]
-    return (ranked + sorted(others, key=lambda one: _distance(target, one, "time", 0.1)))[:_NEAREST]
-
-# %% ../../nbs/studies/09_surveyed.ipynb #e38b7b31
-def _near_in_time(target: _Candidate, sorted_ones: Sequence[_Candidate], count: int) -> Sequence[_Candidate]:
-    if len(sorted_ones) <= count or not math.isfinite(target.mjd):
-        return sorted_ones[:count]
-    place = bisect.bisect(sorted_ones, target.mjd, key=lambda one: one.mjd)
-    begin = min(max(place - count // 2, 0), len(sorted_ones) - count)
-    return sorted_ones[begin : begin + count]
 
 # %% ../../nbs/studies/09_surveyed.ipynb #8a756db3
 def plot_survey_depths(table, ax=None):

@@ -21,6 +21,6 @@ def work(job):
     from calami.fringes.fitting import fit
 
     cube, error, dq = star()
-    for _ in range(3):
+    for _ in range(2):
         found = fit(cube, error=error, dq=dq, filter="F480M", scale=65.6)
     return float(found.v2.mean())
