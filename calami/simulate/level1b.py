@@ -818,11 +818,11 @@ def write_level1b(
     return paths
 
 # %% ../../nbs/simulate/05_level1b.ipynb #67957732
-def _written_before(exposure: ExposurePlan, folder: Path) -> list[Path]:
+def _written_before(exposure: ExposurePlan, folder: str | os.PathLike) -> list[Path]:
     """Level-1b files of the exposure that stand in the folder."""
     stem = exposure.rootname.removesuffix("_nis")
     names = (f"{stem}_nis_uncal.fits", f"{stem}-seg[0-9][0-9][0-9]_nis_uncal.fits")
-    return sorted(path for name in names for path in folder.glob(name))
+    return sorted(path for name in names for path in Path(folder).glob(name))
 
 # %% ../../nbs/simulate/05_level1b.ipynb #50c4e0c7
 def _checked(ramps: np.ndarray, exposure: ExposurePlan) -> np.ndarray:

@@ -390,7 +390,9 @@ def fit_alike(one: Seen, images: np.ndarray) -> Observables:
     error = np.full(images.shape, 1e-5 * images.max())
     data = {"dq": np.broadcast_to(dq, images.shape), "error": error, "header": header | {"FILTER": one.filter}}
     floor = float(one.data.header.get("CALFLOOR", FLOOR))
-    return fit(images, **data, pixel_weights=floor, fix=False, reject=False, debias=False)
+    center = one.place if np.isfinite(one.place).all() else None  # bad pixels would move it
+    options = {"pixel_weights": floor, "center": center}
+    return fit(images, **data, **options, fix=False, reject=False, debias=False)
 
 # %% ../../nbs/studies/01_reading.ipynb #61b44e7a
 #: Angles of the detector on the sky that differ by less are one roll, degrees. In program 1093 stars differ by 0.6.

@@ -500,3 +500,9 @@ def test_full_wells_are_told_and_not_refused(tmp_path, caplog):
     simulate_plan(plan(deep), tmp_path, progress=False)
     assert "the brightest pixel is full after group" in caplog.text
     assert expected_files(deep, tmp_path, MAX_BYTES)[0].exists()
+
+
+def test_a_folder_may_be_given_as_text(tmp_path):
+    folder = str(tmp_path / "made")
+    (path,) = simulate_plan(plan(ONE), folder)
+    assert path.parent == tmp_path / "made" and simulate_plan(plan(ONE), folder) == [path]
