@@ -1,6 +1,7 @@
 """Fixtures and options for the tests in this folder."""
 
 import contextlib
+import gc
 import os
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def pytest_addoption(parser):
     # nbs/conftest.py has the same option, so that either folder can be tested alone.
     with contextlib.suppress(ValueError):
         parser.addoption("--run-slow", action="store_true", help="also run what is marked slow")
+
+
+def pytest_collection_finish():
+    # Thousands of tests and all that they import live to the end: the collector need not look at them each time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_collection_modifyitems(config, items):

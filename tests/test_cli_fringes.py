@@ -187,6 +187,7 @@ def test_a_spectral_type_weights_the_band(exposures, tmp_path):
     assert seen["X"].exit_code == 1 and "spectral type 'X'" in seen["X"].stderr
 
 
+@pytest.mark.slow
 def test_errors_of_the_stock_code_are_told_each_time(exposures, tmp_path):
     assert run("fringes", exposures[0], "-o", tmp_path, "--mode", "jwst").exit_code == 0
     one = tmp_path / f"{rootname(1)}_ami-oi.fits"

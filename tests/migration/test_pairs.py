@@ -146,7 +146,12 @@ def kernel_fits(folder, name, free, n, nints=60, start=None):
 
 
 @pytest.mark.parametrize(
-    ("name", "free"), [("h4rg", ("edge", "diagonal")), ("flight", ("edge", "growth")), ("flight", ("edge", "cubic"))]
+    ("name", "free"),
+    [
+        ("h4rg", ("edge", "diagonal")),
+        pytest.param("flight", ("edge", "growth"), marks=pytest.mark.slow),
+        pytest.param("flight", ("edge", "cubic"), marks=pytest.mark.slow),
+    ],
 )
 def test_kernels_and_their_errors_come_back(tmp_path, name, free):
     n = 25
