@@ -21,6 +21,8 @@ from nbdev.test import nb_test_cells
 
 HERE = Path(__file__).resolve().parent
 EXPORTS = ["export", "exporti", "exports"]
+#: Folders whose pages `nbdev-test` does not run in `.ci/run`; it runs the cells of all others as written.
+PAGES_ONLY = {"analyses", "effects", "howto", "validation"}
 # What each test leaves out, besides the cells that export.
 SKIPS = {"cells": ["notest", "slow", "shared"], "shared": ["notest", "slow"], "slow": ["notest"]}
 
@@ -46,6 +48,9 @@ def shared_is_missing():
 
 
 class Notebook(pytest.File):
+    def exports(self, flags):
+        return self.path.parent.name not in PAGES_ONLY and bool(flags & set(EXPORTS))
+
     def collect(self):
         cells = read_nb(self.path).cells
         flags = {flag for cell in cells if cell.cell_type == "code" for flag in cell.directives}
@@ -54,6 +59,8 @@ class Notebook(pytest.File):
                 continue
             if name == "cells" and "shared" in flags and not shared_is_missing():
                 continue  # `shared` runs these too
+            if name == "cells" and os.environ.get("CALAMI_CELLS") == "as written" and self.exports(flags):
+                continue  # the step of .ci/run that runs the same cells as written follows
             item = NotebookCells.from_parent(self, name=name)
             if name != "cells":
                 item.add_marker(name)

@@ -236,6 +236,24 @@ def _checked_value(key: str, value: Any, spec: str) -> Any:
         raise CalamiError(f"{wrong} ({str(error).split(': ', 1)[-1]})") from None
     return float(value) if kind == "float" and value is not None else as_json(value)
 
+# %% ../../nbs/process/10_parameters.ipynb #55a229b3
+def _flat_pars(alias: str, pars: Mapping) -> dict[str, Any]:
+    # From what `Step.get_pars` or a parameter file says, steps by their names of today.
+    sections = {alias: {k: v for k, v in pars.items() if k != "steps"}} | dict(pars.get("steps", {}))
+    sections = {step_name(name): section for name, section in sections.items()}
+    drop = {"class", "name", "config_file"}
+    return {f"{s}.{k}": as_json(v) for s, section in sections.items() for k, v in section.items() if k not in drop}
+
+# %% ../../nbs/process/10_parameters.ipynb #748d0be7
+def _read_defaults(alias: str) -> dict[str, Any]:
+    from stpipe import config_parser
+
+    def of(cls):
+        return config_parser.config_from_dict({}, config_parser.get_merged_spec_file(cls), allow_missing=True).dict()
+
+    cls = _class(alias)
+    return _flat_pars(alias, of(cls) | {"steps": {n: of(c) for n, c in getattr(cls, "step_defs", {}).items()}})
+
 # %% ../../nbs/process/10_parameters.ipynb #748d0be6
 def defaults(alias: str) -> dict[str, Any]:
     """
@@ -253,29 +271,11 @@ def defaults(alias: str) -> dict[str, Any]:
     """
     return _facts_of(alias)["defaults"]
 
-# %% ../../nbs/process/10_parameters.ipynb #748d0be7
-def _read_defaults(alias: str) -> dict[str, Any]:
-    from stpipe import config_parser
-
-    def of(cls):
-        return config_parser.config_from_dict({}, config_parser.get_merged_spec_file(cls), allow_missing=True).dict()
-
-    cls = _class(alias)
-    return _flat_pars(alias, of(cls) | {"steps": {n: of(c) for n, c in getattr(cls, "step_defs", {}).items()}})
-
 # %% ../../nbs/process/10_parameters.ipynb #dbd5917f
 def _science(parameters: Mapping[str, Any], step: str) -> dict[str, Any]:
     # The parameters of a step on which its result depends.
     mine = {k.rpartition(".")[2]: v for k, v in parameters.items() if k.rpartition(".")[0] == step}
     return {k: v for k, v in sorted(mine.items()) if k not in HOUSEKEEPING}
-
-# %% ../../nbs/process/10_parameters.ipynb #55a229b3
-def _flat_pars(alias: str, pars: Mapping) -> dict[str, Any]:
-    # From what `Step.get_pars` or a parameter file says, steps by their names of today.
-    sections = {alias: {k: v for k, v in pars.items() if k != "steps"}} | dict(pars.get("steps", {}))
-    sections = {step_name(name): section for name, section in sections.items()}
-    drop = {"class", "name", "config_file"}
-    return {f"{s}.{k}": as_json(v) for s, section in sections.items() for k, v in section.items() if k not in drop}
 
 # %% ../../nbs/process/10_parameters.ipynb #a4733017
 @dataclass(frozen=True)
