@@ -157,7 +157,6 @@ def test_a_pupil_halves_what_is_left_of_real_stars_it_was_not_measured_on(shared
     assert np.allclose(stored.values, found.pupil.values, rtol=1e-3, atol=2e-3)
 
 
-@pytest.mark.slow
 def test_a_pupil_of_other_observations_steadies_real_positions(shared_data):
     others = measure_pupil(files_of(shared_data, "01[258]001_03102_00001"))
     pupil = join_pupils("others", [others])

@@ -54,7 +54,6 @@ def test_a_nonlinearity_that_the_kernel_does_not_know_is_seen():
     assert check_kernel(stats, kernel_from_ramps(stats)).fits  # it measures both, and both are corrected
 
 
-@pytest.mark.slow
 def test_how_often_a_right_kernel_is_doubted_and_what_chance_is_worth():
     """Chances are uniform, or a little too large: 40 draws."""
     chances = np.array([check_kernel(statistics(nints=40, groups=8, seed=s), "h4rg").chance for s in range(40)])

@@ -231,7 +231,6 @@ def test_the_depth_of_the_response_is_recovered(depth):
     assert abs(found.depth - depth) < 3 * found.error + 0.005 and found.error < 0.03 and found.by_blur > 0
 
 
-@pytest.mark.slow
 def test_what_single_pixels_do_to_the_depth_is_in_its_error():
     """All places share the pixels, so their scatter does not hold what a flat of 1 % does to V²."""
     flats = [np.random.default_rng(k).normal(1, 0.01, niriss.SUB80.shape) for k in range(6)]
