@@ -118,6 +118,7 @@ dl{border:1px solid #d5dce3;padding:.7rem 1.2rem}dt{font-weight:600}dd{margin:0}
 table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums;margin:.6rem 0}
 th,td{padding:.2rem .55rem;border-bottom:1px solid #e2e8ee;text-align:left;vertical-align:top}
 th{background:#f7f9fb;vertical-align:bottom}.answer th{background:#e3eaf1}
+.answer th,.answer td{padding-left:.3rem;padding-right:.3rem;font-size:.94em}
 td{max-width:24rem}td:nth-child(-n+2),.n,td span{white-space:nowrap}td:nth-child(-n+2){max-width:none}
 .wide{overflow-x:auto}
 mark{background:#fde8b4;padding:0 .2rem}

@@ -126,8 +126,8 @@ def plus_minus(value: float, error: float) -> str:
     Returns
     -------
     str
-        Such as ``38821 ± 34``, ``0.0123 ± 0.0045`` or ``(6.40 ± 0.20)e-7``; an error that is not known, or zero,
-        is left out.
+        Such as ``38821 ± 34``, ``4830 ± 360``, ``0.0123 ± 0.0045`` or ``(6.40 ± 0.20)e-7``; an error that is
+        not known, or zero, is left out.
     """
     if not (math.isfinite(value) and math.isfinite(error) and error > 0):
         return cell_text(float(value))
@@ -135,8 +135,9 @@ def plus_minus(value: float, error: float) -> str:
     if 0 < size < 1e-4:
         power = math.floor(math.log10(size))
         return f"({plus_minus(value / 10.0**power, error / 10.0**power)})e{power}"
-    places = max(1 - math.floor(math.log10(float(f"{error:.1e}"))), 0)
-    return f"{round(value, places) + 0.0:.{places}f} ± {error:.{places}f}"  # adding 0 makes -0 a plain 0
+    places = 1 - math.floor(math.log10(float(f"{error:.1e}")))
+    value, error = round(value, places) + 0.0, round(error, places)  # adding 0 makes -0 a plain 0
+    return f"{value:.{max(places, 0)}f} ± {error:.{max(places, 0)}f}"
 
 # %% ../../nbs/core/03_tables.ipynb #8c0f8daf
 def with_interval(value: float, low: float, high: float) -> str:
