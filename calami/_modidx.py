@@ -339,6 +339,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'calami.core.tables._render_ascii': ('core/tables.html#_render_ascii', 'calami/core/tables.py'),
                                     'calami.core.tables._render_latex': ('core/tables.html#_render_latex', 'calami/core/tables.py'),
                                     'calami.core.tables._render_text': ('core/tables.html#_render_text', 'calami/core/tables.py'),
+                                    'calami.core.tables._to_two_digits': ('core/tables.html#_to_two_digits', 'calami/core/tables.py'),
                                     'calami.core.tables.breakable': ('core/tables.html#breakable', 'calami/core/tables.py'),
                                     'calami.core.tables.cell_text': ('core/tables.html#cell_text', 'calami/core/tables.py'),
                                     'calami.core.tables.format_of': ('core/tables.html#format_of', 'calami/core/tables.py'),

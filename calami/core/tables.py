@@ -135,9 +135,14 @@ def plus_minus(value: float, error: float) -> str:
     if 0 < size < 1e-4:
         power = math.floor(math.log10(size))
         return f"({plus_minus(value / 10.0**power, error / 10.0**power)})e{power}"
+    number, spread = _to_two_digits(error, value, error)
+    return f"{number} ± {spread}"
+
+# %% ../../nbs/core/03_tables.ipynb #2d1617aa
+def _to_two_digits(error: float, *values: float) -> list[str]:
+    # Numbers with as many digits as two of an error leave; adding 0 makes -0 a plain 0.
     places = 1 - math.floor(math.log10(float(f"{error:.1e}")))
-    value, error = round(value, places) + 0.0, round(error, places)  # adding 0 makes -0 a plain 0
-    return f"{value:.{max(places, 0)}f} ± {error:.{max(places, 0)}f}"
+    return [f"{round(value, places) + 0.0:.{max(places, 0)}f}" for value in values]
 
 # %% ../../nbs/core/03_tables.ipynb #8c0f8daf
 def with_interval(value: float, low: float, high: float) -> str:
@@ -158,9 +163,8 @@ def with_interval(value: float, low: float, high: float) -> str:
     down, up = value - low, high - value
     if min(down, up) < 0 or not math.isfinite(up) or max(down, up) <= 1.5 * min(down, up):
         return plus_minus(value, (high - low) / 2)
-    number, _, _ = plus_minus(value, max(down, up)).partition(" ±")
-    places = len(number.partition(".")[2])
-    return f"{number} +{up:.{places}f} −{down:.{places}f}"
+    number, above, below = _to_two_digits(max(down, up), value, up, down)
+    return f"{number} +{above} −{below}"
 
 # %% ../../nbs/core/03_tables.ipynb #8cefd69a
 def with_errors(table):
