@@ -25,6 +25,7 @@ _NAMES = {
     "detector_to_v2v3 linearity_coefficients offline_cache",
     "offline": "call_by_name certify offline_environment offline_executor run_offline use_offline_cache",
     "engine": "Engine LostWorker dask_executor worker_pool",
+    "long": "PART_BYTES in_parts patched",
     "pipeline": "PipeOptions Outcome Run main_product pipe_data reprocess",
     "converter": "ConverterFit ConverterOptions CorrectConverter RawReads REFTYPE correct_converter measure_converter "
     "note_of raw_reads read_converter refuse_not_raw straightened write_converter",

@@ -8,7 +8,7 @@ import toys
 from astropy.io import fits
 
 from calami.instrument import niriss
-from calami.process import references, shared
+from calami.process import long, references, shared
 from calami.process.audit import nondefault
 from calami.process.engine import Engine, worker_pool
 from calami.process.pipeline import pipe_data
@@ -162,6 +162,21 @@ def test_a_file_that_cannot_be_processed_fails_in_every_version_and_stops_no_oth
     runs = pipe_together(tasks, CHAIN, engine=engine)
     assert [[o.status for o in run.outcomes] for run in runs.values()] == [["failed", "made"]] * 2
     assert len({error for run in runs.values() for error in run.failures.values()}) == 1
+
+
+def test_products_of_parts_are_bit_by_bit_those_of_the_whole(stock, engine, uncal, tmp_path):
+    # Of a ramp of 4 integrations: 3 of them at a time, or 10 rows.
+    other = "from calami.process import long; long.PART_BYTES = {}".format
+    engine.executor.submit(exec, other(3 * 80 * 80 * 4)).result()
+    try:
+        run = pipe_data(uncal, CHAIN, stock["low"].parameters, tmp_path, engine=engine).raise_failures()
+    finally:
+        engine.executor.submit(exec, other(long.PART_BYTES)).result()
+    assert {p.name.split("_")[-1] for p in run.paths} == {"rate.fits", "rateints.fits", "cal.fits", "calints.fits"}
+    assert [difference(stock["low"].outdir / path.name, path) for path in run.paths] == [""] * 4
+    words = ("jumps were looked for in 8 bands", "ramps were fitted in 8 bands", "divided out of 3 integrations")
+    logs = [one.logs[0].read_text(encoding="utf-8") for one in (stock["low"], run)]
+    assert [[word in text for word in words] for text in logs] == [[False] * 3, [True] * 3]
 
 
 def test_no_task_is_no_run():
