@@ -21,6 +21,7 @@ _NAMES = {
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
     "fits": "open_fits",
     "progress": "one_bar print_above progress_bar",
+    "kept": "Kept digests_of",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

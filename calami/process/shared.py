@@ -279,6 +279,7 @@ def _opened_once():
         if hasattr(asdf.schema, "_make_schema_loader"):
             loader = _schema_loader()
             patch(asdf.schema, "_make_schema_loader", lambda: loader)
+        _compute_quickly(patch)
         yield
 
 # %% ../../nbs/process/20_shared.ipynb #a0000002
@@ -329,6 +330,66 @@ def _heard():
         yield lines
     finally:
         logger.removeHandler(ear)
+
+# %% ../../nbs/process/20_shared.ipynb #b5241b08
+def _compute_quickly(patch) -> None:
+    # What costs the stock pipeline most where ramps are small, by ways that give the same bits.
+    from jwst.refpix import reference_pixels
+    from stcal.jump import jump, twopoint_difference
+
+    patch(twopoint_difference, "np", _Instead(np, nanmedian=_median))
+    if stock := getattr(jump, "_sk_filter_areas", None):
+        patch(jump, "_sk_filter_areas", functools.partial(_areas, stock))
+    kind = reference_pixels.NIRDataset
+    patch(kind, "do_subarray_corrections", _in_window(kind.do_subarray_corrections))
+
+# %% ../../nbs/process/20_shared.ipynb #63f93b3e
+class _Instead:
+    # A module in which something is replaced, for one that uses it.
+    def __init__(self, module, **instead):
+        self.__dict__ |= vars(module) | instead | {"_module": module}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+# %% ../../nbs/process/20_shared.ipynb #dfc82c7d
+def _median(values: np.ndarray, axis=None, out=None, **options) -> np.ndarray:
+    # `numpy.nanmedian` of floats over the first axes: that goes through masked arrays, or from pixel to pixel.
+    # A median of zero may have another sign, which stcal does not look at.
+    count = len(axis) if isinstance(axis, tuple) else 0
+    if options or values.dtype.kind != "f" or not count or axis != tuple(range(count)) or not values.size:
+        return np.nanmedian(values, axis=axis, out=out, **options)
+    rows = values.reshape(-1, *values.shape[count:])
+    rows = np.sort(np.moveaxis(rows, 0, -1), axis=-1)  # what is not known comes last
+    known = np.count_nonzero(~np.isnan(rows), axis=-1, keepdims=True)
+    low, high = (np.take_along_axis(rows, place, axis=-1)[..., 0] for place in ((known - 1) // 2, known // 2))
+    return np.true_divide(low + high, 2, out=out)
+
+# %% ../../nbs/process/20_shared.ipynb #25f8f094
+def _areas(stock, image: np.ndarray, threshold: float) -> list:
+    # So few pixels cannot enclose an area of that size.
+    few = np.count_nonzero(image)
+    return [] if few + few**2 / 8 < threshold else stock(image, threshold)
+
+# %% ../../nbs/process/20_shared.ipynb #d47b422d
+def _in_window(stock):
+    # jwst subtracts the reference pixels of a subarray in frames of the whole detector, one for each read. What is
+    # outside of the subarray is not used: a window around it will do, in which odd columns stay odd.
+    def corrected(self) -> None:
+        if not self.is_subarray or self.is_multistripe or self.pixeldq.shape[0] % 2 or self.pixeldq.shape[1] % 2:
+            return stock(self)
+        window = copy.copy(self)
+        first = (self.rowstart // 2 * 2, self.colstart // 2 * 2)
+        rows, columns = slice(first[0], -(-self.rowstop // 2) * 2), slice(first[1], -(-self.colstop // 2) * 2)
+        window.pixeldq, window.group = self.pixeldq[rows, columns].copy(), None
+        window.full_shape = window.pixeldq.shape
+        window.rowstart, window.rowstop = self.rowstart - first[0], self.rowstop - first[0]
+        window.colstart, window.colstop = self.colstart - first[1], self.colstop - first[1]
+        stock(window)
+        self.bad_reference_pixels = window.bad_reference_pixels
+        self.dms_to_detector_dq()  # as the stock way leaves it
+
+    return corrected
 
 # %% ../../nbs/process/20_shared.ipynb #f0831088
 def _check(job: Mapping, results: Sequence[Mapping]) -> str:

@@ -1,5 +1,6 @@
 """Several versions of an exposure in one process: the same as by the stock pipeline, recorded as completely."""
 
+import functools
 import logging
 
 import numpy as np
@@ -125,6 +126,63 @@ def test_a_model_from_a_file_lacks_what_the_file_lacks(tmp_path):
         found = RampModel(str(tmp_path / "ramp.fits"))
         assert not found.hasattr("average_dark_current") and not found._validate_on_assignment
     assert RampModel((1, 3, 4, 4))._validate_on_assignment
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+@pytest.mark.parametrize("shape", [(1, 1, 7), (2, 3, 4, 5), (40, 20, 3)])
+@pytest.mark.parametrize("blank", [0.0, 0.4, 0.97])
+def test_a_median_found_quickly_is_the_number_that_the_stock_one_is(shape, blank):
+    rng = np.random.default_rng(len(shape))
+    values = np.round(rng.normal(size=shape), 1).astype(np.float32)
+    values[rng.random(shape) < blank] = np.nan
+    values[..., 0] = np.nan
+    into = np.empty(shape[2:], np.float32)
+    stock = np.nanmedian(values, axis=(0, 1))
+    same = functools.partial(np.testing.assert_array_equal, stock, strict=True)
+    same(shared._median(values, (0, 1)))
+    assert shared._median(values, axis=(0, 1), out=into) is into
+    same(into)
+    assert np.array_equal(shared._median(values, axis=-1), np.nanmedian(values, axis=-1), equal_nan=True)
+
+
+@pytest.mark.parametrize("pixels", range(1, 16))
+def test_an_area_is_passed_over_only_where_it_is_too_small(pixels):
+    from stcal.jump import jump
+
+    rng, ring = np.random.default_rng(pixels), np.zeros((14, 14), np.uint8)
+    diamond = np.array([(-2, 0), (-1, 1), (0, 2), (1, 1), (2, 0), (1, -1), (0, -2), (-1, -1)])  # encloses most
+    ring[tuple((diamond + 6).T)] = 4
+    scattered = np.zeros((14, 14), np.uint8)
+    scattered.flat[rng.choice(196, pixels, replace=False)] = 4
+    for image in (ring, scattered, np.maximum(ring, scattered), 0 * ring):
+        for threshold in (1, 5, 9, 13, 15, 40):
+            found = shared._areas(jump._sk_filter_areas, image, threshold)
+            assert repr(found) == repr(jump._sk_filter_areas(image, threshold))
+
+
+PLACES = [((1045, 1969), (80, 80), True), ((8, 1), (31, 24), True), ((1, 2001), (20, 47), False)]
+
+
+@pytest.mark.parametrize(("first", "size", "odd_even"), PLACES)
+def test_reference_pixels_in_a_window_are_those_of_the_whole_detector(first, size, odd_even):
+    from jwst.refpix import reference_pixels
+    from stdatamodels.jwst.datamodels import RampModel
+
+    rng, results = np.random.default_rng(1), []
+    data = rng.normal(100, 20, (1, 2, size[1], size[0])).astype(np.float32)
+    flags = rng.choice(np.array([0, 2147483648, 2147483649], np.uint32), data.shape[2:], p=[0.9, 0.08, 0.02])
+    settings = dict.fromkeys(("refpix_algorithm", "sirs_kernel_model", "sigreject", "gaussmooth", "halfwidth"))
+    for window in (False, True):
+        model = RampModel(data=data.copy(), pixeldq=flags.copy())
+        model.meta.instrument.detector, model.meta.instrument.name = "NIS", "NIRISS"
+        places = {"xstart": first[0], "ystart": first[1], "xsize": size[0], "ysize": size[1]}
+        for key, value in (places | {"fastaxis": -2, "slowaxis": -1, "name": "SUB80"}).items():
+            setattr(model.meta.subarray, key, value)
+        one = reference_pixels.create_dataset(model, odd_even, False, 11, 1.0, False, settings, 3.0)
+        stock = reference_pixels.NIRDataset.do_subarray_corrections
+        (shared._in_window(stock) if window else stock)(one)
+        results.append((model.data.tobytes(), one.pixeldq.tobytes(), one.bad_reference_pixels))
+    assert results[0] == results[1] and results[0][0] != data.tobytes()
 
 
 DIFFERENT = "shared.difference = lambda *paths: 'SCI differs'"
