@@ -5,16 +5,20 @@
 # %% ../../nbs/core/09_progress.ipynb #dda2e701
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from io import StringIO
+from threading import Event, Thread
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['progress_bar', 'one_bar', 'print_above']
+__all__ = ['log', 'progress_bar', 'one_bar', 'print_above', 'live_html']
 
 # %% ../../nbs/core/09_progress.ipynb #63d6c5bb
 def progress_bar(work: Iterable | None = None, *, show: bool | None = None, **options: Any):
@@ -91,6 +95,57 @@ def print_above(text: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
+
+# %% ../../nbs/core/09_progress.ipynb #b1b9a55e
+@contextmanager
+def live_html(make: Callable[[], str], show: bool | None = None, every: float = 1.0) -> Iterator[None]:
+    """
+    Show HTML that changes while work goes on, in JupyterLab and nowhere else.
+
+    Parameters
+    ----------
+    make : callable
+        Gives the HTML. It is called in another thread, and should be quick.
+    show : bool, optional
+        As of `progress_bar`.
+    every : float
+        Seconds between two looks.
+
+    Yields
+    ------
+    None
+        While it is shown; afterwards it is gone.
+    """
+    if show is False or not _in_a_front_end():
+        yield
+        return
+    from IPython.display import HTML, display
+
+    last = _made(make, "")
+    handle, ended = display(HTML(last), display_id=True), Event()
+
+    def renew(last: str) -> None:
+        while not ended.wait(every):
+            if (text := _made(make, last)) != last:
+                handle.update(HTML(last := text))
+
+    thread = Thread(target=renew, args=(last,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        handle.update(HTML(""))
+
+# %% ../../nbs/core/09_progress.ipynb #2d16f61e
+def _made(make: Callable[[], str], last: str) -> str:
+    # What is shown must not stop the work.
+    try:
+        return make()
+    except Exception:
+        log.debug("nothing new can be shown", exc_info=True)
+        return last
 
 # %% ../../nbs/core/09_progress.ipynb #a432a8ac
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gzip
 import os
 import re
 import textwrap
@@ -17,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import cache_folder
-from ..core.fits import open_fits
 from ..core.problems import FileProblem, faults_of
 from ..core.tables import cell_text
 from ..exposures.cards import hdu_walk, read_keywords
@@ -55,10 +56,13 @@ def _processing_log(path: Path) -> dict[str, list[str]]:
 
     from asdf.util import load_yaml
 
-    if "ASDF" not in [hdu.name for hdu in hdu_walk(path)]:
+    place = next((hdu for hdu in hdu_walk(path) if hdu.name == "ASDF"), None)
+    if place is None:
         return {}
-    with open_fits(path, "its ASDF extension") as hdus:
-        content = hdus["ASDF"].data[0][0].tobytes()
+    with faults_of(path, "its ASDF extension cannot be read"):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            stream.seek(place.data_start)
+            content = stream.read(place.data_end - place.data_start)
         # The text alone: asdf would check all of it against its schemas.
         tree = load_yaml(io.BytesIO(content)) if b"cal_logs" in content else {}
     logs = (tree or {}).get("cal_logs") or {}
@@ -229,17 +233,26 @@ def _primary(path: Path) -> dict[str, Any]:
     return read_keywords(path, ("CAL_VER", "CRDS_CTX", *STEP_KEYWORDS, *_reference_keywords().values()), ())
 
 # %% ../../nbs/process/16_audit.ipynb #1ae51294
+@functools.cache
+def _order_of_steps() -> list[str]:
+    return [step for alias in _TAKES if _is_pipeline(alias) for step in _facts_of(alias)["steps"]]
+
+
 def _statuses(path: Path) -> dict[str, str]:
     # In the order in which they are run, as far as the pipelines of AMI give one.
-    found = step_statuses(_primary(path))
-    order = [step for alias in _TAKES if _is_pipeline(alias) for step in _facts_of(alias)["steps"]]
+    found, order = step_statuses(_primary(path)), _order_of_steps()
     return {step: found[step] for step in dict.fromkeys([*order, *found]) if step in found}
 
 # %% ../../nbs/process/16_audit.ipynb #6bb39a5a
-def _remark(path: Path) -> str:
+@functools.cache
+def _installed() -> str:
     from importlib.metadata import version
 
-    made, here = str(_primary(path).get("CAL_VER") or "").strip(), version("jwst")
+    return version("jwst")
+
+
+def _remark(path: Path) -> str:
+    made, here = str(_primary(path).get("CAL_VER") or "").strip(), _installed()
     if made == here:
         return ""
     return f"made with jwst {made or '(unknown)'}, defaults of {here}"

@@ -34,6 +34,7 @@ def _package_folder(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 # %% ../../nbs/process/10_parameters.ipynb #d8926749
+@functools.cache
 def _step_classes() -> dict[str, tuple[str, bool]]:
     # Every step of jwst, {alias: (class, is a pipeline)}, from the list that jwst keeps for stpipe.
     from importlib.util import module_from_spec, spec_from_file_location

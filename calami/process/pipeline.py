@@ -27,6 +27,7 @@ from urllib.parse import unquote
 from ..core.files import read_json, remove_leftovers
 from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem, faults_of, near, options_from
+from ..core.progress import live_html
 from ..core.record import file_record, versions
 from ..core.tables import render
 from ..exposures.cards import hdu_walk
@@ -43,6 +44,7 @@ from calami.process.parameters import (
     _class,
     _flat_pars,
     _is_pipeline,
+    _package_folder,
     _science,
     _specification,
     chain_of,
@@ -467,10 +469,12 @@ def main_product(products: Sequence[Path]) -> Path:
 # %% ../../nbs/process/15_pipeline.ipynb #0f8fc3c7
 @functools.cache
 def _reference_keywords() -> dict[str, str]:
-    # {reference type: R_ keyword}
-    from stdatamodels.jwst.datamodels import JwstDataModel
+    # {reference type: R_ keyword}. From the text of the schema: a model of jwst takes a second to be made.
+    import yaml
 
-    files = JwstDataModel().schema["properties"]["meta"]["properties"]["ref_file"]["properties"]
+    schema = _package_folder("stdatamodels") / "jwst" / "datamodels" / "schemas" / "core.schema.yaml"
+    facts = yaml.load(schema.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    files = facts["properties"]["meta"]["properties"]["ref_file"]["properties"]
     names = {kind: values.get("properties", {}).get("name", {}) for kind, values in files.items()}
     return {kind: name["fits_keyword"] for kind, name in names.items() if "fits_keyword" in name}
 
@@ -1092,6 +1096,7 @@ class _Plan:
     out: Path
     engine: Engine
     started: float
+    began: float = field(default_factory=time.time)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     jobs: dict[str, tuple[int, dict]] = field(default_factory=dict)
 
@@ -1161,7 +1166,9 @@ def _carry_out(plans: Sequence[_Plan], engine: Engine, jobs: Sequence[Mapping]) 
     # which one process does one after the other.
     homes, differs = {work: plan for plan in plans for work in plan.jobs}, []
     if jobs:
-        with engine.bar(total=sum(len(job.get("together", [job])) for job in jobs), desc="processing") as bar:
+        total = sum(len(job.get("together", [job])) for job in jobs)
+        board = live_html(functools.partial(_board, plans), engine.progress)
+        with board, engine.bar(total=total, desc="processing") as bar:
             for job, result in _run_jobs(jobs, engine):
                 parts = job.get("together", [job])
                 for part, found in zip(parts, result.get("together", [result] * len(parts)), strict=True):
@@ -1169,6 +1176,46 @@ def _carry_out(plans: Sequence[_Plan], engine: Engine, jobs: Sequence[Mapping]) 
                     bar.update()
                 differs += filter(None, [result.get("differs")])
     return differs
+
+# %% ../../nbs/process/15_pipeline.ipynb #aa132965
+#: Exposures that are listed while a run goes on; of more, those that are being worked on or have failed.
+_LISTED = 40
+
+
+def _board(plans: Sequence[_Plan]) -> str:
+    # What becomes of each exposure, and of each version of it, as a table.
+    from astropy.table import Table
+
+    rows: dict[str, dict[str, str]] = {}
+    for plan in plans:
+        for number, job in list(plan.jobs.values()):
+            state = _state(job, plan.outcomes.get(number), plan.began)
+            rows.setdefault(job["name"], {})[plan.out.name] = state
+    states = [state for row in rows.values() for state in row.values()]
+    counts = {word: sum(state == word for state in states) for word in ("made", "failed", "waiting")}
+    counts["being made"] = len(states) - sum(counts.values())
+    dull = {"made", "waiting"}
+    listed = {name: row for name, row in rows.items() if len(rows) <= _LISTED or not dull.issuperset(row.values())}
+    columns = list(dict.fromkeys(plan.out.name for plan in plans if plan.jobs))
+    table = Table(rows=[(name, *(row.get(c, "") for c in columns)) for name, row in listed.items()] or None,
+                  names=("exposure", *columns), dtype=["str"] * (1 + len(columns)))  # fmt: skip
+    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return f"<p>{said}</p>" + render(table, "html")
+
+# %% ../../nbs/process/15_pipeline.ipynb #2e93dd70
+def _state(job: Mapping, outcome: Outcome | None, began: float) -> str:
+    # A job's state, or the step it is at. What is done in one go with others has no outcome until all of it has.
+    if outcome is not None:
+        return outcome.status
+    try:
+        with (Path(job["work"]) / "log").open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 20_000))
+            steps = re.findall(rb"Step (\w+) running", stream.read())
+        return steps[-1].decode() if steps else "begun"
+    except OSError:
+        ends = {"made": _expected(job), "failed": [_failed_log(job)]}
+        new = (word for word, paths in ends.items() for p in paths if p.is_file() and p.stat().st_mtime >= began)
+        return next(new, "waiting")
 
 # %% ../../nbs/process/15_pipeline.ipynb #ff41f464
 def _outcome(job: Mapping, result: Mapping, status: str) -> Outcome:

@@ -2,10 +2,11 @@
 
 import io
 import sys
+import time
 
 import pytest
 
-from calami.core.progress import one_bar, print_above, progress_bar
+from calami.core.progress import live_html, one_bar, print_above, progress_bar
 from calami.process.engine import Engine
 
 
@@ -94,3 +95,46 @@ def test_a_notebook_shows_it_if_a_server_has_named_it(monkeypatch, named):
     assert not named or ("reading:   0%" in seen[0] and "reading: 100%" in seen[-1] and "3/3" in seen[-1])
     list(progress_bar(range(3), desc="reading", show=False))
     assert bool(seen) == named
+
+
+@pytest.fixture
+def front_end(monkeypatch):
+    """What a front end is given to show, in order."""
+    import IPython
+
+    class Handle:
+        def update(self, html):
+            seen.append(html.data)
+
+    def display(html, display_id):
+        seen.append(html.data)
+        return Handle()
+
+    seen = []
+    monkeypatch.setattr(IPython, "get_ipython", type("ZMQInteractiveShell", (), {}))
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/Untitled.ipynb")
+    return seen
+
+
+def test_html_is_made_anew_while_something_runs_and_goes_afterwards(front_end):
+    texts = iter(["0", "0", "1", *"2" * 999])
+    with pytest.raises(ValueError, match="no"), live_html(lambda: next(texts), every=0.01):
+        while front_end[-1] != "2":
+            time.sleep(0.01)
+        raise ValueError("no")
+    assert front_end == ["0", "1", "2", ""]
+    with live_html(lambda: "3", show=False):
+        pass
+    assert front_end[-1] == ""
+
+
+def test_a_fault_of_what_is_shown_is_none_of_the_work(front_end):
+    def faulty():
+        if front_end:
+            raise OSError("gone")
+        return "0"
+
+    with live_html(faulty, every=0.01):
+        time.sleep(0.1)
+    assert front_end == ["0", ""]

@@ -1,5 +1,6 @@
 """Running jwst on exposures: names and parameters, products and sidecars, faults, and what was done."""
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -8,13 +9,14 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +263,45 @@ def test_the_log_is_in_a_file_and_not_on_the_terminal(first, uncal, cache, execu
     assert path.name.endswith("_rate.log") and "Step ramp_fit done" in path.read_text()
     record = json.loads(sidecar_path(product(run, "rate")).read_text())
     assert record["changed_from_crds"] == {"jump.skip": {"used": True, "crds": False}}
+
+
+def test_each_exposure_is_shown_with_the_step_it_is_at(uncal, cache, tmp_path, monkeypatch):
+    """In JupyterLab, while the cell runs; several exposures of one process have no result until all are done."""
+    seen, ends = [], iter(("failed", "made", "made"))
+
+    @contextlib.contextmanager
+    def shown(make, show):
+        seen.append(make)
+        yield
+        seen.append(make())
+
+    class Slow:
+        def submit(self, function, target, job):
+            work, end, future = Path(job["work"]), next(ends), Future()
+            work.mkdir()
+            (work / "log").write_text("INFO - Step saturation running with args\nINFO - Step jump running with args\n")
+            seen.append(seen[0]())
+            shutil.rmtree(work)
+            paths = {"failed": pipeline._failed_log(job), "made": pipeline._expected(job)[0]}
+            paths[end].touch()
+            error = "no reason" if end == "failed" else None
+            future.set_result({"products": [], "steps": [], "seconds": 1.0, "error": error})
+            return future
+
+    monkeypatch.setattr(pipeline, "live_html", shown)
+    folders = [tmp_path / name for name in "abc"]
+    files = [folder / uncal.name.replace("_00001_", f"_0000{k}_") for k, folder in enumerate(folders, 2)]
+    for path in files:
+        path.parent.mkdir()
+        shutil.copyfile(uncal, path)
+    pipe_data(files, "detector1", {}, tmp_path / "out", cache=cache, executor=Slow())
+    cells = [re.findall("<td>([a-z ]+)</td>", text) for text in seen[1:]]
+    assert cells[0] == ["jump", "waiting", "waiting"] and "2 waiting, 1 being made" in seen[1]
+    assert cells[1] == ["failed", "jump", "waiting"]
+    assert cells[2] == ["failed", "made", "jump"]
+    assert cells[3] == ["failed", "made", "made"] and "2 made, 1 failed" in seen[4] and "waiting" not in seen[4]
+    monkeypatch.setattr(pipeline, "_LISTED", 2)
+    assert re.findall("<td>([a-z ]+)</td>", seen[0]()) == ["failed"]
 
 
 def test_two_equal_runs_leave_the_same(first, uncal, cache, executor, tmp_path):
@@ -836,3 +877,14 @@ def test_a_distortion_that_was_not_used_is_reported(tmp_path):
 def test_the_line_is_that_of_the_archive(shared_data):
     text = (shared_data / "headers" / "ami_1093_executed_outputs_jwst3.0.0_jwst_1584.txt").read_text()
     assert any(words in text for words in audit._FAULTS)
+
+
+def test_the_keywords_of_references_are_those_of_the_installed_models():
+    from stdatamodels.jwst.datamodels import JwstDataModel
+
+    files = JwstDataModel().schema["properties"]["meta"]["properties"]["ref_file"]["properties"]
+    names = {
+        kind: facts["properties"]["name"] for kind, facts in files.items() if "name" in facts.get("properties", {})
+    }
+    assert pipeline._reference_keywords() == {kind: name["fits_keyword"] for kind, name in names.items()}
+    assert pipeline._reference_keywords()["linearity"] == "R_LINEAR"
