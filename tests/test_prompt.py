@@ -182,9 +182,11 @@ def test_digits_end_where_the_error_does(value, error, text):
 
 
 def test_a_lopsided_interval_has_an_error_to_each_side():
-    assert with_interval(38.8, 38.4, 40.7) == "38.8 +1.9 −0.4" and with_interval(38.8, 38.3, 39.3) == "38.80 ± 0.50"
-    assert with_interval(5.0, 5.0, 6.0) == "5.0 +1.0 −0.0"
-    assert with_interval(30.057, 17.979, 30.088) == "30 +0 −12"
+    assert (
+        with_interval(38.8, 38.4, 40.7) == "38.8 (38.4 to 40.7)" and with_interval(38.8, 38.3, 39.3) == "38.80 ± 0.50"
+    )
+    assert with_interval(5.0, 5.0, 6.0) == "5.0 (5.0 to 6.0)"
+    assert with_interval(30.057, 17.979, 30.088) == "30 (18 to 30)"
 
 
 def test_numbers_join_their_errors_for_display():

@@ -157,14 +157,14 @@ def with_interval(value: float, low: float, high: float) -> str:
     Returns
     -------
     str
-        As `plus_minus`; ``38.8 +1.9 −0.4`` where one side is more than half as long again as the other;
+        As `plus_minus`; ``38.8 (38.4 to 40.7)`` where one side is more than half as long again as the other;
         no more digits than the longer side allows.
     """
     down, up = value - low, high - value
     if min(down, up) < 0 or not math.isfinite(up) or max(down, up) <= 1.5 * min(down, up):
         return plus_minus(value, (high - low) / 2)
-    number, above, below = _to_two_digits(max(down, up), value, up, down)
-    return f"{number} +{above} −{below}"
+    number, *ends = _to_two_digits(max(down, up), value, low, high)
+    return f"{number} ({' to '.join(ends)})"
 
 # %% ../../nbs/core/03_tables.ipynb #8cefd69a
 def with_errors(table):

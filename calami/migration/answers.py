@@ -296,7 +296,7 @@ def headline_caption(answers: Answers) -> str:
     if answers.onset:
         words.append(
             "Charge of the peak pixel at which its count rate has dropped by so much (instantaneous; ± is one standard "
-            "error, > a lower limit at 95 %; 1 ke- = 1000 e-)"
+            "error, in brackets is the 68 % interval where it is lopsided, > a lower limit at 95 %; 1 ke- = 1000 e-)"
         )
     if answers.scan:
         scan = answers.scan
