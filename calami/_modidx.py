@@ -4220,6 +4220,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'calami/widgets/questions.py'),
                                           'calami.widgets.questions.AnswersView.__init__': ( 'widgets/questions.html#answersview.__init__',
                                                                                              'calami/widgets/questions.py'),
+                                          'calami.widgets.questions.AnswersView._draw_ahead': ( 'widgets/questions.html#answersview._draw_ahead',
+                                                                                                'calami/widgets/questions.py'),
                                           'calami.widgets.questions.AnswersView._other_filter': ( 'widgets/questions.html#answersview._other_filter',
                                                                                                   'calami/widgets/questions.py'),
                                           'calami.widgets.questions.AnswersView._panel': ( 'widgets/questions.html#answersview._panel',

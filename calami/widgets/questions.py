@@ -5,7 +5,9 @@
 # %% ../../nbs/widgets/06_questions.ipynb #41905e07
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from html import escape
 from typing import Any
@@ -183,8 +185,16 @@ class AnswersView(View):
         for control in choices:
             control.observe(self.update, "value")
         self.update()
+        self._draw_ahead([(name, what) for name in self.filters for what in self._panels(name)])
         menus = w.VBox([self.threshold, self.definition, self.version, self.photons, self.magnitude])
         return w.VBox([self.filter, self.what, w.HBox([self.image, w.VBox([menus, self.said])])])
+
+    def _draw_ahead(self, waiting: list[tuple[str, str]]) -> None:
+        # What may be asked for next, a picture whenever the kernel has nothing else to do.
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+            if waiting:
+                loop.call_later(0.1, lambda: (self.panel(*waiting[0]), self._draw_ahead(waiting[1:])))
 
     def _other_filter(self, *_: Any) -> None:
         panels = list(self._panels(self.filter.value))

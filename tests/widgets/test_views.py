@@ -1,5 +1,7 @@
 """The views without a browser: controls set from Python, clicks as events."""
 
+import asyncio
+from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from calami.instrument import niriss
 from calami.migration.answers import Answers
 from calami.process.pipeline import Outcome, Run
 from calami.widgets import blink, explore, view
+from calami.widgets.questions import AnswersView
 
 pytest.importorskip("itables")
 
@@ -194,3 +197,27 @@ def test_outside_of_jupyter_the_static_form_is_shown():
     with pytest.raises(NotImplementedError):
         seen._ipython_display_()
     assert seen._repr_html_() == seen.static()
+
+
+def test_pictures_of_answers_are_drawn_before_they_are_asked_for():
+    class Drawn(AnswersView):
+        def __init__(self):
+            self.panel = lru_cache(self._panel)
+
+        def _panel(self, filter, what):
+            seen.append((filter, what))
+            return b""
+
+    async def kernel():
+        drawn._draw_ahead(list(pictures))
+        assert not seen  # the cell ends first
+        while len(seen) < len(pictures):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.15)
+        drawn.panel("F480M", "onset")
+
+    seen, drawn, pictures = [], Drawn(), [("F430M", "onset"), ("F480M", "onset")]
+    asyncio.run(asyncio.wait_for(kernel(), 10))
+    assert seen == pictures
+    drawn._draw_ahead(list(pictures))  # without a kernel: nothing
+    assert seen == pictures
