@@ -13,7 +13,7 @@ _NAMES = {
     "findings": "Findings plain write_findings",
     "placement": "MEDIUM MISSES_MAS Placement contrast_at cost_of_miss fit_placement study_placement",
     "calibrators": "BINARY Mismatch RULE_STEPS growth mean_square mismatches rule_table search_stars study_calibrators",
-    "intrapixel": "BLUR_KNOWN FLOORS HALF LITTLE PixelFit STRENGTHS core_images fit_pixels "
+    "intrapixel": "BLUR_KNOWN FLOORS FringeFit HALF LITTLE PixelFit STRENGTHS core_images fit_pixels "
     "response_depth study_intrapixel",
     "study": "STUDIES StudyOptions run_study",
     "measure": "MEASURED SURVEY_COLUMNS SurveyColumn measure_exposure migration_risk",

@@ -16,8 +16,10 @@ import numpy as np
 from ..core.page import safe_text
 from ..core.problems import CalamiError
 from ..fringes.fitting import fit
+from ..fringes.model import FLOOR, Setup, bands, fringe_model, noise_weights
 from ..fringes.position import PositionModel, fit_position_model
 from ..instrument import niriss
+from ..instrument.mask import Mask
 from ..instrument.optics import Pupil, fine_psf, pixel_response, star_spectrum, within_pixels
 from ..migration.report import Plot
 from .findings import Findings, by_error
@@ -26,7 +28,8 @@ from .reading import Reading, Seen, doubts, fit_alike, places, window_of
 
 # %% auto #0
 __all__ = ['HALF', 'STRENGTHS', 'FLOORS', 'BY_PIPELINE', 'DRAWS', 'BLUR_KNOWN', 'LITTLE', 'APERTURE', 'PixelFit', 'fit_pixels',
-           'core_images', 'Response', 'response_depth', 'study_intrapixel', 'aperture_sums', 'cost_of_mismatch']
+           'FringeFit', 'core_images', 'Response', 'response_depth', 'study_intrapixel', 'aperture_sums',
+           'cost_of_mismatch']
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #77eea22d
 @dataclass(frozen=True)
@@ -117,7 +120,9 @@ FLOORS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 _PRIORS = {"image": 0.05, "flux": 0.02, "place": 0.03}  # of the peak; relative; pixels
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #206c7d20
-def fit_pixels(images: Sequence[tuple], at: np.ndarray, half: int = HALF) -> PixelFit:
+def fit_pixels(
+    images: Sequence[tuple], at: np.ndarray, half: int = HALF, fits: Sequence[FringeFit] | None = None
+) -> PixelFit:
     """
     Fit one empirical image and the sensitivity of the core's pixels to images at several places.
 
@@ -130,6 +135,8 @@ def fit_pixels(images: Sequence[tuple], at: np.ndarray, half: int = HALF) -> Pix
         Row and column of the star in them, shape (n, 2).
     half : int
         Half side of the core.
+    fits : sequence of FringeFit, optional
+        How the models were fitted, if to these images: they have taken in some of what is looked for.
 
     Returns
     -------
@@ -145,8 +152,10 @@ def fit_pixels(images: Sequence[tuple], at: np.ndarray, half: int = HALF) -> Pix
         raise CalamiError(f"{len(images)} places: the pixels are told from the image by three or more")
     middle = np.rint(np.mean(at, axis=0)).astype(int)
     window = tuple(slice(m - half, m + half + 1) for m in middle)
+    taken = _taken(fits, window) if fits else [(0.0, np.zeros(((2 * half + 1) ** 2, 0)))] * len(images)
     parts = [
-        _Part.of(*(layer[window] for layer in one), where - middle, half) for one, where in zip(images, at, strict=True)
+        _Part.of([layer[window] for layer in one], where - middle, half, own)
+        for one, where, own in zip(images, at, taken, strict=True)
     ]
     # The strength at a floor that does not depend on it much, then both again
     strength, floor, found = 0.01, 1e-3, {}
@@ -173,21 +182,26 @@ def fit_pixels(images: Sequence[tuple], at: np.ndarray, half: int = HALF) -> Pix
 # %% ../../nbs/studies/05_intrapixel.ipynb #b66fa741
 @dataclass(frozen=True)
 class _Part:
-    # One exposure in the core: what the model leaves, its noise, the model, and the linear terms of image, flux, place
+    # One exposure in the core: what the model leaves, its noise, the model, and the linear terms of the sensitivity of
+    # each pixel, of image, of flux and place, and of pixels outside
     left: np.ndarray
     noise: np.ndarray
     model: np.ndarray
+    pixels: np.ndarray
     image: np.ndarray
     own: np.ndarray
+    outside: np.ndarray
 
     @classmethod
-    def of(cls, image, noise, model, place, half: int) -> _Part:
+    def of(cls, layers, place, half: int, taken: tuple) -> _Part:
+        image, noise, model = layers
         grid = np.arange(-half, half + 1)
         splines = [_splines(grid - p, half) for p in place]
         terms = np.kron(*splines) * np.nanmax(model)
         slopes = np.gradient(np.nan_to_num(model))
         own = np.column_stack([model.ravel(), *(s.ravel() for s in slopes)])
-        return cls((image - model).ravel(), noise.ravel(), model.ravel(), terms, own)
+        pixels = np.diag(np.nan_to_num(model.ravel())) - taken[0]
+        return cls((image - model).ravel(), noise.ravel(), model.ravel(), pixels, terms, own, taken[1])
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #a1ebd4f4
 def _splines(x: np.ndarray, half: int) -> np.ndarray:
@@ -196,22 +210,91 @@ def _splines(x: np.ndarray, half: int) -> np.ndarray:
     t = np.abs(np.subtract.outer(x, knots)) * 2
     return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6)
 
+# %% ../../nbs/studies/05_intrapixel.ipynb #7f17a001
+@dataclass(frozen=True)
+class FringeFit:
+    """
+    How a fringe model was fitted to an image.
+
+    Attributes
+    ----------
+    pictures : numpy.ndarray
+        Of the model on the detector, shape (rows, columns, terms); 0 outside what was fitted.
+    answers : numpy.ndarray
+        What the sensitivity of each pixel adds to their coefficients, shape (terms, rows, columns).
+    """
+
+    pictures: np.ndarray
+    answers: np.ndarray
+
+    @classmethod
+    def of(cls, one: Seen) -> FringeFit:
+        """
+        Make the pictures of an exposure anew.
+
+        Parameters
+        ----------
+        one : Seen
+            Fitted with the pupil as designed.
+
+        Returns
+        -------
+        FringeFit
+            At its place, with its pixels and their weights.
+        """
+        whole, size = np.asarray(one.images.science, float), len(one.data.image)
+        cut = window_of(one, whole.reshape(-1, *whole.shape[-2:]).mean(axis=0))
+        center = np.array(one.place) - [c.start + (size - 1) / 2 for c in cut]
+        scale = float(np.mean(niriss.PIXEL_SCALE_MAS))  # one, as in the fit
+        design = fringe_model(size, tuple(center), Setup(Mask(), bands(one.filter), (scale, scale)))
+        star = design[..., 0] + design[..., 1:-1:2].sum(axis=-1)
+        design = (design / np.abs(design).max(axis=(0, 1))).reshape(size**2, -1)
+        weights = np.isfinite(one.data.image).ravel().astype(float)
+        if one.data.header.get("CALPIXW") == "noise":
+            weights *= noise_weights(star, float(one.data.header.get("CALFLOOR", FLOOR))).ravel()
+        weighted = design.T * weights
+        answers = np.linalg.solve(weighted @ design, weighted) * np.nan_to_num(one.data.model).ravel()
+        terms = design.shape[1]
+        found = cls(np.zeros((*whole.shape[-2:], terms)), np.zeros((terms, *whole.shape[-2:])))
+        found.pictures[cut], found.answers[:, *cut] = design.reshape(size, size, -1), answers.reshape(-1, size, size)
+        return found
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #7f17a002
+def _taken(fits: Sequence[FringeFit], window: tuple[slice, slice]) -> list[tuple[np.ndarray, np.ndarray]]:
+    # Of each exposure: what the fitted model takes in of each pixel of the core, and what pixels outside make of it,
+    # which all exposures share: columns for unknowns of unit variance
+    terms = len(fits[0].answers)
+    outside = [one.answers.copy() for one in fits]
+    for answers in outside:
+        answers[:, *window] = 0
+    stacked = np.concatenate(outside).reshape(terms * len(fits), -1)
+    sizes, axes = np.linalg.eigh(stacked @ stacked.T)
+    kept = sizes > 1e-9 * sizes[-1]
+    roots = (axes[:, kept] * np.sqrt(sizes[kept])).reshape(len(fits), terms, -1)
+    cores = [one.pictures[window].reshape(-1, terms) for one in fits]
+    return [
+        (core @ one.answers[:, *window].reshape(terms, -1), core @ root)
+        for core, one, root in zip(cores, fits, roots, strict=True)
+    ]
+
 # %% ../../nbs/studies/05_intrapixel.ipynb #77f14cc7
 def _solve(parts: Sequence[_Part], strength: float, floor: float, half: int) -> tuple[float, np.ndarray, np.ndarray]:
     # Evidence, flat and its covariance; unknowns in units of their priors, so these are unit matrices
     from scipy.linalg import cho_factor, cho_solve
 
     pixels, common = (2 * half + 1) ** 2, parts[0].image.shape[1]
-    count = pixels + common + 3 * len(parts)
+    outside = parts[0].outside.shape[1] if strength else 0
+    count = pixels + common + 3 * len(parts) + outside
     normal, right, chi2, logs = np.eye(count), np.zeros(count), 0.0, 0.0
     for k, part in enumerate(parts):
         good = np.isfinite(part.left + part.noise + part.model)
         weight = 1 / np.hypot(part.noise[good], floor * np.abs(part.model[good]))
         design = np.zeros((good.sum(), count))
-        design[np.arange(good.sum()), np.flatnonzero(good)] = strength * part.model[good]
+        design[:, :pixels] = strength * part.pixels[good]
         design[:, pixels : pixels + common] = _PRIORS["image"] * part.image[good]
         own = part.own[good] * (_PRIORS["flux"], _PRIORS["place"], _PRIORS["place"])
         design[:, pixels + common + 3 * k :][:, :3] = own
+        design[:, count - outside :] = strength * part.outside[good, :outside]
         design *= weight[:, None]
         left = part.left[good] * weight
         normal += design.T @ design
@@ -537,7 +620,7 @@ def _pixels(seen: Sequence[Seen], at: np.ndarray, missing: dict[str, str]) -> Pi
     if any(one.images is None or one.data.model is None for one in seen):
         missing["which pixels"] = "there are observables only; give images or raw exposures"
         return None
-    return fit_pixels(core_images(seen), at)
+    return fit_pixels(core_images(seen), at, fits=[FringeFit.of(one) for one in seen])
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #a3978494
 #: Radius of the aperture, pixels.

@@ -102,7 +102,7 @@ def depths_with_flats(draws, strength, seed, tried):
         for k in range(draws):
             rng = np.random.default_rng([seed, k, round(depth * 100), 7])
             seen = observed(images, rng.normal(1, strength, niriss.SUB80.shape), rng)
-            pixels = intrapixel.fit_pixels(intrapixel.core_images(seen), places(seen))
+            pixels = intrapixel._pixels(seen, places(seen), {})
             found.append(intrapixel.response_depth(seen, (DIFFUSION_MAS, JITTER_MAS), pixels=pixels))
         report(f"depth {depth}, flat {strength}", depth, found, began)
 
@@ -122,7 +122,7 @@ def flats(draws, seed):
             rng = np.random.default_rng([seed, k, round(strength * 1000)])
             flat = rng.normal(1, strength, niriss.SUB80.shape) if strength else np.ones(niriss.SUB80.shape)
             seen = observed(images, flat, rng)
-            found = intrapixel.fit_pixels(intrapixel.core_images(seen), places(seen))
+            found = intrapixel._pixels(seen, places(seen), {})
             strengths.append(found.strength)
             claims += found.significant
             if found.strength:

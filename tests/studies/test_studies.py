@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from calami.instrument import niriss
 from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_response, psf, within_pixels
 from calami.studies.calibrators import Mismatch, growth, mean_square, search_stars, study_calibrators
 from calami.studies.findings import by_error, plain
-from calami.studies.intrapixel import PixelFit, fit_pixels, response_depth, study_intrapixel
+from calami.studies.intrapixel import FringeFit, PixelFit, fit_pixels, response_depth, study_intrapixel
 from calami.studies.placement import cost_of_miss, fit_placement, study_placement
 from calami.studies.reading import Seen, doubts, fit_alike, places, read_study, window_of
 from calami.studies.study import run_study
@@ -208,6 +209,33 @@ def test_the_flat_of_the_core_is_recovered_with_right_errors():
     # As much of its variance is found as is said to be determined
     found_part = np.corrcoef(found.flat.ravel(), true.ravel())[0, 1] ** 2
     assert found_part == pytest.approx(found.determined / found.flat.size, abs=0.15) and found_part > 0.5
+
+
+def test_what_the_fringe_model_takes_in_of_the_pixels_is_known():
+    """Else errors of a flat of 1 % are too small: 64 % of its pixels lay within one."""
+    rng = np.random.default_rng(3)
+    image = psf("F480M", (45.2, 40.0), oversample=5) * 1e6
+    image[: niriss.SUB80.reference_rows] = 0
+    scale = dict(zip(("CDELT1", "CDELT2"), np.array(niriss.PIXEL_SCALE_MAS) / 3.6e6, strict=True))
+    facts = {"header": {"FILTER": "F480M"} | scale, "error": np.sqrt(image + 200), "pixel_weights": 0.003}
+    facts |= {"center": (40.0, 45.2), "fix": False, "debias": False}
+    flat = np.ones(image.shape)
+    flat[35:46, 40:51] = rng.normal(1, 0.01, (11, 11))
+    one = _alone(fit(image, **facts), image)
+    image = np.nan_to_num(in_place(one, image))  # what the model can make exactly
+    one, changed = (_alone(fit(image * sensitive, **facts), image) for sensitive in (1, flat))
+    known = FringeFit.of(one)
+    taken = np.tensordot(known.pictures, np.tensordot(known.answers, flat - 1, 2), 1)
+    true = in_place(changed, image * flat) - in_place(one, image)
+    seen = np.isfinite(true)
+    assert np.abs(true[seen]).max() > 1
+    assert taken[seen] == pytest.approx(true[seen], abs=1e-3 * np.abs(true[seen]).max())
+
+
+def _alone(data, image):
+    data = replace(data, header=data.header | {"STARROW": 40.0, "STARCOL": 45.2})
+    images = SimpleNamespace(science=image)
+    return Seen("e", rootname(1), "S", "F480M", 1, 1, 1, False, (0, 0), 0, 1e3, data, images)
 
 
 def test_no_flat_is_claimed_where_there_is_none():
