@@ -11,7 +11,7 @@ import lazy_loader
 _NAMES = {
     "reading": "ReadOptions Reading SAME_ROLL Seen doubts fringe_tilts places read_study",
     "findings": "Findings plain write_findings",
-    "placement": "MEDIUM MISSES_MAS Placement contrast_at cost_of_miss fit_placement study_placement",
+    "placement": "MEDIUM MISSES_MAS Placement aperture_offsets contrast_at cost_of_miss fit_placement study_placement",
     "calibrators": "BINARY Mismatch RULE_STEPS growth mean_square mismatches rule_table search_stars study_calibrators",
     "intrapixel": "BLUR_KNOWN FLOORS FringeFit HALF LITTLE PixelFit STRENGTHS core_images fit_pixels "
     "response_depth study_intrapixel",

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core.page import safe_text
+from ..core.problems import CalamiError
 from ..fringes.calibration import FLIGHT, FLIGHT_WEIGHTED
 from ..fringes.limits import systematic_curve
 from ..instrument import niriss
@@ -21,7 +23,8 @@ from .findings import Findings, by_error
 from .reading import Reading, Seen, doubts, fringe_tilts, places
 
 # %% auto #0
-__all__ = ['MISSES_MAS', 'MEDIUM', 'Placement', 'fit_placement', 'cost_of_miss', 'cost_table', 'contrast_at', 'study_placement']
+__all__ = ['MISSES_MAS', 'MEDIUM', 'Placement', 'fit_placement', 'cost_of_miss', 'cost_table', 'contrast_at', 'study_placement',
+           'aperture_offsets']
 
 # %% ../../nbs/studies/03_placement.ipynb #0cf64f9e
 @dataclass(frozen=True)
@@ -231,16 +234,20 @@ def study_placement(reading: Reading, model: Any = None) -> Findings:
     visits = [(one.observation, one.visit) for one in seen]
     fitted = fit_placement(found, np.array([one.offset for one in seen]), [one.filter for one in seen], visits)
     missing |= _unanswered(fitted, visits)
-    missing |= _by_aperture_file(fitted)
+    try:
+        compared = {"aperture_file": _aperture_table(fitted)}
+    except CalamiError as problem:
+        missing["comparison with the aperture file"], compared = str(problem), {}
     costs = cost_of_miss(seen[0].data, slopes=model)
     truth = _truth(fitted, seen, found) if all(one.truth for one in seen) else None
     results = _results(fitted) | ({"truth_rms_pixels": truth.meta["rms"]} if truth else {})
     tables = {
         "filter_offsets": _offset_table(fitted, _by_fringes(fitted, seen)),
         "cost_of_a_miss": costs,
+        **compared,
         "places": _place_table(seen, found, fitted),
     }
-    answer = (*_sentences(fitted, costs), *remarks)
+    answer = (*_sentences(fitted, costs), *map(_aperture_words, compared.values()), *remarks)
     plots = {"placement": _plot(fitted, seen, found)}
     return Findings(4478, title, answer, missing, results, tables, plots, _METHOD, truth=truth, captions=_CAPTIONS)
 
@@ -253,6 +260,8 @@ _CAPTIONS = {
     "filter_offsets": "Offsets that put a star on the centre of its pixel, in mas, and where it falls without them.",
     "cost_of_a_miss": "Errors, rms, that a distance between target and reference on the detector adds, and the limit "
     "that they set alone at 150 mas; pixels weighted by their noise, as in calami, and all alike, as in jwst.ami.",
+    "aperture_file": "Offsets that were found, against those of the filters' apertures in the instrument's file (their "
+    "reference points from that of NIS_AMI1), mas; alone: without what all filters share.",
     "places": "Exposures with the place of the star, pixels in SUB80 from 0, and what the model leaves of it.",
 }
 _METHOD = (
@@ -283,19 +292,80 @@ def _unanswered(fitted: Placement, visits: Sequence[tuple]) -> dict[str, str]:
     return missing
 
 # %% ../../nbs/studies/03_placement.ipynb #d304d049
-def _by_aperture_file(fitted: Placement) -> dict[str, str]:
-    # The instrument's own aperture file, if its package is there
-    try:
-        import pysiaf
-    except ImportError:
-        return {"comparison with the aperture file": "the package pysiaf is not installed"}
-    aperture = pysiaf.Siaf("NIRISS")["NIS_AMI1"]
-    reference = np.array([aperture.YSciRef, aperture.XSciRef]) - 1
-    far = np.hypot(*(fitted.center - reference).T).max()
-    words = (
-        f"stars fall up to {far:.2f} pixels from its reference point, row {reference[0]:.2f}, column {reference[1]:.2f}"
+def aperture_offsets(filters: Sequence[str] = MEDIUM) -> tuple[dict[str, tuple[float, float]], str]:
+    """
+    Read from the instrument's own aperture file where the telescope aims in each filter.
+
+    Parameters
+    ----------
+    filters : sequence of str
+        Filters.
+
+    Returns
+    -------
+    offsets : dict
+        Filter to offset of its aperture with the mask from that of the subarray (NIS_AMI1), along x and y, mas. What an
+        observer who points at NIS_AMI1 has to add to put the star where the filter's aperture would.
+    version : str
+        Of the file.
+
+    Raises
+    ------
+    CalamiError
+        If the package pysiaf, whose data it is, is not installed, or has no such apertures.
+    """
+    # Its file is read as it is: on import the package looks for a newer one on the web
+    from importlib.util import find_spec
+    from xml.etree import ElementTree
+
+    spec = find_spec("pysiaf")
+    if spec is None or not spec.origin:
+        raise CalamiError("the package pysiaf, which brings it, is not installed: pip install 'calami[siaf]'")
+    every = Path(spec.origin).parent.glob("prd_data/JWST/PRDOPSSOC-[0-9]*/SIAFXML/SIAFXML/NIRISS_SIAF.xml")
+    newest = max(every, default=None, key=lambda path: path.parts[-4])
+    entries = () if newest is None else ElementTree.parse(newest).getroot().iter("SiafEntry")
+    named = {entry.findtext("AperName"): entry for entry in entries}
+    if "NIS_AMI1" not in named or not any(f"NIS_AMI1_{name}_NRM" in named for name in filters):
+        raise CalamiError("the installed pysiaf has no apertures of the filters with the mask; install a newer one")
+    base, found = _reference(named["NIS_AMI1"]), {}
+    for name in filters:
+        if (entry := named.get(f"NIS_AMI1_{name}_NRM")) is not None:
+            found[name] = tuple((_reference(entry) - base) * niriss.PIXEL_SCALE_MAS)
+    return found, newest.parts[-4]
+
+# %% ../../nbs/studies/03_placement.ipynb #7f17b001
+def _reference(entry) -> np.ndarray:
+    # Column and row of the reference point of an aperture in SUB80
+    return np.array([float(entry.findtext(key)) for key in ("XSciRef", "YSciRef")])
+
+# %% ../../nbs/studies/03_placement.ipynb #7f17b002
+def _aperture_table(fitted: Placement):
+    # Offsets that were found against those of the aperture file, filter by filter, and without what all share
+    from astropy.table import QTable
+    from astropy.units import mas
+
+    known, version = aperture_offsets(fitted.filters)
+    kept = [name in known for name in fitted.filters]
+    ours = fitted.to_pixel_center()[kept] * 1e3
+    theirs = np.array([known[name] for name in fitted.filters if name in known])
+    errors = fitted.error[kept][:, ::-1] * np.array(niriss.PIXEL_SCALE_MAS)
+    away = ours - theirs
+    table = QTable({"filter": [name for name in fitted.filters if name in known]}, meta={"aperture_file": version})
+    for k, axis in enumerate("xy"):
+        own = away[:, k] - away[:, k].mean()
+        columns = {"found": ours[:, k], "error": errors[:, k], "file": theirs[:, k], "away": away[:, k], "alone": own}
+        for name, values in columns.items():
+            table[f"{name}_{axis}"] = values * mas
+            table[f"{name}_{axis}"].info.format = ".1f"
+    return table
+
+# %% ../../nbs/studies/03_placement.ipynb #7f17b003
+def _aperture_words(table) -> str:
+    far = [np.hypot(table[f"{name}_x"], table[f"{name}_y"]).value for name in ("away", "alone")]
+    return (
+        f"By the instrument's aperture file ({table.meta['aperture_file']}) these offsets are up to {far[0].max():.0f} "
+        f"mas different, and up to {far[1].max():.0f} mas if what all filters share, the pointing, is left out."
     )
-    return {} if far < 2 else {"agreement with the aperture file": words}
 
 # %% ../../nbs/studies/03_placement.ipynb #fa6ce387
 def _results(fitted: Placement) -> dict[str, Any]:

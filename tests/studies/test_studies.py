@@ -21,7 +21,7 @@ from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_
 from calami.studies.calibrators import Mismatch, growth, mean_square, search_stars, study_calibrators
 from calami.studies.findings import by_error, plain
 from calami.studies.intrapixel import FringeFit, PixelFit, fit_pixels, response_depth, study_intrapixel
-from calami.studies.placement import cost_of_miss, fit_placement, study_placement
+from calami.studies.placement import aperture_offsets, cost_of_miss, fit_placement, study_placement
 from calami.studies.reading import Seen, doubts, fit_alike, places, read_study, window_of
 from calami.studies.study import run_study
 
@@ -150,6 +150,41 @@ def test_filters_are_told_from_visits(placed):
     assert x == pytest.approx(-225 * SCALE, rel=0.03) and y == pytest.approx(-100 * SCALE, rel=0.03)
     assert found.results["repeat_mas"][0] == pytest.approx(50 / np.sqrt(2) * SCALE, rel=0.05)
     assert {"a firm repeatability", "offsets of F380M", "comparison with the aperture file"} <= set(found.missing)
+
+
+def _aperture_file(folder, **places):
+    """As much of the package pysiaf as is read: its file with these apertures (XSciRef, YSciRef)."""
+    entries = (
+        f"<SiafEntry><AperName>{name}</AperName><XSciRef>{x}</XSciRef><YSciRef>{y}</YSciRef></SiafEntry>"
+        for name, (x, y) in places.items()
+    )
+    path = folder / "pysiaf/prd_data/JWST/PRDOPSSOC-075/SIAFXML/SIAFXML/NIRISS_SIAF.xml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"<SiafEntries>{''.join(entries)}</SiafEntries>")
+    (folder / "pysiaf/__init__.py").write_text("raise ImportError('is not to be imported: it would ask the web')")
+
+
+def test_places_are_compared_with_the_instruments_aperture_file(placed, tmp_path, monkeypatch):
+    """Its numbers of PRDOPSSOC-075: 20, 12 and 14 mas, as observers are given them."""
+    places = {"NIS_AMI1": (46, 41), "NIS_AMI1_F380M_NRM": (45.9, 41.29), "NIS_AMI1_F430M_NRM": (46.14, 41.12)}
+    _aperture_file(tmp_path, **places, NIS_AMI1_F480M_NRM=(45.99, 41.21))
+    monkeypatch.syspath_prepend(tmp_path)
+    offsets, version = aperture_offsets()
+    assert {name: round(np.hypot(*at)) for name, at in offsets.items()} == {"F380M": 20, "F430M": 12, "F480M": 14}
+    found = study_placement(read_study(placed, tmp_path / "out"))
+    table = found.tables["aperture_file"]
+    assert version == table.meta["aperture_file"] == "PRDOPSSOC-075" and list(table["filter"]) == ["F430M", "F480M"]
+    assert list(table["file_x"].value) == pytest.approx([9.15, -0.65], abs=0.02)
+    assert list(table["found_x"].value) == pytest.approx([-0.425 * SCALE * 1e3, -0.225 * SCALE * 1e3], rel=0.03)
+    assert table["alone_x"].sum().value == pytest.approx(0, abs=1e-9)
+    assert not any("aperture" in what for what in found.missing) and "PRDOPSSOC-075" in str(found)
+
+
+def test_an_older_aperture_file_is_said_to_be_too_old(tmp_path, monkeypatch):
+    _aperture_file(tmp_path, NIS_AMI1=(46, 41))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CalamiError, match="no apertures of the filters with the mask"):
+        aperture_offsets()
 
 
 def test_one_visit_has_no_repeatability_and_no_error(placed):
