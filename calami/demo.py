@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +367,19 @@ class Demo:
     def agrees(self) -> bool:
         """True if no measured change is more than 4 standard errors from the true one."""
         return bool(self.checks) and all(abs(c.pull) < 4 for c in self.checks)
+
+    @property
+    def headline(self) -> str:
+        """What was done, how far the numbers are from the truth, and where the page is, in a line."""
+        pulls = [abs(c.pull) for c in self.answer_checks if np.isfinite(c.pull)]
+        worst = f"the answer furthest from the truth is {max(pulls):.1f} standard errors off; " if pulls else ""
+        return f"Demonstration, {self.seconds:.0f} s: {worst}{self.report}"
+
+    def __repr__(self) -> str:
+        return f"{self.headline}\n{self.answers}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self.headline)}</p>" + self.answers._repr_html_()
 
 # %% ../nbs/05_demo.ipynb #0ab4d3a0
 def run_demo(

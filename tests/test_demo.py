@@ -50,6 +50,9 @@ def done(tmp_path_factory, engine):
 def test_measured_changes_agree_with_the_truth(done):
     found, _ = done
     assert found.agrees and len(found.checks) == 4
+    assert repr(found).splitlines()[0].endswith(str(found.report)) and "array(" not in repr(found)
+    assert f"{max(abs(c.pull) for c in found.answer_checks if np.isfinite(c.pull)):.1f} standard" in repr(found)
+    assert "<table" in found._repr_html_()
     assert {c.what for c in found.checks} == {"peak", "neighbours", "ring", "sum"}
     peak = found.checks[0]
     assert peak.true < -0.01 and peak.error < 0.01
