@@ -411,8 +411,9 @@ def cm(
     without mitigation, effective saturation. Of calibrated ramps (ramp): the first of these. Of rate or cal products:
     the change between shallow and deep exposures of a star; pairs find themselves, or are given by name (the beginning
     of a name is enough). OUT receives report.html, tables as ECSV, the figures as PNG, and run.json; products are kept
-    in OUT/products, and are not made again. The versions of an exposure are made in one process, which shares what they
-    have in common; one exposure is compared bit by bit with what the stock pipeline makes of it.
+    in OUT/products, and are not made again; another threshold computes what depends on it. The versions of an exposure
+    are made in one process, which shares what they have in common; one exposure is compared bit by bit with what the
+    stock pipeline makes of it.
 
     **Examples**
 
@@ -466,15 +467,17 @@ def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, of
     from calami.migration import answers
     from calami.migration.mitigation import standard_versions
     from calami.process import references
+    from calami.process.engine import Engine
 
     cache = references.default_cache() if offline or answers.true_onset(dataset) else None
-    found = answers.answer_questions(
-        dataset, output / "products", standard_versions(threshold) if threshold else None, cache=cache,
-        tell=_tell, **wish,
-    )  # fmt: skip
-    if len(found.missing) == len(answers.QUESTIONS):
-        raise CalamiError("none of the questions can be answered:\n  " + "\n  ".join(set(found.missing.values())))
-    page = answers.write_answers(found, dataset, output, started=started)
+    versions = standard_versions(threshold) if threshold else None
+    own = {key: wish.pop(key) for key in ("workers", "dask", "stock")}
+    with Engine(cache=cache, **own).running() as engine:  # the processes that measure draw the figures, too
+        found = answers.answer_questions(dataset, output / "products", versions, engine=engine, tell=_tell, **wish)
+        if len(found.missing) == len(answers.QUESTIONS):
+            why = "\n  ".join(set(found.missing.values()))
+            raise CalamiError(f"none of the questions can be answered:\n  {why}")
+        page = answers.write_answers(found, dataset, output, started=started, engine=engine)
     typer.echo(str(found))
     _show_problems(dataset)
     typer.echo(f"wrote {page}", err=True)

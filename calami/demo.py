@@ -431,24 +431,25 @@ def run_demo(
         write_atomically(out / "info" / "summary.ecsv", render(raw.summary, "ecsv"))
         tell(f"named them {', '.join(list(names)[:2])}, …")
         engine = replace(engine, cache=references.default_cache(instrument.detector))
-        answers = answer_questions(raw, out / "products", DEMO_VERSIONS, engine=engine, tell=tell)
-        if answers.scan is None:
-            raise CalamiError(answers.missing["b"])
-        tell("comparing with the truth")
-        with progress_bar(total=1, desc="report") as bar:
-            found = _compared(answers, raw, out, started)
-            bar.update()
+        with engine.running() as ready:
+            answers = answer_questions(raw, out / "products", DEMO_VERSIONS, engine=ready, tell=tell)
+            if answers.scan is None:
+                raise CalamiError(answers.missing["b"])
+            tell("comparing with the truth")
+            with progress_bar(total=1, desc="report") as bar:
+                found = _compared(answers, raw, out, started, ready)
+                bar.update()
     return Demo(*found, time.time() - started)
 
 # %% ../nbs/05_demo.ipynb #aab224a5
-def _compared(answers: Answers, raw: Dataset, out: Path, started: float) -> tuple:
+def _compared(answers: Answers, raw: Dataset, out: Path, started: float, engine: Engine) -> tuple:
     # What a Demo has: the pages, the answers, the pairs, and all of these against the truth.
     sets = {name: Dataset(out / "products" / name) for name in ("none", "step")}
     (results, refused), (mitigated, _) = (compare_all(one) for one in sets.values())
     checks = [check for result in results for check in check_truth(result, out / "raw")]
     answer_checks = check_answers(answers, out / "raw")
     sections = _truth_sections(checks, answer_checks, results, mitigated)
-    page = write_answers(answers, raw, out / "report", started=started, sections=sections)
+    page = write_answers(answers, raw, out / "report", started=started, sections=sections, engine=engine)
     write_cm_report(out / "report" / "pairs", sets["none"], results, refused, started)
     return page, answers, results, mitigated, checks, answer_checks
 

@@ -9,7 +9,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ from .kernel import POOR_FIT, Kernel, Verdict, kernel_table, migration_or_nonlin
 from calami.migration.mitigation import (
     Mitigation,
     Version,
+    _facts_of,
+    _kept,
     best_versions,
     magnitudes,
     mitigation_scan,
@@ -621,8 +624,8 @@ def answer_questions(
     """
     wish, engine = options_from((AnswerOptions, engine or Engine()), options)
     versions = tuple(standard_versions() if scan_versions is None else scan_versions)
-    with one_bar(answer_stages(len(data), versions), "answers", engine.progress):
-        return _answered(data, Path(outdir), versions, wish, engine)
+    with one_bar(answer_stages(len(data), versions), "answers", engine.progress), engine.running() as ready:
+        return _answered(data, Path(outdir), versions, wish, ready)
 
 # %% ../../nbs/migration/11_answers.ipynb #c0ffee12
 def _answered(
@@ -650,14 +653,19 @@ def _answered(
         wish.tell("measuring the onset")
         ramps = _plain_ramps(data, outdir, engine) if raw and scan is None else _ramps_of(data, scan)
         with progress_bar(total=1, desc="onset", show=False) as bar:
-            onset = quantify(ramps, thresholds=wish.thresholds, **wish.onset)
+            onset = _onset_of(ramps, outdir, wish)
             bar.update()
         notes += onset.notes
         if not onset.filters:
             raise CalamiError("; ".join(onset.notes) or "no exposure has two groups below saturation")
     except CalamiError as error:
         onset, missing["a"] = None, str(error)
-    verdicts = _verdicts(onset, notes, wish.onset.get("skip_first", 0)) if onset else {}
+    verdicts = {}
+    if onset:
+        made_from = [_origin(ramps), _plain_options(wish)]
+        skip_first = wish.onset.get("skip_first", 0)
+        verdicts, more = _kept(outdir).get("verdicts", made_from, lambda: _verdicts(onset, skip_first))
+        notes += more
     found = (onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
     return Answers(*found, _settings(wish, engine))
 
@@ -698,16 +706,36 @@ def _ramps_of(data: ExposureSet, scan: Mitigation | None) -> ExposureSet | list[
         return data
     raise CalamiError("there are no ramps (uncal or ramp files): rates do not show what happens in a ramp")
 
+# %% ../../nbs/migration/11_answers.ipynb #552603f3
+def _onset_of(ramps: ExposureSet | list[Path], outdir: Path, wish: AnswerOptions) -> Onset:
+    # Fitted, or fitted before; thresholds do not matter for the fit.
+    made_from = [_origin(ramps), _plain_options(wish)]
+    found = _kept(outdir).get("onset", made_from, lambda: quantify(ramps, **wish.onset))
+    return found.with_thresholds(*wish.thresholds)
+
+# %% ../../nbs/migration/11_answers.ipynb #7e3e9764
+def _origin(ramps: ExposureSet | list[Path]) -> list:
+    # What stands for ramps, and for the names that they have in messages.
+    if not isinstance(ramps, ExposureSet):
+        return _facts_of(ramps)
+    files = [path for root in ramps.rootlist for path in ramps.paths(root) if "_ramp" in path.name]
+    return [list(ramps.names), list(ramps.rootlist), *_facts_of(files)]
+
+# %% ../../nbs/migration/11_answers.ipynb #a1a9d69a
+def _plain_options(wish: AnswerOptions) -> list:
+    return sorted([key, repr(value)] for key, value in wish.onset.items())
+
 # %% ../../nbs/migration/11_answers.ipynb #b97ebcae
-def _verdicts(onset: Onset, notes: list[str], skip_first: int) -> dict[str, Verdict]:
-    found = {}
+def _verdicts(onset: Onset, skip_first: int) -> tuple[dict[str, Verdict], list[str]]:
+    # By filter; and why there is none.
+    found, notes = {}, []
     for name in onset.filters:
         own = [s for s in onset.statistics if s.filter == name]
         try:
             found[name] = migration_or_nonlinearity(own, skip_first=skip_first)
         except CalamiError as error:
             notes.append(f"{name}: {error}")
-    return found
+    return found, notes
 
 # %% ../../nbs/migration/11_answers.ipynb #895540c9
 def _plain_ramps(data: ExposureSet, outdir, engine: Engine) -> list[Path]:
@@ -756,6 +784,7 @@ def write_answers(
     started: float | None = None,
     parameters: bool = True,
     sections: Sequence[tuple[str, Sequence]] = (),
+    engine: Engine | None = None,
 ) -> Path:
     """
     Write the report of the three answers.
@@ -776,6 +805,8 @@ def write_answers(
         Also write the best threshold of each filter as a `pars-chargemigrationstep` file.
     sections : sequence of tuple
         More sections, behind the answers: heading and blocks, as `calami.core.page.html_page` takes them.
+    engine : calami.process.engine.Engine, optional
+        Processes to draw figures in; by default they are drawn in this one.
 
     Returns
     -------
@@ -783,7 +814,7 @@ def write_answers(
         The page.
     """
     out = Path(outdir)
-    files, figures = draw_all(_plots(answers))
+    files, figures = draw_all(_plots(answers), engine)
     shown = _shown_tables(answers)
     inputs = [
         {"name": name, **file_record(path, data.facts(root))}
@@ -823,17 +854,19 @@ _MITIGATION = (
 
 # %% ../../nbs/migration/11_answers.ipynb #5603cd04
 def _plots(answers: Answers) -> dict[str, Plot]:
+    # Panels can be pickled, so that any process can draw them.
     found = {}
     for name in answers.onset.filters if answers.onset else ():
-        panels, caption = [lambda ax, n=name: answers.onset.plot(ax, n)], f"{name}. {_ONSET}"
+        own = replace(answers.onset, filters={name: answers.onset.filters[name]}, statistics=())
+        panels, caption = [partial(own.plot, filter=name)], f"{name}. {_ONSET}"
         if name in answers.verdicts:
             panels.append(answers.verdicts[name].plot)
             caption += _RINGS
         found[f"onset_{name.lower()}"] = Plot(panels, caption, 10.0, 4.2, legend=True)
     for name in answers.scan.filters if answers.scan else ():
-        panels = [lambda ax, n=name: plot_bias(answers.scan, n, ax=ax)]
-        panels.append(lambda ax, n=name: plot_reached(answers.scan, n, ax=ax))
-        panels.append(lambda ax, n=name: plot_saturation(answers.levels, n, ax=ax))
+        panels = [partial(plot_bias, answers.scan, name, "shallowest")]
+        panels.append(partial(plot_reached, answers.scan, name, None, "shallowest"))
+        panels.append(partial(plot_saturation, answers.levels, name, "both"))
         found[f"mitigation_{name.lower()}"] = Plot(panels, f"{name}. {_MITIGATION}", 13.0, 4.6, legend=True)
     return found
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/migration/08_mitigation.ipynb #656e26c7
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -12,7 +13,6 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 import calami
 from .. import fringes
+from ..core.kept import Kept, digests_of
 from ..core.page import axes_or_new, legend_outside, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from, split_options
 from ..core.record import file_record
@@ -393,7 +394,8 @@ def _own_kernels(first: Run, folder: Path) -> Path:
     # A folder with a kernel for each filter. Its name goes by their coefficients, so that products of others are not
     # taken for current; folders of earlier measurements go.
     ramps = ExposureSet(ramps_of(first))
-    kernels = measure_kernels(ramps)
+    files = [path for root in ramps.rootlist for path in ramps.paths(root)]
+    kernels = _kept(folder.parent).get("kernels", _facts_of(files), lambda: measure_kernels(ramps))
     name = digest_of({band: [list(one.names), one.values.tolist()] for band, one in kernels.items()})[:12]
     for band, found in kernels.items():
         own = ramps.select(FILTER=band)
@@ -501,47 +503,70 @@ def fit_versions(
         By version and rootname. An exposure whose fringes cannot be fitted is excluded, with a warning of the log.
     """
     engine, options = split_options(options, engine or Engine())
-    jobs = {}
+    found = _fit_each("_fringe_job", runs, Path(outdir), engine, options)
+    return {key: replace(data, name=_name_of(*key)) for key, (_, data) in found.items()}
+
+# %% ../../nbs/migration/08_mitigation.ipynb #c169142d
+def _fit_each(
+    job: str, runs: Mapping[str, Run], outdir: Path, engine: Engine, options: Mapping[str, Any]
+) -> dict[tuple[str, str], tuple[Path, Any]]:
+    # By version and rootname: the file of the fringes, and what a function of this module gives for it.
+    folder, found = outdir / "fringes", {}
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = []
     for name, run in runs.items():
-        folder = Path(outdir) / "fringes"
-        folder.mkdir(parents=True, exist_ok=True)
         for root, product in _products(run, "calints").items():
             target = folder / f"{root}_{Version(name).slug}_ami-oi.fits"
-            jobs[name, root] = (list(map(str, product.paths)), str(target))
-    found = {}
-    with engine.running() as ready:
-        running = {key: ready.executor.submit(_fringe_job, *job, options) for key, job in jobs.items()}
-        for key, future in engine.bar(running.items(), desc="fringes"):
-            try:
-                found[key] = replace(future.result(), name=f"{key[1]}, {key[0]}")
-            except CalamiError as error:
-                log.warning("%s, version %s: %s", key[1], key[0], error)
+            jobs.append(((name, root), list(map(str, product.paths)), str(target), dict(options)))
+    done = engine.each(f"calami.migration.mitigation:{job}", jobs)
+    for (key, _, target, _), result in engine.bar(done, total=len(jobs), desc="fringes"):
+        if isinstance(result, CalamiError):
+            log.warning("%s, version %s: %s", key[1], key[0], result)
+        elif isinstance(result, Exception):
+            raise result
+        else:
+            found[key] = (Path(target), result)
     return found
 
+# %% ../../nbs/migration/08_mitigation.ipynb #749e0459
+def _name_of(version: str, root: str) -> str:
+    return f"{root}, {version}"
+
 # %% ../../nbs/migration/08_mitigation.ipynb #5b915f41
+@functools.cache
 def _code_of_fits() -> str:
     # Fits are made again when the code changes, not only with a new version.
     sources = [Path(str(optics.__file__)), *sorted(Path(str(fringes.__file__)).parent.glob("*.py"))]
     return hashlib.sha256("".join(file_record(source)["sha256"] for source in sources).encode()).hexdigest()[:16]
 
 # %% ../../nbs/migration/08_mitigation.ipynb #4259a2c9
-def _fringe_job(products: list[str], target: str, options: Mapping[str, Any]) -> OIData:
-    # Fringes of an exposure, fitted or fitted before; as read from the file, so that both are the same.
+def _fringe_file(job: tuple) -> None:
+    # Fringes of an exposure, fitted or fitted before.
+    _, products, target, options = job
     facts = input_facts(products)
-    record = {"operation": "fringes", "inputs": facts, "parameters": dict(options)}
-    made = fingerprint_of(facts, dict(options), {"calami": calami.__version__, "fringes": _code_of_fits()})
+    record = {"operation": "fringes", "inputs": facts, "parameters": options}
+    made = fingerprint_of(facts, options, {"calami": calami.__version__, "fringes": _code_of_fits()})
     if not is_current(target, made):
         observables = replace(fit(products, **options), name=Path(target).name.removesuffix("_ami-oi.fits"))
         write_products(observables, Path(target).parent)
         write_sidecar(target, record | {"fingerprint": made})
-    return _read_products(Path(target))
+
+# %% ../../nbs/migration/08_mitigation.ipynb #2696f1fe
+def _fringe_job(job: tuple) -> OIData:
+    # As read from the file, so that what is fitted now and what was fitted before are the same.
+    _fringe_file(job)
+    return _read_products(Path(job[2]))
 
 # %% ../../nbs/migration/08_mitigation.ipynb #97c5bbad
 def _read_products(path: Path) -> OIData:
     # Means and covariances as fitted, and the values of the integrations, which are in a file of their own.
-    whole, many = read_oifits(path), path.with_name(path.name.replace("_ami-oi", "_amimulti-oi"))
+    whole, many = _files_of(path)
     samples = read_oifits(many).samples if many.is_file() else {}
-    return replace(whole, samples=samples)
+    return replace(read_oifits(whole), samples=samples)
+
+# %% ../../nbs/migration/08_mitigation.ipynb #24dedc83
+def _files_of(path: Path) -> tuple[Path, Path]:
+    return path, path.with_name(path.name.replace("_ami-oi", "_amimulti-oi"))
 
 # %% ../../nbs/migration/08_mitigation.ipynb #f3b05103
 RULES = ("shallowest", "matched", "different")
@@ -733,7 +758,7 @@ class Mitigation:
         fit = [e for e in self.entries if e.target.filter == filter and e.rule == rule]
         return sorted((e for e in fit if version in (None, e.version.name)), key=lambda e: e.target.level)
 
-    @cached_property
+    @functools.cached_property
     def table(self) -> QTable:
         """A row for each entry, as in ``cm_mitigation.ecsv``: biases with errors, noise, contrasts."""
         from astropy.table import QTable
@@ -850,11 +875,12 @@ def mitigation_scan(
     raw : Dataset
         `uncal` exposures of single stars, each star at several depths.
     outdir : path-like
-        Folder for all products; a scan into the same folder goes on where the last one ended.
+        Folder for all products; a scan into the same folder goes on where the last one ended, and computes again only
+        what depends on something else than then.
     versions : sequence of Version, optional
         Without mitigation first; `standard_versions` if not given.
     engine : calami.process.engine.Engine, optional
-        References, processes and bar; fringes are fitted in processes of their own, or on its Dask cluster.
+        References, processes and bar.
     **options
         Fields of `ScanOptions` (``rules``, ``separations``, ``n_bootstrap``) and of the engine (``cache``, ``context``,
         ``workers``, ``executor``, ``progress``); others are for `calami.fringes.fitting.fit`.
@@ -871,46 +897,111 @@ def mitigation_scan(
     """
     versions = tuple(standard_versions() if versions is None else versions)
     wish, engine, fit_options = split_options(options, ScanOptions, engine or Engine())
-    runs = process_versions(raw, versions, outdir, engine=engine)
+    with engine.running() as ready:
+        return _scanned(raw, Path(outdir), versions, wish, (ready, fit_options))
+
+# %% ../../nbs/migration/08_mitigation.ipynb #28cd8130
+def _scanned(raw: ExposureSet, out: Path, versions: tuple[Version, ...], wish: ScanOptions, how: tuple[Engine, dict]):
+    # A scan with the processes of an engine that runs.
+    engine, fit_options = how
+    runs = process_versions(raw, versions, out, engine=engine)
     failures = [f"version {v.name} could not be made: see the log" for v in versions if v.name not in runs]
     versions = tuple(v for v in versions if v.name in runs)
-    own = replace(engine, executor=None)
-    fringes = fit_versions(runs, outdir, engine=own, **fit_options)
+    fringes = _fit_each("_fringe_file", runs, out, engine, fit_options)
     failures += [f"{name}, {v}: {why}" for v, run in runs.items() for name, why in run.failures.items()]
     exposures = _exposures(raw, runs[versions[0].name], failures)
-    entries, separations = [], np.asarray(wish.separations, float)
-    for target in exposures:
-        for rule in wish.rules:
-            reference = choose_reference(target, exposures, rule)
-            if reference is None:
-                continue
-            for version in versions:
-                pair = [fringes.get((version.name, x.rootname)) for x in (target, reference)]
-                if None in pair:
-                    failures.append(f"{target.name} by {reference.name}, {version.name}: one of them has no fringes")
-                    continue
-                try:
-                    entries.append(_entry(version, (target, reference), rule, pair, wish))
-                except CalamiError as error:
-                    failures.append(f"{target.name} by {reference.name}, {version.name}: {error}")
+    wanted = [
+        (target, reference, rule, version)
+        for target in exposures
+        for rule in wish.rules
+        if (reference := choose_reference(target, exposures, rule)) is not None
+        for version in versions
+    ]
+    ramps = tuple(ramps_of(runs[versions[0].name]))
+    measured, checks = _measured(wanted, fringes, _check_jobs(ramps, versions, out), (out, wish, engine))
+    entries = []
+    for pair, found in zip(wanted, measured, strict=True):
+        target, reference, rule, version = pair
+        if isinstance(found, str):
+            failures.append(f"{target.name} by {reference.name}, {version.name}: {found}")
+        else:
+            entries.append(Entry(version, target, reference, rule, *found))
     if not entries:
         why = "\n  ".join(failures) or "no star has exposures of two depths in one filter, and none has a second star"
         raise CalamiError(f"nothing can be compared:\n  {why}")
-    ramps = tuple(ramps_of(runs[versions[0].name]))
-    checks = _checks(ramps, versions, Path(outdir) / "kernels")
-    return Mitigation(tuple(entries), separations, versions, tuple(failures), ramps, checks)
+    return Mitigation(tuple(entries), np.asarray(wish.separations, float), versions, tuple(failures), ramps, checks)
+
+# %% ../../nbs/migration/08_mitigation.ipynb #fada77e2
+def _measured(wanted: Sequence[tuple], fringes: Mapping, checks: list[dict], how: tuple[Path, ScanOptions, Engine]):
+    # For each of the pairs what an `Entry` has of it, or why there is nothing; and the checks. Pairs of one version and
+    # filter are measured by one process, which reads each file once.
+    out, wish, engine = how
+    found: list[Any] = ["one of them has no fringes"] * len(wanted)
+    jobs: dict[tuple, dict] = {}
+    for number, (target, reference, _, version) in enumerate(wanted):
+        names = [(version.name, one.rootname) for one in (target, reference)]
+        if all(name in fringes for name in names):
+            new = {"numbers": [], "pairs": [], "wish": wish, "out": str(out)}
+            job = jobs.setdefault((version.name, target.filter), new)
+            pair = [(name, str(fringes[name][0])) for name in names]
+            job["numbers"].append(number)
+            job["pairs"].append((pair, (target.photons, reference.photons)))
+    kept: list[KernelCheck] = []
+    for job, result in engine.each("calami.migration.mitigation:_scan_job", [*checks, *jobs.values()]):
+        if isinstance(result, Exception):
+            raise result
+        if "kernel" in job:
+            kept += result
+        for number, one in zip(job.get("numbers", ()), result, strict=False):
+            found[number] = one
+    return found, tuple(sorted(kept, key=lambda check: check.filter))
+
+# %% ../../nbs/migration/08_mitigation.ipynb #8b26a460
+def _scan_job(job: Mapping[str, Any]) -> list:
+    # In whatever process: the check of a kernel, or what some pairs leave.
+    kept = _kept(job["out"])
+    if "kernel" in job:
+        made_from = [*_facts_of(job["ramps"]), job["filter"], *digests_of([job["kernel"]])]
+        return kept.get("check", made_from, lambda: _check(job))
+    read = functools.cache(lambda name, path: replace(_read_products(Path(path)), name=_name_of(*name)))
+    found, wish = [], job["wish"]
+    for pair, photons in job["pairs"]:
+        root = pair[0][0][1]
+        files = [file for _, path in pair for file in _files_of(Path(path)) if file.is_file()]
+        made_from = [root, photons, digests_of(files), list(wish.separations), wish.n_bootstrap]
+
+        def make(pair=pair, photons=photons, root=root):
+            return _left(root, photons, [read(*one) for one in pair], wish)
+
+        try:
+            found.append(kept.get("entry", made_from, make))
+        except CalamiError as error:
+            found.append(str(error))
+    return found
+
+# %% ../../nbs/migration/08_mitigation.ipynb #4b267bcc
+def _kept(folder: str | os.PathLike) -> Kept:
+    # What was measured with the products of a folder.
+    return Kept(Path(folder) / ".kept")
+
+# %% ../../nbs/migration/08_mitigation.ipynb #7662d54d
+def _facts_of(files: Sequence[str | os.PathLike]) -> list:
+    # What stands for files whose names matter, too: exposures are named after them.
+    return [[Path(file).name for file in files], digests_of(files)]
 
 # %% ../../nbs/migration/08_mitigation.ipynb #f93fa363
-def _checks(ramps: Sequence[Path], versions: Sequence[Version], folder: Path) -> tuple[KernelCheck, ...]:
-    # What the exposures' own kernels leave in their ramps.
+def _check_jobs(ramps: Sequence[Path], versions: Sequence[Version], out: Path) -> list[dict]:
+    # What to do to see what the exposures' own kernels leave in their ramps.
     if not any(v.kernel == OWN_KERNEL for v in versions):
-        return ()
-    data = ExposureSet(list(ramps))
-    found = []
-    for path in sorted(folder.glob("*/*.asdf")):
-        band = str(read_kernel(path)[1]["instrument"]["filter"])
-        found += check_kernels(data.select(FILTER=band), path)
-    return tuple(found)
+        return []
+    common = {"ramps": list(map(str, ramps)), "out": str(out)}
+    kernels = sorted((out / "kernels").glob("*/*.asdf"))
+    filters = [str(read_kernel(path)[1]["instrument"]["filter"]) for path in kernels]
+    return [common | {"kernel": str(k), "filter": f} for k, f in zip(kernels, filters, strict=True)]
+
+# %% ../../nbs/migration/08_mitigation.ipynb #68abd63c
+def _check(job: Mapping[str, Any]) -> list[KernelCheck]:
+    return check_kernels(ExposureSet(list(map(Path, job["ramps"]))).select(FILTER=job["filter"]), job["kernel"])
 
 # %% ../../nbs/migration/08_mitigation.ipynb #1520069b
 def _floor(square: float, draws: np.ndarray) -> float:
@@ -918,8 +1009,9 @@ def _floor(square: float, draws: np.ndarray) -> float:
     return float(np.sqrt(square)) if square > 2 * np.std(draws) else 0.0
 
 # %% ../../nbs/migration/08_mitigation.ipynb #8e0e21c9
-def _entry(version: Version, pair: tuple[ScanExposure, ...], rule: str, data: Sequence[OIData], wish: ScanOptions):
-    seed = [int.from_bytes(pair[0].rootname.encode()[-12:], "big"), 11]  # the same integrations in every version
+def _left(root: str, photons: Sequence[float], data: Sequence[OIData], wish: ScanOptions) -> tuple:
+    # What a pair leaves: bias and noise, and contrast by noise, with the bias, and by photons alone.
+    seed = [int.from_bytes(root.encode()[-12:], "big"), 11]  # the same integrations in every version
     found = fringe_departure(*data, wish.n_bootstrap, seed)
     # What a kernel leaves is measured, as bias: what its error might do is no error beside it.
     both = calibrate(*data, floor=False, allow=_ALLOWED).with_modes(None, None)
@@ -927,8 +1019,8 @@ def _entry(version: Version, pair: tuple[ScanExposure, ...], rule: str, data: Se
     single = replace(both, v2=np.ones(len(both.v2)), cp=np.zeros(len(both.cp)))  # limits, not what this star shows
     floors = (_floor(found.v2, found.v2_draws), _floor(found.cp, found.cp_draws))
     curves = [contrast_curve(single, systematics=s, **at).contrast for s in ((0.0, 0.0), floors)]
-    best = photon_curve(both, 1 / sum(1 / one.photons for one in pair), **at).contrast
-    return Entry(version, *pair, rule, found, *curves, best)
+    best = photon_curve(both, 1 / sum(1 / one for one in photons), **at).contrast
+    return found, *curves, best
 
 # %% ../../nbs/migration/08_mitigation.ipynb #7664c696
 def _root(square: float, draws: np.ndarray) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from ..instrument import migration, niriss
 from . import pairs
 from .pairs import Comparison
 from ..process.audit import flags_table
+from ..process.engine import Engine
 from ..program import signals
 
 # %% auto #0
@@ -231,7 +232,9 @@ class Plot:
     legend: bool = False
 
 # %% ../../nbs/migration/10_report.ipynb #74cc0ade
-def draw_all(plots: Mapping[str, Plot]) -> tuple[dict[str, str | bytes], dict[str, Figure]]:
+def draw_all(
+    plots: Mapping[str, Plot], engine: Engine | None = None
+) -> tuple[dict[str, str | bytes], dict[str, Figure]]:
     """
     Draw the figures of a report.
 
@@ -239,6 +242,8 @@ def draw_all(plots: Mapping[str, Plot]) -> tuple[dict[str, str | bytes], dict[st
     ----------
     plots : mapping of str to Plot
         By name.
+    engine : calami.process.engine.Engine, optional
+        Processes to draw in, for panels that can be pickled; by default all is done in this one.
 
     Returns
     -------
@@ -247,12 +252,18 @@ def draw_all(plots: Mapping[str, Plot]) -> tuple[dict[str, str | bytes], dict[st
     dict of str to Figure
         By name, for the page.
     """
-    files: dict[str, str | bytes] = {
-        f"{name}.{kind}": content
-        for name, plot in plots.items()
-        for kind, content in figure_files(plot.panels, plot.width, plot.height, legend=plot.legend).items()
-    }
+    drawn = {}
+    for (name, _), found in (engine or Engine(workers=1)).each("calami.migration.report:_drawn", plots.items()):
+        if isinstance(found, Exception):
+            raise found
+        drawn[name] = found
+    files: dict[str, str | bytes] = {f"{name}.{kind}": drawn[name][kind] for name in plots for kind in drawn[name]}
     return files, {name: Figure(files[f"{name}.png"], plot.caption) for name, plot in plots.items()}
+
+# %% ../../nbs/migration/10_report.ipynb #e10eb479
+def _drawn(job: tuple[str, Plot]) -> dict[str, bytes]:
+    _, plot = job
+    return figure_files(plot.panels, plot.width, plot.height, legend=plot.legend)
 
 # %% ../../nbs/migration/10_report.ipynb #ac9c7ddb
 def processing_facts(products: Iterable[Path]) -> Facts:

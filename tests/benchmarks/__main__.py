@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,55 @@ def workers(load, dask=False):
     return make
 
 
+def demo_exposures(folder):
+    """Two raw exposures of the demonstration, and an engine with the references of their detector."""
+    from calami.dataset import Dataset
+    from calami.process import references
+    from calami.process.engine import Engine
+    from calami.simulate.exposures import Instrument, simulate_exposure
+    from calami.simulate.plans import ready_plan
+
+    instrument = Instrument.default(1, "flight")
+    for exposure in ready_plan("1516", "demo").exposures[:2]:
+        simulate_exposure(exposure, folder / "raw", instrument)
+    return Dataset(folder / "raw"), Engine(cache=references.default_cache(instrument.detector), progress=False)
+
+
+def versions(folder):
+    """Two exposures in five versions by the stock pipeline, each by itself, against one process for each exposure."""
+    from dataclasses import replace
+
+    from calami.migration.mitigation import process_versions, with_step, without_step
+
+    raw, engine = demo_exposures(folder)
+    wanted, places = [without_step(), *map(with_step, (9000.0, 12000.0, 16000.0, 20000.0))], iter(range(1000))
+
+    def make(stock):
+        for run in process_versions(
+            raw, wanted, folder / f"{next(places)}", engine=replace(engine, stock=stock)
+        ).values():
+            run.raise_failures()
+
+    return lambda: make(True), lambda: make(False), 1.0
+
+
+def threshold(folder):
+    """The three answers, with the report, from the raw exposures on against one other threshold of the step."""
+    from calami.migration.answers import answer_questions, write_answers
+    from calami.migration.mitigation import standard_versions
+
+    raw, engine = demo_exposures(folder)
+    places, levels = iter(range(1000)), iter(range(9000, 25000, 500))
+
+    def answer(place, level):
+        with engine.running() as ready:
+            found = answer_questions(raw, folder / place, standard_versions((float(level), 20000.0)), engine=ready)
+            write_answers(found, raw, folder / place / "report", engine=ready)
+
+    answer("kept", next(levels))
+    return lambda: answer(f"{next(places)}", 9000), lambda: answer("kept", next(levels)), 1.0
+
+
 ROWS = (
     Row("headers", "astropy getheader", 10, headers),
     Row("second look", "astropy getheader", 20, look),
@@ -216,6 +266,8 @@ ROWS = (
     Row("onset", "read and sum", 0.5, onset, rounds=2),
     Row("image of a star", "jwst.ami", 1, images),
     Row("download", "curl", 0.8, download, wall=True),
+    Row("versions", "stock pipeline", 1.5, versions, long=True, rounds=1),
+    Row("a changed threshold", "all from raw", 3, threshold, long=True, rounds=1),
     Row("dask 2, waiting", "one worker", 1.8, workers("wait", True), long=True, wall=True, rounds=2),
     Row("dask 2, computing", "one worker", 1.8, workers("pixels", True), long=True, wall=True, rounds=2),
     Row("processes 2, computing", "one worker", 1.8, workers("pixels"), long=True, wall=True, rounds=2),
@@ -224,7 +276,13 @@ ROWS = (
 
 def clock(row):
     """The clock that counts for a row."""
-    return time.perf_counter if row.wall else time.process_time
+    return time.perf_counter if row.wall else processor
+
+
+def processor():
+    """Seconds of processor of this process and of those that have ended below it."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def timed(row, ways):

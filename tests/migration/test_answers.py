@@ -1,4 +1,5 @@
 import json
+import pickle
 import re
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from calami.cli import app
 from calami.core.problems import CalamiError
-from calami.core.tables import table_cells
+from calami.core.tables import render, table_cells
 from calami.dataset import Dataset
 from calami.instrument import niriss
 from calami.instrument.migration import charge_ramp
@@ -64,8 +65,13 @@ def ramps(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def partial(ramps, tmp_path_factory):
-    return answer_questions(Dataset(ramps), tmp_path_factory.mktemp("out"), progress=False)
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def partial(ramps, out):
+    return answer_questions(Dataset(ramps), out, progress=False)
 
 
 @pytest.fixture
@@ -99,6 +105,32 @@ def test_ramps_alone_answer_the_first_question(partial):
     assert "F480M" in words and "1 % at" in words and "migrates" in words.lower()
     assert partial.sentences("c")[0].startswith("Not answered: there are no raw exposures")
     assert not partial.simulated and partial.truth == {}
+
+
+def test_what_is_known_of_ramps_is_not_measured_again(partial, ramps, out, monkeypatch):
+    def never(*args, **options):
+        raise AssertionError("it is known")
+
+    for name in ("quantify", "_verdicts"):
+        monkeypatch.setattr(answers_module, name, never)
+    again = answer_questions(Dataset(ramps), out, thresholds=(0.015, 0.04), progress=False)
+    same = partial.onset.with_thresholds(0.015, 0.04)
+    assert render(again.onset.table(), "ecsv") == render(same.table(), "ecsv")
+    assert repr(again.verdicts) == repr(partial.verdicts) and again.notes == partial.notes
+    with pytest.raises(AssertionError, match="it is known"):  # another law is another fit
+        answer_questions(Dataset(ramps), out, onset={"law": "linear"}, progress=False)
+
+
+def test_figures_can_be_drawn_by_another_process(partial, scan):
+    from matplotlib.figure import Figure
+
+    plots = answers_module._plots(whole(partial, scan))
+    for name, plot in pickle.loads(pickle.dumps(plots)).items():
+        ax, other = Figure().subplots(1, 2)
+        plot.panels[0](ax)
+        plots[name].panels[0](other)
+        assert ax.get_title(loc="left") == other.get_title(loc="left") and ax.get_xlabel() == other.get_xlabel() != ""
+        assert len(ax.lines) == len(other.lines) > 0
 
 
 def test_rates_answer_nothing_and_say_why(tmp_path):

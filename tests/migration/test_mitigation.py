@@ -1,4 +1,5 @@
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -211,9 +212,14 @@ def test_a_scan_with_the_pipeline_is_done_once(raw, options, tmp_path, caplog):
     assert none.departure.long_v2 < step.departure.long_v2  # the step takes bias away
     assert step.departure.v2_noise > none.departure.v2_noise  # and signal
     assert frames.departure.v2_noise > none.departure.v2_noise
-    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.fits")}
+
+    def times():
+        return {p: p.stat().st_mtime_ns for pattern in ("*.fits", "*.npz") for p in tmp_path.rglob(pattern)}
+
+    before = times()
+    assert sum(p.name.startswith("entry_") for p in before) == 3
     again = mitigation.mitigation_scan(raw, tmp_path, versions[:3], n_bootstrap=50, **options)
-    assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.fits")}
+    assert times() == before
     assert again.table["v2_bias"].tolist() == found.table["v2_bias"].tolist()
     alone = Dataset(raw[raw.names[0]].paths)
     with pytest.raises(CalamiError, match="two depths"):
@@ -252,6 +258,7 @@ def test_without_a_kernel_the_other_versions_are_made(raw, options, plain, monke
         raise CalamiError("no kernel can be measured: no ramps")
 
     monkeypatch.setattr(mitigation, "measure_kernels", none)
+    shutil.rmtree(plain / ".kept")  # where it is from the test before
     versions = (mitigation.without_step(), mitigation.corrected())
     found = mitigation.mitigation_scan(raw, plain, versions, n_bootstrap=50, **options)
     assert [v.name for v in found.versions] == ["none"] and found.checks == ()
@@ -268,12 +275,12 @@ def test_a_fit_is_made_again_when_the_code_of_fits_has_changed(tmp_path, monkeyp
     product, target = tmp_path / f"{rootname(1)}_calints.fits", tmp_path / f"{rootname(1)}_ami-oi.fits"
     arrays = {"SCI": images.astype("float32"), "ERR": error.astype("float32"), "DQ": dq}
     write_exposure(product, arrays, {"CDELT1": 65.6 / 3.6e6, "CDELT2": 65.6 / 3.6e6}, NINTS=3)
-    mitigation._fringe_job([str(product)], str(target), {})
+    mitigation._fringe_job(("none", [str(product)], str(target), {}))
     first = target.stat().st_mtime_ns
-    mitigation._fringe_job([str(product)], str(target), {})
+    mitigation._fringe_job(("none", [str(product)], str(target), {}))
     assert target.stat().st_mtime_ns == first
     monkeypatch.setattr(mitigation, "_code_of_fits", lambda: "another")
-    mitigation._fringe_job([str(product)], str(target), {})
+    mitigation._fringe_job(("none", [str(product)], str(target), {}))
     assert target.stat().st_mtime_ns > first
 
 
