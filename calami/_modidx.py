@@ -2329,6 +2329,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'calami/migration/onset.py'),
                                         'calami.migration.onset._mean_powers': ( 'migration/onset.html#_mean_powers',
                                                                                  'calami/migration/onset.py'),
+                                        'calami.migration.onset._named': ('migration/onset.html#_named', 'calami/migration/onset.py'),
                                         'calami.migration.onset._no_law_fits': ( 'migration/onset.html#_no_law_fits',
                                                                                  'calami/migration/onset.py'),
                                         'calami.migration.onset._of_dataset': ( 'migration/onset.html#_of_dataset',

@@ -392,10 +392,10 @@ def _onset_sentences(answers: Answers) -> list[str]:
 
 # %% ../../nbs/migration/11_answers.ipynb #4e394536
 def _fit_of(result: FilterOnset) -> str:
-    # How well the law describes the rates, and what that means for its crossings.
-    fit = result.fits[result.law]
-    ratio = fit["chi2"] / max(fit["dof"], 1)
-    words = f" Law: {result.law}, χ² {ratio:.2f} for each degree of freedom"
+    # How well the law, or the curve where none fits, describes the rates, and what that means for its crossings.
+    ratio = result.chi2 / max(result.dof, 1)
+    what = "A free falling curve instead of a law" if result.law == "free" else f"Law: {result.law}"
+    words = f" {what}, χ² {ratio:.2f} for each degree of freedom"
     if ratio <= POOR_FIT:
         return words + "."
     return (

@@ -541,7 +541,7 @@ class FilterOnset:
     @property
     def goodness(self) -> str:
         """How well the law fits, and what to doubt, in words."""
-        fit = f"{self.law} {'curve' if self.law == 'free' else 'law'}, χ² {self.chi2:.0f} of {self.dof:.0f}"
+        fit = f"{_named(self.law)}, χ² {self.chi2:.0f} of {self.dof:.0f}"
         return "; ".join([fit, *(f"doubtful: {flag}" for flag in self.flags)])
 
     def departures(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -637,6 +637,10 @@ class FilterOnset:
     def sentence(self) -> str:
         """The result in words, for a report: the goodness of the fit with it, and reasons to doubt it."""
         return _sentence(self)
+
+# %% ../../nbs/migration/02_onset.ipynb #namedlaw
+def _named(law: str) -> str:
+    return f"{law} {'curve' if law == 'free' else 'law'}"
 
 # %% ../../nbs/migration/02_onset.ipynb #42a1d60d
 def _sentence(result: FilterOnset) -> str:
@@ -1157,6 +1161,8 @@ class Onset:
             for law, fit in result.fits.items():
                 numbers = [fit["chi2"], fit["dof"], fit["bic"], fit["bic"] - best, *(fit.get(k, np.nan) for k in keys)]
                 rows.append([name, law, *numbers, law == result.law])
+            if result.law not in result.fits:  # a free curve; its parameters cannot be counted as those of a law
+                rows.append([name, result.law, result.chi2, result.dof, *[np.nan] * (2 + len(keys)), True])
         names = ["filter", "law", "chi2", "dof", "bic", "delta_bic", *keys, "used"]
         table = QTable(rows=rows or None, names=names, dtype=[str, str, *[float] * 10, bool])
         for key in keys:
@@ -1414,7 +1420,7 @@ def _plot(result: FilterOnset, thresholds: Sequence[float], ax):
     grid, best, many = result.departures()
     low, high = np.quantile(many["instantaneous"], [0.025, 0.975], axis=0)
     ax.fill_between(grid, 100 * (1 + low), 100 * (1 + high), color="C0", alpha=0.25, lw=0, zorder=2)
-    ax.plot(grid, 100 * (1 + best["instantaneous"]), color="C0", label=f"{result.law} law, 95 %", zorder=3)
+    ax.plot(grid, 100 * (1 + best["instantaneous"]), color="C0", label=f"{_named(result.law)}, 95 %", zorder=3)
     free_signal, free_ratio = result.isotonic()
     ax.plot(free_signal, 100 * free_ratio, drawstyle="steps-mid", color="C2", lw=0.9, label="isotonic", zorder=3)
     for crossing in result.crossings(thresholds, ["instantaneous"]):

@@ -240,11 +240,22 @@ def test_what_correction_buys_is_said(partial, scan):
 
 def test_a_law_that_does_not_fit_says_so(partial, scan):
     (name, result), *_ = partial.onset.filters.items()
-    fit = result.fits[result.law]
-    assert f"{fit['chi2'] / fit['dof']:.2f} for each degree of freedom." in partial.sentences("a")[0]
-    poor = replace(result, fits=result.fits | {result.law: fit | {"chi2": 6.4 * fit["dof"]}})
+    assert f"{result.chi2 / result.dof:.2f} for each degree of freedom." in partial.sentences("a")[0]
+    poor = replace(result, chi2=6.4 * result.dof)
     told = replace(partial, onset=replace(partial.onset, filters={name: poor}))
     assert "6.40 for each degree of freedom: it does not describe the rates" in told.sentences("a")[0]
+
+
+def test_a_free_curve_is_no_law_and_has_answers_and_a_report(ramps, partial, scan, tmp_path):
+    dataset = Dataset(ramps)
+    free = answer_questions(dataset, tmp_path, onset={"law": "free"}, progress=False)
+    (result,) = free.onset.filters.values()
+    words = f"A free falling curve instead of a law, χ² {result.chi2 / result.dof:.2f} for each degree"
+    assert words in free.sentences("a")[0] and words in repr(free)
+    table = free.onset.fits()
+    assert list(table["law"][table["used"]]) == ["free"] and np.isnan(table["bic"][table["used"]][0])
+    page = write_answers(whole(free, scan), dataset, tmp_path / "report").read_text()
+    assert "instead of a law" in page and ">nan<" not in page
 
 
 def test_versions_that_may_as_well_be_the_best_are_named(partial, scan):
