@@ -340,6 +340,13 @@ class _Fetcher:
     client: _Client
     progress: Callable[[int], None] = lambda count: None
     stop: threading.Event = field(default_factory=threading.Event)
+    most: int | None = None  # bytes that all its files together may take
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def room(self, name: str) -> int | None:
+        # Bytes that a file may have.
+        others = sum(size for other, size in list(self.sizes.items()) if other != name)
+        return None if self.most is None else max(self.most - others, 0)
 
     def fetch(self, job: _Job) -> dict:
         # Fetch one file; what came of it as a row of the report.
@@ -358,6 +365,7 @@ class _Fetcher:
                 self.stop.set()
         except OSError as error:
             row |= {"status": "failed", "reason": f"cannot be written ({error.strerror or error})"}
+        self.sizes[product.name] = 0 if row["status"] == "failed" else row["size"]
         return row | {"seconds": time.monotonic() - began}
 
     def _make(self, job: _Job, final: Path) -> dict:
@@ -411,13 +419,15 @@ class _Fetcher:
         if part.length and part.length == job.product.size:
             return 0
         with self.client.get(job.url, headers) as answer:
-            total = _promise(job, part, answer, self.client.token)
+            total, room = _promise(job, part, answer, self.client.token), self.room(job.product.name)
+            _refuse_beyond(room, total)
             if part.length and answer.status_code == 200:  # the whole file: it has changed, or there is no resuming
                 self._start_over(part)
             _remember_version(part, answer)
             before = part.length
-            for count in _receive(part, answer, total, self.client.patience):
+            for count in _receive(part, answer, (total, room), self.client.patience):
                 self.progress(count)
+                self.sizes[job.product.name] = part.length
                 if self.stop.is_set():
                     raise _Trouble("given up: stopped", 1)
             return part.length - before
@@ -473,15 +483,16 @@ def _remember_version(part: _Part, answer: Any) -> None:
     part.validator = mark if mark and not mark.startswith("W/") else answer.headers.get("Last-Modified", "")
 
 # %% ../../nbs/archive/03_download.ipynb #62ec0b70
-def _receive(part: _Part, answer: Any, total: int, patience: Patience) -> Iterator[int]:
-    # Append what comes in, and give the length of each block.
+def _receive(part: _Part, answer: Any, sizes: tuple[int, int | None], patience: Patience) -> Iterator[int]:
+    # Append what comes in, and give the length of each block. `sizes`: what was promised, and what there is room for.
     from urllib3.exceptions import HTTPError
 
-    watch, mark = time.monotonic(), part.length
+    watch, mark, (total, room) = time.monotonic(), part.length, sizes
     try:
         while block := answer.raw.read1(_BLOCK, decode_content=False):
             if 0 <= total < part.length + len(block):
                 raise _Trouble(f"the archive sent more than the {total:,} bytes it should", 2, restart=True)
+            _refuse_beyond(room, part.length + len(block), "at least ")
             part.append(block)
             yield len(block)
             now = time.monotonic()
@@ -493,6 +504,12 @@ def _receive(part: _Part, answer: Any, total: int, patience: Patience) -> Iterat
         raise _Trouble(f"the connection broke after {part.length:,} bytes ({_cause(error)})") from None
     if part.length < total:
         raise _Trouble(f"the connection ended after {part.length:,} of {total:,} bytes")
+
+# %% ../../nbs/archive/03_download.ipynb #62ec0b71
+def _refuse_beyond(room: int | None, size: int, about: str = "") -> None:
+    # What cannot be kept is not received, and what there is of it is given up.
+    if room is not None and size > room:
+        raise _Trouble(f"has {about}{size:,} bytes, and there is room for {room:,}", 1, restart=True)
 
 # %% ../../nbs/archive/03_download.ipynb #8da9ecbe
 def _move_aside(final: Path) -> Path | None:
@@ -693,6 +710,7 @@ def download(
     workers: int = 4,
     source: str = "mast",
     patience: Patience = PATIENCE,
+    most: int | None = None,
 ):
     """
     Fetch files. Each is whole under its name in the end, or not there.
@@ -712,6 +730,9 @@ def download(
         ``mast``, or ``s3`` for the public copy where it has the file.
     patience : Patience
         How long to wait, how often to try.
+    most : int, optional
+        Bytes that the files together may take. One that has more (the archive does not list the size of each) is
+        not received any further, and what there is of it is deleted; the next ones are fetched.
 
     Returns
     -------
@@ -737,7 +758,7 @@ def download(
     _made(folder)
     _check_space(folder, [p for p in unique if states[p.name] != "there"])
     client = _Client(token, _server(), patience)
-    rows = _run(_Fetcher(folder, client), _jobs(unique, source, client), max(int(workers), 1))
+    rows = _run(_Fetcher(folder, client, most=most), _jobs(unique, source, client), max(int(workers), 1))
     return _finish(folder, rows)
 
 # %% ../../nbs/archive/03_download.ipynb #d17954a0

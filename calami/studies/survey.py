@@ -363,10 +363,12 @@ def _fetched(job: Mapping[str, Any], scratch: Path) -> list[str]:
 
     try:
         with conf.set_temp("server", job["server"]):
-            download(job["products"], scratch, source=job["archive"], patience=job["patience"], workers=1)
+            how = {"source": job["archive"], "patience": job["patience"], "most": job["need"]}
+            download(job["products"], scratch, workers=1, **how)
     except DownloadProblem as problem:
         wrong = problem.report[problem.report["status"] == "failed"]
-        raise _Passing("; ".join(f"{row['file']}: {row['reason']}" for row in wrong)) from None
+        words = "; ".join(f"{row['file']}: {row['reason']}" for row in wrong)
+        raise _Passing(words + ("; give more (--budget)" if "room for" in words else "")) from None
     except CalamiError as problem:
         raise _Passing(str(problem)) from None
     return [str(scratch / product.name) for product in job["products"]]

@@ -672,3 +672,18 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
 def test_no_observation_is_not_all_of_them():
     with pytest.raises(CalamiError, match="no observation number was given"):
         archive_mast.search(1516, observations=[])
+
+
+@pytest.mark.parametrize("promise", ["", "no-length", "slowly:0"])
+def test_of_a_file_beyond_the_room_nothing_stays_and_the_others_are_fetched(tmp_path, promise):
+    with StandIn(small_program(observations=(1, 2, 3), types=("uncal",)), chunk=1000) as mast:
+        names = sorted(mast.files)
+        small = len(mast.files[names[0]])
+        mast.files[names[1]] += b"\0" * 100_000
+        mast.faults[names[1]] = [promise]
+        products = [listed(name, mast)._replace(size=-1) for name in names]
+        with pytest.raises(download.DownloadProblem, match="there is room for") as problem:
+            download.download(products, tmp_path, patience=QUICK, workers=1, most=2 * small + 2880)
+    report = problem.value.report
+    assert list(report["status"]) == ["fetched", "failed", "fetched"] and report["received"][1] <= small + 2880
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([names[0], names[2], download.MANIFEST])

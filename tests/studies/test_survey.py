@@ -95,6 +95,24 @@ def test_nothing_is_lost_and_nothing_twice_whatever_the_archive_does(pixels, no_
     assert len(lines) == 10
 
 
+@pytest.mark.parametrize("promise", ["", "no-length"])  # how long it is, or nothing
+def test_a_file_of_unlisted_size_is_not_received_beyond_the_budget(pixels, no_page, tmp_path, promise):
+    content = archive(pixels, 3)
+    size = len(pixels["cal"])
+    content[0][1]["cal"] = pixels["cal"] + b"\0" * 20_000_000
+    with StandIn(content) as home:
+        for product in home.products[:2]:  # of the second, too, which fits
+            product["size"] = None
+        home.faults[name(1)] = [promise]
+        with Disc(tmp_path / "out" / ".scratch") as disc:
+            found = run_survey(1516, tmp_path / "out", budget=3 * size, patience=PATIENCE, workers=1, progress=False)
+    assert 0 < disc.most <= 3 * size
+    (wrong,) = problems(found).items()
+    assert wrong[0] == rootname(1, 2) and "there is room for" in wrong[1] and "--budget" in wrong[1]
+    assert len(found.table) == 3 and fetched(home) == {name(number): 1 for number in (1, 2, 3)}
+    assert not (tmp_path / "out" / ".scratch").exists()
+
+
 def test_what_may_be_better_next_time_is_tried_again_and_the_rest_is_not(pixels, no_page, tmp_path):
     with StandIn(archive(pixels, 3)) as home:
         home.faults[name(2)] = ["503"] * 3
