@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -151,36 +150,39 @@ def _fit_ramps(folder, stock: Callable, size: int, ramps, save_opt: bool, *more)
     if ramps.data.nbytes <= size or save_opt:
         return stock(ramps, save_opt, *more)
     noise, gain, weighting = more
-    count, image, cubes = ramps.data.shape[0], {}, {}
-    parts = _rows(ramps.data, size)
-    for rows in parts:
-        part = slice_ramp_data(ramps, rows.start, rows.stop - rows.start)
-        one, several, _ = stock(part, False, noise[rows].copy(), gain[rows].copy(), weighting)
-        if one is None or several is None:
-            return None, None, None
-        for key, values in one.items():
-            image.setdefault(key, np.empty(ramps.data.shape[2:], values.dtype))[rows] = values
-        for key, values in several.items():
-            if key not in cubes:
-                cubes[key] = _in_file(folder, values.dtype, (count, *ramps.data.shape[2:]))
-            cubes[key][:, rows] = values
-            _forget(cubes[key])
-    log.info("ramps were fitted in %d bands of rows", len(parts))
-    return image, {key: np.asarray(cube) for key, cube in cubes.items()}, None
+    shape, image, cubes, parts = ramps.data.shape, {}, {}, _rows(ramps.data, size)
+    with contextlib.ExitStack() as stack:
+        for rows in parts:
+            part = slice_ramp_data(ramps, rows.start, rows.stop - rows.start)
+            one, several, _ = stock(part, False, noise[rows].copy(), gain[rows].copy(), weighting)
+            if one is None or several is None:
+                return None, None, None
+            for key, values in one.items():
+                image.setdefault(key, np.empty(shape[2:], values.dtype))[rows] = values
+            for key, values in several.items():
+                if key not in cubes:
+                    file = stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0))
+                    cubes[key] = _CubeFile(file, values.dtype, (shape[0], *shape[2:]))
+                cubes[key].write(rows.start, values)
+        log.info("ramps were fitted in %d bands of rows", len(parts))
+        return image, {key: cube.array() for key, cube in cubes.items()}, None
 
 # %% ../../nbs/process/14_long.ipynb #1e92f1ad
-def _in_file(folder: str | os.PathLike, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
-    # An array in a file that ends with it. Its room is taken at once: a full disc is an error now, and no crash later.
-    with tempfile.TemporaryFile(dir=folder) as file:
+class _CubeFile:
+    # A cube in a file, in the memory only where it is looked at. Its room on the disc is taken at once: too little is
+    # an error now, and no crash later.
+    def __init__(self, file: Any, dtype: np.dtype, shape: tuple[int, ...]):
+        self.file, self.dtype, self.shape = file, dtype, shape
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * dtype.itemsize)
-        return np.memmap(file, dtype, "w+", shape=shape)
 
-# %% ../../nbs/process/14_long.ipynb #7f0fa0d6
-def _forget(array: np.memmap) -> None:
-    # What was written goes to the file, and out of the memory.
-    if hasattr(mmap, "MADV_DONTNEED"):
-        array._mmap.madvise(mmap.MADV_DONTNEED)
+    def write(self, row: int, values: np.ndarray) -> None:
+        for number, image in enumerate(values):
+            place = (number * self.shape[1] + row) * self.shape[2] * self.dtype.itemsize
+            os.pwrite(self.file.fileno(), np.ascontiguousarray(image), place)
+
+    def array(self) -> np.ndarray:
+        return np.asarray(np.memmap(self.file, self.dtype, "r+", shape=self.shape))
 
 # %% ../../nbs/process/14_long.ipynb #fe0aa735
 def _divide_by_flat(stock: Callable, size: int, science, flat, inverse: bool = False) -> None:
