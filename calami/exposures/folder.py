@@ -180,8 +180,8 @@ class Products:
 
     def add(self, file: Found, product: str, segment: int, facts: Facts) -> Found | None:
         """Take a file in; if one of that type and segment is there already, return that one instead."""
-        order = sorted({segment, *(s for p, s in self._segments if p == product)})
         here = self.files.setdefault(product, [])
+        order = sorted({segment, *(s for p, s in self._segments if p == product)}) if here else [segment]
         if (product, segment) in self._segments:
             return here[order.index(segment)]
         self._segments[product, segment] = facts
@@ -195,9 +195,11 @@ class Products:
 
     def settle(self, report: Callable[[str, str], None]) -> None:
         """Choose the facts of the exposure once all its files are known; report what does not fit together."""
-        if list(self._segments.keys()) == [(self.types[0], 0)]:
-            (self.values,) = (facts.values for facts in self._segments.values())
-            return
+        if len(self._segments) == 1:  # one file, of no segment
+            (((_, segment), facts),) = self._segments.items()
+            if not segment:
+                self.values = facts.values
+                return
         for product, files in self.files.items():
             if (product, 0) in self._segments and len(files) > 1:
                 reason = "is whole and in segments here; the whole file is used, remove one or the other"
@@ -395,7 +397,10 @@ class _Finder(_Names):
             named = [(file, name) for file, name in named if name.product in self.wanted]
         # A file under its own name goes before a renamed copy of it, and the original before what was corrected.
         found = list(zip(named, self._facts_of(named), strict=True))
-        found.sort(key=lambda one: (one[0][0].path in self._renamed, _is_corrected(one[1].values) != self.corrected))
+        if self._renamed or len({_is_corrected(facts.values) for _, facts in found}) > 1:
+            found.sort(
+                key=lambda one: (one[0][0].path in self._renamed, _is_corrected(one[1].values) != self.corrected)
+            )
         exposures: dict[str, Products] = {}
         for (file, name), facts in found:
             if facts.problem:
@@ -1173,12 +1178,16 @@ class StderrOfTheMoment(logging.StreamHandler):
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
     # Making thousands of small records sets off the garbage collector again and again, and each time it walks through
-    # everything astropy has loaded: half of the time a first look takes. Nothing made here is garbage.
+    # everything astropy has loaded: half of the time a first look takes. Nothing made here is garbage; it passes for
+    # old at the end, so that the next collection does not begin with it.
     active = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
         if active:
             gc.enable()
 

@@ -159,7 +159,8 @@ class ExposureName:
     @property
     def rootname(self) -> str:
         """Name of the exposure: no segment, no product, no extension."""
-        return f"jw{self.visit_id}_{self._activity}_{self.exposure}_{self.detector}"
+        visit, activity = self.program + self.observation + self.visit, self.visit_group + self.sequence + self.activity
+        return f"jw{visit}_{activity}_{self.exposure}_{self.detector}"
 
     @property
     def _activity(self) -> str:

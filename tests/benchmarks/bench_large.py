@@ -1,12 +1,17 @@
-"""How long a fit of a long exposure takes, and how much memory.
+"""How long a fit of a long exposure takes, and how much memory; and what the pipeline needs for it.
 
-Run it as ``python tests/benchmarks/bench_large.py [1000 3000 7000] [--folder DIR]``.
+    python tests/benchmarks/bench_large.py [1000 3000 7000] [--folder DIR]   # fits
+    python tests/benchmarks/bench_large.py 7000 --pipe [--correct] [--stock]  # from raw ramps of 4 groups to calints
 
 For each number of integrations a file as calwebb_detector1 and calwebb_image2 make it (80 by 80 pixels; SCI, ERR and
 the variances as 32-bit floats, DQ with static bad pixels and 5e-4 of the samples hit) is written into a temporary
 folder, and fitted in a process that does nothing else. Printed are seconds of `fit` by the clock and of the processor,
 without imports, and the largest memory of the process, imports and arrays together. It prints and does not judge;
 wanted are at most 30 s and 1000 MB for 7,000 integrations, and seconds that grow as the number.
+
+With ``--pipe`` the file is raw (4 groups, a star with noise, a hit in each 20,000 samples), and goes through detector1
+and image2; with ``--stock`` as jwst does it, at once. With ``--correct`` its charge migration is corrected first, from
+file to file, in a process of its own. Wanted are at most 2000 MB for 7,000 integrations in each process.
 """
 
 import argparse
@@ -67,12 +72,93 @@ def write_long(path: Path, nints: int, seed: int = 1, compressed: bool = False) 
     return path
 
 
+PEAK = """
+import sys, time
+from pathlib import Path
+start, busy = time.perf_counter(), time.process_time()
+{work}
+seconds, busy = time.perf_counter() - start, time.process_time() - busy
+lines = open("/proc/self/status").read().splitlines()
+peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+print(seconds, busy, peak * 1024 / 1e6)
+"""
+PIPE = """
+from calami.process.engine import Engine
+from calami.process.pipeline import pipe_data
+from calami.process.references import default_cache
+from calami.studies.survey import _Here
+engine = Engine(default_cache(), executor=_Here(), progress=False, stock=sys.argv[3] == "True")
+pipe_data([sys.argv[1]], ["detector1", "image2"], None, sys.argv[2], engine=engine).raise_failures()
+"""
+CORRECT = """
+from calami.migration.correction import Correct
+from calami.process.prep import prep_data
+prep_data(sys.argv[1], [Correct("flight")], sys.argv[2])
+"""
+
+
+def write_raw(folder: Path, nints: int, ngroups: int = 4, seed: int = 1) -> Path:
+    """Write raw ramps: those of a few integrations of a simulated star, each with noise of its own, and hits."""
+    from dataclasses import replace
+
+    from astropy.io import fits
+
+    from calami.simulate.exposures import Instrument, simulate_exposure
+    from calami.simulate.level1b import write_level1b
+    from calami.simulate.plans import ready_plan
+
+    plan = replace(ready_plan("1516", "demo").exposures[0], ngroups=ngroups, nints=20)
+    (first,) = simulate_exposure(plan, folder / "few", Instrument.default(1, "flight"), seed=1)
+    few, rng = fits.getdata(first, "SCI"), np.random.default_rng(seed)
+    ramps = np.empty((nints, *few.shape[1:]), np.uint16)
+    for k in range(0, nints, 500):
+        part = ramps[k : k + 500]
+        part[:] = few[rng.integers(0, len(few), len(part))] + rng.integers(0, 30, part.shape, dtype=np.uint16)
+    for place in rng.integers(0, ramps.size, ramps.size // 20_000):
+        integration, group, row, column = np.unravel_index(place, ramps.shape)
+        ramps[integration, group:, row, column] += 2000
+    (path,) = write_level1b(ramps, replace(plan, nints=nints), folder)
+    return path
+
+
+def peak_of(work: str, *words) -> tuple[float, float, float]:
+    """Seconds of the clock and of the processor, and MB at most, of work in a process of its own."""
+    said = subprocess.run(
+        [sys.executable, "-c", PEAK.format(work=work), *map(str, words)], check=True, capture_output=True
+    )
+    return tuple(map(float, said.stdout.split()[-3:]))
+
+
+def pipe(folder: Path, nints: int, correct: bool = False, stock: bool = False) -> None:
+    """Print a line for each process."""
+    path = write_raw(folder, nints)
+    if correct:
+        took = peak_of(CORRECT, path, folder / "corrected")
+        print(
+            "{:6d} integrations corrected: {:.1f} s, {:.1f} s of the processor, at most {:.0f} MB".format(nints, *took)
+        )
+        (path,) = (folder / "corrected").glob("*_uncal.fits")
+    took = peak_of(PIPE, path, folder / "out", stock)
+    print(
+        "{:6d} integrations piped: {:.1f} s, {:.1f} s of the processor, at most {:.0f} MB".format(nints, *took),
+        flush=True,
+    )
+
+
 def main() -> None:
     """Print one line for each number of integrations."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("nints", nargs="*", type=int, default=[1000, 3000, 7000])
     parser.add_argument("--folder", help="where to write the files (some GB); a temporary one by default")
+    parser.add_argument("--pipe", action="store_true", help="from raw ramps to calints, instead of fits")
+    parser.add_argument("--correct", action="store_true", help="charge migration first")
+    parser.add_argument("--stock", action="store_true", help="all at once, as jwst does it")
     options = parser.parse_args()
+    if options.pipe:
+        for nints in options.nints:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+                pipe(Path(folder), nints, options.correct, options.stock)
+        return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         small = write_long(Path(folder) / "jw01093012001_03102_00001_nis_calints.fits", 5)
         for number, nints in enumerate(options.nints, 2):
