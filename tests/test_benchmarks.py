@@ -22,3 +22,17 @@ def test_the_page_has_the_last_figures():
     )
     known = json.loads((REPO / "tests" / "benchmarks" / "last.json").read_text(encoding="utf-8"))
     assert len(said.splitlines()) > len(known) and all(name in said for name in known)
+
+
+def test_simulated_workers_wait_for_their_jobs_and_for_the_one_client():
+    sys.path.insert(0, str(REPO / "tests" / "benchmarks"))
+    try:
+        from bench_dask import Overheads, simulate
+    finally:
+        sys.path.pop(0)
+    nothing = Overheads(0.0, 0.0, 0.0)
+    assert simulate(1, [2.0] * 10, nothing) == 20 and simulate(5, [2.0] * 10, nothing) == 4
+    assert simulate(2, [3.0, 1.0, 1.0, 1.0], nothing) == 3
+    slow = Overheads(client=0.5, sending=0.0, start=7.0)
+    assert simulate(1, [2.0] * 10, slow) == 7 + 0.5 + 20  # what waits at the worker is sent while it works
+    assert simulate(100, [2.0] * 10, slow) == 7 + 10 * 0.5 + 2  # no faster than the client sends

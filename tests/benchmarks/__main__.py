@@ -264,7 +264,7 @@ def memory(folder):
 
     def most(stock):
         shutil.rmtree(folder / "out", ignore_errors=True)
-        return bench_large.peak_of(bench_large.PIPE, path, folder / "out", stock)[2]
+        return bench_large.peak_of(bench_large.PIPE, path, folder / "out", stock, False)[2]
 
     return lambda: most(True), lambda: most(False), 1.0
 

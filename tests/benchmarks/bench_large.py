@@ -10,8 +10,9 @@ without imports, and the largest memory of the process, imports and arrays toget
 wanted are at most 30 s and 1000 MB for 7,000 integrations, and seconds that grow as the number.
 
 With ``--pipe`` the file is raw (4 groups, a star with noise, a hit in each 20,000 samples), and goes through detector1
-and image2; with ``--stock`` as jwst does it, at once. With ``--correct`` its charge migration is corrected first, from
-file to file, in a process of its own. Wanted are at most 2000 MB for 7,000 integrations in each process.
+and image2; with ``--stock`` as jwst does it, at once. With ``--correct`` its charge migration is then corrected, and
+its fringes are fitted, each from file to file in a process of its own. Wanted are at most 2000 MB for 7,000
+integrations in each.
 """
 
 import argparse
@@ -88,12 +89,17 @@ from calami.process.pipeline import pipe_data
 from calami.process.references import default_cache
 from calami.studies.survey import _Here
 engine = Engine(default_cache(), executor=_Here(), progress=False, stock=sys.argv[3] == "True")
-pipe_data([sys.argv[1]], ["detector1", "image2"], None, sys.argv[2], engine=engine).raise_failures()
+asked = {"charge_migration.skip": True} if sys.argv[4] == "True" else None
+pipe_data([sys.argv[1]], ["detector1", "image2"], asked, sys.argv[2], engine=engine).raise_failures()
 """
 CORRECT = """
 from calami.migration.correction import Correct
 from calami.process.prep import prep_data
 prep_data(sys.argv[1], [Correct("flight")], sys.argv[2])
+"""
+FIT = """
+from calami.fringes import fit
+fit(sys.argv[1])
 """
 
 
@@ -131,18 +137,17 @@ def peak_of(work: str, *words) -> tuple[float, float, float]:
 
 def pipe(folder: Path, nints: int, correct: bool = False, stock: bool = False) -> None:
     """Print a line for each process."""
-    path = write_raw(folder, nints)
+
+    def shown(what, work, *words):
+        seconds, busy, most = peak_of(work, *words)
+        print(f"{nints:6d} integrations {what}: {seconds:.1f} s, {busy:.1f} s of the processor, at most {most:.0f} MB")
+
+    shown("piped", PIPE, write_raw(folder, nints), folder / "out", stock, correct)
     if correct:
-        took = peak_of(CORRECT, path, folder / "corrected")
-        print(
-            "{:6d} integrations corrected: {:.1f} s, {:.1f} s of the processor, at most {:.0f} MB".format(nints, *took)
-        )
-        (path,) = (folder / "corrected").glob("*_uncal.fits")
-    took = peak_of(PIPE, path, folder / "out", stock)
-    print(
-        "{:6d} integrations piped: {:.1f} s, {:.1f} s of the processor, at most {:.0f} MB".format(nints, *took),
-        flush=True,
-    )
+        (made,) = (folder / "out").glob("*_calints.fits")
+        shown("corrected", CORRECT, made, folder / "corrected")
+        (made,) = (folder / "corrected").glob("*_calints.fits")
+        shown("fitted", FIT, made)
 
 
 def main() -> None:
@@ -151,7 +156,7 @@ def main() -> None:
     parser.add_argument("nints", nargs="*", type=int, default=[1000, 3000, 7000])
     parser.add_argument("--folder", help="where to write the files (some GB); a temporary one by default")
     parser.add_argument("--pipe", action="store_true", help="from raw ramps to calints, instead of fits")
-    parser.add_argument("--correct", action="store_true", help="charge migration first")
+    parser.add_argument("--correct", action="store_true", help="and correct charge migration, and fit fringes")
     parser.add_argument("--stock", action="store_true", help="all at once, as jwst does it")
     options = parser.parse_args()
     if options.pipe:
