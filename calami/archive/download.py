@@ -332,57 +332,29 @@ class _Job(NamedTuple):
     url: str
     source: str
 
-# %% ../../nbs/archive/03_download.ipynb #467f36e4
+# %% ../../nbs/archive/03_download.ipynb #467f36e6
 @dataclass
-class _Fetcher:
-    # Fetches files into a folder.
+class _Room:
+    # Bytes that files may take together, if there is a limit. What would be beyond it is not received, and what there
+    # is of it is given up.
+    most: int | None = None
+    taken: dict[str, int] = field(default_factory=dict)
+
+    def take(self, name: str, size: int, about: str = "") -> None:
+        left = self.most and max(self.most - sum(n for other, n in list(self.taken.items()) if other != name), 0)
+        if left is not None and size > left:
+            raise _Trouble(f"has {about}{size:,} bytes, and there is room for {left:,}", 1, restart=True)
+        self.taken[name] = max(size, 0)
+
+# %% ../../nbs/archive/03_download.ipynb #467f36e5
+@dataclass
+class _Pulling:
+    # Files on their way into a folder.
     folder: Path
     client: _Client
     progress: Callable[[int], None] = lambda count: None
     stop: threading.Event = field(default_factory=threading.Event)
-    most: int | None = None  # bytes that all its files together may take
-    sizes: dict[str, int] = field(default_factory=dict)
-
-    def room(self, name: str) -> int | None:
-        # Bytes that a file may have.
-        others = sum(size for other, size in list(self.sizes.items()) if other != name)
-        return None if self.most is None else max(self.most - others, 0)
-
-    def fetch(self, job: _Job) -> dict:
-        # Fetch one file; what came of it as a row of the report.
-        product, final, began = job.product, self.folder / job.product.name, time.monotonic()
-        row = {"file": product.name, "status": "there", "size": product.size, "sha256": "", "reason": ""}
-        row |= {"source": job.source, "received": 0}
-        try:
-            if _is_whole(final, product.size):
-                self.progress(max(product.size, 0))
-                row["size"] = final.stat().st_size
-            else:
-                row |= self._make(job, final)
-        except _Trouble as trouble:
-            row |= {"status": "failed", "reason": str(trouble)}
-            if trouble.final:
-                self.stop.set()
-        except OSError as error:
-            row |= {"status": "failed", "reason": f"cannot be written ({error.strerror or error})"}
-        self.sizes[product.name] = 0 if row["status"] == "failed" else row["size"]
-        return row | {"seconds": time.monotonic() - began}
-
-    def _make(self, job: _Job, final: Path) -> dict:
-        part, keep = _Part(final, self.stop), True
-        try:
-            if _is_whole(final, job.product.size):  # made by another process while we waited
-                keep = False
-                return {"size": final.stat().st_size}
-            self.progress(part.length)
-            received = self._pull_whole(job, part)
-            aside = _move_aside(final)
-            part.path.replace(final)
-            keep = False
-            done = {"status": "fetched", "size": part.length, "sha256": part.digest.hexdigest(), "received": received}
-            return done | ({"reason": f"what was there before is now {aside.name}"} if aside else {})
-        finally:
-            part.close(keep)
+    room: _Room = field(default_factory=lambda: _Room())
 
     def _pull_whole(self, job: _Job, part: _Part) -> int:
         # Attempts until the file is whole. One that brought something does not count.
@@ -419,18 +391,56 @@ class _Fetcher:
         if part.length and part.length == job.product.size:
             return 0
         with self.client.get(job.url, headers) as answer:
-            total, room = _promise(job, part, answer, self.client.token), self.room(job.product.name)
-            _refuse_beyond(room, total)
+            total = _promise(job, part, answer, self.client.token)
+            self.room.take(job.product.name, total)
             if part.length and answer.status_code == 200:  # the whole file: it has changed, or there is no resuming
                 self._start_over(part)
             _remember_version(part, answer)
             before = part.length
-            for count in _receive(part, answer, (total, room), self.client.patience):
+            for count in _receive(part, answer, (total, self.room), self.client.patience):
                 self.progress(count)
-                self.sizes[job.product.name] = part.length
                 if self.stop.is_set():
                     raise _Trouble("given up: stopped", 1)
             return part.length - before
+
+# %% ../../nbs/archive/03_download.ipynb #467f36e4
+class _Fetcher(_Pulling):
+    # Fetches files into a folder.
+    def fetch(self, job: _Job) -> dict:
+        # Fetch one file; what came of it as a row of the report.
+        product, final, began = job.product, self.folder / job.product.name, time.monotonic()
+        row = {"file": product.name, "status": "there", "size": product.size, "sha256": "", "reason": ""}
+        row |= {"source": job.source, "received": 0}
+        try:
+            if _is_whole(final, product.size):
+                self.progress(max(product.size, 0))
+                row["size"] = final.stat().st_size
+            else:
+                row |= self._make(job, final)
+        except _Trouble as trouble:
+            row |= {"status": "failed", "reason": str(trouble)}
+            if trouble.final:
+                self.stop.set()
+        except OSError as error:
+            row |= {"status": "failed", "reason": f"cannot be written ({error.strerror or error})"}
+        self.room.taken[product.name] = 0 if row["status"] == "failed" else row["size"]
+        return row | {"seconds": time.monotonic() - began}
+
+    def _make(self, job: _Job, final: Path) -> dict:
+        part, keep = _Part(final, self.stop), True
+        try:
+            if _is_whole(final, job.product.size):  # made by another process while we waited
+                keep = False
+                return {"size": final.stat().st_size}
+            self.progress(part.length)
+            received = self._pull_whole(job, part)
+            aside = _move_aside(final)
+            part.path.replace(final)
+            keep = False
+            done = {"status": "fetched", "size": part.length, "sha256": part.digest.hexdigest(), "received": received}
+            return done | ({"reason": f"what was there before is now {aside.name}"} if aside else {})
+        finally:
+            part.close(keep)
 
 # %% ../../nbs/archive/03_download.ipynb #7b78a55e
 def _check_received(part: _Part, product: Product) -> None:
@@ -483,7 +493,7 @@ def _remember_version(part: _Part, answer: Any) -> None:
     part.validator = mark if mark and not mark.startswith("W/") else answer.headers.get("Last-Modified", "")
 
 # %% ../../nbs/archive/03_download.ipynb #62ec0b70
-def _receive(part: _Part, answer: Any, sizes: tuple[int, int | None], patience: Patience) -> Iterator[int]:
+def _receive(part: _Part, answer: Any, sizes: tuple[int, _Room], patience: Patience) -> Iterator[int]:
     # Append what comes in, and give the length of each block. `sizes`: what was promised, and what there is room for.
     from urllib3.exceptions import HTTPError
 
@@ -492,7 +502,7 @@ def _receive(part: _Part, answer: Any, sizes: tuple[int, int | None], patience: 
         while block := answer.raw.read1(_BLOCK, decode_content=False):
             if 0 <= total < part.length + len(block):
                 raise _Trouble(f"the archive sent more than the {total:,} bytes it should", 2, restart=True)
-            _refuse_beyond(room, part.length + len(block), "at least ")
+            room.take(part.final.name, part.length + len(block), "at least ")
             part.append(block)
             yield len(block)
             now = time.monotonic()
@@ -504,12 +514,6 @@ def _receive(part: _Part, answer: Any, sizes: tuple[int, int | None], patience: 
         raise _Trouble(f"the connection broke after {part.length:,} bytes ({_cause(error)})") from None
     if part.length < total:
         raise _Trouble(f"the connection ended after {part.length:,} of {total:,} bytes")
-
-# %% ../../nbs/archive/03_download.ipynb #62ec0b71
-def _refuse_beyond(room: int | None, size: int, about: str = "") -> None:
-    # What cannot be kept is not received, and what there is of it is given up.
-    if room is not None and size > room:
-        raise _Trouble(f"has {about}{size:,} bytes, and there is room for {room:,}", 1, restart=True)
 
 # %% ../../nbs/archive/03_download.ipynb #8da9ecbe
 def _move_aside(final: Path) -> Path | None:
@@ -758,7 +762,7 @@ def download(
     _made(folder)
     _check_space(folder, [p for p in unique if states[p.name] != "there"])
     client = _Client(token, _server(), patience)
-    rows = _run(_Fetcher(folder, client, most=most), _jobs(unique, source, client), max(int(workers), 1))
+    rows = _run(_Fetcher(folder, client, room=_Room(most)), _jobs(unique, source, client), max(int(workers), 1))
     return _finish(folder, rows)
 
 # %% ../../nbs/archive/03_download.ipynb #d17954a0
