@@ -181,6 +181,7 @@ STATE = {
     "CALMODE": "mode of the fit",
     "CALFIT": "version of the fit",
     "CALPIXW": "pixel weights",
+    "CALBACKG": "background of the fit",
     "CALPUPIL": "pupil",
     "S_MIGCOR": "correction of charge migration",
     "MIGKERN": "kernel of the correction",
@@ -216,7 +217,7 @@ def differences_of_state(one: Observables, other: Observables) -> dict[str, tupl
         key: (states[0][key] or "none", states[1][key] or "none")
         for key in STATE
         if states[0][key] != states[1][key]
-        and (key not in ("CALMODE", "CALFIT", "CALPIXW", "MIGCOEF") or all(s[key] for s in states))
+        and (key not in ("CALMODE", "CALFIT", "CALPIXW", "CALBACKG", "MIGCOEF") or all(s[key] for s in states))
     }
 
 # %% ../../nbs/fringes/09_calibration.ipynb #c92728ad

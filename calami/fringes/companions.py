@@ -16,11 +16,11 @@ import numpy as np
 from ..core.problems import CalamiError, options_from
 from ..core.tables import plus_minus
 from .calibration import BASELINE_TOLERANCE, FLIGHT
-from .model import Setup, bands, fringe_model, noise_weights, star_image
+from .model import Setup, bands, fringe_model, hole_fields, levelled, noise_weights, star_image
 from .observables import Observables, _sample_size, closure_covariance, distinct_exposures, wrap
 from ..instrument.mask import Mask, pairs_of
 from ..instrument.niriss import FILTERS, HOLE_FLAT_TO_FLAT, HOLE_NAMES, PIXEL_SCALE_MAS
-from ..instrument.optics import COMMISSIONING, MAS, Pupil, monochromatic
+from ..instrument.optics import COMMISSIONING, MAS
 from ..instrument.pupils import find_pupil, known_pupils
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ RESPONSE_GRID = (6, 17)
 
 # %% ../../nbs/fringes/10_companions.ipynb #8bdaf4d6
 def weighted_response(
-    place: np.ndarray, filter_name: str, wavelength: float, floor: float, pupil: str = ""
+    place: np.ndarray, filter_name: str, wavelength: float, floor: float, pupil: str = "", background: str = "columns"
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Give what a fit in the image with weighted pixels finds of a companion.
@@ -156,6 +156,8 @@ def weighted_response(
     pupil : str
         Name or file of the measured pupil that was fitted with, which the star is taken to have, too; as designed if
         not given.
+    background : str
+        With which it was fitted, as in `FitOptions`.
 
     Returns
     -------
@@ -165,7 +167,7 @@ def weighted_response(
         Complex factor of its fringe on each pair of the seven holes, shape (pairs, cells), in which the width of the
         band is contained. With weights it is not the same on all of them, and depends on the direction.
     """
-    table = _weighted_table(filter_name, round(wavelength, 9), float(f"{floor:.1e}"), pupil)
+    table = _weighted_table(filter_name, round(wavelength, 9), float(f"{floor:.1e}"), pupil, background)
     fine, reach = RESPONSE_GRID
     where = np.clip(np.asarray(place)[:, ::-1] / np.mean(PIXEL_SCALE_MAS), -reach, reach) * fine + reach * fine
     first = np.minimum(where.astype(int), 2 * reach * fine - 1)
@@ -176,24 +178,23 @@ def weighted_response(
 
 # %% ../../nbs/fringes/10_companions.ipynb #cd2a3c3c
 @lru_cache
-def _weighted_table(filter_name: str, wavelength: float, floor: float, pupil: str) -> np.ndarray:
+def _weighted_table(filter_name: str, wavelength: float, floor: float, pupil: str, background: str) -> np.ndarray:
     # Light and complex fringes on a grid of places, rows and columns. What the fit finds is linear in the image, so
     # that all places together are a correlation of the image of a star with the pictures that the fit multiplies by.
     from scipy.fft import fft2, ifft2
 
     scale, size, (fine, reach) = float(np.mean(PIXEL_SCALE_MAS)), 69, RESPONSE_GRID
     setup = Setup(Mask(), bands(filter_name, count=12 if filter_name == "F277W" else 5), (scale, scale))
-    optics = Pupil()
     if pupil:
-        known = find_pupil(pupil).of(filter_name)
-        setup = setup.with_pupil(known)
-        optics = Pupil(tilts=known.tilts, flat_to_flat=known.flat_to_flat, distortion=known.distortion)
-    root = np.sqrt(noise_weights(star_image((size, size), (0.0, 0.0), setup), floor)).ravel()
+        setup = setup.with_pupil(find_pupil(pupil).of(filter_name))
+    weights = noise_weights(star_image((size, size), (0.0, 0.0), setup), floor).ravel()
     design = fringe_model(size, (0.0, 0.0), setup).reshape(size**2, -1)
-    inverse = (np.linalg.pinv(design * root[:, None]) * root)[:-1]
+    root, last = np.sqrt(weights), design.shape[1] - 1
+    if background == "columns":
+        design = levelled(design[:, :last], weights, size)
+    inverse = (np.linalg.pinv(design * root[:, None]) * root)[:last]
     side = (size + 2 * reach) * fine
-    away = (np.arange(side) - side // 2) * (scale / fine)
-    seen = sum(part * monochromatic(one * 1e6, away, away, optics) for part, one, _ in setup.bands)
+    seen = sum(part * _spots(setup, one, (np.arange(side) - side // 2) / fine) for _, one, part in setup.bands)
     pixel = np.sinc(np.fft.fftfreq(side) * fine)
     down, across = (2 * part * (1 - np.cos(2 * np.pi * np.fft.fftfreq(side) * fine)) for part in setup.smoothing)
     seen = fft2(np.fft.ifftshift(seen)).conj() * np.outer(pixel, pixel) * (1 - down[:, None] - across)
@@ -210,6 +211,14 @@ def _weighted_table(filter_name: str, wavelength: float, floor: float, pupil: st
     turns = np.multiply.outer(places, sides[:, 1])[:, None] + np.multiply.outer(places, sides[:, 0])[None]
     found[..., 1:] *= np.exp(-1j * turns)
     return found
+
+# %% ../../nbs/fringes/10_companions.ipynb #aaaa0005
+def _spots(setup: Setup, wavelength: float, pixels: np.ndarray) -> np.ndarray:
+    # Image of a star without pistons, at so many pixels from it along both axes
+    holes = setup.mask.row_col[:, ::-1] @ setup.distortion.matrix.T
+    turns = [np.exp(2j * np.pi * np.outer(holes[:, k], pixels * (setup.scale[k] * MAS / wavelength))) for k in (1, 0)]
+    fields = hole_fields(pixels, pixels, setup, wavelength)
+    return np.abs(sum(f * np.outer(y, x) for f, y, x in zip(fields, *turns, strict=True))) ** 2
 
 # %% ../../nbs/fringes/10_companions.ipynb #38879483
 def sample_factor(n_samples: int, n_data: int, n_parameters: int = 3, shrinkage: float = 0.0) -> float:
@@ -415,7 +424,8 @@ class Prepared:
         """
         light, contrast, stretch, bandwidth = *(np.ones(len(x)),) * 3, self.data.bandwidth
         if self.image is not None and self.image.found:
-            facts = self.data.filter, self.data.wavelength, self.floor, self.pupil
+            background = str(self.data.header.get("CALBACKG", "flat")).strip()
+            facts = self.data.filter, self.data.wavelength, self.floor, self.pupil, background
             light, contrast = self.image.response(x, y, *facts)
             bandwidth = 0.0  # the response has it
         elif self.spot:

@@ -47,6 +47,7 @@ from calami.fringes.model import (
     band_of,
     bands,
     fringe_model,
+    levelled,
     noise_floor,
     noise_weights,
     phase_slope,
@@ -95,10 +96,11 @@ def _fixer(size: int, setup: Setup) -> FourierFix:
 def _fit_fast(frames: _Frames, setup: Setup, center, options: FitOptions) -> _Fitted:
     center, design, weighting = _located(frames, setup, center, options)
     good = ~(frames.bad.reshape(len(frames.cube), -1) | weighting.bad)
-    coefficients, moves = solve(design, frames.cube, good, weighting.weights), np.zeros((len(good), 2))
+    coefficients = solve(design, frames.cube, good, weighting.weights, weighting.columns)
+    moves = np.zeros((len(good), 2))
     fitted = _Fitted(coefficients, good, moves, design, frames.cube, lambda n: coefficients[n] @ design.T, weighting)
     if len(good) > 1:
-        _follow(_moving(design, center, setup, good.mean(axis=0) > 0.5, weighting.weights), fitted)
+        _follow(_moving(design, center, setup, good.mean(axis=0) > 0.5, weighting), fitted)
     return replace(fitted, centers=moves + center)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #62c28323
@@ -118,7 +120,7 @@ def _located(frames: _Frames, setup: Setup, center, options: FitOptions):
             "its star cannot be centred near its brightest good pixel; is its core saturated or flagged?"
         )
     design = fringe_model(size, center, setup).reshape(size**2, -1)
-    return center, design, _weigh(frames, design, (middle.ravel(), bad.ravel()), options.pixel_weights)
+    return center, design, _weigh(frames, design, (middle.ravel(), bad.ravel()), options)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #e36f0b13
 #: A pixel away from the core (fainter than the first, in units of the peak) is bad if it is off by so many times the
@@ -140,26 +142,30 @@ def _stray(left: np.ndarray, model: np.ndarray, weights: np.ndarray, good: np.nd
     return out & (size > times * 1.4826 * np.median(size[good])) & (model < faint * model.max())
 
 # %% ../../nbs/fringes/06_fitting.ipynb #80a7a32d
-def _weigh(frames: _Frames, design: np.ndarray, mean: tuple[np.ndarray, np.ndarray], kind) -> _Weighting:
+def _weigh(frames: _Frames, design: np.ndarray, mean: tuple[np.ndarray, np.ndarray], options: FitOptions) -> _Weighting:
     # Weights of the pixels, and which of them are bad, by the mean image, which is given with those known to be bad
-    (image, bad), size, floor = mean, int(np.sqrt(len(design))), None
+    (image, bad), size, kind = mean, int(np.sqrt(len(design))), options.pixel_weights
+    columns = size if options.background == "columns" else 0
     if isinstance(kind, str) and kind == "plain":
-        return _Weighting(bad)
+        return _Weighting(bad, columns=columns)
     star = design[:, 0] + design[:, 1:-1:2].sum(axis=1)
     if not isinstance(kind, (str, float, int)):
         given = kind(star.reshape(size, size)) if callable(kind) else kind[frames.place]
         weights = _given_weights(given, size)
-        return _Weighting(bad | (weights == 0), weights, f"given {zlib.crc32(weights):08x}")
+        return _Weighting(bad | (weights == 0), weights, f"given {zlib.crc32(weights):08x}", columns=columns)
     floor, variance = (kind, None) if kind != "noise" else (FLOOR, _mean_variance(frames))
     if variance is not None:
         floor = noise_floor(star[~bad], variance[~bad])
     weights = noise_weights(star.reshape(size, size), floor).ravel()
-    model = design @ solve(design, np.where(bad, 0, image)[None], ~bad[None], weights)[0]
-    pictures = (a.reshape(size, size) for a in (image - model, model, weights, ~bad))
+    model = design @ solve(design, np.where(bad, 0, image)[None], ~bad[None], weights, columns)[0]
+    left = image - model
+    if columns:
+        left = levelled(left[:, None], weights * ~bad, columns)[:, 0]
+    pictures = (a.reshape(size, size) for a in (left, model, weights, ~bad))
     stray = _stray(*pictures).ravel()
     if stray.any():
         frames.notes.append(f"{stray.sum()} pixels stand out from the image of a star and were excluded")
-    return _Weighting(bad | stray, weights, "noise", float(floor))
+    return _Weighting(bad | stray, weights, "noise", float(floor), columns)
 
 # %% ../../nbs/fringes/06_fitting.ipynb #818e99cf
 def _given_weights(weights, size: int) -> np.ndarray:
@@ -206,17 +212,19 @@ class _Moving:
         return sum(f * (coefficients @ term.T) for f, term in zip(factors, self.terms, strict=True))
 
 # %% ../../nbs/fringes/06_fitting.ipynb #813550da
-def _moving(design: np.ndarray, center, setup: Setup, usual: np.ndarray, weights: np.ndarray | None) -> _Moving:
+def _moving(design: np.ndarray, center, setup: Setup, usual: np.ndarray, weighting: _Weighting) -> _Moving:
     # Moving the fringes only turns their coefficients. What moving the spot does to them follows to first order from
     # the change of a model that is moved by a small step and whose fringes are turned back.
     size, step = int(np.sqrt(len(design))), 0.002
     pairs, (wavelength, _) = pairs_of(len(setup.mask.names)), band_of(setup.bands)
     along = (setup.mask.row_col[pairs[:, 0]] - setup.mask.row_col[pairs[:, 1]])[:, ::-1] @ setup.distortion.matrix.T
     tilt = (2 * np.pi * MAS / wavelength * along * setup.scale)[:, ::-1]
-    weights = usual * (1.0 if weights is None else weights)
-    norm = np.sqrt((design**2).mean(axis=0))
-    scaled = design[usual] / norm
+    weights = usual * (1.0 if weighting.weights is None else weighting.weights)
+    scaled = levelled(design, weights, weighting.columns)[:, :-1] if weighting.columns else design
+    norm = np.sqrt((scaled**2).mean(axis=0))
+    scaled = scaled[usual] / norm
     inverse = np.linalg.inv((scaled.T * weights[usual]) @ scaled) / np.outer(norm, norm)
+    inverse = np.pad(inverse, (0, len(design.T) - len(inverse)))
     terms = [design]
     for axis in (0, 1):
         moved = fringe_model(size, tuple(center + step * (np.arange(2) == axis)), setup).reshape(design.shape)
@@ -384,6 +392,10 @@ class FitOptions:
         the floor that ERR or the scatter of the integrations ask for (`noise_floor`); a number: with that floor.
         ``"plain"``: all alike, always so for the other modes. Or the weights: one for each pixel of the file, or a
         function that gives them for the image of a star at its place. Pixels with weight 0 are not used.
+    background : str, optional
+        ``"columns"``: a level of each column, free in each integration, since the noise of reading is partly common to
+        the pixels of a column; by default, but where all pixels count alike.
+        ``"flat"``: one for all pixels, as in jwst.ami; always so for the other modes.
     weighting : str, optional
         See `bands`: ``"photons"`` by default for ``"fast"``; ``"peaks"``, with the wavelengths and the model of the
         pipeline, for the others.
@@ -416,6 +428,7 @@ class FitOptions:
     spectrum: Spectrum | None = None
     bandpass: np.ndarray | None = None
     pixel_weights: str | float | np.ndarray | Callable | None = None
+    background: str | None = None
     weighting: str | None = None
     pupil: MeasuredPupil | str | Path | None = None
     distortion: Distortion | str = COMMISSIONING
@@ -446,6 +459,11 @@ class FitOptions:
             raise CalamiError(f"pixel_weights is {kind!r}; use {known}")
         elif not (named or callable(kind) or isinstance(kind, (int, float))):
             object.__setattr__(self, "pixel_weights", np.asarray(kind, float))
+        plain = isinstance(self.pixel_weights, str) and self.pixel_weights == "plain"
+        if self.background is None:
+            object.__setattr__(self, "background", "flat" if plain else "columns")
+        if self.background not in ("flat", "columns") or (self.mode != "fast" and self.background != "flat"):
+            raise CalamiError(f"background is {self.background!r}; 'flat' is known, and 'columns' for mode='fast'")
 
 # %% ../../nbs/fringes/06_fitting.ipynb #9d681f8a
 #: Root mean square of what the model leaves, over that of the image, above which it is another mask or filter:
@@ -553,7 +571,8 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
     sums, source = _Sums.of(frames, fitted, kept), "residual" if frames.variance is None else "ERR"
     variance = _noise(sums, count, source == "ERR")
     usual, times = sums.times > 0.5 * count, np.maximum(sums.times, 1)
-    expected = sandwich(fitted.design, usual, variance, fitted.weighting.weights)
+    columns = fitted.weighting.columns
+    expected = sandwich(fitted.design, usual, variance, fitted.weighting.weights, columns)
     means = _average(fitted.coefficients[kept], expected, n_holes, options.debias)
     modes = _kernel_modes(frames, fitted, kept, sums)
     single = count == 1
@@ -574,7 +593,8 @@ def _result(frames: _Frames, setup: Setup, options: FitOptions, fitted: _Fitted,
         )
     chi2 = np.nan
     if source == "ERR":
-        chi2 = float((left[usual] ** 2 / variance[usual] * times[usual]).sum() / (usual.sum() - len(expected)))
+        freedom = usual.sum() - len(expected) - columns
+        chi2 = float((left[usual] ** 2 / variance[usual] * times[usual]).sum() / freedom)
     pictures = (np.where(sums.times > 0, a, np.nan).reshape(size, size) for a in (image, model, left))
     result = _of_fit(
         frames,
@@ -614,7 +634,8 @@ def _kernel_modes(frames: _Frames, fitted: _Fitted, kept: np.ndarray, sums: _Sum
     band = str(facts.get("FILTER") or "")
     changes = coefficient_changes(known, image * factor, int(groups), seconds / groups, band) / factor
     usual = np.broadcast_to(sums.times > 0.5 * len(numbers), (len(changes), len(sums.times)))
-    moved = solve(fitted.design, changes.reshape(usual.shape) * usual, usual, fitted.weighting.weights)
+    weighting = fitted.weighting
+    moved = solve(fitted.design, changes.reshape(usual.shape) * usual, usual, weighting.weights, weighting.columns)
     found = moved @ _jacobian(_typical(fitted.coefficients[kept])).T
     v2, phases = np.split(found, 2, axis=1)
     holes = int(np.sqrt(2 * phases.shape[1])) + 1

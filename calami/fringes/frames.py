@@ -346,11 +346,13 @@ class _Weighting:
     weights: np.ndarray | None = None  # pixels; equal ones if not given
     name: str = "plain"
     floor: float | None = None  # of noise weights
+    columns: int = 0  # with levels of their own
 
     @property
     def facts(self) -> dict[str, Any]:
         # For the header of what comes out
-        return {"CALPIXW": self.name} | ({} if self.floor is None else {"CALFLOOR": self.floor})
+        known = {"CALPIXW": self.name, "CALBACKG": "columns" if self.columns else "flat"}
+        return known | ({} if self.floor is None else {"CALFLOOR": self.floor})
 
 # %% ../../nbs/fringes/02_frames.ipynb #0215a17d
 @dataclass
@@ -363,6 +365,15 @@ class _Fitted:
     models: Callable[[np.ndarray], np.ndarray]  # (k, pixels) of the integrations with these k numbers
     weighting: _Weighting = field(default_factory=lambda: _Weighting())
 
+    def levels(self, left: np.ndarray, good: np.ndarray) -> np.ndarray:
+        # Of the columns in what is left of images (0 where not good), shape (n, pixels); 0 if they have none
+        if not (columns := self.weighting.columns):
+            return np.zeros(1)
+        weights = good * (1.0 if self.weighting.weights is None else self.weighting.weights)
+        total, part = (a.reshape(len(a), -1, columns).sum(axis=1) for a in (weights, weights * left))
+        means = np.divide(part, total, out=np.zeros_like(part), where=total > 0)
+        return np.where(good, np.tile(means, left.shape[1] // columns), 0)
+
     def pieces(self, kept: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, ...]]:
         # A few integrations at a time: their numbers, good pixels, images and models (0 where not good)
         numbers = np.arange(len(self.good)) if kept is None else np.flatnonzero(kept)
@@ -370,7 +381,8 @@ class _Fitted:
             which = numbers[place]
             good = self.good[which]
             image = self.images[which].reshape(good.shape).astype(float)
-            yield which, good, np.where(good, image, 0), np.where(good, self.models(which), 0)
+            image, model = np.where(good, image, 0), np.where(good, self.models(which), 0)
+            yield which, good, image, model + self.levels(image - model, good)
 
 # %% ../../nbs/fringes/02_frames.ipynb #e70ed130
 def _even(size: int) -> slice:

@@ -20,8 +20,9 @@ from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum, passba
 from ..instrument.pupils import FilterPupil
 
 # %% auto #0
-__all__ = ['FLOOR', 'MODEL_ERROR', 'DEEP', 'SMOOTHING', 'bands', 'band_of', 'Setup', 'fringe_model', 'smoothed', 'solve',
-           'sandwich', 'noise_weights', 'noise_floor', 'phase_slope', 'rotated', 'star_image', 'search_rotation']
+__all__ = ['FLOOR', 'MODEL_ERROR', 'DEEP', 'SMOOTHING', 'bands', 'band_of', 'Setup', 'fringe_model', 'hole_fields', 'smoothed',
+           'solve', 'levelled', 'sandwich', 'noise_weights', 'noise_floor', 'phase_slope', 'rotated', 'star_image',
+           'search_rotation']
 
 # %% ../../nbs/fringes/01_model.ipynb #a6e68fbf
 def bands(
@@ -123,6 +124,9 @@ class Setup:
         Name of the filter.
     tilts : numpy.ndarray, optional
         How far the spot of each hole is displaced, mas along x and y, shape (holes, 2); none by default.
+    bends : numpy.ndarray, optional
+        Of the wavefront over each hole: focus, astigmatism along the axes and along the diagonals, nm rms, shape
+        (holes, 3); none by default.
     smoothing : tuple of float
         Fraction of its light that a pixel gives to each neighbour in its column (along y) and in its row (along x).
     """
@@ -135,6 +139,7 @@ class Setup:
     patched: bool = False
     filter: str = ""
     tilts: np.ndarray | None = field(default=None, compare=False)
+    bends: np.ndarray | None = field(default=None, compare=False)
     smoothing: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self):
@@ -153,7 +158,7 @@ class Setup:
         Returns
         -------
         Setup
-            With its distortion, width of holes, smoothing and tilts.
+            With its distortion, width of holes, smoothing, tilts and bends.
 
         Raises
         ------
@@ -164,9 +169,12 @@ class Setup:
             raise CalamiError(
                 f"a measured pupil is of {', '.join(niriss.HOLE_NAMES)}, not {', '.join(self.mask.names)}"
             )
-        tilts = np.asarray(pupil.tilts, float)[[niriss.HOLE_NAMES.index(name) for name in self.mask.names]]
+        order = [niriss.HOLE_NAMES.index(name) for name in self.mask.names]
+        tilts, bends = (np.asarray(one, float)[order] for one in (pupil.tilts, pupil.bends))
         mask = replace(self.mask, flat_to_flat=pupil.flat_to_flat)
-        return replace(self, mask=mask, distortion=pupil.distortion, smoothing=pupil.smoothing, tilts=tilts)
+        bends = bends if bends.any() else None
+        known = {"distortion": pupil.distortion, "smoothing": pupil.smoothing, "tilts": tilts, "bends": bends}
+        return replace(self, mask=mask, **known)
 
 # %% ../../nbs/fringes/01_model.ipynb #38a8c892
 def fringe_model(size: int | tuple[int, int], center: tuple[float, float], setup: Setup) -> np.ndarray:
@@ -199,17 +207,20 @@ def fringe_model(size: int | tuple[int, int], center: tuple[float, float], setup
     light, fringes = np.zeros((rows, columns)), np.zeros((len(pairs), rows, columns), complex)
     for _, wavelength, weight in setup.bands:
         kx, ky = (scale * MAS / wavelength for scale in setup.scale)
-        if setup.tilts is None:
+        if setup.tilts is None and setup.bends is None:
             envelope = _spot(ky * fine_y, kx * fine_x, setup)
             if setup.patched:
                 envelope[_patched_point(rows, center[0], over), _patched_point(columns, center[1], over)] = 0.75
             envelope = _by_pixel(envelope, over)[None]
             total = len(mask.names) * envelope[0].sum(axis=0)
         else:
-            envelope, total = _envelopes(fine_y, fine_x, (ky, kx), setup)
+            envelope, total = _envelopes(fine_y, fine_x, setup, wavelength)
         within = 2j * np.pi * (by[:, None, None] * ky * inside[:, None] + bx[:, None, None] * kx * inside)
         within = np.exp(within).reshape(len(envelope), -1, over**2)  # all pairs together, if their envelope is one
-        summed = (within.real @ envelope) + 1j * (within.imag @ envelope)
+        if np.iscomplexobj(envelope):
+            summed = within @ envelope
+        else:
+            summed = (within.real @ envelope) + 1j * (within.imag @ envelope)
         along_y = np.exp(2j * np.pi * np.outer(by, ky * y)) * (2 * weight)
         along_x = np.exp(2j * np.pi * np.outer(bx, kx * x))
         fringes += summed.reshape(fringes.shape) * along_y[:, :, None] * along_x[:, None, :]
@@ -251,15 +262,57 @@ def _patched_point(size: int, center: float, over: int) -> int:
     return int(0.5 * over * size - 0.5 + center * over)
 
 # %% ../../nbs/fringes/01_model.ipynb #fe8cbd7f
-def _envelopes(fine_y: np.ndarray, fine_x: np.ndarray, per_pixel: tuple, setup: Setup) -> tuple[np.ndarray, np.ndarray]:
-    # Where the spots of the holes are displaced: of each pair, shape (pairs, points within pixels, pixels), and the sum
+def _envelopes(fine_y: np.ndarray, fine_x: np.ndarray, setup: Setup, wavelength: float) -> tuple:
+    # Where the holes have spots of their own: of each pair, shape (pairs, points within pixels, pixels), and the sum
     # over the holes, shape (pixels,)
-    holes = []
-    for tilt in np.asarray(setup.tilts, float) / setup.scale:
-        field = _rhombi(per_pixel[0] * (fine_y - tilt[1]), per_pixel[1] * (fine_x - tilt[0]), setup)
-        holes.append(_by_pixel(field, setup.oversample) / np.sqrt(12))
-    fields, pairs = np.array(holes), pairs_of(len(holes))
-    return fields[pairs[:, 0]] * fields[pairs[:, 1]], (fields**2).sum(axis=(0, 1))
+    fields = np.array([_by_pixel(one, setup.oversample) for one in hole_fields(fine_y, fine_x, setup, wavelength)])
+    pairs = pairs_of(len(fields))
+    light = (fields.real**2 + fields.imag**2).sum(axis=(0, 1))
+    return fields[pairs[:, 0]] * fields[pairs[:, 1]].conj(), light
+
+# %% ../../nbs/fringes/01_model.ipynb #aaaa0001
+def hole_fields(y: np.ndarray, x: np.ndarray, setup: Setup, wavelength: float) -> list[np.ndarray]:
+    """
+    Field that each hole makes about its own piston: its spot is the square of it.
+
+    Parameters
+    ----------
+    y, x : numpy.ndarray
+        Pixels from the star along rows and columns, evenly spaced, shapes (rows,) and (columns,).
+    setup : Setup
+        Mask, scale, distortion, tilts, bends.
+    wavelength : float
+        m.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        One for each hole, shape (rows, columns); complex where the wavefront over the hole is bent.
+    """
+    holes, known = len(setup.mask.names), {}
+    tilts = np.zeros((holes, 2)) if setup.tilts is None else np.asarray(setup.tilts, float) / setup.scale
+    bends = np.zeros((holes, 3)) if setup.bends is None else np.asarray(setup.bends, float) * 2e-9 * np.pi / wavelength
+    kx, ky = (scale * MAS / wavelength for scale in setup.scale)
+    for key in dict.fromkeys(map(tuple, np.hstack((tilts, bends)))):
+        along_y, along_x = ky * (y - key[1]), kx * (x - key[0])
+        field = _bent(along_y, along_x, setup, key[2:]) if any(key[2:]) else _rhombi(along_y, along_x, setup)
+        known[key] = field / np.sqrt(12)
+    return [known[key] for key in map(tuple, np.hstack((tilts, bends)))]
+
+# %% ../../nbs/fringes/01_model.ipynb #aaaa0002
+def _bent(y: np.ndarray, x: np.ndarray, setup: Setup, bends: tuple[float, ...]) -> np.ndarray:
+    # Transform of a hexagon whose phase is bent by so many rad rms of focus and both astigmatisms. That of the square
+    # of a place in the hole is the second difference of its transform, over steps so short that they make a derivative.
+    steps = y[1] - y[0], x[1] - x[0]
+    wide = (np.concatenate(([a[0] - step], a, [a[-1] + step])) for a, step in zip((y, x), steps, strict=True))
+    wide, radius = _rhombi(*wide, setup), setup.mask.flat_to_flat / np.sqrt(3)
+    field, (down, across) = wide[1:-1, 1:-1], (2 * np.pi * radius * step for step in steps)
+    yy = (2 * field - wide[2:, 1:-1] - wide[:-2, 1:-1]) / down**2
+    xx = (2 * field - wide[1:-1, 2:] - wide[1:-1, :-2]) / across**2
+    xy = (wide[2:, :-2] + wide[:-2, 2:] - wide[2:, 2:] - wide[:-2, :-2]) / (4 * down * across)
+    focus = (xx + yy - 5 / 12 * field) / np.sqrt(43 / 720)  # mean of r² over a hexagon, and its standard deviation
+    upright, slanted = (part / np.sqrt(7 / 60) for part in (xx - yy, 2 * xy))
+    return field + 1j * (bends[0] * focus + bends[1] * upright + bends[2] * slanted)
 
 # %% ../../nbs/fringes/01_model.ipynb #326076bc
 def smoothed(pictures: np.ndarray, smoothing: tuple[float, float]) -> np.ndarray:
@@ -284,7 +337,9 @@ def smoothed(pictures: np.ndarray, smoothing: tuple[float, float]) -> np.ndarray
     return (1 - 2 * along_y - 2 * along_x) * pictures + given
 
 # %% ../../nbs/fringes/01_model.ipynb #84299e1a
-def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def solve(
+    design: np.ndarray, images: np.ndarray, good: np.ndarray, weights: np.ndarray | None = None, columns: int = 0
+) -> np.ndarray:
     """
     Fit the same pictures to many images by least squares, each image with its own bad pixels.
 
@@ -298,35 +353,88 @@ def solve(design: np.ndarray, images: np.ndarray, good: np.ndarray, weights: np.
         True where a pixel of an image is used, shape (n, pixels).
     weights : numpy.ndarray, optional
         Of the pixels, shape (pixels,); equal ones by default.
+    columns : int
+        How many columns the images have, each with a level of its own in each image; the last picture, the flat
+        background, is then left out. 0: no such levels.
 
     Returns
     -------
     numpy.ndarray
-        Coefficients, shape (n, terms).
+        Coefficients, shape (n, terms); without the levels.
 
     Raises
     ------
     CalamiError
         If the good pixels of an image do not determine all terms.
     """
-    root = 1.0 if weights is None else np.sqrt(weights)
-    design = design * np.reshape(root, (-1, 1))
-    norm = np.sqrt((design**2).mean(axis=0))
-    scaled = design / norm
+    pixels, terms = design.shape
+    root = np.ones(pixels) if weights is None else np.sqrt(weights)
+    scaled = (design * root[:, None])[:, : terms - bool(columns)]
+    norm = np.sqrt((scaled**2).mean(axis=0))
+    scaled = scaled / norm
     usual = good.mean(axis=0) > 0.5
-    common = scaled[usual].T @ scaled[usual]
-    found = np.zeros((len(images), design.shape[1]))
-    for place in pieces(len(images), len(design)):
+    common, levels = scaled[usual].T @ scaled[usual], _Levels(scaled, root, columns)
+    found = np.zeros((len(images), terms))
+    for place in pieces(len(images), pixels):
+        values = np.where(good[place], images[place].reshape(-1, pixels), 0) * root
         normal = np.array([common + _change(scaled, usual, flags) for flags in good[place]])
+        right = values @ scaled
+        if columns:
+            levels.take_off(normal, right, values, good[place])
         condition = np.linalg.cond(normal)
         if not np.all(np.isfinite(condition)) or condition.max() > 1e10:
             raise CalamiError(
                 f"the good pixels of integration {place.start + int(np.argmax(condition))} do not determine the "
-                f"{design.shape[1]} terms of the fringe model; it has too many bad pixels"
+                f"{terms} terms of the fringe model; it has too many bad pixels"
             )
-        right = (np.where(good[place], images[place].reshape(-1, len(design)), 0) * root) @ scaled
-        found[place] = np.linalg.solve(normal, right[..., None])[..., 0] / norm
+        found[place, : len(norm)] = np.linalg.solve(normal, right[..., None])[..., 0] / norm
     return found
+
+# %% ../../nbs/fringes/01_model.ipynb #aaaa0003
+class _Levels:
+    # What levels of columns, free in each image, leave of normal equations: Schur's complement, column by column
+    def __init__(self, scaled: np.ndarray, root: np.ndarray, columns: int) -> None:
+        self.scaled, self.root, self.columns = scaled, root, columns
+
+    def by_column(self, values: np.ndarray) -> np.ndarray:
+        # Sums over the rows of pixels (last axis) with the roots of their weights
+        return (values * self.root).reshape(*values.shape[:-1], -1, self.columns).sum(axis=-2)
+
+    def take_off(self, normal: np.ndarray, right: np.ndarray, values: np.ndarray, good: np.ndarray) -> None:
+        whole = self.by_column(self.scaled.T)  # terms, columns
+        for n, flags in enumerate(good):
+            lost = np.flatnonzero(~flags)
+            mine, column = whole.copy(), lost % self.columns
+            np.subtract.at(mine.T, column, self.scaled[lost] * self.root[lost, None])
+            size = self.by_column(flags * self.root)
+            part = np.divide(mine, size, out=np.zeros_like(mine), where=size > 0)
+            normal[n] -= part @ mine.T
+            right[n] -= part @ self.by_column(values[n])
+
+# %% ../../nbs/fringes/01_model.ipynb #aaaa0004
+def levelled(pictures: np.ndarray, weights: np.ndarray, columns: int) -> np.ndarray:
+    """
+    Take the weighted mean of each column off pictures: what a fit sees of them if each column has a level of its own.
+
+    Parameters
+    ----------
+    pictures : numpy.ndarray
+        Shape (pixels, n).
+    weights : numpy.ndarray
+        Of the pixels, 0 where they are bad, shape (pixels,).
+    columns : int
+        How many columns they have.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (pixels, n); columns without weight stay as they are.
+    """
+    shape = (-1, columns, pictures.shape[1])
+    total = weights.reshape(-1, columns).sum(axis=0)[:, None]
+    sums = (pictures * weights[:, None]).reshape(shape).sum(axis=0)
+    means = np.divide(sums, total, out=np.zeros_like(sums), where=total > 0)
+    return (pictures.reshape(shape) - means).reshape(pictures.shape)
 
 # %% ../../nbs/fringes/01_model.ipynb #636b587a
 def _change(scaled: np.ndarray, usual: np.ndarray, flags: np.ndarray) -> np.ndarray | float:
@@ -336,7 +444,7 @@ def _change(scaled: np.ndarray, usual: np.ndarray, flags: np.ndarray) -> np.ndar
 
 # %% ../../nbs/fringes/01_model.ipynb #7f513085
 def sandwich(
-    design: np.ndarray, good: np.ndarray, variance: np.ndarray, weights: np.ndarray | None = None
+    design: np.ndarray, good: np.ndarray, variance: np.ndarray, weights: np.ndarray | None = None, columns: int = 0
 ) -> np.ndarray:
     """
     Covariance of least-squares coefficients for pixels of known variance.
@@ -351,23 +459,30 @@ def sandwich(
         Of the pixels, shape (pixels,).
     weights : numpy.ndarray, optional
         With which they were fitted, shape (pixels,); equal ones by default.
+    columns : int
+        As in `solve`.
 
     Returns
     -------
     numpy.ndarray
         Shape (terms, terms). The weights are not those of the noise: hence the two-sided form.
     """
+    weights = good * (1.0 if weights is None else weights)
+    if columns:
+        design = levelled(design, weights, columns)[:, :-1]
     norm = np.sqrt((design**2).mean(axis=0))
-    used = (design / norm)[good]
-    weighted = used if weights is None else used * weights[good, None]
+    used = design / norm
+    weighted = used * weights[:, None]
     inverse = np.linalg.inv(used.T @ weighted)
-    return inverse @ (weighted.T * variance[good]) @ weighted @ inverse / np.outer(norm, norm)
+    noise = (weighted.T * np.where(good, variance, 0)) @ weighted
+    found = inverse @ noise @ inverse / np.outer(norm, norm)
+    return np.pad(found, (0, 1)) if columns else found
 
 # %% ../../nbs/fringes/01_model.ipynb #570b0c57
 #: Weights of pixels by brightness in units of the peak: the least floor, which stands for read noise; the model's and
 #: the flat's error in the peak over photon noise, both as variances; the read noise that is left out of account; and
 #: the standard deviation, in pixels, by which the image of a star is smoothed.
-FLOOR, MODEL_ERROR, DEEP, SMOOTHING = 0.003, 1.0, 0.008, 0.5
+FLOOR, MODEL_ERROR, DEEP, SMOOTHING = 0.007, 1.0, 0.008, 0.5
 
 # %% ../../nbs/fringes/01_model.ipynb #a2ab80e1
 def noise_weights(star: np.ndarray, floor: float = FLOOR) -> np.ndarray:

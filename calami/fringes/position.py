@@ -25,7 +25,7 @@ __all__ = ['FIT_STATE', 'PositionOptions', 'fit_position_model', 'PositionModel'
 
 # %% ../../nbs/fringes/08_position.ipynb #ed76e43f
 #: What fits must have in common for one to be corrected by what others show, by keyword.
-FIT_STATE = ("CALMODE", "CALFIT", "CALPIXW", "CALPUPIL")
+FIT_STATE = ("CALMODE", "CALFIT", "CALPIXW", "CALBACKG", "CALPUPIL")
 
 # %% ../../nbs/fringes/08_position.ipynb #b8e1ab09
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..core.problems import CalamiError
 from .fitting import FitOptions, _located, _moving, _setup, _trimmed
-from .frames import _crop, _flag_outliers, _Frames, _mean_image, _read
-from .model import Setup, fringe_model
+from .frames import _crop, _flag_outliers, _Frames, _mean_image, _read, _Weighting
+from .model import Setup, fringe_model, levelled
 from ..instrument.mask import pairs_of
 from ..instrument.pupils import FilterPupil, MeasuredPupil
 
@@ -23,7 +23,13 @@ __all__ = ['PARTS', 'measure_pupil', 'PupilFit', 'join_pupils']
 
 # %% ../../nbs/fringes/14_pupil.ipynb #a3092e7d
 #: Groups of parameters that are measured together, by the places of their numbers in `FilterPupil.values`.
-PARTS = {"distortion": range(4), "holes": range(4, 5), "smoothing": range(5, 7), "tilts": range(7, 21)}
+PARTS = {
+    "distortion": range(4),
+    "holes": range(4, 5),
+    "smoothing": range(5, 7),
+    "tilts": range(7, 21),
+    "bends": range(21, 42),
+}
 
 # %% ../../nbs/fringes/14_pupil.ipynb #e66888f8
 def measure_pupil(exposures: Sequence, parts: Iterable[str] = tuple(PARTS), steps: int = 3, **options: Any) -> PupilFit:
@@ -60,11 +66,10 @@ def measure_pupil(exposures: Sequence, parts: Iterable[str] = tuple(PARTS), step
         raise CalamiError(f"a pupil is measured in one filter, not in {', '.join(filters) or 'none'}")
     start = FilterPupil(smoothing=(0.05, 0.05)) if "smoothing" in tuple(parts) else FilterPupil()
     values = start.values
-    changes = [_changes(star, start)[:, free] for star in stars]
+    changes = [_changes(star, start, free) for star in stars]
     for _ in range(steps):
         equations = [_equations(star, values, change) for star, change in zip(stars, changes, strict=True)]
-        values = values.copy()
-        values[free] += _step(equations)
+        values = _moved(values, free, equations)
     equations = [_equations(star, values, change) for star, change in zip(stars, changes, strict=True)]
     return PupilFit(filters[0], FilterPupil.from_values(values), tuple(free), tuple(stars), tuple(equations))
 
@@ -138,12 +143,10 @@ class PupilFit:
         FilterPupil
             One step away from what all measure.
         """
-        values = self.pupil.values.copy()
         others = [e for e, g in zip(self._equations, self.groups, strict=True) if g != group]
         if not others:
             raise CalamiError(f"all exposures are of {group}: none is left to measure the pupil on")
-        values[list(self.free)] += _step(others)
-        return FilterPupil.from_values(values)
+        return FilterPupil.from_values(_moved(self.pupil.values, self.free, others))
 
     def leave_one_out(self) -> np.ndarray:
         """
@@ -219,18 +222,20 @@ class _Star:
 
     def misfit(self, values: np.ndarray) -> tuple[float, float]:
         basis, left = self.solve(values)
-        freedom = self.good.sum() - basis.shape[1]
+        freedom = self.good.sum() - basis.shape[1] - np.sqrt(len(self.image))
         plain = left[self.good] ** 2 / self.weights[self.good] / self.variance[self.good]
         return float((left**2).sum() / self.faint / freedom), float(plain.sum() / freedom)
 
 # %% ../../nbs/fringes/14_pupil.ipynb #8d6f2061
 def _solved(star: _Star, design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # Coefficients, the basis and the residual of `_Star.solve`
-    root = np.sqrt(star.weights)
+    root, columns = np.sqrt(star.weights), int(np.sqrt(len(star.image)))
+    design = levelled(design, star.weights, columns)[:, :-1]
     norm = np.sqrt((design**2).mean(axis=0))
     basis, triangle = np.linalg.qr(design / norm * root[:, None])
-    along = basis.T @ (root * star.image)
-    return np.linalg.solve(triangle, along) / norm, basis, root * star.image - basis @ along
+    image = root * levelled(star.image[:, None], star.weights, columns)[:, 0]
+    along = basis.T @ image
+    return np.append(np.linalg.solve(triangle, along) / norm, 0.0), basis, image - basis @ along
 
 # %% ../../nbs/fringes/14_pupil.ipynb #8994a714
 def _star(data, given: Mapping, number: int, options: Mapping) -> _Star:
@@ -264,8 +269,8 @@ def _variance_of_mean(frames: _Frames) -> np.ndarray:
 _STEPS = (1e-4, 1e-4, 1e-4, 1e-4, 1e-3, 1e-3, 1e-3)
 
 
-def _changes(star: _Star, pupil: FilterPupil) -> np.ndarray:
-    # Change of the image with each number of a pupil whose spots are not displaced, shape (pixels, 21)
+def _changes(star: _Star, pupil: FilterPupil, free: Sequence[int]) -> np.ndarray:
+    # Change of the image with each free number of a pupil whose spots are not displaced, shape (pixels, free)
     values = pupil.values
     design = star.model(values, tilted=False)
     amounts, image, changes = _solved(star, design)[0], None, []
@@ -274,25 +279,45 @@ def _changes(star: _Star, pupil: FilterPupil) -> np.ndarray:
         moved = values + step * (np.arange(len(values)) == number)
         changes.append((star.model(moved, tilted=False) @ amounts - image) / step)
     setup = replace(star.setup.with_pupil(pupil), tilts=None)
-    _, along_y, along_x = _moving(design, np.array(star.center), setup, star.good, star.weights).terms
+    weighting = _Weighting(weights=star.weights)
+    _, along_y, along_x = _moving(design, np.array(star.center), setup, star.good, weighting).terms
     pairs, holes = pairs_of(len(setup.mask.names)), len(setup.mask.names)
     for hole in range(holes):  # half of what moving the spot does to each of its fringes, and a part of all light
         fraction = np.repeat((pairs == hole).any(axis=1) / 2, 2)
         part = np.concatenate(([amounts[0] / holes], fraction * amounts[1:-1], [0.0]))
         changes += [along_x @ part / setup.scale[0], along_y @ part / setup.scale[1]]
-    return np.transpose(changes)
+    if max(free) >= len(changes):
+        changes += _bending(star, setup, amounts, image)
+    return np.transpose(changes)[:, list(free)]
+
+# %% ../../nbs/fringes/14_pupil.ipynb #aaaa0006
+def _bending(star: _Star, setup: Setup, amounts: np.ndarray, image: np.ndarray) -> list[np.ndarray]:
+    # The same for 1 nm of each bend of each hole. What all holes have in common changes nothing to first order, and is
+    # taken off.
+    size, found = int(np.sqrt(len(image))), []
+    shape = (len(setup.mask.names), 3)
+    for one in np.eye(np.prod(shape)):
+        bent = fringe_model(size, star.center, replace(setup, bends=one.reshape(shape)))
+        found.append(bent.reshape(len(image), -1) @ amounts - image)
+    found = np.reshape(found, (*shape, -1))
+    return list((found - found.mean(axis=0)).reshape(np.prod(shape), -1))
 
 # %% ../../nbs/fringes/14_pupil.ipynb #cb5f118e
 def _equations(star: _Star, values: np.ndarray, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Normal equations of one exposure for a step, in units of its own misfit
     basis, left = star.solve(values)
-    changes = changes * np.sqrt(star.weights)[:, None]
+    changes = levelled(changes, star.weights, int(np.sqrt(len(star.image)))) * np.sqrt(star.weights)[:, None]
     changes = changes - basis @ (basis.T @ changes)
     size = (left**2).mean()
     return changes.T @ changes / size, changes.T @ left / size
 
 # %% ../../nbs/fringes/14_pupil.ipynb #f85dbe97
-def _step(equations: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _moved(values: np.ndarray, free: Sequence[int], equations: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    # A step from values of a pupil, by normal equations for its free numbers; bends have no part that all holes share
     matrix, right = (sum(one[k] for one in equations) for k in (0, 1))
     norm = np.sqrt(np.diag(matrix))
-    return np.linalg.lstsq(matrix / np.outer(norm, norm), right / norm, rcond=1e-6)[0] / norm
+    values = values.copy()
+    values[list(free)] += np.linalg.lstsq(matrix / np.outer(norm, norm), right / norm, rcond=1e-6)[0] / norm
+    bends = values[PARTS["bends"]].reshape(-1, 3)
+    values[PARTS["bends"]] = (bends - bends.mean(axis=0)).ravel()
+    return values

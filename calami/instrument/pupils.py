@@ -42,18 +42,22 @@ class FilterPupil:
         three points along a side by which a fringe model stands for a pixel.
     tilts : numpy.ndarray
         How far the spot of each hole is displaced, mas along x and y, shape (7, 2).
+    bends : numpy.ndarray
+        Wavefront over each hole: focus, astigmatism along the axes and along the diagonals, nm rms, shape (7, 3). What
+        all holes have in common cannot be seen.
     """
 
     distortion: Distortion = COMMISSIONING
     flat_to_flat: float = niriss.HOLE_FLAT_TO_FLAT
     smoothing: tuple[float, float] = (0.0, 0.0)
     tilts: np.ndarray = field(default_factory=lambda: np.zeros((len(niriss.HOLE_NAMES), 2)))
+    bends: np.ndarray = field(default_factory=lambda: np.zeros((len(niriss.HOLE_NAMES), 3)))
 
     @property
     def values(self) -> np.ndarray:
-        """All of it: `PUPIL_COLUMNS`, then the tilts along x and y of each hole, shape (21,)."""
-        d = self.distortion
-        return np.array([d.mx, d.my, d.sx, d.sy, self.flat_to_flat, *self.smoothing, *np.ravel(self.tilts)])
+        """All: `PUPIL_COLUMNS`, then the tilts along x and y and the three bends of each hole, shape (42,)."""
+        d, holes = self.distortion, (*np.ravel(self.tilts), *np.ravel(self.bends))
+        return np.array([d.mx, d.my, d.sx, d.sy, self.flat_to_flat, *self.smoothing, *holes])
 
     @classmethod
     def from_values(cls, values: np.ndarray) -> FilterPupil:
@@ -63,7 +67,7 @@ class FilterPupil:
         Parameters
         ----------
         values : numpy.ndarray
-            As `values` gives them, shape (21,).
+            As `values` gives them, shape (42,).
 
         Returns
         -------
@@ -78,10 +82,15 @@ class FilterPupil:
         numbers = [float(v) for v in values]
         if len(numbers) != len(_HEADINGS) - 1 or not np.isfinite(numbers).all() or not numbers[4] > 0:
             raise CalamiError(f"a pupil has {len(_HEADINGS) - 1} finite numbers, its holes a width above 0: {numbers}")
-        return cls(Distortion(*numbers[:4]), numbers[4], (numbers[5], numbers[6]), np.reshape(numbers[7:], (-1, 2)))
+        tilts, bends = np.reshape(numbers[7:21], (-1, 2)), np.reshape(numbers[21:], (-1, 3))
+        return cls(Distortion(*numbers[:4]), numbers[4], (numbers[5], numbers[6]), tilts, bends)
 
 # %% ../../nbs/instrument/09_pupils.ipynb #cb0e088f
-_HEADINGS = ("filter", *PUPIL_COLUMNS, *(f"{axis}_{hole}" for hole in niriss.HOLE_NAMES for axis in "xy"))
+_HEADINGS = (
+    *("filter", *PUPIL_COLUMNS),
+    *(f"{axis}_{hole}" for hole in niriss.HOLE_NAMES for axis in "xy"),
+    *(f"{bend}_{hole}" for hole in niriss.HOLE_NAMES for bend in ("focus", "upright", "slanted")),
+)
 
 # %% ../../nbs/instrument/09_pupils.ipynb #54488070
 @dataclass(frozen=True)
@@ -171,6 +180,8 @@ class MeasuredPupil:
         try:
             first, *lines = path.read_text(encoding="utf-8").splitlines()
             rows = list(csv.DictReader(lines))
+            straight = dict.fromkeys(_HEADINGS[-21:], "0")  # in files from before there were bends
+            rows = [straight | row for row in rows]
             values = {row["filter"]: [float(row[key]) for key in _HEADINGS[1:]] for row in rows}
             made = {name: FilterPupil.from_values(numbers) for name, numbers in values.items()}
         except (OSError, ValueError, KeyError, TypeError, CalamiError) as error:

@@ -40,10 +40,10 @@ def made(name, place=(0.1, 0.2), size=69):
     return design, 1.5e6 * amounts / (design @ amounts).sum()
 
 
-def precision(design, amounts, variance, weights):
+def precision(design, amounts, variance, weights, columns=0):
     """Mean errors of V² and of closure phases."""
     derivative = _jacobian(amounts)
-    both = derivative @ sandwich(design, np.ones(len(design), bool), variance, weights) @ derivative.T
+    both = derivative @ sandwich(design, np.ones(len(design), bool), variance, weights, columns) @ derivative.T
     errors = np.sqrt(np.diag(both)[:21]), np.sqrt(np.diag(closure_matrix(7) @ both[21:, 21:] @ closure_matrix(7).T))
     return np.array([e.mean() for e in errors])
 
@@ -51,13 +51,15 @@ def precision(design, amounts, variance, weights):
 @pytest.mark.parametrize("name", list(niriss.FILTERS))
 @pytest.mark.parametrize("read_noise", [0.0, 10.0, 15.0, 20.0, 60.0])
 def test_noise_weights_reach_the_bound(name, read_noise):
-    # All terms of the model are free, all pixels good, photons and read noise; the bound: weights of 1 / variance
+    # All terms of the model are free, all pixels good, photons and read noise; the bound: weights of 1 / variance, one
+    # background for all pixels. A fit that gives each column a level of its own keeps to it, too.
     design, amounts = made(name)
     variance = np.maximum(design @ amounts, 1e-3) + read_noise**2
     star = design[:, 0] + design[:, 1:-1:2].sum(axis=1)
     weights = noise_weights(star.reshape(69, 69), noise_floor(star, variance)).ravel()
     bound, plain = (precision(design, amounts, variance, w) for w in (1 / variance, None))
-    assert (precision(design, amounts, variance, weights) < 1.05 * bound).all()
+    for columns in (0, 69):
+        assert (precision(design, amounts, variance, weights, columns) < 1.05 * bound).all()
     if read_noise < 20:
         assert (plain > 1.1 * bound).all()
 
@@ -84,6 +86,44 @@ def test_solve_and_sandwich_with_weights_are_those_of_least_squares():
     assert np.allclose(np.cov(found.T), sandwich(design, good, variance, weights), atol=8e-4)
 
 
+def test_levels_of_columns_are_those_of_least_squares():
+    # As many terms more, one for each column, images with bad pixels of their own, a column that has no good one
+    rng = np.random.default_rng(4)
+    design, weights = np.column_stack((rng.normal(size=(400, 4)), np.ones(400))), rng.uniform(0.1, 1, 400)
+    images, good = rng.normal(size=(3, 400)), rng.random((3, 400)) > 0.1
+    good[:, 7::20] = False
+    found = solve(design, images, good, weights, columns=20)
+    every = np.column_stack((design[:, :-1], np.tile(np.eye(20), (20, 1))))
+    for one, flags, image in zip(found, good, images, strict=True):
+        root = np.sqrt(weights[flags])
+        known = np.linalg.lstsq(every[flags] * root[:, None], image[flags] * root, rcond=None)[0]
+        assert np.allclose(one[:-1], known[:4]) and one[-1] == 0
+    variance, flags = rng.uniform(0.5, 4, 400), good[0]
+    used, weighted = every[flags], every[flags] * weights[flags, None]
+    inverse = np.linalg.pinv(used.T @ weighted)
+    whole = inverse @ (weighted.T * variance[flags]) @ weighted @ inverse
+    errors = sandwich(design, flags, variance, weights, columns=20)
+    assert np.allclose(errors[:4, :4], whole[:4, :4]) and not errors[-1].any()
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_noise_that_columns_share_does_not_matter(count):
+    """Reading makes it: the level wanders slowly along a column, and differs from column to column."""
+    cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=61), 12, seed=4)
+    given = {"filter": "F480M", "scale": 65.6, "header": POINTING, "fix": False, "center": (30.2, 30.1)}
+    given |= {"error": error[:count], "dq": dq[:count]}
+    stripes = np.random.default_rng(8).normal(0, 60, (1, 1, 61))
+    quiet, loud = (fit(cube[:count] + more, **given) for more in (0, stripes))
+    assert np.allclose(loud.v2, quiet.v2, atol=1e-6) and np.allclose(loud.v2_err, quiet.v2_err, rtol=1e-3)
+    assert np.allclose(loud.cp, quiet.cp, atol=1e-6) and np.allclose(loud.cp_err, quiet.cp_err, rtol=1e-3)
+    assert loud.chi2 == pytest.approx(quiet.chi2, rel=1e-3)
+    flat = [fit(cube[:count] + more, **given, background="flat") for more in (0, stripes)]
+    assert np.abs(flat[1].v2 - flat[0].v2).max() > 1e-4
+    assert (loud.header["CALBACKG"], flat[0].header["CALBACKG"]) == ("columns", "flat")
+    with pytest.raises(CalamiError, match="background of the fit"):
+        calibrate(loud, flat[0])
+
+
 @pytest.fixture(scope="module")
 def exposure():
     cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=61), 12, seed=4)
@@ -92,7 +132,7 @@ def exposure():
 
 def test_what_weights_may_be(exposure):
     plain, noise = (fit(**exposure, pixel_weights=w) for w in ("plain", "noise"))
-    ones = fit(**exposure, pixel_weights=np.ones((61, 61)))
+    ones = fit(**exposure, pixel_weights=np.ones((61, 61)), background="flat")
     assert np.allclose(ones.v2, plain.v2, atol=1e-12) and np.allclose(ones.cp, plain.cp, atol=1e-12)
     same = fit(**exposure, pixel_weights=noise.header["CALFLOOR"])
     function = fit(**exposure, pixel_weights=lambda star: noise_weights(star, noise.header["CALFLOOR"]))
@@ -106,7 +146,7 @@ def test_what_weights_may_be(exposure):
 def test_a_pixel_without_weight_is_a_bad_pixel(exposure):
     weights, dq = np.ones((61, 61)), exposure["dq"].copy()
     weights[20:22, 30], dq[:, 20:22, 30] = 0, niriss.DO_NOT_USE
-    chosen = {"fix": False, "center": (30.2, 30.1)}
+    chosen = {"fix": False, "center": (30.2, 30.1), "background": "flat"}
     without = fit(**exposure, **chosen, pixel_weights=weights)
     flagged = fit(**exposure | {"dq": dq}, **chosen, pixel_weights="plain")
     assert np.allclose(without.v2, flagged.v2, atol=1e-10) and np.allclose(without.cp, flagged.cp, atol=1e-10)
@@ -123,6 +163,8 @@ def test_a_pixel_without_weight_is_a_bad_pixel(exposure):
         ({"pixel_weights": lambda star: 1.0}, "finite"),
         ({"pixel_weights": "noise", "mode": "exact"}, "mode='fast'"),
         ({"pixel_weight": "noise"}, "pixel_weights"),
+        ({"background": "rows"}, "'flat' is known"),
+        ({"background": "columns", "mode": "exact"}, "mode='fast'"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(exposure, given, reason):
@@ -136,7 +178,7 @@ def test_the_weights_are_in_the_file_and_calibrate_asks_for_equal_ones(exposure,
     assert (back.header["CALPIXW"], back.header["CALFLOOR"]) == ("noise", noise.header["CALFLOOR"])
     with pytest.raises(CalamiError, match="pixel weights"):
         calibrate(back, plain)
-    assert calibrate(back, plain, allow=["CALPIXW"]).references
+    assert calibrate(back, plain, allow=["CALPIXW", "CALBACKG"]).references
     old = replace(plain, header={k: v for k, v in plain.header.items() if k != "CALPIXW"})
     assert calibrate(plain, old).references  # before there were weights, all pixels counted alike
     with pytest.raises(CalamiError, match="pixel weights"):
@@ -182,9 +224,9 @@ def test_the_response_is_what_a_fit_finds():
     star = star_image((69, 69), (0.0, 0.0), setup)
     design, weights = fringe_model(69, (0.0, 0.0), setup).reshape(69**2, -1), noise_weights(star).ravel()
     every = np.ones((1, 69**2), bool)
-    rest = solve(design, star.reshape(1, -1), every, weights)[0]
+    rest = solve(design, star.reshape(1, -1), every, weights, 69)[0]
     for place in ((1.3, 2.1), (-3.3, 4.7)):  # rows and columns
-        seen = solve(design, star_image((69, 69), place, setup).reshape(1, -1), every, weights)[0]
+        seen = solve(design, star_image((69, 69), place, setup).reshape(1, -1), every, weights, 69)[0]
         light, fringe = weighted_response(np.array([place[::-1]]) * scale, "F480M", 4.8e-6, FLOOR)
         assert abs(light[0] - seen[0] / rest[0]) < 2e-3
         assert np.allclose(np.abs(fringe[:, 0]), np.hypot(seen[1:-1:2], seen[2:-1:2]), atol=5e-3)
