@@ -1463,6 +1463,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'calami.fringes.pupil.PupilFit.without': ( 'fringes/pupil.html#pupilfit.without',
                                                                                  'calami/fringes/pupil.py'),
                                       'calami.fringes.pupil._Star': ('fringes/pupil.html#_star', 'calami/fringes/pupil.py'),
+                                      'calami.fringes.pupil._Star.levelled': ( 'fringes/pupil.html#_star.levelled',
+                                                                               'calami/fringes/pupil.py'),
                                       'calami.fringes.pupil._Star.misfit': ('fringes/pupil.html#_star.misfit', 'calami/fringes/pupil.py'),
                                       'calami.fringes.pupil._Star.model': ('fringes/pupil.html#_star.model', 'calami/fringes/pupil.py'),
                                       'calami.fringes.pupil._Star.solve': ('fringes/pupil.html#_star.solve', 'calami/fringes/pupil.py'),

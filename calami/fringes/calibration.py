@@ -392,9 +392,8 @@ def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarr
     covariances = [a.noise_covariance(key) for a in aligned]
     reference, used = _combine(values, bad, w, circular)
     shared, values = _reference_modes(values, bad, w, circular, options.modes)
-    shift, more, each = (0.0, 0.0, 0.0) if moved is None else moved
-    placed = values + each if circular else values * (1 + each)  # where the target stands
-    excess = _excess(placed, bad, np.array([np.diag(c) for c in covariances]), circular) if options.scatter else 0.0
+    excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if options.scatter else 0.0
+    shift, more = (0.0, 0.0) if moved is None else moved
     calibrated = wrap(own - reference - shift) if circular else own / reference / (1 + shift)
     variances = _pooled(target, (excess, len(aligned) if options.scatter else 1), prior, w, circular)
     systematic = _systematic(target, calibrated, (*variances, prior), circular) + _flat(
@@ -586,11 +585,12 @@ def _about_parts(parts: Sequence[np.ndarray], stars: Sequence[Observables], valu
 
 # %% ../../nbs/fringes/09_calibration.ipynb #091e43fd
 def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, options: CalibrationOptions):
-    # By key, what a model of position takes off target over references, the covariance of what it does not know, and
-    # what it takes off target over each reference; and which part of the variance is not known
+    # By key, what a model of position takes off target over references, and the covariance of what it does not know;
+    # and which part of the variance that is
     model, found, unknown = options.position, {}, 0.0
     for star in (target, *aligned):
-        differ = [key for key in FIT_STATE if str(star.header.get(key, "")) != str(model.state.get(key) or "")]
+        state = {"CALBACKG": "flat", **{key: value for key, value in model.state.items() if value}}
+        differ = [key for key in FIT_STATE if str(star.header.get(key, "")) != str(state.get(key, ""))]
         if differ or star.filter != model.filter:
             what = ", ".join(f"{key} {star.header.get(key)}, not {model.state.get(key)}" for key in differ)
             text = f"{star.name} is no data for the position model {model.name}: {what or f'it is of {model.filter}'}"
@@ -600,8 +600,7 @@ def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, o
     others = np.array([_place(star) for star in aligned])
     for key in ("v2", "cp"):
         shift, left, whole = model.difference(key, _place(target), others, w)
-        each = np.array([model.difference(key, _place(target), one[None], np.ones(1))[0] for one in others])
-        found[key] = (shift, left, each) if options.position_as == "correction" else (0.0, whole, 0.0)
+        found[key] = (shift, left) if options.position_as == "correction" else (0.0, whole)
         unknown = max(unknown, float(np.trace(left) / np.trace(whole)) if whole.any() else 0.0)
     return found, unknown
 

@@ -392,10 +392,9 @@ class FitOptions:
         the floor that ERR or the scatter of the integrations ask for (`noise_floor`); a number: with that floor.
         ``"plain"``: all alike, always so for the other modes. Or the weights: one for each pixel of the file, or a
         function that gives them for the image of a star at its place. Pixels with weight 0 are not used.
-    background : str, optional
-        ``"columns"``: a level of each column, free in each integration, since the noise of reading is partly common to
-        the pixels of a column; by default, but where all pixels count alike.
-        ``"flat"``: one for all pixels, as in jwst.ami; always so for the other modes.
+    background : str
+        ``"flat"``: one for all pixels, as in jwst.ami. ``"columns"``, for ``"fast"`` only: a level of each column, free
+        in each integration, since the noise of reading is partly common to the pixels of a column.
     weighting : str, optional
         See `bands`: ``"photons"`` by default for ``"fast"``; ``"peaks"``, with the wavelengths and the model of the
         pipeline, for the others.
@@ -428,7 +427,7 @@ class FitOptions:
     spectrum: Spectrum | None = None
     bandpass: np.ndarray | None = None
     pixel_weights: str | float | np.ndarray | Callable | None = None
-    background: str | None = None
+    background: str = "flat"
     weighting: str | None = None
     pupil: MeasuredPupil | str | Path | None = None
     distortion: Distortion | str = COMMISSIONING
@@ -459,9 +458,6 @@ class FitOptions:
             raise CalamiError(f"pixel_weights is {kind!r}; use {known}")
         elif not (named or callable(kind) or isinstance(kind, (int, float))):
             object.__setattr__(self, "pixel_weights", np.asarray(kind, float))
-        plain = isinstance(self.pixel_weights, str) and self.pixel_weights == "plain"
-        if self.background is None:
-            object.__setattr__(self, "background", "flat" if plain else "columns")
         if self.background not in ("flat", "columns") or (self.mode != "fast" and self.background != "flat"):
             raise CalamiError(f"background is {self.background!r}; 'flat' is known, and 'columns' for mode='fast'")
 

@@ -30,9 +30,11 @@ PARTS = {
     "tilts": range(7, 21),
     "bends": range(21, 42),
 }
+#: What is measured of a pupil if nothing else is asked for.
+_STRAIGHT = ("distortion", "holes", "smoothing", "tilts")
 
 # %% ../../nbs/fringes/14_pupil.ipynb #e66888f8
-def measure_pupil(exposures: Sequence, parts: Iterable[str] = tuple(PARTS), steps: int = 3, **options: Any) -> PupilFit:
+def measure_pupil(exposures: Sequence, parts: Iterable[str] = _STRAIGHT, steps: int = 3, **options: Any) -> PupilFit:
     """
     Measure the pupil on exposures in one filter.
 
@@ -42,7 +44,7 @@ def measure_pupil(exposures: Sequence, parts: Iterable[str] = tuple(PARTS), step
         Single stars: what `calami.fringes.fitting.fit` takes, or pairs of it and keywords of `fit` (``dq``, ``error``,
         ``header``).
     parts : iterable of str
-        Which of `PARTS` to measure; the rest is as designed.
+        Which of `PARTS` to measure; the rest is as designed. All but the bends by default.
     steps : int
         Of the iteration.
     **options
@@ -209,6 +211,10 @@ class _Star:
     weights: np.ndarray  # 0 where bad
     variance: np.ndarray  # of the mean; infinite where bad
     faint: float  # variance of pixels far from the star
+    columns: int = 0  # with levels of their own
+
+    def levelled(self, pictures: np.ndarray) -> np.ndarray:
+        return levelled(pictures, self.weights, self.columns) if self.columns else pictures
 
     def model(self, values: np.ndarray, tilted: bool = True) -> np.ndarray:
         setup = self.setup.with_pupil(FilterPupil.from_values(values))
@@ -222,20 +228,20 @@ class _Star:
 
     def misfit(self, values: np.ndarray) -> tuple[float, float]:
         basis, left = self.solve(values)
-        freedom = self.good.sum() - basis.shape[1] - np.sqrt(len(self.image))
+        freedom = self.good.sum() - basis.shape[1] - self.columns
         plain = left[self.good] ** 2 / self.weights[self.good] / self.variance[self.good]
         return float((left**2).sum() / self.faint / freedom), float(plain.sum() / freedom)
 
 # %% ../../nbs/fringes/14_pupil.ipynb #8d6f2061
 def _solved(star: _Star, design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # Coefficients, the basis and the residual of `_Star.solve`
-    root, columns = np.sqrt(star.weights), int(np.sqrt(len(star.image)))
-    design = levelled(design, star.weights, columns)[:, :-1]
+    root, image, terms = np.sqrt(star.weights), star.levelled(star.image[:, None])[:, 0], design.shape[1]
+    design = star.levelled(design)[:, : terms - bool(star.columns)]
     norm = np.sqrt((design**2).mean(axis=0))
     basis, triangle = np.linalg.qr(design / norm * root[:, None])
-    image = root * levelled(star.image[:, None], star.weights, columns)[:, 0]
-    along = basis.T @ image
-    return np.append(np.linalg.solve(triangle, along) / norm, 0.0), basis, image - basis @ along
+    along, amounts = basis.T @ (root * image), np.zeros(terms)
+    amounts[: len(norm)] = np.linalg.solve(triangle, along) / norm
+    return amounts, basis, root * image - basis @ along
 
 # %% ../../nbs/fringes/14_pupil.ipynb #8994a714
 def _star(data, given: Mapping, number: int, options: Mapping) -> _Star:
@@ -253,7 +259,8 @@ def _star(data, given: Mapping, number: int, options: Mapping) -> _Star:
     variance = np.where(good & np.isfinite(variance), variance, np.inf)
     group = "".join(str(frames.facts.get(key, "")) for key in ("PROGRAM", "OBSERVTN")) or f"{frames.name} {number}"
     image = np.where(good, _mean_image(frames)[0].ravel(), 0)
-    return _Star(frames.name, group, setup, center, image, good, weights * good, variance, float(faint))
+    noise = weights * good, variance, float(faint), weighting.columns
+    return _Star(frames.name, group, setup, center, image, good, *noise)
 
 # %% ../../nbs/fringes/14_pupil.ipynb #5556f3aa
 def _variance_of_mean(frames: _Frames) -> np.ndarray:
@@ -306,7 +313,7 @@ def _bending(star: _Star, setup: Setup, amounts: np.ndarray, image: np.ndarray) 
 def _equations(star: _Star, values: np.ndarray, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Normal equations of one exposure for a step, in units of its own misfit
     basis, left = star.solve(values)
-    changes = levelled(changes, star.weights, int(np.sqrt(len(star.image)))) * np.sqrt(star.weights)[:, None]
+    changes = star.levelled(changes) * np.sqrt(star.weights)[:, None]
     changes = changes - basis @ (basis.T @ changes)
     size = (left**2).mean()
     return changes.T @ changes / size, changes.T @ left / size

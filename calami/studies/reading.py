@@ -391,7 +391,7 @@ def fit_alike(one: Seen, images: np.ndarray) -> Observables:
     data = {"dq": np.broadcast_to(dq, images.shape), "error": error, "header": header | {"FILTER": one.filter}}
     floor = float(one.data.header.get("CALFLOOR", FLOOR))
     center = one.place if np.isfinite(one.place).all() else None  # bad pixels would move it
-    background = str(one.data.header.get("CALBACKG", "columns")).strip()
+    background = str(one.data.header.get("CALBACKG", "flat")).strip()
     options = {"pixel_weights": floor, "center": center, "background": background}
     return fit(images, **data, **options, fix=False, reject=False, debias=False)
 
