@@ -589,8 +589,8 @@ def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, o
     # and which part of the variance that is
     model, found, unknown = options.position, {}, 0.0
     for star in (target, *aligned):
-        state = {"CALBACKG": "flat", **{key: value for key, value in model.state.items() if value}}
-        differ = [key for key in FIT_STATE if str(star.header.get(key, "")) != str(state.get(key, ""))]
+        seen, known = ({"CALBACKG": "flat"} | {k: v for k, v in one.items() if v} for one in (star.header, model.state))
+        differ = [key for key in FIT_STATE if str(seen.get(key, "")) != str(known.get(key, ""))]
         if differ or star.filter != model.filter:
             what = ", ".join(f"{key} {star.header.get(key)}, not {model.state.get(key)}" for key in differ)
             text = f"{star.name} is no data for the position model {model.name}: {what or f'it is of {model.filter}'}"

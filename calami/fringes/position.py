@@ -302,7 +302,8 @@ class PositionModel:
             options = PositionOptions(name=known["name"], source=known["source"], periodic=bool(known["periodic"]))
             if places.shape != (len(values["v2"]), 2) or len(values["cp"]) != len(places):
                 raise CalamiError(f"{len(places)} places for {len(values['v2'])} exposures")
-            return cls(known["name"], known["filter"], known["state"], places, values, laws, options)
+            state = {"CALBACKG": "flat"} | known["state"]  # in files from before there was another background
+            return cls(known["name"], known["filter"], state, places, values, laws, options)
         except (KeyError, TypeError, ValueError, IndexError, CalamiError) as error:
             reason = f"is no model of position ({type(error).__name__}: {error})"
             raise FileProblem(Path(path), reason, "give a file that PositionModel.save wrote") from error
