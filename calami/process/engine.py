@@ -45,7 +45,8 @@ class Engine:
         Work on a Dask cluster instead: the address of its scheduler, or ``"local"`` for one on this machine with
         `workers` processes (see `dask_executor`).
     stock : bool
-        Let the stock pipeline do each run from its file on (`calami.process.shared`): slow, and the same result.
+        Let the stock pipeline do each run from its file on (`calami.process.shared`), and each step all at once
+        (`calami.process.long`): slow, much memory for a long exposure, and the same result.
     """
 
     cache: OfflineCache | str | os.PathLike | None = None
