@@ -102,7 +102,8 @@ def _bundles(jobs: Sequence[dict]) -> list[dict]:
     for job in jobs:
         files.setdefault(job["file"], []).append(job)
     found = []
-    for parts in sorted(files.values(), key=lambda parts: Path(parts[0]["file"]).stat().st_size):
+    ordered = sorted(files.values(), key=lambda parts: Path(parts[0]["file"]).stat().st_size)
+    for parts in [*ordered[:1], *ordered[:0:-1]]:  # no large one is the last to begin
         name = f".calami-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-together"
         more = {"work": str(Path(parts[0]["outdir"]) / name), "call": "calami.process.shared:_run_together"}
         found.append(parts[0] | more | {"together": parts, "differ": _differing(parts), "check": not found})

@@ -241,7 +241,7 @@ def test_no_task_is_no_run():
     assert pipe_together({}, CHAIN) == {}
 
 
-def test_the_smallest_exposure_is_compared(tmp_path):
+def test_the_smallest_exposure_is_compared_and_the_largest_is_begun_early(tmp_path):
     jobs = []
     for name, size in (("a", 5), ("b", 2), ("c", 9)):
         (tmp_path / name).write_bytes(b"x" * size)
@@ -249,10 +249,10 @@ def test_the_smallest_exposure_is_compared(tmp_path):
     bundles = shared._bundles([*jobs, jobs[0] | {"parameters": {}}])
     assert [(b["file"][-1], b["check"], len(b["together"])) for b in bundles] == [
         ("b", True, 1),
-        ("a", False, 2),
         ("c", False, 1),
+        ("a", False, 2),
     ]
-    assert bundles[1]["differ"] == ["jump"]
+    assert bundles[2]["differ"] == ["jump"] and shared._bundles([]) == []
 
 
 def write(path, data, **cards):
