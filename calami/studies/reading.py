@@ -364,9 +364,9 @@ def window_of(one: Seen, image: np.ndarray) -> tuple[slice, slice]:
     return min(cuts, key=lambda cut: np.nanmedian(np.abs(image[cut] - one.data.image)))
 
 # %% ../../nbs/studies/01_reading.ipynb #40c502ff
-def fit_alike(one: Seen, images: np.ndarray) -> Observables:
+def fit_alike(one: Seen, images: np.ndarray, error: np.ndarray | None = None) -> Observables:
     """
-    Fit images without noise as an exposure was fitted.
+    Fit other images as an exposure was fitted.
 
     Parameters
     ----------
@@ -375,11 +375,13 @@ def fit_alike(one: Seen, images: np.ndarray) -> Observables:
         others.
     images : numpy.ndarray
         An image or several, shape of SUB80 or (n, ...).
+    error : numpy.ndarray, optional
+        Standard errors of images with noise.
 
     Returns
     -------
     Observables
-        The fit; nothing is rejected, and nothing taken off for noise.
+        The fit; nothing is rejected. What the noise makes of V² is taken off if `error` is given.
     """
     dq = np.zeros(images.shape[-2:], "uint32")
     dq[: niriss.SUB80.reference_rows] = niriss.DO_NOT_USE
@@ -387,13 +389,14 @@ def fit_alike(one: Seen, images: np.ndarray) -> Observables:
         mean = np.asarray(one.images.science, float).reshape(-1, *dq.shape).mean(axis=0)
         dq[window_of(one, mean)] = np.where(np.isfinite(one.data.image), 0, niriss.DO_NOT_USE)
     header = {key: value for key, value in one.data.header.items() if not key.startswith(("S_", "MIG"))}
-    error = np.full(images.shape, 1e-5 * images.max())
+    quiet = error is None
+    error = np.full(images.shape, 1e-5 * images.max()) if quiet else error
     data = {"dq": np.broadcast_to(dq, images.shape), "error": error, "header": header | {"FILTER": one.filter}}
     floor = float(one.data.header.get("CALFLOOR", FLOOR))
     center = one.place if np.isfinite(one.place).all() else None  # bad pixels would move it
     background = str(one.data.header.get("CALBACKG", "flat")).strip()
     options = {"pixel_weights": floor, "center": center, "background": background}
-    return fit(images, **data, **options, fix=False, reject=False, debias=False)
+    return fit(images, **data, **options, fix=False, reject=False, debias=not quiet)
 
 # %% ../../nbs/studies/01_reading.ipynb #61b44e7a
 #: Angles of the detector on the sky that differ by less are one roll, degrees. In program 1093 stars differ by 0.6.

@@ -1,24 +1,36 @@
 """What the studies measure, over many simulated programs: bias, and coverage of their errors.
 
-    python tests/campaigns/studies.py [--draws 200] [--what depth,flat]
+    python tests/campaigns/studies.py [--draws 200] [--what depth,flat,peak]
 
 ``depth``: depths of the response within pixels of 0, 5 and 10 %, nine flown places, images with photon noise of 2e8
 electrons in all; ``--flat 0.01`` adds sensitivities of single pixels that no one knows, and fits them. ``flat``: the
-core flat of the same images, for flats of 0, 0.5 and 1 %. Each line: how many draws, mean, scatter, mean error,
-coverage of one and two standard errors with the p of a binomial test against 68.3 and 95.4 %.
+core flat of the same images, for flats of 0, 0.5 and 1 %. ``peak``: what 1509 asks, a nonlinearity of
+2e-7 per e- and a persistence of 0.1 %, alone and together, in ramps of `tests/foreign.py` of four depths at two
+places. Each line: how many draws, mean, scatter, mean error, coverage of one and two standard errors with the p of a
+binomial test against 68.3 and 95.4 %.
 """
 
 import argparse
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from foreign_physics import disturbed
 
 from calami.fringes.fitting import fit
 from calami.instrument import niriss
 from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_response, within_pixels
+from calami.migration.kernel import migration_or_nonlinearity
+from calami.migration.ramps import read_pattern, statistics_of
 from calami.simulate.plans import SUBPIXEL_DITHERS
 from calami.studies import intrapixel
 from calami.studies.reading import Seen, places
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import foreign
 
 PHOTONS, FILTER = 2e8, "F480M"
 STEPS = np.array(SUBPIXEL_DITHERS[25][:9])[:, ::-1] * 1e3 / np.mean(niriss.PIXEL_SCALE_MAS)
@@ -138,6 +150,30 @@ def flats(draws, seed):
             )
 
 
+def peaks(draws, seed):
+    """Linearity of the peak pixels, and persistence."""
+    for name, law, loss in (("both", 1e-3, 2e-7), ("persistence", 1e-3, 0.0), ("nonlinearity", 0.0, 2e-7)):
+        began, rows, answers = perf_counter(), [], Counter()
+        for number in range(seed, seed + draws):
+            program = foreign.program_of(number, foreign.LAWS["none"], FILTER)
+            rng = np.random.default_rng([number, 1509])
+            physics = replace(foreign.LAWS["none"], persistence=law, nonlinear=loss)
+            ramps = [disturbed(reads, physics, rng) for reads in program.ramps]
+            stats = [statistics_of(reads, **facts) for reads, facts in zip(ramps, program.facts, strict=True)]
+            pattern, verdict = read_pattern(stats), migration_or_nonlinearity(stats, n_bootstrap=0)
+            found = dict(
+                zip(verdict.kernel.names, zip(verdict.kernel.values, verdict.kernel.errors, strict=True), strict=True)
+            )
+            rows.append((pattern.persistence, pattern.persistence_error, *found.get("nonlinearity", (np.nan, np.nan))))
+            answers[verdict.answer] += 1
+        for words, true, values, errors in (
+            ("persistence [%]", 100 * law, *(100 * np.array(rows)[:, :2].T)),
+            ("nonlinearity [1e-7/e-]", 1e7 * loss, *(1e7 * np.array(rows)[:, 2:].T)),
+        ):
+            line(f"{name}, {words} of {true:g}", (values - true) / errors, errors, values, began)
+        print(dict(answers))
+
+
 def main():
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,6 +192,8 @@ def main():
                 depths(options.draws, options.seed, tried)
         elif what == "flat":
             flats(options.draws, options.seed)
+        elif what == "peak":
+            peaks(options.draws, options.seed)
 
 
 if __name__ == "__main__":

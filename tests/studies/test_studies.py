@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import foreign
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -18,6 +19,9 @@ from calami.fringes.oifits import write_products
 from calami.fringes.position import PositionModel
 from calami.instrument import niriss
 from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_response, psf, within_pixels
+from calami.migration.kernel import migration_or_nonlinearity
+from calami.migration.ramps import read_pattern, statistics_of
+from calami.studies import intrapixel
 from calami.studies.calibrators import Mismatch, growth, mean_square, search_stars, study_calibrators
 from calami.studies.findings import by_error, plain
 from calami.studies.intrapixel import FringeFit, PixelFit, fit_pixels, response_depth, study_intrapixel
@@ -136,6 +140,13 @@ def test_another_program_and_mixed_rolls_are_remarked_on(placed):
     known = replace(turned, seen=tuple(replace(one, roll=10.0 * k) for k, one in enumerate(turned.seen)))
     first, second = doubts(known, 1504)
     assert "program 4478, not of 1504" in first and "turned by up to 30.0°" in second
+
+
+def test_rolls_are_read_from_files(tmp_path):
+    for k, roll in ((1, 10.0), (2, 50.0)):
+        path = tmp_path / f"{rootname(k, program=4480)}_cal.fits"
+        write_star(path, 5, TARGPROP=f"STAR-{k}", sci_cards={"ROLL_REF": roll, "V3I_YANG": 0.56})
+    assert "turned by up to 40.0°" in " ".join(doubts(read_study(tmp_path, tmp_path / "out"), 4480))
 
 
 # --- 4478 ------------------------------------------------------------------------------------------------------------
@@ -294,6 +305,21 @@ def test_the_depth_of_the_response_is_recovered(depth):
     assert abs(found.depth - depth) < 3 * found.error + 0.005 and found.error < 0.03 and found.by_blur > 0
 
 
+def test_what_noise_makes_of_v2_is_taken_off_before_the_depth():
+    """Noise as strong as the fringes adds twice its square; the study fits the mean image anew, and forgot it."""
+    image = psf("F480M", (45.2, 40.0), oversample=5) * 1e4
+    image[: niriss.SUB80.reference_rows] = 0
+    error, found = np.full(image.shape, 20.0), []
+    one = _alone(fit(image, header={"FILTER": "F480M"}, error=error, pixel_weights=0.003), image)
+    for seed in range(6):
+        noisy = image + error * np.random.default_rng(seed).normal(size=image.shape)
+        seen = replace(one, images=SimpleNamespace(science=noisy, error=error, has=lambda name: False))
+        found.append([fit_alike(seen, noisy).v2.mean(), intrapixel._own_v2(seen).mean()])
+    (raw, known), scatter = np.mean(found, axis=0), np.std(found, axis=0, ddof=1)[1] / np.sqrt(6)
+    true = fit_alike(one, image).v2.mean()
+    assert abs(known - true) < 3 * scatter < raw - true
+
+
 def test_what_single_pixels_do_to_the_depth_is_in_its_error():
     """All places share the pixels, so their scatter does not hold what a flat of 1 % does to V²."""
     flats = [np.random.default_rng(k).normal(1, 0.01, niriss.SUB80.shape) for k in range(6)]
@@ -381,6 +407,19 @@ def test_few_stars_make_large_errors_of_the_rule_and_never_none():
         value, error = growth(found, [])["v2"]["same"]
         inside.append(abs(value - 2e-6) < 2 * error)
     assert np.mean(inside) > 0.9
+
+
+# --- 1509 ------------------------------------------------------------------------------------------------------------
+
+
+def test_linearity_of_the_peak_and_persistence_are_told_apart():
+    """What program 1509 asks: a star at two places and four depths, simulated with both and without migration."""
+    program = foreign.program_of(4, foreign.Physics(persistence=1e-3, nonlinear=2e-7), "F480M")
+    stats = [statistics_of(reads, **facts) for reads, facts in zip(program.ramps, program.facts, strict=True)]
+    pattern, verdict = read_pattern(stats), migration_or_nonlinearity(stats, n_bootstrap=0)
+    assert abs(pattern.persistence - 1e-3) < 2 * pattern.persistence_error < 5e-4
+    assert verdict.answer == "nonlinearity" and list(verdict.kernel.names) == ["nonlinearity"]
+    assert abs(verdict.kernel.values[0] - 2e-7) < 2 * verdict.kernel.errors[0] < 3e-8
 
 
 # --- all -------------------------------------------------------------------------------------------------------------
