@@ -429,7 +429,9 @@ def _pair_table(found: Sequence[Mismatch]):
     for one in found:
         v2, cp = _root(one.v2, one.v2_error), np.degrees(_root(one.cp, one.cp_error))
         mas = one.apart * float(np.mean(niriss.PIXEL_SCALE_MAS))
-        rows.append((one.first, one.second, one.filter, one.dmag, one.dlnt, mas, one.dlnpeak, *v2, *cp))
+        facts = one.dmag, one.dlnt, mas, one.dlnpeak
+        own = (abs(value) if abs(value) < 0.005 else value for value in facts)  # no -0.00
+        rows.append((one.first, one.second, one.filter, *own, *v2, *cp))
     names = "target calibrator filter dmag dlnT apart_mas dlnpeak v2 v2_error cp_deg cp_deg_error".split()
     table = Table(rows=rows, names=names)
     for name, style in (("dmag", ".2f"), ("dlnT", ".2f"), ("apart_mas", ".1f"), ("dlnpeak", ".2f")):
@@ -572,6 +574,8 @@ def _draw_pairs(ax, found: Sequence[Mismatch], what: str) -> None:
         x = [abs(one.dmag) if close else one.apart * float(np.mean(niriss.PIXEL_SCALE_MAS)) for one in mine]
         y = np.array([_root(getattr(one, what), getattr(one, f"{what}_error")) for one in mine])
         ax.errorbar(x, factor * y[:, 0], factor * y[:, 1], fmt="o", label=name)
+    if np.ptp(ax.get_xlim()) < 0.1:  # a scale of thousandths would say nothing
+        ax.set_xlim(np.mean(ax.get_xlim()) - 0.05, np.mean(ax.get_xlim()) + 0.05)
     reach = np.linspace(0, max([one.apart for one in found if math.isfinite(one.apart)], default=1) * 1.1, 50)
     known = np.array([math.hypot(FLIGHT_WEIGHTED.star, FLIGHT_WEIGHTED.of_position(a)) for a in reach])
     grows = {"v2": 2 * known, "cp": math.sqrt(3) * known}[what]

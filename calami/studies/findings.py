@@ -129,7 +129,7 @@ def _headline(reading: Reading) -> str:
 # %% ../../nbs/studies/02_findings.ipynb #c2f7fa14
 def _box(found: Findings, reading: Reading) -> list:
     blocks = [_SIMULATED] if reading.simulated else []
-    blocks += list(found.answer)
+    blocks += [words[:1].upper() + words[1:] for words in found.answer]
     blocks += [Heading("What cannot be answered")] if found.missing else []
     return blocks + [Note(f"{what}: {why}") for what, why in found.missing.items()]
 
