@@ -116,7 +116,8 @@ class PixelFit:
 HALF = 5
 STRENGTHS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04)
 FLOORS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-_PRIORS = {"image": 0.05, "flux": 0.02, "place": 0.03}  # of the peak; relative; pixels
+# Of the peak; relative; pixels; sensitivity of pixels outside, which stands for all that moves the fringes by as much
+_PRIORS = {"image": 0.05, "flux": 0.02, "place": 0.03, "outside": STRENGTHS[-1]}
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #206c7d20
 def fit_pixels(
@@ -282,7 +283,7 @@ def _solve(parts: Sequence[_Part], strength: float, floor: float, half: int) -> 
     from scipy.linalg import cho_factor, cho_solve
 
     pixels, common = (2 * half + 1) ** 2, parts[0].image.shape[1]
-    outside = parts[0].outside.shape[1] if strength else 0
+    outside = parts[0].outside.shape[1]
     count = pixels + common + 3 * len(parts) + outside
     normal, right, chi2, logs = np.eye(count), np.zeros(count), 0.0, 0.0
     for k, part in enumerate(parts):
@@ -293,7 +294,7 @@ def _solve(parts: Sequence[_Part], strength: float, floor: float, half: int) -> 
         design[:, pixels : pixels + common] = _PRIORS["image"] * part.image[good]
         own = part.own[good] * (_PRIORS["flux"], _PRIORS["place"], _PRIORS["place"])
         design[:, pixels + common + 3 * k :][:, :3] = own
-        design[:, count - outside :] = strength * part.outside[good, :outside]
+        design[:, count - outside :] = _PRIORS["outside"] * part.outside[good]
         design *= weight[:, None]
         left = part.left[good] * weight
         normal += design.T @ design
