@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.images import pieces
+
 # %% auto #0
 __all__ = ['log', 'PART_BYTES', 'in_parts', 'patched']
 
@@ -83,9 +85,7 @@ def patched() -> Iterator[Callable[[Any, str, Any], None]]:
 # %% ../../nbs/process/14_long.ipynb #a6f37140
 def _rows(array: np.ndarray, size: int) -> list[slice]:
     # Rows of an array (…, rows, columns) that have so many bytes together.
-    count = array.shape[-2]
-    step = max(1, size * count // array.nbytes)
-    return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+    return pieces(array.shape[-2], array.nbytes // array.shape[-2], size)
 
 # %% ../../nbs/process/14_long.ipynb #8d967247
 def _find_jumps(stock: Callable, size: int, data) -> tuple:
