@@ -2548,6 +2548,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'calami.migration.ramps._mark': ('migration/ramps.html#_mark', 'calami/migration/ramps.py'),
                                         'calami.migration.ramps._medians': ('migration/ramps.html#_medians', 'calami/migration/ramps.py'),
                                         'calami.migration.ramps._noise': ('migration/ramps.html#_noise', 'calami/migration/ramps.py'),
+                                        'calami.migration.ramps._note_on_jumps': ( 'migration/ramps.html#_note_on_jumps',
+                                                                                   'calami/migration/ramps.py'),
                                         'calami.migration.ramps._of_files': ('migration/ramps.html#_of_files', 'calami/migration/ramps.py'),
                                         'calami.migration.ramps._opened': ('migration/ramps.html#_opened', 'calami/migration/ramps.py'),
                                         'calami.migration.ramps._parts': ('migration/ramps.html#_parts', 'calami/migration/ramps.py'),

@@ -103,8 +103,8 @@ ASSUMPTIONS = (
 METHOD = (
     "Signals are superbias-subtracted, linearised ADU, as the pipeline's charge_migration step sees them; e- with "
     f"a gain of {niriss.GAIN} e-/ADU.",
-    "(a) Differences of successive groups of the peak pixel, averaged over integrations, outliers and flagged "
-    "jumps excluded; a common law of the rate against the charge held, and a rate at zero charge for each "
+    "(a) Differences of successive groups of the peak pixel, averaged over integrations, outliers among these "
+    "excluded; a common law of the rate against the charge held, and a rate at zero charge for each "
     "pointing; crossings from the law that fits best (BIC), intervals from resampled blocks of integrations. "
     "Instantaneous: rate at the charge over rate at zero, less 1; cumulative: mean rate since the reset; half: "
     "second half of the ramp over the first.",

@@ -42,7 +42,7 @@ SATURATED_FRACTION = 0.95
 MOST_SATURATED = 0.02
 #: Differences further from the median over integrations than this many standard deviations are excluded.
 REJECTION = 5.0
-VERSION = 2
+VERSION = 3
 
 # %% ../../nbs/migration/01_ramps.ipynb #a0cfdae5
 @dataclass(frozen=True, eq=False, repr=False)
@@ -217,6 +217,7 @@ class _Sums:
         self.count = np.zeros((blocks, groups - 1, *shape), np.int32)
         self.total, self.square = np.zeros((blocks, groups - 1, *shape)), np.zeros((groups - 1, *shape))
         self.saturated = np.zeros((groups, *shape), np.int64)
+        self.jumps = np.zeros((groups - 1, *shape), np.int64)
         self.middle: np.ndarray | None = None
 
     def learn(self, reads: np.ndarray, flags: np.ndarray | None) -> None:
@@ -224,7 +225,8 @@ class _Sums:
         if len(reads) < 8:
             return
         step = np.diff(reads, axis=1)
-        *_, bad = self._flagged(reads, flags)
+        _, poor, _ = self._flagged(reads, flags)
+        bad = poor[:, 1:] | poor[:, :-1]
         step[bad] = np.nan
         lost = bad.all(axis=0)
         step[:, lost] = 0.0
@@ -234,7 +236,7 @@ class _Sums:
         self.reach = (REJECTION * np.maximum(mad, 0.7 * least)).astype(np.float32)
 
     def _flagged(self, reads, flags):
-        # Which reads are saturated (themselves or one before), which are unusable, which differences are not good.
+        # Which reads are saturated (themselves or one before), which are unusable, which differences end in a jump.
         odd = ~(reads < self.saturation)  # NaN, too
         flagged = flags is not None and flags.any()
         if not odd.any() and not flagged:
@@ -249,16 +251,20 @@ class _Sums:
             jump = flags[:, 1:] & niriss.JUMP_DET != 0
         full = np.logical_or.accumulate(full, axis=1)
         poor = full | broken
-        return full, poor, poor[:, 1:] | poor[:, :-1] | jump
+        return full, poor, jump
 
     def add(self, start: int, reads: np.ndarray, flags: np.ndarray | None) -> None:
         # Integrations `start`, `start + 1`, … of one block.
         block = int(np.searchsorted(self.edges, start, side="right")) - 1
         step = np.diff(reads, axis=1)
-        full, poor, bad = self._flagged(reads, flags)
-        if self.middle is not None:
+        full, poor, jump = self._flagged(reads, flags)
+        bad = poor[:, 1:] | poor[:, :-1]
+        self.jumps += jump.sum(axis=0)
+        if self.middle is None:
+            bad |= jump
+        else:
             with np.errstate(invalid="ignore"):
-                bad = bad | ~(np.abs(step - self.middle) <= self.reach)
+                bad |= ~(np.abs(step - self.middle) <= self.reach)
         step[bad] = 0.0
         first = np.where(poor[:, 0], 0.0, reads[:, 0])
         self.first_count[block] += (~poor[:, 0]).sum(axis=0)
@@ -387,6 +393,20 @@ def _find_star(sample: np.ndarray, flags: np.ndarray | None, good: np.ndarray, s
     return star.row, star.col
 
 # %% ../../nbs/migration/01_ramps.ipynb #85153bc4
+#: Cosmic rays hit a pixel in far fewer of its group differences than this, and seldom one of them in three integrations.
+_HITS = 0.02
+
+
+def _note_on_jumps(name: str, counts: np.ndarray, nints: int) -> list[str]:
+    share = counts / nints
+    if share.max() < _HITS or counts.max() < 3:
+        return []
+    said = (
+        f"{name}: {100 * share.max():.0f} % of the differences that end in group {int(share.argmax()) + 2} of the peak"
+    )
+    return [f"{said} are flagged as jumps, for its rate falls; they are used here, and a fit of the ramps lacks them"]
+
+
 #: What to do where even the first groups are full.
 _FAINTER = "use a fainter star, or a filter with less light: fewer groups do not help where the second one is full"
 
@@ -419,6 +439,7 @@ def _statistics(ramps, flags, good: np.ndarray, options: RampOptions, notes: Seq
             why += f": it is saturated from group {int(often[:, *peak].argmax()) + 1} on, with it "
             why += f"{int((often[-1] & good).sum())} pixels at the end"
         notes.append(why)
+    notes += _note_on_jumps(name, sums.jumps[:, *peak], nints) if sums.middle is not None else []
     if not good[max(peak[0] - 1, 0) : peak[0] + 2, max(peak[1] - 1, 0) : peak[1] + 2].all():
         notes.append(f"{name}: a neighbour of the peak pixel is bad")
     return RampStatistics(

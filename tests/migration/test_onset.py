@@ -677,3 +677,22 @@ def test_the_error_of_a_summed_slope_is_its_scatter(nints):
     assert np.mean(errors) == pytest.approx(values.std(), rel=0.08)
     near = np.abs(values + 0.02 / (1e4 * niriss.GAIN)) < errors
     assert np.mean(near) == pytest.approx(0.68, abs=0.08)
+
+
+def test_ramps_that_bend_lose_no_differences_to_flags_of_jumps():
+    # The jump step compares the differences of a ramp with their median: where the rate falls, it flags the first ones,
+    # those that noise has made larger, and the last ones that it has made smaller.
+    ramps = ramps_of(nints=60, groups=12, seed=4)
+    steps = np.diff(ramps.astype(float), axis=1)
+    middle = np.median(steps, axis=1, keepdims=True)
+    noise = np.sqrt(np.maximum(middle, 0) / niriss.GAIN + 2 * (niriss.READ_NOISE_E / niriss.GAIN) ** 2)
+    flags = np.zeros(ramps.shape, "uint8")
+    flags[:, 1:][np.abs(steps - middle) > 1.5 * noise] = niriss.JUMP_DET
+    plain, flagged = statistics_of(ramps), statistics_of(ramps, groupdq=flags)
+    assert np.array_equal(flagged.total, plain.total) and np.array_equal(flagged.count, plain.count)
+    share = (flags[:, 1:, 40, 45] != 0).mean(axis=0)
+    assert share[0] > 0.1 and plain.notes == ()
+    (note,) = flagged.notes
+    assert f"{100 * share.max():.0f} % of the differences that end in group {share.argmax() + 2} of the peak" in note
+    few = statistics_of(ramps[:5], groupdq=flags[:5])  # too few to know a hit by its scatter
+    assert few.count.sum() < statistics_of(ramps[:5]).count.sum() and few.notes == ()
