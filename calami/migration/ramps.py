@@ -393,7 +393,7 @@ def _find_star(sample: np.ndarray, flags: np.ndarray | None, good: np.ndarray, s
     return star.row, star.col
 
 # %% ../../nbs/migration/01_ramps.ipynb #85153bc4
-#: Cosmic rays hit a pixel in far fewer of its group differences than this, and seldom one of them in three integrations.
+#: Cosmic rays hit a pixel in far fewer of its group differences than this, and hardly one of them three times.
 _HITS = 0.02
 
 
