@@ -2591,6 +2591,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'calami/migration/report.py'),
                                          'calami.migration.report._last_sections': ( 'migration/report.html#_last_sections',
                                                                                      'calami/migration/report.py'),
+                                         'calami.migration.report._look_of': ( 'migration/report.html#_look_of',
+                                                                               'calami/migration/report.py'),
                                          'calami.migration.report._made_by': ( 'migration/report.html#_made_by',
                                                                                'calami/migration/report.py'),
                                          'calami.migration.report._pair_blocks': ( 'migration/report.html#_pair_blocks',

@@ -74,8 +74,8 @@ class Kept:
         Returns
         -------
         object
-            What `make` returns: dataclasses of calami, arrays, numbers, text, paths, and lists, tuples and mappings of
-            these. What holds anything else is made each time.
+            What `make` returns: dataclasses of calami, arrays, numbers, text, bytes, paths, and lists, tuples and
+            mappings of these. What holds anything else is made each time.
         """
         key = hashlib.sha256(json.dumps([name, made_from, _code()], sort_keys=True).encode()).hexdigest()
         path = self.folder / _code()[:12] / f"{name}_{key[:24]}.npz"
@@ -155,6 +155,9 @@ def _apart(value: Any, arrays: list[np.ndarray]) -> Any:
     if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
         arrays.append(np.asarray(value))
         return {"array" if isinstance(value, np.ndarray) else "number": len(arrays) - 1}
+    if type(value) is bytes:
+        arrays.append(np.frombuffer(value, np.uint8))
+        return {"bytes": len(arrays) - 1}
     if type(value) in (list, tuple):
         return {type(value).__name__: [_apart(part, arrays) for part in value]}
     if type(value) is dict:
@@ -173,9 +176,9 @@ def _together(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, held), *more) = value.items()
-    if kind in ("array", "number"):
+    if kind in ("array", "number", "bytes"):
         array = arrays[f"a{held}"]
-        return array if kind == "array" else array[()]
+        return array if kind == "array" else array[()] if kind == "number" else array.tobytes()
     if kind in ("list", "tuple"):
         return {"list": list, "tuple": tuple}[kind](_together(part, arrays) for part in held)
     if kind == "dict":

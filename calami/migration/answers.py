@@ -149,6 +149,8 @@ class Answers:
         What else a reader must know.
     settings : dict of str to str
         What was not asked for as it is by default.
+    folder : pathlib.Path, optional
+        Where it was measured; figures are kept there, too.
     """
 
     onset: Onset | None
@@ -162,6 +164,7 @@ class Answers:
     simulated: bool = False
     notes: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -667,7 +670,7 @@ def _answered(
         verdicts, more = _kept(outdir).get("verdicts", made_from, lambda: _verdicts(onset, skip_first))
         notes += more
     found = (onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
-    return Answers(*found, _settings(wish, engine))
+    return Answers(*found, _settings(wish, engine), outdir)
 
 # %% ../../nbs/migration/11_answers.ipynb #048fd517
 def _settings(wish: AnswerOptions, engine: Engine) -> dict[str, str]:
@@ -814,7 +817,7 @@ def write_answers(
         The page.
     """
     out = Path(outdir)
-    files, figures = draw_all(_plots(answers), engine)
+    files, figures = draw_all(_plots(answers), engine, answers.folder and _kept(answers.folder).folder)
     shown = _shown_tables(answers)
     inputs = [
         {"name": name, **file_record(path, data.facts(root))}

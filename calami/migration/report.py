@@ -5,8 +5,11 @@
 # %% ../../nbs/migration/10_report.ipynb #5c5f04f4
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
+import pickle
 import sys
 import time
 from collections import Counter
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import write_atomically
+from ..core.kept import Kept
 from ..core.page import Captioned, Facts, Figure, Heading, Html, Note, figure_files, html_page
 from ..core.problems import CalamiError, options_from
 from ..core.record import file_record, versions
@@ -233,7 +237,7 @@ class Plot:
 
 # %% ../../nbs/migration/10_report.ipynb #74cc0ade
 def draw_all(
-    plots: Mapping[str, Plot], engine: Engine | None = None
+    plots: Mapping[str, Plot], engine: Engine | None = None, folder: str | os.PathLike | None = None
 ) -> tuple[dict[str, str | bytes], dict[str, Figure]]:
     """
     Draw the figures of a report.
@@ -244,6 +248,8 @@ def draw_all(
         By name.
     engine : calami.process.engine.Engine, optional
         Processes to draw in, for panels that can be pickled; by default all is done in this one.
+    folder : path-like, optional
+        Where figures of such panels are kept (`calami.core.kept.Kept`), so that only those that change are drawn.
 
     Returns
     -------
@@ -252,8 +258,8 @@ def draw_all(
     dict of str to Figure
         By name, for the page.
     """
-    drawn = {}
-    for (name, _), found in (engine or Engine(workers=1)).each("calami.migration.report:_drawn", plots.items()):
+    drawn, jobs = {}, [(name, plot, folder) for name, plot in plots.items()]
+    for (name, *_), found in (engine or Engine(workers=1)).each("calami.migration.report:_drawn", jobs):
         if isinstance(found, Exception):
             raise found
         drawn[name] = found
@@ -261,9 +267,18 @@ def draw_all(
     return files, {name: Figure(files[f"{name}.png"], plot.caption) for name, plot in plots.items()}
 
 # %% ../../nbs/migration/10_report.ipynb #e10eb479
-def _drawn(job: tuple[str, Plot]) -> dict[str, bytes]:
-    _, plot = job
-    return figure_files(plot.panels, plot.width, plot.height, legend=plot.legend)
+def _drawn(job: tuple[str, Plot, str | os.PathLike | None]) -> dict[str, bytes]:
+    _, plot, folder = job
+    make = partial(figure_files, plot.panels, plot.width, plot.height, legend=plot.legend)
+    return make() if folder is None else Kept(folder).get("figure", _look_of(plot), make)
+
+# %% ../../nbs/migration/10_report.ipynb #648cda1a
+def _look_of(plot: Plot) -> list:
+    # All that a figure depends on: what is drawn, and by which matplotlib in which style.
+    import matplotlib
+
+    style = sorted([key, repr(value)] for key, value in dict.items(matplotlib.rcParams) if "backend" not in key)
+    return [hashlib.sha256(pickle.dumps(plot)).hexdigest(), matplotlib.__version__, style]
 
 # %% ../../nbs/migration/10_report.ipynb #ac9c7ddb
 def processing_facts(products: Iterable[Path]) -> Facts:

@@ -16,6 +16,7 @@ VALUE = {
     "numbers": (np.float32(0.1), np.int16(3), np.bool_(False)),
     "peak": Peak(3, 4, 5.0, 6.0),
     "where": Path("a/b"),
+    "picture": {"png": b"\x00\xff", "pdf": b""},
     "none": np.zeros((0, 3)),
 }
 

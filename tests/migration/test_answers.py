@@ -17,6 +17,7 @@ from calami.dataset import Dataset
 from calami.instrument import niriss
 from calami.instrument.migration import charge_ramp
 from calami.migration import answers as answers_module
+from calami.migration import report
 from calami.migration.answers import (
     ASSUMPTIONS,
     METHOD,
@@ -131,6 +132,22 @@ def test_figures_can_be_drawn_by_another_process(partial, scan):
         plots[name].panels[0](other)
         assert ax.get_title(loc="left") == other.get_title(loc="left") and ax.get_xlabel() == other.get_xlabel() != ""
         assert len(ax.lines) == len(other.lines) > 0
+
+
+def test_a_figure_is_drawn_once_unless_anything_of_it_changes(partial, tmp_path, monkeypatch):
+    import matplotlib
+
+    drawn = []
+    monkeypatch.setattr(report, "figure_files", lambda *args, **options: drawn.append(1) or {"png": b"%d" % len(drawn)})
+
+    def draw(answers):
+        return report.draw_all(answers_module._plots(answers), folder=tmp_path)[0]["onset_f480m.png"]
+
+    assert [draw(partial), draw(partial)] == [b"1", b"1"]
+    assert draw(replace(partial, onset=partial.onset.with_thresholds(0.015))) == b"2"
+    with matplotlib.rc_context({"lines.linewidth": 7}):
+        assert draw(partial) == b"3"
+    assert draw(partial) == b"1"
 
 
 def test_rates_answer_nothing_and_say_why(tmp_path):
