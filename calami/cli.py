@@ -463,13 +463,17 @@ def _compare_pairs(dataset, output: Path, started: float, given, across_visits: 
         raise CalamiError("no pair has a verdict: " + "; ".join(sorted({result.notes[0] for result in results})))
 
 # %% ../nbs/06_cli.ipynb #ae1fec5b
+def _first_files(dataset) -> list:
+    return [dataset.paths(root)[0] for root in dataset.rootlist]
+
+
 def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, offline: bool) -> None:
     from calami.migration import answers
     from calami.migration.mitigation import standard_versions
-    from calami.process import references
     from calami.process.engine import Engine
+    from calami.simulate.exposures import simulated_cache
 
-    cache = references.default_cache() if offline or answers.true_onset(dataset) else None
+    cache = simulated_cache(_first_files(dataset)) if offline or answers.true_onset(dataset) else None
     versions = standard_versions(threshold) if threshold else None
     own = {key: wish.pop(key) for key in ("workers", "dask", "stock")}
     with Engine(cache=cache, **own).running() as engine:  # the processes that measure draw the figures, too
@@ -858,8 +862,8 @@ def pipe(
     """
     from calami.core.tables import render
     from calami.dataset import Dataset
-    from calami.process import references
     from calami.process.pipeline import pipe_data
+    from calami.simulate.exposures import simulated_cache
 
     given = [text.partition("=") for text in setting or []]
     if any(not value for _, _, value in given):
@@ -868,7 +872,7 @@ def pipe(
     run = pipe_data(
         _associations(dataset, steps, pairs_file, output) if pairs_file else dataset,
         steps if len(steps) > 1 else steps[0], {key: yaml_value(value) for key, _, value in given}, output,
-        cache=references.default_cache() if offline else None, workers=workers, dask=dask, keep=keep or (),
+        cache=simulated_cache(_first_files(dataset)) if offline else None, workers=workers, dask=dask, keep=keep or (),
         overwrite=overwrite, preset=preset,
     )  # fmt: skip
     typer.echo(render(run.table), nl=False)

@@ -29,7 +29,7 @@ from .process.audit import flags_table
 from .process.pipeline import pipe_data
 from .process.prep import RECIPES, as_recipes, prep_data, prep_many
 from .process.rearrange import rearrange_sets
-from .process.references import default_cache
+from .simulate.exposures import simulated_cache
 
 # %% auto #0
 __all__ = ['Dataset', 'Data', 'all_recipes']
@@ -271,8 +271,9 @@ class Dataset(_Named):
         calami.process.pipeline.Run
             Products, failures, logs; its `dataset` opens the products.
         """
-        if "cache" not in options and all(_is_simulated(self.paths(root)[0]) for root in self.rootlist):
-            options["cache"] = default_cache()
+        files = [self.paths(root)[0] for root in self.rootlist]
+        if "cache" not in options and all(map(_is_simulated, files)):
+            options["cache"] = simulated_cache(files)
         run = pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
         self._note(f"pipe_data into {outdir}: {pipeline_or_steps}, {dict(parameters or {})}; {run.headline}")
         return run
@@ -437,7 +438,7 @@ class Data(Exposure):
             Products, failures, logs; its `dataset` opens the products.
         """
         if "cache" not in options and _is_simulated(self.paths[0]):
-            options["cache"] = default_cache()
+            options["cache"] = simulated_cache(self.paths[:1])
         return pipe_data(self, pipeline_or_steps, parameters, outdir, **options)
 
 # %% ../nbs/01_dataset.ipynb #54d67fda

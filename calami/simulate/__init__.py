@@ -23,7 +23,7 @@ _NAMES = {
     "check_exposure compare_keywords ephemeris flight_pixel group_times integration_times "
     "is_added_later level1b_keywords pointing segments sky_to_detector timing write_level1b",
     "exposures": "Instrument SimulateOptions THRESHOLDS expected_files exposure_seed photo_current read_truth "
-    "simulate_exposure simulate_plan truth truth_path",
+    "simulate_exposure simulate_plan simulated_cache truth truth_path",
     "effects": "EffectOptions PLACES RATE STAR closure_phases departure_from_straight draw_pair expose "
     "late_minus_early mean_rate only show_effect visibilities",
 }

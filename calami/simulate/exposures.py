@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from calami.instrument.optics import (
 from ..process.engine import Engine
 from ..process.offline import call_by_name
 from ..process.record import misfit
+from ..process.references import OfflineCache, default_cache
 from calami.simulate.level1b import (
     MAX_BYTES,
     _written_before,
@@ -51,7 +53,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'THRESHOLDS', 'Instrument', 'exposure_light', 'photo_current', 'truth', 'truth_path', 'read_truth',
-           'expected_files', 'exposure_seed', 'simulate_exposure', 'SimulateOptions', 'simulate_plan']
+           'simulated_cache', 'expected_files', 'exposure_seed', 'simulate_exposure', 'SimulateOptions',
+           'simulate_plan']
 
 # %% ../../nbs/simulate/06_exposures.ipynb #a8b7ea61
 @dataclass(frozen=True, eq=False)
@@ -331,6 +334,42 @@ def read_truth(folder: str | os.PathLike, rootname: str) -> dict:
         across, down, corner = (np.array(light, dtype=float) for light in facts["light"])
         facts["light"] = dict(zip((*EDGE_STEPS, *DIAGONAL_STEPS), (across, down, corner, corner), strict=True))
     return facts
+
+# %% ../../nbs/simulate/06_exposures.ipynb #2f18e659
+def simulated_cache(paths: Iterable[str | os.PathLike]) -> OfflineCache:
+    """
+    Give the references of the detector that made simulated exposures.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+        Files of the exposures. The truth next to a file names its detector; without it, the usual one is assumed.
+
+    Returns
+    -------
+    calami.process.references.OfflineCache
+        Calami's own cache of it, built when it is asked for first.
+
+    Raises
+    ------
+    CalamiError
+        If they are of several detectors.
+    """
+    made: dict[str, tuple[str, int]] = {}
+    for path in map(Path, paths):
+        truth_file = truth_path(path.parent, path.name.split(".")[0].rpartition("_")[0])
+        facts = read_json(truth_file) if truth_file.exists() else {}
+        bias = facts.get("instrument", {}).get("detector", {}).get("bias", {})
+        made.setdefault(bias.get("sha256", ""), (path.name, facts.get("seed", 1)))
+    if len(made) > 1:
+        names = " and ".join(name for name, _ in made.values())
+        raise CalamiError(f"{names} were simulated with different detectors; process them separately")
+    for digest, (name, seed) in made.items():
+        for detector in map(Detector.default, dict.fromkeys((1, seed))):
+            if digest in ("", _plain(detector.bias)["sha256"]):
+                return default_cache(detector)
+        log.warning("%s: its detector is not known; the references are those of the usual one", name)
+    return default_cache()
 
 # %% ../../nbs/simulate/06_exposures.ipynb #8f346994
 def _parameters(exposure: ExposurePlan, instrument: Instrument, seed: int) -> dict:

@@ -30,8 +30,7 @@ from ..migration.correction import Correct
 from ..process.engine import Engine
 from ..process.pipeline import pipe_data
 from ..process.prep import prep_data
-from ..process.references import default_cache
-from ..simulate.exposures import read_truth, truth_path
+from ..simulate.exposures import read_truth, simulated_cache, truth_path
 
 # %% auto #0
 __all__ = ['SAME_ROLL', 'Seen', 'places', 'fringe_tilts', 'ReadOptions', 'Reading', 'read_study', 'window_of', 'fit_alike',
@@ -290,7 +289,7 @@ def _process(dataset: ExposureSet, raw: Sequence[str], out: Path, chosen: ReadOp
     if offline is None:
         offline = all(truth_path(dataset.paths(root)[0].parent, root).exists() for root in raw)
     files = [path for root in raw for path in dataset.paths(root, "uncal" if "uncal" in dataset.types(root) else None)]
-    engine = Engine(cache=default_cache() if offline else None, workers=chosen.workers, dask=chosen.dask)
+    engine = Engine(cache=simulated_cache(files) if offline else None, workers=chosen.workers, dask=chosen.dask)
     run = pipe_data(files, ["detector1", "image2"], None, out / "products", engine=engine, preset=chosen.preset)
     for name, why in run.failures.items():
         root = next((r for r in raw if str(name).startswith(r) or r in str(name)), str(name))

@@ -29,8 +29,7 @@ from ..fringes.observables import FIT_VERSION
 from ..process.engine import Engine, LostWorker
 from ..process.pipeline import pipe_data
 from ..process.record import digest_of
-from ..process.references import default_cache
-from ..simulate.exposures import truth_path
+from ..simulate.exposures import simulated_cache, truth_path
 from .findings import plain
 from .ledger import Budget, Ledger
 from .measure import MEASURED, _file_facts, measure_exposure
@@ -389,7 +388,7 @@ def _processed(paths: Sequence[str], job: Mapping[str, Any], scratch: Path) -> l
         raise _Passing(f"needs {room / 1e9:.3g} GB to be processed, and has {have}; give more (--budget)")
     simulated = truth_path(Path(paths[0]).parent, job["root"]).exists()
     offline = simulated if job["offline"] is None else job["offline"]
-    cache = job["cache"] or (default_cache() if offline else None)
+    cache = job["cache"] or (simulated_cache(paths) if offline else None)
     executor = None if job["alone"] else _Here()
     engine = Engine(cache, job["context"], workers=1, executor=executor, progress=False)
     how = {"engine": engine, "products": ("calints", "cal")}

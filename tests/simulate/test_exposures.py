@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from calami.core.problems import CalamiError, FileProblem
 from calami.dataset import Dataset
 from calami.instrument import niriss
+from calami.instrument.detector import Detector
 from calami.instrument.migration import MIGRATION_PRESETS, Migration
 from calami.instrument.optics import Pupil, pixel_response, psf, star_spectrum
 from calami.simulate import exposures, level1b
@@ -25,11 +26,12 @@ from calami.simulate.exposures import (
     read_truth,
     simulate_exposure,
     simulate_plan,
+    simulated_cache,
     truth,
     truth_path,
 )
 from calami.simulate.level1b import MAX_BYTES, level1b_keywords, pointing, sky_to_detector
-from calami.simulate.plans import ExposurePlan, Plan
+from calami.simulate.plans import ExposurePlan, Plan, ready_plan
 from calami.simulate.stars import Companion, PlanProblem, Star, total_rate
 
 STAR = Star("SIM-X", 88.0, -66.5, 20.0, -35.0, spectral_type="K0V", magnitude=5.3)
@@ -506,3 +508,29 @@ def test_a_folder_may_be_given_as_text(tmp_path):
     folder = str(tmp_path / "made")
     (path,) = simulate_plan(plan(ONE), folder)
     assert path.parent == tmp_path / "made" and simulate_plan(plan(ONE), folder) == [path]
+
+
+def test_the_references_are_those_of_the_detector_that_made_the_exposures(tmp_path, monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(simulate_exposures, "default_cache", lambda detector=None: asked.append(detector))
+    plan = ready_plan("1516", "demo").exposures[0]
+    paths = {}
+    for seed in (1, 2):
+        paths[seed] = tmp_path / str(seed) / f"{plan.rootname}_uncal.fits"
+        paths[seed].parent.mkdir()
+        facts = {"seed": 7, "instrument": Instrument.default(seed).facts}  # noise may have a seed of its own
+        truth_path(paths[seed].parent, plan.rootname).write_text(json.dumps(facts | {"seed": seed}))
+    simulated_cache([paths[1], paths[1]])
+    simulated_cache([paths[2]])
+    assert [np.array_equal(d.bias, Detector.default(s).bias) for d, s in zip(asked, (1, 2), strict=True)] == [
+        True,
+        True,
+    ]
+    with pytest.raises(CalamiError, match="different detectors; process them separately"):
+        simulated_cache(paths.values())
+    simulated_cache([tmp_path / "alone_uncal.fits"])  # no truth
+    assert np.array_equal(asked[-1].bias, Detector.default().bias) and not caplog.text
+    facts["instrument"]["detector"]["bias"]["sha256"] = "0" * 64
+    truth_path(paths[2].parent, plan.rootname).write_text(json.dumps(facts))
+    simulated_cache([paths[2]])
+    assert "its detector is not known" in caplog.text and asked[-1] is None
