@@ -280,7 +280,7 @@ def derivatives(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 PIECE = 2_000_000
 
 
-def pieces(count: int, size: int, most: int = PIECE) -> list[slice]:
+def pieces(count: int, size: int, most: int | None = None) -> list[slice]:
     """
     Cut a long cube into pieces that fit into the memory several times.
 
@@ -290,15 +290,15 @@ def pieces(count: int, size: int, most: int = PIECE) -> list[slice]:
         Images in the cube.
     size : int
         Pixels in an image.
-    most : int
-        Pixels in a piece, if an image has no more.
+    most : int, optional
+        Pixels in a piece, if an image has no more; `PIECE` if not given.
 
     Returns
     -------
     list of slice
         Of the images, in order.
     """
-    step = max(most // max(size, 1), 1)
+    step = max((most or PIECE) // max(size, 1), 1)
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 # %% ../../nbs/core/04_images.ipynb #872995fa

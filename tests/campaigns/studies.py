@@ -18,7 +18,6 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from foreign_physics import disturbed
 
 from calami.fringes.fitting import fit
 from calami.instrument import niriss
@@ -31,6 +30,7 @@ from calami.studies.reading import Seen, places
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import foreign
+from campaigns.foreign_physics import disturbed
 
 PHOTONS, FILTER = 2e8, "F480M"
 STEPS = np.array(SUBPIXEL_DITHERS[25][:9])[:, ::-1] * 1e3 / np.mean(niriss.PIXEL_SCALE_MAS)

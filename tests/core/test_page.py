@@ -127,6 +127,6 @@ def test_a_readable_table_has_no_more_digits_than_its_errors_allow():
     seen = Readable(table)
     lines = repr(seen).splitlines()
     assert lines[0].split("  ")[0] == "edge [per e-]" and "level" in lines[0] and "lo68" not in lines[0]
-    assert lines[2].split() == "(6.4 ± 1.7)e-7 9.7 +3.6 −1.8 197 1e8 37,146".split()
-    assert lines[3].split() == "9.7 +3.6 −1.8 2 2e9 0.1235".split()
+    assert lines[2].split() == "(6.4 ± 1.7)e-7 9.7 (7.9 to 13.3) 197 1e8 37,146".split()
+    assert lines[3].split() == "9.7 (7.9 to 13.3) 2 2e9 0.1235".split()
     assert "<th>χ²</th>" in seen._repr_html_() and table.colnames[0] == "edge" and len(table.colnames) == 8

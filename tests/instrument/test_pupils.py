@@ -32,7 +32,7 @@ def test_files_that_are_none_are_refused(tmp_path, text):
 
 
 def test_a_pupil_has_all_its_numbers():
-    with pytest.raises(CalamiError, match="21 finite numbers"):
+    with pytest.raises(CalamiError, match="42 finite numbers"):
         FilterPupil.from_values(np.ones(20))
     with pytest.raises(CalamiError, match="not in F277W"):
         MeasuredPupil("toy", {"F480M": FilterPupil()}).of("F277W")
