@@ -20,7 +20,7 @@ _NAMES = {
     "new_panels safe_text share_legend wrapped_table",
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
     "fits": "open_fits",
-    "progress": "one_bar print_above progress_bar",
+    "progress": "live_html one_bar print_above progress_bar",
     "kept": "Kept digests_of",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
