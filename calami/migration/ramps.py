@@ -404,7 +404,9 @@ def _note_on_jumps(name: str, counts: np.ndarray, nints: int) -> list[str]:
     said = (
         f"{name}: {100 * share.max():.0f} % of the differences that end in group {int(share.argmax()) + 2} of the peak"
     )
-    return [f"{said} are flagged as jumps, for its rate falls; they are used here, and a fit of the ramps lacks them"]
+    return [
+        f"{said} are flagged as jumps, as happens where its rate falls; they are used here, and a fit of the ramps lacks them"
+    ]
 
 
 #: What to do where even the first groups are full.
