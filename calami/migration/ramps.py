@@ -401,12 +401,9 @@ def _note_on_jumps(name: str, counts: np.ndarray, nints: int) -> list[str]:
     share = counts / nints
     if share.max() < _HITS or counts.max() < 3:
         return []
-    said = (
-        f"{name}: {100 * share.max():.0f} % of the differences that end in group {int(share.argmax()) + 2} of the peak"
-    )
-    return [
-        f"{said} are flagged as jumps, as happens where its rate falls; they are used here, and a fit of the ramps lacks them"
-    ]
+    where = f"{100 * share.max():.0f} % of the differences that end in group {int(share.argmax()) + 2} of the peak"
+    why = "as happens where its rate falls; they are used here, and a fit of the ramps lacks them"
+    return [f"{name}: {where} are flagged as jumps, {why}"]
 
 
 #: What to do where even the first groups are full.
