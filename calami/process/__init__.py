@@ -21,7 +21,7 @@ _NAMES = {
     "alike differences pointing_difference rearrange_data rearrange_sets why_apart",
     "parameters": "HOUSEKEEPING PRESETS Preset chain_of check_parameters defaults preset_parameters preset_table",
     "references": "AIM_PIXEL AIM_V2V3 AUTHOR DARK_GROUPS HISTORY LINEARITY_ORDER OfflineCache PARAMETERS RULES "
-    "Reference SATURATION_MARGIN SERVERLESS SIGNAL_THRESHOLDS USE_AFTER V3_IDEAL_ANGLE default_cache "
+    "Reference SATURATION_MARGIN SERVERLESS SIGNAL_THRESHOLDS USE_AFTER V3_IDEAL_ANGLE default_cache known_cache "
     "detector_to_v2v3 linearity_coefficients offline_cache",
     "offline": "call_by_name certify offline_environment offline_executor run_offline use_offline_cache",
     "engine": "Engine LostWorker dask_executor worker_pool",

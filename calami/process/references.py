@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['logger', 'USE_AFTER', 'AUTHOR', 'HISTORY', 'SERVERLESS', 'LINEARITY_ORDER', 'SATURATION_MARGIN', 'DARK_GROUPS',
            'SIGNAL_THRESHOLDS', 'PARAMETERS', 'RULES', 'linearity_coefficients', 'detector_to_v2v3', 'Reference',
-           'OfflineCache', 'offline_cache', 'default_cache']
+           'OfflineCache', 'offline_cache', 'default_cache', 'known_cache']
 
 # %% ../../nbs/process/11_references.ipynb #4b78924b
 #: Date from which the references may be used: before any exposure of NIRISS in space.
@@ -774,6 +775,30 @@ def default_cache(detector: Detector | None = None) -> OfflineCache:
     recipe = _recipe(detector, None, None, None, niriss.HOLE_FLAT_TO_FLAT)
     path = (cache_folder() / "crds" / recipe.fingerprint[:16]).absolute()
     return _existing(path, recipe.fingerprint) or _build(path, recipe)
+
+# %% ../../nbs/process/11_references.ipynb #20c93569
+def known_cache(context: str) -> OfflineCache | None:
+    """
+    Find calami's own cache with a context.
+
+    Parameters
+    ----------
+    context : str
+        As CRDS_CTX says in what was processed with it.
+
+    Returns
+    -------
+    OfflineCache or None
+        None if no such cache was built here.
+
+    Raises
+    ------
+    FileProblem
+        If it is damaged.
+    """
+    made = re.fullmatch(r"jwst_calami([0-9a-f]{8})\.pmap", context)
+    paths = sorted((cache_folder() / "crds").glob(f"{made[1]}*")) if made else []
+    return OfflineCache.load(paths[0]) if paths else None
 
 # %% ../../nbs/process/11_references.ipynb #3a8b3422
 def _existing(path: Path, fingerprint: str) -> OfflineCache | None:

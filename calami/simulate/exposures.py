@@ -19,6 +19,7 @@ import numpy as np
 
 from ..core.files import read_json, write_atomically
 from ..core.problems import CalamiError, FileProblem, faults_of, options_from
+from ..exposures.cards import read_keywords
 from ..instrument import niriss
 from ..instrument.detector import Detector, simulate_ramps
 from ..instrument.migration import DIAGONAL_STEPS, EDGE_STEPS, Migration, crossings, departure, light_between
@@ -36,7 +37,7 @@ from calami.instrument.optics import (
 from ..process.engine import Engine
 from ..process.offline import call_by_name
 from ..process.record import misfit
-from ..process.references import OfflineCache, default_cache
+from ..process.references import OfflineCache, default_cache, known_cache
 from calami.simulate.level1b import (
     MAX_BYTES,
     _written_before,
@@ -343,7 +344,8 @@ def simulated_cache(paths: Iterable[str | os.PathLike]) -> OfflineCache:
     Parameters
     ----------
     paths : iterable of path-like
-        Files of the exposures. The truth next to a file names its detector; without it, the usual one is assumed.
+        Files of the exposures. The truth next to a file names its detector; without it, the references with which
+        it was processed; without these, the usual detector is assumed.
 
     Returns
     -------
@@ -355,21 +357,35 @@ def simulated_cache(paths: Iterable[str | os.PathLike]) -> OfflineCache:
     CalamiError
         If they are of several detectors.
     """
-    made: dict[str, tuple[str, int]] = {}
-    for path in map(Path, paths):
-        truth_file = truth_path(path.parent, path.name.split(".")[0].rpartition("_")[0])
-        facts = read_json(truth_file) if truth_file.exists() else {}
-        bias = facts.get("instrument", {}).get("detector", {}).get("bias", {})
-        made.setdefault(bias.get("sha256", ""), (path.name, facts.get("seed", 1)))
-    if len(made) > 1:
-        names = " and ".join(name for name, _ in made.values())
+    made = {_made_with(path): path.name for path in map(Path, paths)}
+    found = {}
+    for (digest, seed, context), name in made.items():
+        cache = known_cache(context) if not digest else _cache_of_bias(digest, seed, name)
+        cache = cache or default_cache()
+        found.setdefault(cache.fingerprint, (cache, name))
+    if len(found) > 1:
+        names = " and ".join(name for _, name in found.values())
         raise CalamiError(f"{names} were simulated with different detectors; process them separately")
-    for digest, (name, seed) in made.items():
-        for detector in map(Detector.default, dict.fromkeys((1, seed))):
-            if digest in ("", _plain(detector.bias)["sha256"]):
-                return default_cache(detector)
-        log.warning("%s: its detector is not known; the references are those of the usual one", name)
-    return default_cache()
+    return next(iter(found.values()))[0] if found else default_cache()
+
+# %% ../../nbs/simulate/06_exposures.ipynb #856a879e
+def _made_with(path: Path) -> tuple[str, int, str]:
+    # What is known of the detector: the checksum of its bias, its seed, the context of the references.
+    truth_file = truth_path(path.parent, path.name.split(".")[0].rpartition("_")[0])
+    if truth_file.exists():
+        facts = read_json(truth_file)
+        bias = facts.get("instrument", {}).get("detector", {}).get("bias", {})
+        return bias.get("sha256", ""), facts.get("seed", 1), ""
+    context = read_keywords(path, ("CRDS_CTX",), ()).get("CRDS_CTX") if path.suffix in (".fits", ".gz") else ""
+    return "", 1, str(context or "")
+
+# %% ../../nbs/simulate/06_exposures.ipynb #22042671
+def _cache_of_bias(digest: str, seed: int, name: str) -> OfflineCache | None:
+    for detector in map(Detector.default, dict.fromkeys((1, seed))):
+        if digest == _plain(detector.bias)["sha256"]:
+            return default_cache(detector)
+    log.warning("%s: its detector is not known; the references are those of the usual one", name)
+    return None
 
 # %% ../../nbs/simulate/06_exposures.ipynb #8f346994
 def _parameters(exposure: ExposurePlan, instrument: Instrument, seed: int) -> dict:

@@ -322,6 +322,8 @@ def test_the_default_cache_is_in_the_cache_folder_of_calami(detector, own_cache,
     assert made.path.parent == own_cache / "crds" and made.fingerprint.startswith(made.path.name)
     before = contents(made.path)
     assert references.default_cache(detector) == made and contents(made.path) == before
+    assert references.known_cache(made.context) == made
+    assert references.known_cache("jwst_calami00000000.pmap") is references.known_cache("jwst_1584.pmap") is None
 
 
 def test_certify_finds_what_is_wrong_and_nothing_else(detector, tmp_path):

@@ -3,11 +3,13 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import rootname, write_exposure
 
 from calami.core.problems import CalamiError, FileProblem
 from calami.dataset import Dataset
@@ -511,26 +513,37 @@ def test_a_folder_may_be_given_as_text(tmp_path):
 
 
 def test_the_references_are_those_of_the_detector_that_made_the_exposures(tmp_path, monkeypatch, caplog):
-    asked = []
-    monkeypatch.setattr(simulate_exposures, "default_cache", lambda detector=None: asked.append(detector))
+    caches = {s: SimpleNamespace(fingerprint=str(s), bias=Detector.default(s).bias) for s in (1, 2)}
+
+    def cache_of(detector=None):
+        same = [c for c in caches.values() if detector is None or np.array_equal(c.bias, detector.bias)]
+        return same[0]
+
+    monkeypatch.setattr(simulate_exposures, "default_cache", cache_of)
     plan = ready_plan("1516", "demo").exposures[0]
     paths = {}
     for seed in (1, 2):
         paths[seed] = tmp_path / str(seed) / f"{plan.rootname}_uncal.fits"
         paths[seed].parent.mkdir()
-        facts = {"seed": 7, "instrument": Instrument.default(seed).facts}  # noise may have a seed of its own
-        truth_path(paths[seed].parent, plan.rootname).write_text(json.dumps(facts | {"seed": seed}))
-    simulated_cache([paths[1], paths[1]])
-    simulated_cache([paths[2]])
-    assert [np.array_equal(d.bias, Detector.default(s).bias) for d, s in zip(asked, (1, 2), strict=True)] == [
-        True,
-        True,
-    ]
+        facts = {"seed": seed, "instrument": Instrument.default(seed).facts}
+        truth_path(paths[seed].parent, plan.rootname).write_text(json.dumps(facts))
+    assert simulated_cache([paths[1], paths[1]]) is caches[1] and simulated_cache([paths[2]]) is caches[2]
+    assert simulated_cache([]) is caches[1] and not caplog.text
     with pytest.raises(CalamiError, match="different detectors; process them separately"):
         simulated_cache(paths.values())
-    simulated_cache([tmp_path / "alone_uncal.fits"])  # no truth
-    assert np.array_equal(asked[-1].bias, Detector.default().bias) and not caplog.text
     facts["instrument"]["detector"]["bias"]["sha256"] = "0" * 64
     truth_path(paths[2].parent, plan.rootname).write_text(json.dumps(facts))
-    simulated_cache([paths[2]])
-    assert "its detector is not known" in caplog.text and asked[-1] is None
+    assert simulated_cache([paths[2]]) is caches[1] and "its detector is not known" in caplog.text
+
+
+def test_products_without_their_truth_go_on_with_the_references_of_before(tmp_path, monkeypatch):
+    usual, other = (SimpleNamespace(fingerprint=name) for name in "ab")
+    monkeypatch.setattr(simulate_exposures, "default_cache", lambda: usual)
+    monkeypatch.setattr(simulate_exposures, "known_cache", {"jwst_calami12345678.pmap": other}.get)
+    made = [
+        write_exposure(tmp_path / f"{rootname(activity=k)}_rate.fits", CRDS_CTX=context)
+        for k, context in enumerate(("jwst_calami12345678.pmap", "jwst_1584.pmap"), 1)
+    ]
+    assert simulated_cache(made[:1]) is other and simulated_cache(made[1:]) is usual
+    with pytest.raises(CalamiError, match="different detectors"):
+        simulated_cache(made)
