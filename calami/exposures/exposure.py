@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -144,12 +144,14 @@ class _Files:
         return tuple(hdu.name for hdu in self._hdus[0])
 
     @contextmanager
-    def _hdu(self, path: Path, extension: str | int):
-        if extension != 0 and extension not in self.extensions:
-            found = ", ".join(name for name in self.extensions if name)
-            raise FileProblem(path, f"has no {extension} extension (it has {found}); use a product that holds it")
-        with open_fits(path, f"its {extension} extension", lazy_load_hdus=True) as hdus:
-            yield hdus[extension]
+    def _opened(self, path: Path, extensions: list[str] | list[int]):
+        for extension in extensions:
+            if extension != 0 and extension not in self.extensions:
+                found = ", ".join(name for name in self.extensions if name)
+                raise FileProblem(path, f"has no {extension} extension (it has {found}); use a product that holds it")
+        what = f"its {', '.join(map(str, extensions))} extension{'s' * (len(extensions) > 1)}"
+        with open_fits(path, what, lazy_load_hdus=True) as hdus:
+            yield [hdus[extension] for extension in extensions]
 
     @property
     def header(self):
@@ -164,7 +166,7 @@ class _Files:
     def _header_of(self, extension: str | int):
         if extension not in self._headers:
             _ = self.extensions  # finds out first whether the file is cut short
-            with self._hdu(self.paths[0], extension) as hdu:
+            with self._opened(self.paths[0], [extension]) as (hdu,):
                 self._headers[extension] = hdu.header.copy()
         return self._headers[extension].copy()
 
@@ -204,11 +206,16 @@ class _Files:
             If the extension is not there.
         """
         if extension not in self._arrays:
-            parts = [_pixels(self, *one, extension) for one in zip(self.paths, self._hdus, strict=True)]
-            whole = parts[0] if len(parts) == 1 else _join(self.paths[0], parts, extension)
+            self._read([extension])
+        return self._arrays[extension]
+
+    def _read(self, extensions: list[str]) -> None:
+        # Several at once: opening a file takes as long as reading a small one.
+        parts = [_pixels(self, *one, extensions) for one in zip(self.paths, self._hdus, strict=True)]
+        for extension, *of_it in zip(extensions, *parts, strict=True):
+            whole = of_it[0] if len(of_it) == 1 else _join(self.paths[0], of_it, extension)
             whole.flags.writeable = False
             self._arrays[extension] = whole
-        return self._arrays[extension]
 
 # %% ../../nbs/exposures/06_exposure.ipynb #1c20a95c
 def _join(path: Path, parts: list[np.ndarray], extension: str) -> np.ndarray:
@@ -228,10 +235,11 @@ def _unlike_segments(path: Path, shapes: list[tuple[int, ...]]) -> FileProblem:
     return FileProblem(path, f"its segments do not fit together (shapes {shapes}); are they of one exposure?")
 
 
-def _pixels(data: _Files, path: Path, hdus: list[HDU], extension: str) -> np.ndarray:
-    _shape_in(path, hdus, (extension,))
-    with data._hdu(path, extension) as hdu:
-        return _numbers(path, hdu, extension, hdu.data)
+def _pixels(data: _Files, path: Path, hdus: list[HDU], extensions: list[str]) -> list[np.ndarray]:
+    for extension in extensions:
+        _shape_in(path, hdus, (extension,))
+    with data._opened(path, extensions) as found:
+        return [_numbers(path, hdu, extension, hdu.data) for hdu, extension in zip(found, extensions, strict=True)]
 
 # %% ../../nbs/exposures/06_exposure.ipynb #6b4d62b3
 def _shape_in(path: Path, hdus: list[HDU], extensions: tuple[str, ...]) -> tuple[int, ...]:
@@ -433,6 +441,10 @@ class Exposure(_Files):
         rates = {2: _rate_2d, 3: _rate_3d, 4: _rate_4d}
         if len(self.paths) > 1 and all(len(hdu.shape) == 2 for hdus in self._hdus for hdu in hdus if hdu.name == "SCI"):
             return _rate_of_segments(self)
+        wanted = [name for name in ("SCI", "ERR", "DQ", "VAR_FLAT") if name in self.extensions]
+        if max((len(hdu.shape) for hdus in self._hdus for hdu in hdus if hdu.name in wanted), default=4) < 4:
+            with suppress(FileProblem):  # what cannot be read says so where it is used
+                self._read([name for name in wanted if name not in self._arrays])
         dimensions = self.science.ndim
         if dimensions not in rates:
             raise FileProblem(self.paths[0], f"its SCI array has {dimensions} dimensions; 2, 3 or 4 are understood")

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.files import cache_folder
+from ..core.kept import Kept
 from ..core.problems import CalamiError, options_from
 from ..core.tables import plus_minus
 from .calibration import BASELINE_TOLERANCE, FLIGHT
@@ -176,12 +178,20 @@ def weighted_response(
     found = (1 - down) * near + down * far
     return found[:, 0].real, found[:, 1:].T
 
-# %% ../../nbs/fringes/10_companions.ipynb #cd2a3c3c
+# %% ../../nbs/fringes/10_companions.ipynb #cd2a3c3d
 @lru_cache
 def _weighted_table(filter_name: str, wavelength: float, floor: float, pupil: str, background: str) -> np.ndarray:
+    # Kept on disk, too: without it each new kernel waits for it at its first picture.
+    facts = (filter_name, wavelength, floor, background)
+    lenses = find_pupil(pupil).of(filter_name).values.tolist() if pupil else []
+    kept = Kept(cache_folder() / "responses")
+    return kept.get("response", [*facts, lenses], lambda: _make_weighted_table(*facts[:3], pupil, background))
+
+# %% ../../nbs/fringes/10_companions.ipynb #cd2a3c3c
+def _make_weighted_table(filter_name: str, wavelength: float, floor: float, pupil: str, background: str) -> np.ndarray:
     # Light and complex fringes on a grid of places, rows and columns. What the fit finds is linear in the image, so
     # that all places together are a correlation of the image of a star with the pictures that the fit multiplies by.
-    from scipy.fft import fft2, ifft2
+    from scipy.fft import fft2, ifft, next_fast_len
 
     scale, size, (fine, reach) = float(np.mean(PIXEL_SCALE_MAS)), 69, RESPONSE_GRID
     setup = Setup(Mask(), bands(filter_name, count=12 if filter_name == "F277W" else 5), (scale, scale))
@@ -193,18 +203,20 @@ def _weighted_table(filter_name: str, wavelength: float, floor: float, pupil: st
     if background == "columns":
         design = levelled(design[:, :last], weights, size)
     inverse = (np.linalg.pinv(design * root[:, None]) * root)[:last]
-    side = (size + 2 * reach) * fine
+    tile = next_fast_len(size + 2 * reach)
+    side = tile * fine
     seen = sum(part * _spots(setup, one, (np.arange(side) - side // 2) / fine) for _, one, part in setup.bands)
     pixel = np.sinc(np.fft.fftfreq(side) * fine)
     down, across = (2 * part * (1 - np.cos(2 * np.pi * np.fft.fftfreq(side) * fine)) for part in setup.smoothing)
     seen = fft2(np.fft.ifftshift(seen)).conj() * np.outer(pixel, pixel) * (1 - down[:, None] - across)
     rows = np.concatenate((inverse[:1].astype(complex), inverse[1::2] + 1j * inverse[2::2]))
-    found, edge = [], reach * fine
-    for row in rows:  # apart by so many fine points, which repeats their transform
-        spread = fft2(row.reshape(size, size), (side // fine,) * 2)
-        table = np.roll(ifft2(np.tile(spread, (fine, fine)) * seen), (edge - size // 2 * fine,) * 2, (0, 1))
-        found.append(table[: 2 * edge + 1, : 2 * edge + 1] / table[edge, edge])
-    found = np.moveaxis(np.array(found), 0, -1)
+    edge, seen = reach * fine, seen.reshape(fine, tile, fine, tile)
+    near = slice(size // 2 * fine - edge, size // 2 * fine + edge + 1)
+    found = np.empty((2 * edge + 1, 2 * edge + 1, len(rows)), complex)
+    for k, row in enumerate(rows):  # apart by so many fine points, which repeats their transform
+        spread = (fft2(row.reshape(size, size), (tile, tile))[:, None] * seen).reshape(side, side)
+        table = ifft(ifft(spread, axis=0)[near], axis=1)[:, near]
+        found[..., k] = table / table[edge, edge]
     places = np.arange(-edge, edge + 1) * (scale / fine * MAS)
     holes, pairs = setup.mask.row_col[:, ::-1] @ setup.distortion.matrix.T, pairs_of(7)
     sides = (holes[pairs[:, 0]] - holes[pairs[:, 1]]) * (2 * np.pi / wavelength)

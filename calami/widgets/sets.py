@@ -94,6 +94,13 @@ def rows_of(dataset: ExposureSet, pictures: bool = True):
         columns = {"picture": [thumbnail(dataset.data(root)) for root in dataset.rootlist], **columns}
     return Table(columns)
 
+
+def _waiting(dataset: ExposureSet):
+    # The table with a dot where each picture will be.
+    rows = rows_of(dataset, pictures=False)
+    rows.add_column(["…"] * len(rows), 0, "picture")
+    return rows
+
 # %% ../../nbs/widgets/04_sets.ipynb #4e1ede91
 class SetView(View):
     """
@@ -111,6 +118,7 @@ class SetView(View):
         self.dataset, self.mapping_file = dataset, Path(mapping_file)
         self.name = dataset.headline()
         self._rows: Any = None
+        self._table: Any = None
 
     @property
     def rows(self):
@@ -122,12 +130,19 @@ class SetView(View):
     @property
     def selection(self) -> ExposureSet:
         """The selected exposures, a smaller set of the same kind; it may be empty."""
-        numbers = list(self.table.selected_rows) if self._widget is not None else []
+        numbers = list(self._table.selected_rows) if self._table is not None else []
         return self.dataset[[int(k) for k in numbers]]
 
     def static(self) -> str:
         """Show the table as it is."""
-        table = self.rows.copy()
+        return self._page(self.rows)
+
+    def draft(self) -> str:
+        """Show the table without pictures."""
+        return self._page(_waiting(self.dataset))
+
+    def _page(self, rows) -> str:
+        table = rows.copy()
         pictures = list(table["picture"])
         table["picture"] = [f"@{k}@" for k in range(len(table))]
         html = render(table, "html")
@@ -137,19 +152,38 @@ class SetView(View):
 
     def build(self) -> Any:
         """Make the table, a field for a name, and a button that writes it."""
-        import ipywidgets as w
-        from itables.widget import ITable
+        from concurrent.futures import ThreadPoolExecutor
 
-        frame = self.rows.to_pandas()
-        options = {"select": True, "allow_html": True, "paging": len(frame) > PAGE, "pageLength": PAGE}
-        options["layout"] = {"topStart": "search", "topEnd": None, "bottomStart": "info", "bottomEnd": "paging"}
-        self.table = ITable(frame, self.name, showIndex=False, **options)
+        import ipywidgets as w
+
+        self.place = w.VBox([w.HTML(self.draft())])
         self.typed = w.Text(placeholder="a name for the selected exposure", continuous_update=False)
         self.button = w.Button(description="name it", tooltip=f"writes {self.mapping_file}", layout={"width": "6rem"})
         self.said = w.HTML()
-        self.table.observe(self._selected, "selected_rows")
         self.button.on_click(self.give_name)
-        return w.VBox([self.table, w.HBox([self.typed, self.button, self.said])])
+        with_pictures = ThreadPoolExecutor(1)
+        self._later = with_pictures.submit(self._fill)
+        with_pictures.shutdown(wait=False)
+        return w.VBox([self.place, w.HBox([self.typed, self.button, self.said])])
+
+    def _fill(self) -> None:
+        # Nobody has to wait for the import, nearly a second, and for the pictures of hundreds of exposures.
+        from itables.widget import ITable
+
+        options = {"select": True, "allow_html": True, "paging": len(self.dataset) > PAGE, "pageLength": PAGE}
+        options["layout"] = {"topStart": "search", "topEnd": None, "bottomStart": "info", "bottomEnd": "paging"}
+        options["showIndex"] = False
+        self._table = ITable(_waiting(self.dataset).to_pandas(), self.name, **options)
+        self._table.observe(self._selected, "selected_rows")
+        self.place.children = [self._table]
+        self._table.update(self.rows.to_pandas(), **options)
+
+    @property
+    def table(self) -> Any:
+        """The living table, an `itables.widget.ITable`; waits until its pictures are drawn."""
+        assert self.widget is not None and self._later is not None
+        self._later.result()
+        return self._table
 
     def _selected(self, *_: Any) -> None:
         names = self.selection.names

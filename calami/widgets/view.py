@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from concurrent.futures import Future
+from importlib.util import find_spec
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -30,6 +32,7 @@ class View(ABC):
 
     name = "view"
     _widget: Any = None
+    _later: Future | None = None  # what is still being drawn, by `build`
 
     @abstractmethod
     def build(self) -> Any:
@@ -56,8 +59,14 @@ class View(ABC):
         from IPython.display import HTML, display
 
         widget = self.widget
-        display(HTML(f'{_STYLE}<div class="calami-static">{self.static()}</div>'))
+        shown = display(HTML(_hidden(self.static() if self._later is None else self.draft())), display_id=True)
         display(widget)
+        if self._later is not None:
+            self._later.add_done_callback(lambda _: shown.update(HTML(_hidden(self.static()))))
+
+    def draft(self) -> str:
+        """Make what stands for the static form as long as `build` is still drawing in the background."""
+        return self.static()
 
 # %% ../../nbs/widgets/01_view.ipynb #9738ea62
 _STYLE = (
@@ -66,6 +75,11 @@ _STYLE = (
     ".jp-OutputArea-output.jupyter-widgets:not(:has(*)){display:none}"
     "</style>"
 )
+
+
+def _hidden(html: str) -> str:
+    # The static form, not to be seen where the living one is.
+    return f'{_STYLE}<div class="calami-static">{html}</div>'
 
 # %% ../../nbs/widgets/01_view.ipynb #e348d198
 def _is_live() -> bool:
@@ -92,7 +106,9 @@ def need_lab() -> None:
         with patch("matplotlib.use"):  # at import it would make itself the backend of all figures of the user
             import ipympl.backend_nbagg  # noqa: F401
         import ipywidgets  # noqa: F401
-        import itables  # noqa: F401
+
+        if find_spec("itables") is None:  # half a second with all that it imports, which can wait
+            raise ImportError("No module named 'itables'", name="itables")
     except ImportError as error:
         raise CalamiError(f'{error.name} is not installed; pip install "calami[lab]"') from None
 
