@@ -7,6 +7,7 @@ from toys import rootname, write_exposure, write_star
 from calami.calutil import Data
 from calami.core.images import RateImage, find_peak
 from calami.core.problems import CalamiError, FileProblem
+from calami.exposures import exposure
 from calami.instrument import niriss
 
 
@@ -165,6 +166,17 @@ def test_the_error_of_the_flat_field_is_taken_out(tmp_path):
     arrays["VAR_FLAT"] = np.full((9, 9), 16.0)
     image = Data(write_exposure(tmp_path / f"{rootname()}_cal.fits", arrays)).rate()
     assert np.allclose(image.error, 3.0)
+
+
+def test_a_rate_opens_its_file_once(tmp_path, monkeypatch):
+    shape = (16, 16)
+    arrays = {name: np.ones(shape, "float32") for name in ("SCI", "ERR", "VAR_FLAT")}
+    path = tmp_path / f"{rootname()}_rate.fits"
+    write_exposure(path, arrays | {"DQ": np.zeros(shape, "uint32")})
+    opened, whole = [], exposure.open_fits
+    monkeypatch.setattr(exposure, "open_fits", lambda path, *a, **k: opened.append(path) or whole(path, *a, **k))
+    assert Data(path).rate().good.all()
+    assert opened == [path]
 
 
 def test_the_unit_is_undone_in_rate_and_error(tmp_path):

@@ -15,7 +15,7 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import chi2, norm
 
 from calami.core.problems import CalamiError, FileProblem
-from calami.fringes import fitting
+from calami.fringes import companions, fitting
 from calami.fringes.calibration import calibrate
 from calami.fringes.companions import (
     MAS,
@@ -847,3 +847,19 @@ def test_a_companion_as_bright_as_allowed_is_reported():
     assert "at its bound, 1:" in replace(found, contrast={"F430M": 0.9999}).report()
     short = search_companion(add_companion(STAR, 150, 200, 0.5), limit=330, trials=250, max_contrast=0.2)
     assert "at its bound, 0.2:" in short.report()
+
+
+def test_a_table_of_responses_is_made_once(monkeypatch):
+    made = []
+    short = np.arange(24.0).reshape(2, 4, 3) + 1j
+    monkeypatch.setattr(companions, "_make_weighted_table", lambda *facts: made.append(facts) or short)
+    facts = ("F480M", 4.8e-6, 0.003, "", "flat")
+    for _ in range(2):  # as in a second kernel
+        companions._weighted_table.cache_clear()
+        assert np.array_equal(companions._weighted_table(*facts), short)
+    assert made == [facts]
+    for other in (("F430M", *facts[1:]), (*facts[:2], 0.007, "", "flat"), (*facts[:3], "flight", "flat")):
+        companions._weighted_table(*other)
+        assert made[-1] == other
+    assert len(made) == 4
+    companions._weighted_table.cache_clear()

@@ -1,6 +1,7 @@
 """The views without a browser: controls set from Python, clicks as events."""
 
 import asyncio
+import threading
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -132,6 +133,23 @@ def test_a_folder_selection_and_names(pair, tmp_path):
     seen.typed.value = "no name"
     seen.give_name()
     assert (tmp_path / "mine.txt").read_text().count("\n") == 1
+
+
+def test_nobody_waits_for_the_pictures_of_a_set(pair, tmp_path, monkeypatch):
+    go_on = threading.Event()
+
+    def slow(exposure):
+        assert go_on.wait(60)
+        return f'<img alt="{exposure.name}">'
+
+    monkeypatch.setattr("calami.widgets.sets.thumbnail", slow)
+    seen = pair.explore(tmp_path / "mine.txt")
+    assert seen.widget is not None and len(seen.selection) == 0
+    assert "<img" not in seen.draft() and all(name in seen.draft() for name in pair.names)
+    assert not seen._later.done()
+    go_on.set()
+    assert [str(cell).startswith("<img") for cell in seen.table.df["picture"]] == [True, True]
+    assert seen.place.children == (seen.table,) and seen.static().count("<img") == 2
 
 
 def test_a_companion_on_sliders():
