@@ -645,27 +645,27 @@ def test_a_tuple_that_is_no_request_is_refused(broken):
         Dataset(broken, "uncal")
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
-    import importlib.util
-    import tracemalloc
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    # In a process of its own, where nothing that other tests left going takes memory.
+    code = """
+import sys, tracemalloc
+from pathlib import Path
+from astroquery.mast import conf
+from tests.benchmarks import bench_archive as bench
+from calami.archive import download, mast
 
-    from astroquery.mast import conf
-
-    path = Path(__file__).parents[1] / "benchmarks" / "bench_archive.py"
-    spec = importlib.util.spec_from_file_location("bench_archive", path)
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    process, url = bench.start_server(tmp_path)
-    monkeypatch.setattr(conf, "server", url)
-    head, length = bench.fits_of(96)
-    tracemalloc.start()
-    download.download(
-        [archive_mast.Product("zeros-96.fits", "zeros-96.fits", len(head) + length, True, "x", "1b")], tmp_path
-    )
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    process.kill()
-    process.communicate()
+folder = Path(sys.argv[1])
+server, conf.server = bench.start_server(folder)
+head, length = bench.fits_of(96)
+product = mast.Product("zeros-96.fits", "zeros-96.fits", len(head) + length, True, "x", "1b")
+tracemalloc.start()
+download.download([product], folder)
+print(tracemalloc.get_traced_memory()[1])
+server.kill()
+server.communicate()
+"""
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    peak = int(subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout)
     assert (tmp_path / "zeros-96.fits").stat().st_size > 96e6 > 5 * peak
 
 
