@@ -524,6 +524,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'calami/exposures/exposure.py'),
                                            'calami.exposures.exposure._rate_of_segments': ( 'exposures/exposure.html#_rate_of_segments',
                                                                                             'calami/exposures/exposure.py'),
+                                           'calami.exposures.exposure._read_images': ( 'exposures/exposure.html#_read_images',
+                                                                                       'calami/exposures/exposure.py'),
                                            'calami.exposures.exposure._shape_in': ( 'exposures/exposure.html#_shape_in',
                                                                                     'calami/exposures/exposure.py'),
                                            'calami.exposures.exposure._unlike_segments': ( 'exposures/exposure.html#_unlike_segments',

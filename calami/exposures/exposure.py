@@ -441,10 +441,7 @@ class Exposure(_Files):
         rates = {2: _rate_2d, 3: _rate_3d, 4: _rate_4d}
         if len(self.paths) > 1 and all(len(hdu.shape) == 2 for hdus in self._hdus for hdu in hdus if hdu.name == "SCI"):
             return _rate_of_segments(self)
-        wanted = [name for name in ("SCI", "ERR", "DQ", "VAR_FLAT") if name in self.extensions]
-        if max((len(hdu.shape) for hdus in self._hdus for hdu in hdus if hdu.name in wanted), default=4) < 4:
-            with suppress(FileProblem):  # what cannot be read says so where it is used
-                self._read([name for name in wanted if name not in self._arrays])
+        _read_images(self)
         dimensions = self.science.ndim
         if dimensions not in rates:
             raise FileProblem(self.paths[0], f"its SCI array has {dimensions} dimensions; 2, 3 or 4 are understood")
@@ -472,6 +469,14 @@ class Exposure(_Files):
         return f"{type(self).__name__}({self.name!r}, {self.filetype}, {files})"
 
 # %% ../../nbs/exposures/06_exposure.ipynb #b09c60dc
+def _read_images(data: Exposure) -> None:
+    # All that a rate is made of at once, unless they are ramps, of which not all is used.
+    wanted = [name for name in ("SCI", "ERR", "DQ", "VAR_FLAT") if data.has(name)]
+    if max((len(hdu.shape) for hdus in data._hdus for hdu in hdus if hdu.name in wanted), default=4) < 4:
+        with suppress(FileProblem):  # what cannot be read says so where it is used
+            data._read([name for name in wanted if name not in data._arrays])
+
+
 def _rate_2d(data: Exposure) -> RateImage:
     value = data.science.astype(float) / data.per_adu
     error = np.sqrt(_variance(data))
