@@ -149,8 +149,7 @@ class _Files:
             if extension != 0 and extension not in self.extensions:
                 found = ", ".join(name for name in self.extensions if name)
                 raise FileProblem(path, f"has no {extension} extension (it has {found}); use a product that holds it")
-        what = f"its {', '.join(map(str, extensions))} extension{'s' * (len(extensions) > 1)}"
-        with open_fits(path, what, lazy_load_hdus=True) as hdus:
+        with open_fits(path, " and ".join(f"its {e} extension" for e in extensions), lazy_load_hdus=True) as hdus:
             yield [hdus[extension] for extension in extensions]
 
     @property
@@ -441,8 +440,7 @@ class Exposure(_Files):
         rates = {2: _rate_2d, 3: _rate_3d, 4: _rate_4d}
         if len(self.paths) > 1 and all(len(hdu.shape) == 2 for hdus in self._hdus for hdu in hdus if hdu.name == "SCI"):
             return _rate_of_segments(self)
-        _read_images(self)
-        dimensions = self.science.ndim
+        dimensions = _read_images(self)
         if dimensions not in rates:
             raise FileProblem(self.paths[0], f"its SCI array has {dimensions} dimensions; 2, 3 or 4 are understood")
         return rates[dimensions](self)
@@ -469,12 +467,13 @@ class Exposure(_Files):
         return f"{type(self).__name__}({self.name!r}, {self.filetype}, {files})"
 
 # %% ../../nbs/exposures/06_exposure.ipynb #b09c60dc
-def _read_images(data: Exposure) -> None:
-    # All that a rate is made of at once, unless they are ramps, of which not all is used.
+def _read_images(data: Exposure) -> int:
+    # Dimensions of SCI. All that a rate is made of is read at once, unless they are ramps, of which not all is used.
     wanted = [name for name in ("SCI", "ERR", "DQ", "VAR_FLAT") if data.has(name)]
     if max((len(hdu.shape) for hdus in data._hdus for hdu in hdus if hdu.name in wanted), default=4) < 4:
         with suppress(FileProblem):  # what cannot be read says so where it is used
             data._read([name for name in wanted if name not in data._arrays])
+    return data.science.ndim
 
 
 def _rate_2d(data: Exposure) -> RateImage:
