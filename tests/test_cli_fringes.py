@@ -216,9 +216,9 @@ def test_what_the_stock_code_raises_names_the_file_and_others_are_done(exposures
     with fits.open(exposures[0]) as hdus:
         hdus["SCI"].data[0], hdus["DQ"].data[0] = np.nan, 1
         hdus.writeto(lost)
-    answer = run("fringes", lost, exposures[0], "-o", tmp_path, "--mode", "jwst")
+    answer = run("fringes", lost, exposures[1], "-o", tmp_path, "--mode", "jwst")
     assert answer.exit_code == 1 and f"{lost.name}: the stock code cannot fit it (IndexError" in answer.stderr
-    assert "use mode='exact'" in answer.stderr and (tmp_path / f"{rootname(1)}_ami-oi.fits").exists()
+    assert "use mode='exact'" in answer.stderr and (tmp_path / f"{rootname(2)}_ami-oi.fits").exists()
 
 
 def test_contrast_says_which_of_the_files_of_one_exposure_it_uses(exposures, tmp_path):

@@ -243,7 +243,7 @@ def null_probabilities(count, scale, seed, filters=("F430M",), n_samples=40):
     return found
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.0, 5.0])
+@pytest.mark.parametrize("scale", [0.5, pytest.param(1.0, marks=pytest.mark.slow), 5.0])
 def test_noise_of_any_size_is_significant_as_rarely_as_stated(scale):
     # By the fall of χ² over the scale alone, a stated 1 % happened in 5 %. Errors are never taken to be too large.
     found = null_probabilities(60, scale, seed=35)
@@ -405,7 +405,7 @@ def test_a_star_by_itself_on_another_pixel_has_no_companion(flight):
     assert abs(np.mean(recovered) - 1) < 0.1 and 0.14 < np.std(recovered) < 0.27
 
 
-@pytest.mark.parametrize(("weights", "most"), [("plain", 1.5), ("noise", np.inf)])
+@pytest.mark.parametrize(("weights", "most"), [pytest.param("plain", 1.5, marks=pytest.mark.slow), ("noise", np.inf)])
 def test_ab_dor_c_is_the_same_by_each_reference_and_by_both(flight, weights, most):
     # With the weights of the noise χ² is 1.55 by one reference: errors are multiplied by what it asks for.
     acts, stars = ("03102", "03103", "03104"), {}

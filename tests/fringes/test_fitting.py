@@ -171,7 +171,7 @@ def squared_distance(away, covariance):
     return away @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ away
 
 
-@pytest.mark.parametrize("mode", ["fast", "exact"])
+@pytest.mark.parametrize("mode", ["fast", pytest.param("exact", marks=pytest.mark.slow)])
 def test_the_covariance_of_a_single_image_is_that_of_its_pixels(small, mode):
     # 200 draws of pixel noise. By the whole covariance they lie as far from the truth as 21 V² and 15 independent
     # combinations of closure phases should: the square of the distance is that number on average.

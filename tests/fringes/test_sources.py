@@ -74,7 +74,7 @@ def dusty(rng, photons=2e5, errors=1.0):
 TRUTH = PLUME | {f"plume.flux {band}": flux for band, flux in FLUX.items()}
 
 
-@pytest.mark.parametrize(("errors", "rescale"), [(1.0, False), (2.0, True)])
+@pytest.mark.parametrize(("errors", "rescale"), [pytest.param(1.0, False, marks=pytest.mark.slow), (2.0, True)])
 def test_errors_cover_the_truth(errors, rescale):
     # 200 draws; errors that are stated half as large as they are come right by χ²
     rng, pulls, places = np.random.default_rng(5), [], []

@@ -109,7 +109,10 @@ def test_flow_between_pixels_by_hand():
     assert np.allclose(corner[0, 0], -0.6) and np.allclose(corner[1, 1], 0.6)  # (10 + 0 + 0 + 30) / 4 on the corner
 
 
-@pytest.mark.parametrize(("filt", "worst"), [("F380M", 0.011), ("F430M", 0.008), ("F480M", 0.005), ("F277W", 0.2)])
+@pytest.mark.parametrize(
+    ("filt", "worst"),
+    [("F380M", 0.011), pytest.param("F430M", 0.008, marks=pytest.mark.slow), ("F480M", 0.005), ("F277W", 0.2)],
+)
 def test_the_light_between_pixels_against_a_finer_image(filt, worst):
     for place in ((15.3, 14.8), (15.0, 15.5)):
         fine = fine_psf(filt, place, (31, 31), oversample=20)

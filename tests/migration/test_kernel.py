@@ -324,7 +324,7 @@ def foreign_statistics(law, seed=5, band="F480M", change=None, **more):
     ]
 
 
-@pytest.mark.parametrize("band", ["F380M", "F480M"])
+@pytest.mark.parametrize("band", [pytest.param("F380M", marks=pytest.mark.slow), "F480M"])
 def test_the_kernel_of_light_that_falls_on_edges(band):
     # The mean of two pixels gave 0.38e-6 for an edge of 0.6e-6, and a growth that is not there.
     stats = foreign_statistics("linear", band=band, photons=8.0, depths=(10, 16))

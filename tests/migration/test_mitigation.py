@@ -74,7 +74,7 @@ def test_intervals_of_the_bias_hold_the_truth():
     assert np.abs(np.mean(inside, axis=0) - 0.68).max() < 0.08, np.mean(inside, axis=0)
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow), 5])
 def test_few_integrations_have_errors_that_are_not_too_small(count):
     # Scatter of the signed departure over the rms of its standard errors, 400 pairs; without the correction for the
     # mean it is √(n / (n - 1)): 1.41, 1.22 and 1.12.
@@ -202,6 +202,7 @@ def plain(raw, options, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # the demo does the same in the ordinary run
 def test_a_scan_with_the_pipeline_is_done_once(raw, options, tmp_path, caplog):
     even = Version("even integrations", {"charge_migration.skip": True}, recipes=(Slice(alternate=2),))
     versions = (*mitigation.standard_versions((9000,), (16000,))[:3], even)

@@ -167,11 +167,10 @@ corrected = CorrectMigrationStep.call(rate, config_file=kernel, save_results=Tru
 assert corrected.meta.cal_step.correct_migration == "COMPLETE"
 step = Step.from_config_file(kernel)
 assert type(step) is CorrectMigrationStep and step.edge == 0.64e-6
-for number, first in enumerate(("calami.migration.step.CorrectMigrationStep", kernel)):
-    folder = Path(out) / str(number)
-    sys.argv = ["strun", first, rate, "--output_dir", str(folder)]
-    assert strun.main() in (0, None)
-    assert [p.name for p in folder.iterdir()] == [Path(rate).name.replace("_rate", "_corrected_rate")]
+folder = Path(out) / "strun"
+sys.argv = ["strun", kernel, rate, "--output_dir", str(folder)]
+assert strun.main() in (0, None)
+assert [p.name for p in folder.iterdir()] == [Path(rate).name.replace("_rate", "_corrected_rate")]
 made = Detector1Pipeline.call(uncal, steps=correction_steps(kernel), save_results=True, output_dir=out)
 assert made.meta.cal_step.correct_migration == "COMPLETE"
 hooked = {{"charge_migration": {{"pre_hooks": [CorrectMigrationStep], "skip": False}}}}
