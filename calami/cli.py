@@ -426,9 +426,13 @@ def cm(
     """
     if (shallow is None) != (deep is None):
         raise typer.BadParameter("give both --shallow and --deep, or neither", param_hint="--shallow / --deep")
+    started = time.time()
+    if dask is None and next(folder.rglob("*_uncal.fits*"), None):
+        from calami.core.ahead import import_ahead
+
+        import_ahead("calami.cli", "calami.migration.answers")
     from calami.dataset import Dataset
 
-    started = time.time()
     dataset = Dataset(folder, corrected=corrected)
     dataset.create_mapping(names)
     if shallow is None and {"uncal", "ramp"} & {t for root in dataset.rootlist for t in dataset.types(root)}:
@@ -476,7 +480,7 @@ def _answer_all(dataset, output: Path, started: float, threshold, wish: dict, of
     cache = simulated_cache(_first_files(dataset)) if offline or answers.true_onset(dataset) else None
     versions = standard_versions(threshold) if threshold else None
     own = {key: wish.pop(key) for key in ("workers", "dask", "stock")}
-    with Engine(cache=cache, **own).running() as engine:  # the processes that measure draw the figures, too
+    with Engine(cache=cache, **own).running(jwst=True) as engine:  # the processes that measure draw the figures, too
         found = answers.answer_questions(dataset, output / "products", versions, engine=engine, tell=_tell, **wish)
         if len(found.missing) == len(answers.QUESTIONS):
             why = "\n  ".join(set(found.missing.values()))

@@ -431,7 +431,7 @@ def run_demo(
         write_atomically(out / "info" / "summary.ecsv", render(raw.summary, "ecsv"))
         tell(f"named them {', '.join(list(names)[:2])}, …")
         engine = replace(engine, cache=references.default_cache(instrument.detector))
-        with engine.running() as ready:
+        with engine.running(jwst=True) as ready:
             answers = answer_questions(raw, out / "products", DEMO_VERSIONS, engine=ready, tell=tell)
             if answers.scan is None:
                 raise CalamiError(answers.missing["b"])
@@ -504,7 +504,7 @@ def reduce_all(raw: Dataset, outdirs: dict[bool, Path], engine: Engine) -> dict[
         If an exposure fails; it names the exposure and its log. The others are finished first.
     """
     changes = {True: {}, False: {"charge_migration.skip": True}}
-    with engine.running() as ready:
+    with engine.running(jwst=True) as ready:
         runs = {
             step: pipe_data(raw, ["detector1", "image2"], changes[step], folder, engine=ready)
             for step, folder in outdirs.items()

@@ -22,6 +22,7 @@ _NAMES = {
     "fits": "open_fits",
     "progress": "live_html one_bar print_above progress_bar",
     "kept": "Kept digests_of",
+    "ahead": "import_ahead import_slow",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -627,7 +627,7 @@ def answer_questions(
     """
     wish, engine = options_from((AnswerOptions, engine or Engine()), options)
     versions = tuple(standard_versions() if scan_versions is None else scan_versions)
-    with one_bar(answer_stages(len(data), versions), "answers", engine.progress), engine.running() as ready:
+    with one_bar(answer_stages(len(data), versions), "answers", engine.progress), engine.running(jwst=True) as ready:
         return _answered(data, Path(outdir), versions, wish, ready)
 
 # %% ../../nbs/migration/11_answers.ipynb #c0ffee12

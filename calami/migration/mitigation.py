@@ -350,7 +350,7 @@ def process_versions(
     out, base, later = Path(outdir), versions[0], versions[1:]
     kept = {"products": (*_PRODUCTS, "ramp"), "keep": ("ramp", "charge_migration")}
     early = [v for v in later if _later_than_migration(v) and v.kernel is None]
-    with engine.running() as ready:
+    with engine.running(jwst=True) as ready:
         tasks = {base.name: Task(raw, base.parameters, out / base.slug, kept)}
         tasks |= {v.name: _task(v, base, raw, (out, out / v.slug)) for v in early}
         runs = pipe_together(tasks, _CHAIN, engine=ready)
@@ -897,7 +897,7 @@ def mitigation_scan(
     """
     versions = tuple(standard_versions() if versions is None else versions)
     wish, engine, fit_options = split_options(options, ScanOptions, engine or Engine())
-    with engine.running() as ready:
+    with engine.running(jwst=True) as ready:
         return _scanned(raw, Path(outdir), versions, wish, (ready, fit_options))
 
 # %% ../../nbs/migration/08_mitigation.ipynb #28cd8130

@@ -63,7 +63,7 @@ class Engine:
         return self.workers or min(os.cpu_count() or 1, 8)
 
     @contextmanager
-    def running(self, jobs: int | None = None) -> Iterator[Engine]:
+    def running(self, jobs: int | None = None, *, jwst: bool = False) -> Iterator[Engine]:
         """
         Have processes ready as long as the context lasts.
 
@@ -71,6 +71,8 @@ class Engine:
         ----------
         jobs : int, optional
             How much there is to do: no more processes than that are started.
+        jwst : bool
+            Whether they will run steps of jwst, which is imported ahead then (`calami.core.ahead`).
 
         Yields
         ------
@@ -81,7 +83,7 @@ class Engine:
             yield self
             return
         count = self.processes if jobs is None else max(1, min(self.processes, jobs))
-        made = dask_executor(self.dask, count) if self.dask else worker_pool(count, self.cache, self.context)
+        made = dask_executor(self.dask, count) if self.dask else worker_pool(count, self.cache, self.context, jwst)
         with made as pool:
             yield replace(self, executor=pool)
 
@@ -139,7 +141,10 @@ class Engine:
 
 # %% ../../nbs/process/13_engine.ipynb #8d2135c8
 def worker_pool(
-    workers: int = 1, cache: OfflineCache | str | os.PathLike | None = None, context: str | None = None
+    workers: int = 1,
+    cache: OfflineCache | str | os.PathLike | None = None,
+    context: str | None = None,
+    jwst: bool = True,
 ) -> Executor:
     """
     Make local processes that several runs can share, so that jwst is imported once.
@@ -152,13 +157,15 @@ def worker_pool(
         References of a simulated detector; otherwise the user's CRDS settings hold.
     context : str, optional
         CRDS context.
+    jwst : bool
+        Whether they will run steps of jwst, which is imported ahead then, once for all (`calami.core.ahead`).
 
     Returns
     -------
     concurrent.futures.ProcessPoolExecutor
-        New interpreters that end with this one; use it in a ``with`` statement.
+        New processes that end with this one; use it in a ``with`` statement.
     """
-    return _pool(workers, str(getattr(cache, "path", cache)) if cache else None, context, os.devnull)
+    return _pool(workers, str(getattr(cache, "path", cache)) if cache else None, context, os.devnull, jwst)
 
 # %% ../../nbs/process/13_engine.ipynb #043c34d2
 class LostWorker(CalamiError):

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.ahead import import_ahead
 from ..core.problems import CalamiError
 from .references import SERVERLESS, OfflineCache
 
@@ -241,13 +242,18 @@ def run_offline(cache: OfflineCache | str | os.PathLike, target: str, /, *args, 
     raise error
 
 # %% ../../nbs/process/12_offline.ipynb #976c614c
-def _pool(workers: int, cache: str | None, context: str | None, log: str | None) -> ProcessPoolExecutor:
+def _pool(
+    workers: int, cache: str | None, context: str | None, log: str | None, jwst: bool = True
+) -> ProcessPoolExecutor:
+    # New processes; those for `jwst` have it from the process that imports it, where that is possible.
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    # A forked process would inherit an imported CRDS.
-    settings = (cache, context, log)
-    return ProcessPoolExecutor(workers, get_context("spawn"), _imported("_begin_worker"), settings)
+    # A process forked from this one would inherit its threads, and what CRDS knows here.
+    forked = jwst and import_ahead()
+    settings = (dict(os.environ) if forked else None, cache, context, log)
+    way = get_context("forkserver" if forked else "spawn")
+    return ProcessPoolExecutor(workers, way, _imported("_begin_worker"), settings)
 
 # %% ../../nbs/process/12_offline.ipynb #8f4ca165
 def _imported(name: str):
@@ -259,7 +265,7 @@ def _imported(name: str):
 OWN_PROCESS = False
 
 # %% ../../nbs/process/12_offline.ipynb #1d5313e1
-def _begin_worker(cache: str | None, context: str | None, log: str | None) -> None:
+def _begin_worker(environment: dict[str, str] | None, cache: str | None, context: str | None, log: str | None) -> None:
     # Runs first in a new process, and is not undone: it ends with the process.
     global OWN_PROCESS
     OWN_PROCESS = True
@@ -268,9 +274,23 @@ def _begin_worker(cache: str | None, context: str | None, log: str | None) -> No
         with Path(log).open("ab") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+    if environment is not None:
+        _take_over(environment)
     _settle_crds(cache, context)
     sys.modules.setdefault("rfc3987_syntax", None)  # a grammar for jsonschema, not used here: a third of jwst's import
     _end_with_parent()
+
+# %% ../../nbs/process/12_offline.ipynb #7f24026e
+def _take_over(environment: dict[str, str]) -> None:
+    # In a process forked from one that began earlier: settings of now, and random numbers of its own.
+    import numpy as np
+
+    os.environ.clear()
+    os.environ.update(environment)
+    np.random.seed()  # noqa: NPY002 (that of others)
+    if "crds" in sys.modules:
+        own = {key: value for key, value in environment.items() if key.startswith("CRDS_")}
+        _set_crds(own, environment.get("CRDS_SERVER_URL", SERVERLESS))
 
 # %% ../../nbs/process/12_offline.ipynb #cbe5a679
 def _settle_crds(cache: str | None, context: str | None) -> None:

@@ -943,7 +943,7 @@ def _run_jobs(jobs: Sequence[Mapping], engine: Engine) -> Iterator[tuple[Mapping
     waiting = list(jobs)
     while waiting:
         died = []
-        with engine.running(len(waiting)) as ready:
+        with engine.running(len(waiting), jwst=True) as ready:
             for job, result in _results(ready.executor, waiting):
                 if result is None:
                     died.append(job)
@@ -954,7 +954,7 @@ def _run_jobs(jobs: Sequence[Mapping], engine: Engine) -> Iterator[tuple[Mapping
             raise CalamiError("the worker processes end before they begin; a script needs `if __name__ == '__main__':`")
         for job in begun:
             shutil.rmtree(job["work"], ignore_errors=True)
-            with engine.running(1) as ready:
+            with engine.running(1, jwst=True) as ready:
                 ((_, result),) = _results(ready.executor, [job])
             shutil.rmtree(job["work"], ignore_errors=True)
             yield job, result or _DIED
@@ -978,7 +978,7 @@ def _settle_context(engine: Engine) -> str:
     if context and context.endswith(".pmap"):
         return context
     try:
-        with engine.running(1) as ready:
+        with engine.running(1, jwst=True) as ready:
             return ready.executor.submit(call_by_name, "stpipe.crds_client:get_context_used", "jwst").result()
     except (Exception, SystemExit) as error:  # CRDS has many ways to fail, and some of them end the program
         raise CalamiError(f"CRDS names no context ({_describe_error(error)}); {_CRDS_REMEDY}") from None

@@ -39,7 +39,10 @@ import sys
 from calami.process.engine import Engine
 from calami.process.offline import call_by_name
 if __name__ == "__main__":
-    with Engine(workers=2).running() as ready:
+    from multiprocessing import forkserver
+    forkserver.set_forkserver_preload([])  # nothing is imported ahead
+    forkserver.ensure_running()
+    with Engine(workers=2).running(jwst={jwst}) as ready:
         for _ in range(4):
             ready.executor.submit(call_by_name, *{work})
         ready.executor.submit(call_by_name, "time:sleep", 60).result()
@@ -47,7 +50,7 @@ if __name__ == "__main__":
 
 
 def children(pid):
-    """Processes that a process has started, each with the moment it began, so that a number used again is not it."""
+    """Processes below a process, each with the moment it began, so that a number used again is not it."""
     found = {}
     for folder in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -55,7 +58,7 @@ def children(pid):
         except OSError:
             continue
         if int(words[1]) == pid and words[0] != "Z":
-            found[int(folder)] = words[19]
+            found |= {int(folder): words[19], **children(int(folder))}
     return found
 
 
@@ -74,21 +77,23 @@ def alive(known):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("work", [("time:sleep", 60), ("math:factorial", 3_000_000)])
-def test_workers_end_with_the_program(stop, work, tmp_path):
+@pytest.mark.parametrize(
+    ("work", "jwst"), [(("time:sleep", 60), False), (("math:factorial", 3_000_000), False), (("time:sleep", 60), True)]
+)
+def test_workers_end_with_the_program(stop, work, jwst, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(WORKING.format(work=work))
+    script.write_text(WORKING.format(work=work, jwst=jwst))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     program = subprocess.Popen([sys.executable, str(script)], env=environment)
     try:
         deadline = time.monotonic() + 60
         while (
-            len(children(program.pid)) < 3 and time.monotonic() < deadline
-        ):  # two workers and what tracks their memory
+            len(children(program.pid)) < 4 and time.monotonic() < deadline
+        ):  # two workers, what tracks their memory, and what forks
             time.sleep(0.02)
         time.sleep(1.5)
         started = children(program.pid)
-        assert len(started) >= 3
+        assert len(started) >= 4
     finally:
         program.send_signal(stop)
         program.wait()
@@ -98,6 +103,42 @@ def test_workers_end_with_the_program(stop, work, tmp_path):
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left
+
+
+FORKED = """
+import os
+import sys
+from multiprocessing import forkserver
+from calami.core.ahead import import_ahead
+from calami.process.engine import Engine
+from calami.process.offline import call_by_name
+if __name__ == "__main__":
+    if "ahead" in sys.argv:
+        import_ahead()
+    else:
+        forkserver.set_forkserver_preload(["numpy"])
+        forkserver.ensure_running()
+    os.environ["SAID_LATER"] = "yes"
+    for _ in range(2):
+        with Engine(workers=1).running(jwst=True) as ready:
+            ask = lambda *what: ready.executor.submit(call_by_name, *what).result()
+            facts = ask("os:getenv", "SAID_LATER"), ask("os:getenv", "CALAMI_IMPORTS_AHEAD"), ask("numpy:random.rand")
+            print(*facts, "jwst.pipeline" in ask("builtins:eval", "list(__import__('sys').modules)"), ask("os:getppid"))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks on Linux only")
+@pytest.mark.parametrize("ahead", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_forked_workers_take_over_what_was_said_later_and_have_random_numbers_of_their_own(ahead, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(FORKED)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, str(script), *(["ahead"] if ahead else [])]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, second = (line.split() for line in said.stdout.splitlines())
+    assert first[:2] == second[:2] == ["yes", "None"] and first[2] != second[2]
+    assert (first[3], second[3]) == (str(ahead), str(ahead)) and first[4] == second[4]
+    assert said.stderr == "" and not Path("/proc", first[4]).exists()  # it has ended with the program
 
 
 # ---- Many jobs
