@@ -4397,6 +4397,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'calami/widgets/view.py'),
                                      'calami.widgets.view.View._repr_html_': ( 'widgets/view.html#view._repr_html_',
                                                                                'calami/widgets/view.py'),
+                                     'calami.widgets.view.View._when_idle': ('widgets/view.html#view._when_idle', 'calami/widgets/view.py'),
                                      'calami.widgets.view.View.build': ('widgets/view.html#view.build', 'calami/widgets/view.py'),
                                      'calami.widgets.view.View.draft': ('widgets/view.html#view.draft', 'calami/widgets/view.py'),
                                      'calami.widgets.view.View.static': ('widgets/view.html#view.static', 'calami/widgets/view.py'),

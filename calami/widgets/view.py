@@ -5,10 +5,13 @@
 # %% ../../nbs/widgets/01_view.ipynb #c8a58355
 from __future__ import annotations
 
+import asyncio
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import Future
 from importlib.util import find_spec
+from io import BytesIO
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -32,6 +35,7 @@ class View(ABC):
 
     name = "view"
     _widget: Any = None
+    figure: Any = None  # of matplotlib, if the view has one
     _later: Future | None = None  # what is still being drawn, by `build`
 
     @abstractmethod
@@ -59,14 +63,27 @@ class View(ABC):
         from IPython.display import HTML, display
 
         widget = self.widget
-        shown = display(HTML(_hidden(self.static() if self._later is None else self.draft())), display_id=True)
+        shown = display(HTML(_hidden(self.draft())), display_id=True)
         display(widget)
-        if self._later is not None:
-            self._later.add_done_callback(lambda _: shown.update(HTML(_hidden(self.static()))))
+        self._when_idle(lambda: shown.update(HTML(_hidden(self.static()))))
 
     def draft(self) -> str:
-        """Make what stands for the static form as long as `build` is still drawing in the background."""
-        return self.static()
+        """Make in a moment what stands for the static form until that is drawn: the living figure as it is."""
+        if self.figure is None:
+            return self.static()
+        held = BytesIO()
+        self.figure.savefig(held, format="png", metadata={"Software": None})
+        return picture(held.getvalue(), self.name)
+
+    def _when_idle(self, act: Callable[[], None]) -> None:
+        # When what is still being drawn is there; else when the kernel has answered: nobody waits for the static form.
+        if self._later is not None:
+            self._later.add_done_callback(lambda _: act())
+            return
+        try:
+            asyncio.get_running_loop().call_later(1.0, act)
+        except RuntimeError:
+            act()
 
 # %% ../../nbs/widgets/01_view.ipynb #9738ea62
 _STYLE = (

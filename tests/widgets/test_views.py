@@ -217,6 +217,30 @@ def test_outside_of_jupyter_the_static_form_is_shown():
     assert seen._repr_html_() == seen.static()
 
 
+def test_the_static_form_follows_when_the_cell_has_ended(monkeypatch):
+    class Handle:
+        def update(self, html):
+            shown.append(html.data)
+
+    def display(thing, display_id=False):
+        shown.append(getattr(thing, "data", thing))
+        return Handle()
+
+    async def cell():
+        seen._ipython_display_()
+        assert len(shown) == 2 and "base64" in shown[0] and shown[1] is seen.widget
+        await asyncio.sleep(1.2)
+
+    shown, seen = [], explore(point_source("F480M", 1e8))
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(view, "_is_live", lambda: True)
+    asyncio.run(cell())
+    assert shown[2:] == [view._hidden(seen.static())] != shown[:1]
+    del shown[:]
+    seen._ipython_display_()  # without a loop: at once
+    assert len(shown) == 3
+
+
 def test_pictures_of_answers_are_drawn_before_they_are_asked_for():
     class Drawn(AnswersView):
         def __init__(self):
