@@ -567,7 +567,7 @@ class Verdict:
             "migration": "Charge migrates",
             "both": "Charge migrates, and some nonlinearity is left by the correction",
         }[self.answer]
-        peak, total = (f"{100 * v:+.2f} ± {100 * e:.2f} %" for v, e in (self.peak, self.aperture))
+        peak, total = (f"{100 * v:+z.2f} ± {100 * e:.2f} %" for v, e in (self.peak, self.aperture))
         if self.answer != "neither" and self.describes:
             words += f" (odds of migration against nonlinearity alone: {_odds(self.log10_odds)})"
         words += ". The flow grows faster than the charge" * (self.superlinear and self.answer != "neither")
