@@ -5,8 +5,9 @@
 # %% ../../nbs/migration/03_kernel.ipynb #2de05a9a
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -30,14 +31,7 @@ from calami.instrument.migration import (
     undo_capacitance,
 )
 from .onset import _without_patterns
-from calami.migration.ramps import (
-    RampStatistics,
-    ReadPattern,
-    covariance_of_means,
-    noise_factor,
-    slope_of_sum,
-    without_pattern,
-)
+from .ramps import RampStatistics, _sum_slope, covariance_of_means, noise_factor, unsure_pattern
 from ..process.piece import numbers_of
 
 # %% auto #0
@@ -120,8 +114,10 @@ class _Series:
     after: np.ndarray
     fitted: np.ndarray  # (K, H, W), bool; a prefix along K
     white: Any  # (pixels, k) -> inverse Cholesky factors (pixels, k, k)
-    blocks: np.ndarray  # (B, K, H, W): fraction of each block in the mean rate; they sum to `rate`
+    blocks: np.ndarray  # (B, K, H, W): what each block adds to the mean rate beyond its share; they sum to 0
     star: StarLight | None = None
+    unsure: np.ndarray | float = 0.0  # (K, H, W): what one standard error of persistence adds to the rates
+    released: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (B,): see `RampStatistics`
 
 # %% ../../nbs/migration/03_kernel.ipynb #cfdfe36a
 @dataclass
@@ -133,11 +129,14 @@ class _Equations:
     points: int
     pixels: int
     blocks: list[np.ndarray] = field(default_factory=list)  # (B, 6) of each exposure
+    unsure: np.ndarray | float = 0.0  # (6,): what one standard error of persistence, which all share, adds to `right`
+    released: list[np.ndarray] = field(default_factory=list)  # (B,) of each exposure
 
     def __add__(self, other: _Equations) -> _Equations:
         return _Equations(
             self.normal + other.normal, self.right + other.right, self.yy + other.yy, self.points + other.points,
-            self.pixels + other.pixels, self.blocks + other.blocks,
+            self.pixels + other.pixels, self.blocks + other.blocks, self.unsure + other.unsure,
+            self.released + other.released,
         )  # fmt: skip
 
     @property
@@ -156,7 +155,10 @@ def _series_of(stats: RampStatistics, options: KernelOptions) -> _Series:
     fitted = np.logical_and.accumulate(fitted, axis=0)
     fitted &= fitted.sum(axis=0) >= skip + 2
     count = np.maximum(stats.count.sum(axis=0), 1)
-    blocks = stats.total / count * (niriss.GAIN / stats.group_time)
+    mean = (
+        stats.total.sum(axis=0) / count
+    )  # blocks have unequal sizes: without it a change of the rate seems to scatter
+    blocks = (stats.total - stats.count * mean) / count * (niriss.GAIN / stats.group_time)
     factor = noise_factor(stats)
 
     def white(place, k):
@@ -168,7 +170,8 @@ def _series_of(stats: RampStatistics, options: KernelOptions) -> _Series:
     filled = (np.nan_to_num(_filled(a)) for a in (rate, signal[:-1], signal[1:]))
     rates, *signals = filled
     star = star_light(undo_capacitance(rates[0], options.ipc), stats.filter)
-    return _Series(rates, *signals, fitted, white, blocks, star)
+    unsure = unsure_pattern(stats).of(stats) * niriss.GAIN / stats.group_time
+    return _Series(rates, *signals, fitted, white, blocks, star, unsure, stats.released)
 
 # %% ../../nbs/migration/03_kernel.ipynb #28bc86fb
 def _equations(series: _Series, theta: np.ndarray, options: KernelOptions, rounds: int = 2) -> _Equations:
@@ -176,7 +179,8 @@ def _equations(series: _Series, theta: np.ndarray, options: KernelOptions, round
     lengths = series.fitted.sum(axis=0)
     if not lengths.any():
         size = len(PATTERNS)
-        return _Equations(np.zeros((size, size)), np.zeros(size), 0.0, 0, 0, [np.zeros((len(series.blocks), size))])
+        blocks = [np.zeros((len(series.blocks), size))]
+        return _Equations(np.zeros((size, size)), np.zeros(size), 0.0, 0, 0, blocks, 0.0, [series.released])
     current = series.rate[0]
     for _ in range(rounds):
         basis = patterns(current, series.before, series.after, options.ipc, series.star) * _SCALE[:, None, None, None]
@@ -191,7 +195,7 @@ def _equations(series: _Series, theta: np.ndarray, options: KernelOptions, round
         place = np.nonzero(lengths == k)
         part = _part_of_equations(series, basis, place, int(k), options.skip_first)
         total = part if total is None else total + part
-    total.blocks = [np.sum(total.blocks, axis=0)]
+    total.blocks, total.released = [np.sum(total.blocks, axis=0)], [series.released]
     return total
 
 # %% ../../nbs/migration/03_kernel.ipynb #5db99c9e
@@ -207,7 +211,9 @@ def _part_of_equations(series: _Series, basis, place, k: int, skip: int) -> _Equ
     back = np.einsum("pji,pjm->pim", white, x)  # x is orthogonal to the rates, so blocks need no projection
     blocks = np.einsum("bip,pim->bm", series.blocks[:, skip:k, place[0], place[1]], back)
     normal, right = np.einsum("pim,pin->mn", x, x), np.einsum("pim,pi->m", x, y)
-    return _Equations(normal, right, float((y**2).sum()), y.size, len(y), [blocks])
+    unsure = np.broadcast_to(series.unsure, series.rate.shape)[skip:k, place[0], place[1]]
+    unsure = np.einsum("pjm,jp->m", back, unsure)
+    return _Equations(normal, right, float((y**2).sum()), y.size, len(y), [blocks], unsure)
 
 # %% ../../nbs/migration/03_kernel.ipynb #fabaa49c
 # Growths that are tried, per e-; for errors also those of a flow that slows down: next to 0, resamples that stop there
@@ -273,7 +279,8 @@ class Kernel:
         Of those that were fitted: ``edge``, ``diagonal``, ``growth``, ``nonlinearity``, ``cubic``.
     values, errors : numpy.ndarray
         Per e-; ``nonlinearity`` is the quadratic loss left after linearisation, ``cubic`` the cubic one, per e-².
-        A growth of 0 is the least there can be: twice its error is an upper limit.
+        A growth of 0 is the least there can be: twice its error is an upper limit. What is not known of persistence is
+        in the errors, if exposures of several depths tell it.
     covariance : numpy.ndarray
         Shape (n, n).
     chi2 : float
@@ -425,19 +432,22 @@ def _gathered(series: Sequence[_Series], options: KernelOptions, names: Sequence
 
 # %% ../../nbs/migration/03_kernel.ipynb #dd5d7b52
 def _resampled_right(eq: _Equations, samples: int, seed: int) -> np.ndarray:
-    # Right-hand sides of the normal equations for resampled blocks, (R, 6).
+    # Right-hand sides of the normal equations for resampled blocks, (R, 6), which are also what persistence is from.
     rng = np.random.default_rng([seed, 6])
-    right = np.zeros((samples, len(PATTERNS)))
-    for blocks in eq.blocks:
+    right = np.tile(eq.right, (samples, 1))
+    for blocks, released in zip(eq.blocks, eq.released, strict=True):
         n = len(blocks)
+        blocks = blocks - np.outer(released, eq.unsure) if len(released) else blocks
         drawn = rng.multinomial(n, np.full(n, 1 / n), size=samples)
-        right += (1 + (drawn - 1) * np.sqrt(n / (n - 1))) @ blocks
+        right += (drawn - 1) * np.sqrt(n / (n - 1)) @ blocks
+    if not all(map(len, eq.released)):  # what persistence is from is not known
+        right += np.outer(rng.standard_normal(samples), eq.unsure * np.ones(len(PATTERNS)))
     return right
 
 # %% ../../nbs/migration/03_kernel.ipynb #3ee3f251
 def _covariance(eq: _Equations, names: Sequence[str], values: np.ndarray, scale: float, options: KernelOptions):
     # Of the free coefficients, in units of _UNITS: from resampled blocks, or where there are too few of them from the
-    # curvature.
+    # curvature; then what is not known of persistence, which all exposures share, counts as if it came from elsewhere.
     if all(len(b) >= 4 for b in eq.blocks) and options.n_bootstrap:
         many = _best(eq, _resampled_right(eq, options.n_bootstrap, options.seed), names, _BOTH_SIGNS)[0]
         if "growth" in names and "edge" in names and values[0] > 0:
@@ -451,7 +461,9 @@ def _covariance(eq: _Equations, names: Sequence[str], values: np.ndarray, scale:
         step = 1e-7
         slope = (_design(values[-1] + step, parts) - design) @ values[:-1] / step
         design = np.column_stack([design, slope])
-    return np.linalg.pinv(design.T @ eq.normal @ design, rcond=1e-14) * scale
+    inverse = np.linalg.pinv(design.T @ eq.normal @ design, rcond=1e-14)
+    moved = inverse @ (design.T @ (eq.unsure * np.ones(len(PATTERNS))))
+    return inverse * scale + np.outer(moved, moved)
 
 # %% ../../nbs/migration/03_kernel.ipynb #aa08dfa8
 def _kernel(eq: _Equations, names: Sequence[str], source: str, words, options: KernelOptions) -> Kernel:
@@ -509,7 +521,8 @@ class Verdict:
     kernel : Kernel or None
         Coefficients under the answer; under "both" if it is "neither".
     aperture : tuple of float
-        Change of the sum of 9 × 9 pixels as the peak fills up by 10 ke-, a fraction, and its error.
+        Change of the sum of 9 × 9 pixels as the peak fills up by 10 ke-, a fraction, and its error, with that of
+        persistence.
     peak : tuple of float
         The same of the peak pixel.
     rings : dict of int to tuple of float
@@ -676,10 +689,9 @@ def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, 
     bic, names = _bics(eq)
     found = _choose(bic)
     kernel = _kernel(eq, names["both" if found == "neither" else found], "ramps", words, chosen)
-    changes = _changes(stats, chosen.skip_first)
-    unknown = _change_by_persistence(stats, chosen.skip_first)
+    changes, unknown = _changes(stats, chosen.skip_first), _pooled(stats, _in_core, chosen.skip_first)[2]
     # migration takes from the peak what it gives to its neighbours, so with it only the sum tells
-    seen = any(_loss_is_seen(kernel, change, unknown) for change in changes[: 1 if found == "both" else 2])
+    seen = any(_loss_is_seen(kernel, change) for change in changes[: 1 if found == "both" else 2])
     if found in ("both", "nonlinearity") and not seen:
         found = "migration" if found == "both" else "neither"
         kernel = _kernel(eq, names["both" if found == "neither" else found], "ramps", words, chosen)
@@ -697,13 +709,12 @@ def _verdict(stats: Sequence[RampStatistics], series: Sequence[_Series], words, 
 _DEEP_E = 3e4
 
 
-def _loss_is_seen(kernel: Kernel, change: tuple[float, float], unknown: float = 0.0) -> bool:
+def _loss_is_seen(kernel: Kernel, change: tuple[float, float]) -> bool:
     # Whether the sum of the core, or the peak, loses light as the kernel's nonlinearity says: what only moves charge,
     # by whichever law, leaves the sum, and a law of the flow that is not known here looks like nonlinearity in single
-    # pixels. What the error of persistence does to rates counts as error; if it cannot be known it is only spoken of.
-    (value, noise), loss = change, kernel.migration.nonlinearity + kernel.migration.cubic * _DEEP_E
-    error = np.hypot(noise, unknown if np.isfinite(unknown) else 0.0)
-    return not noise > 0 or -np.sign(loss) * value > 3 * error
+    # pixels. What the error of persistence does to rates is in the errors; if it cannot be known it is only spoken of.
+    (value, error), loss = change, kernel.migration.nonlinearity + kernel.migration.cubic * _DEEP_E
+    return not error > 0 or -np.sign(loss) * value > 3 * error
 
 # %% ../../nbs/migration/03_kernel.ipynb #b644b31a
 @dataclass(frozen=True, eq=False)
@@ -875,17 +886,8 @@ def _prepared(statistics, options: KernelOptions):
 # %% ../../nbs/migration/03_kernel.ipynb #681fe50f
 def _changes(stats: Sequence[RampStatistics], skip: int):
     # Change per 10 ke- in the peak: of the 9 × 9 sum, the peak and rings, pooled over exposures.
-    def pooled(region_of) -> tuple[float, float]:
-        found = [slope_of_sum(s, region_of(*_offsets(s)), skip) for s in stats]
-        found = [(v, e) for v, e in found if np.isfinite(v) and e > 0]
-        if not found:
-            return np.nan, np.nan
-        value, error = np.array(found).T
-        weight = error**-2.0
-        return float((value * weight).sum() / weight.sum() * 1e4), float(weight.sum() ** -0.5 * 1e4)
-
-    rings = {r: pooled(lambda dy, dx, r=r: np.rint(np.hypot(dy, dx)) == r) for r in range(9)}
-    return pooled(_in_core), rings[0], rings
+    rings = {r: _pooled(stats, lambda dy, dx, r=r: np.rint(np.hypot(dy, dx)) == r, skip)[:2] for r in range(9)}
+    return _pooled(stats, _in_core, skip)[:2], rings[0], rings
 
 # %% ../../nbs/migration/03_kernel.ipynb #54d4552d
 def _in_core(dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
@@ -893,21 +895,23 @@ def _in_core(dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
     return np.maximum(abs(dy), abs(dx)) <= 4
 
 # %% ../../nbs/migration/03_kernel.ipynb #29a5482a
-def _change_by_persistence(stats: Sequence[RampStatistics], skip: int) -> float:
-    # What one standard error of persistence makes of the change of the 9 × 9 sum; infinite where it is unknown. It is
-    # common to the exposures, so it is the mean over them.
-    errors = np.array([s.persistence[0] for s in stats])
-    if not np.isfinite(errors).all() or not errors.any():
-        return float(errors.max(initial=0.0))
-    changes, weights = [], []
-    for s in stats:
-        none = np.zeros(s.differences)
-        other = without_pattern(s, ReadPattern(none, none, s.persistence[0], 0.0, s.persistence[1]))
-        (value, error), (shifted, _) = (slope_of_sum(one, _in_core(*_offsets(one)), skip) for one in (s, other))
-        if np.isfinite(value + shifted) and error > 0:
-            changes.append(shifted - value)
-            weights.append(error**-2.0)
-    return float(abs(np.average(changes, weights=weights)) * 1e4) if changes else 0.0
+def _pooled(stats: Sequence[RampStatistics], region_of: Callable, skip: int) -> tuple[float, float, float]:
+    # Change of a sum per 10 ke- in the peak, its error, and how much of that one standard error of persistence makes,
+    # which is common to the exposures (infinite where it is unknown, and then not in the error).
+    found = [_sum_slope(s, region_of(*_offsets(s)), skip) for s in stats]
+    weight = np.array([one.error**-2.0 if one.error > 0 and np.isfinite(one.value) else 0.0 for one in found])
+    if not weight.any():
+        return np.nan, np.nan, np.inf
+    noise, weight = weight.sum() ** -0.5, weight / weight.sum()
+    value, unsure = (float(weight @ np.nan_to_num([getattr(one, n) for one in found])) for n in ("value", "unsure"))
+    error = math.hypot(noise, unsure)
+    if unsure and all(len(s.released) >= 4 for s in stats):  # persistence and sum are from the same noise
+        parts = [
+            w * np.nan_to_num(one.blocks) - unsure * s.released for w, one, s in zip(weight, found, stats, strict=True)
+        ]
+        error = math.sqrt(sum(len(part) * part.var(ddof=1) for part in parts))
+    known = all(np.isfinite(s.persistence[0]) for s in stats)
+    return 1e4 * value, 1e4 * error, 1e4 * abs(unsure) if known else np.inf
 
 # %% ../../nbs/migration/03_kernel.ipynb #e4298345
 def _offsets(stats: RampStatistics) -> tuple[np.ndarray, np.ndarray]:

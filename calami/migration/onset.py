@@ -1357,8 +1357,8 @@ def _without_patterns(stats: Sequence[RampStatistics], notes: list[str]) -> list
         own = [k for k, s in enumerate(stats) if s.group_time == step]
         pattern = read_pattern([stats[k] for k in own])
         notes += pattern.notes
-        for k in own:
-            found[k] = without_pattern(stats[k], pattern)
+        for number, k in enumerate(own):
+            found[k] = without_pattern(stats[k], pattern, number)
     return found
 
 # %% ../../nbs/migration/02_onset.ipynb #f2b3a059

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from ..instrument import niriss
 # %% auto #0
 __all__ = ['HALF_BOX', 'MAX_BLOCKS', 'SATURATED_FRACTION', 'MOST_SATURATED', 'REJECTION', 'VERSION', 'NEEDS_RAMPS',
            'RampStatistics', 'statistics_of', 'RampOptions', 'ramp_statistics', 'covariance_of_means', 'noise_factor',
-           'slope_of_sum', 'ReadPattern', 'read_pattern', 'without_pattern']
+           'slope_of_sum', 'ReadPattern', 'read_pattern', 'without_pattern', 'unsure_pattern']
 
 # %% ../../nbs/migration/01_ramps.ipynb #d843d1dc
 #: Pixels kept on each side of the peak.
@@ -86,6 +87,8 @@ class RampStatistics:
     persistence : tuple of float
         Standard error of the fraction of persistence that was subtracted, and the groups in which it falls to 1/e. The
         error is infinite where persistence cannot be known, 0 where nothing was subtracted.
+    released : numpy.ndarray
+        What each block has added to that fraction, in its standard errors, shape (B,); empty if it is not known.
     """
 
     name: str
@@ -106,6 +109,7 @@ class RampStatistics:
     faint: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
     straight: bool = False
     persistence: tuple[float, float] = (0.0, 5.0)
+    released: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def blocks(self) -> int:
@@ -708,32 +712,8 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
         Slope of the rate over the rate at zero signal, per e- in the peak pixel, and its error: from the blocks, or
         from the noise model where there are fewer than four. NaN where it cannot be measured.
     """
-    used = stats.used_at_peak
-    used = used[used >= skip_first]
-    if len(used) < 2:
-        return np.nan, np.nan
-    region = region & stats.usable[used].all(axis=0)
-    signal = stats.signals()[:, stats.peak[0], stats.peak[1]] * niriss.GAIN
-    middle = (signal[used] + signal[used + 1]) / 2
-    if not region.any() or not np.isfinite(middle).all():
-        return np.nan, np.nan
-    count = np.maximum(stats.count[:, used][:, :, region], 1)
-    rates = (stats.total[:, used][:, :, region] / count).sum(axis=-1)  # (B, K)
-    n = count.sum(axis=0).mean(axis=-1)
-    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(
-        axis=0
-    )
-    weight = np.linalg.inv(noise)
-    design = np.stack([np.ones(len(used)), middle], axis=1)
-    covariance = np.linalg.inv(design.T @ weight @ design)
-    fits = rates @ (covariance @ design.T @ weight).T  # (B, 2)
-    share = stats.count[:, used[0], stats.peak[0], stats.peak[1]].astype(float)
-    share = share / share.sum()
-    level, slope = share @ fits
-    error = float(np.sqrt(covariance[1, 1]))
-    if stats.blocks >= _FEWEST_BLOCKS:
-        error = float(np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks))
-    return float(slope / level), error / abs(float(level))
+    found = _sum_slope(stats, region, skip_first)
+    return found.value, found.error
 
 # %% ../../nbs/migration/01_ramps.ipynb #fd1791ab
 @dataclass(frozen=True, eq=False)
@@ -752,6 +732,9 @@ class ReadPattern:
         Groups in which it falls to 1/e.
     notes : tuple of str
         What a reader must know.
+    shares : tuple of numpy.ndarray
+        What the blocks of each exposure have added to the fraction, in its standard errors, in their order; empty if
+        they have not.
     """
 
     additive: np.ndarray
@@ -760,6 +743,7 @@ class ReadPattern:
     persistence_error: float = np.inf
     persistence_groups: float = 5.0
     notes: tuple[str, ...] = ()
+    shares: tuple[np.ndarray, ...] = ()
 
     def of(self, stats: RampStatistics) -> np.ndarray:
         """
@@ -804,13 +788,13 @@ def read_pattern(statistics: Sequence[RampStatistics]) -> ReadPattern:
     additive, error, notes = _additive(statistics)
     plain = ReadPattern(additive, error)
     clean = [without_pattern(s, plain) for s in statistics]
-    value, spread, groups = _persistence(clean)
+    value, spread, groups, shares = _persistence(clean)
     if value > 3 * spread:
         notes = (*notes, f"persistence of {100 * value:.2f} ± {100 * spread:.2f} % was subtracted")
-    return ReadPattern(additive, error, value, spread, groups, notes)
+    return ReadPattern(additive, error, value, spread, groups, notes, shares)
 
 # %% ../../nbs/migration/01_ramps.ipynb #de38e7f1
-def without_pattern(stats: RampStatistics, pattern: ReadPattern) -> RampStatistics:
+def without_pattern(stats: RampStatistics, pattern: ReadPattern, number: int | None = None) -> RampStatistics:
     """
     Subtract what reads add.
 
@@ -820,6 +804,8 @@ def without_pattern(stats: RampStatistics, pattern: ReadPattern) -> RampStatisti
         An exposure.
     pattern : ReadPattern
         From `read_pattern`.
+    number : int, optional
+        Which of its exposures this is, from 0: then what is made of both knows what they share.
 
     Returns
     -------
@@ -837,7 +823,69 @@ def without_pattern(stats: RampStatistics, pattern: ReadPattern) -> RampStatisti
         stats, total=stats.total - stats.count * added, square=square, faint=faint,
         first_sum=stats.first_sum + stats.first_count * at_first,
         persistence=(float(pattern.persistence_error), pattern.persistence_groups),
+        released=np.zeros(0) if number is None or not pattern.shares else pattern.shares[number],
     )  # fmt: skip
+
+# %% ../../nbs/migration/01_ramps.ipynb #d32f4099
+def unsure_pattern(stats: RampStatistics) -> ReadPattern:
+    """
+    Give what one standard error of the persistence that was subtracted adds to the reads of an exposure.
+
+    Parameters
+    ----------
+    stats : RampStatistics
+        From `without_pattern`.
+
+    Returns
+    -------
+    ReadPattern
+        All exposures share its sign and size. Nothing where persistence cannot be known.
+    """
+    error, groups = stats.persistence
+    none = np.zeros(stats.differences)
+    return ReadPattern(none, none, error if np.isfinite(error) else 0.0, 0.0, groups)
+
+# %% ../../nbs/migration/01_ramps.ipynb #7b5b28c1
+class _SumSlope(NamedTuple):
+    # Slope of a summed rate over its level, its error without that of persistence, what one standard error of
+    # persistence makes of it, and what each block has added to it beyond the mean.
+    value: float
+    error: float
+    unsure: float
+    blocks: np.ndarray
+
+# %% ../../nbs/migration/01_ramps.ipynb #6595c192
+def _sum_slope(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> _SumSlope:
+    nothing = _SumSlope(math.nan, math.nan, 0.0, np.zeros(stats.blocks))
+    used = stats.used_at_peak
+    used = used[used >= skip_first]
+    if len(used) < 2:
+        return nothing
+    region = region & stats.usable[used].all(axis=0)
+    signal = stats.signals()[:, stats.peak[0], stats.peak[1]] * niriss.GAIN
+    middle = (signal[used] + signal[used + 1]) / 2
+    if not region.any() or not np.isfinite(middle).all():
+        return nothing
+    count = np.maximum(stats.count[:, used][:, :, region], 1)
+    rates = (stats.total[:, used][:, :, region] / count).sum(axis=-1)  # (B, K)
+    n = count.sum(axis=0).mean(axis=-1)
+    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(
+        axis=0
+    )
+    weight = np.linalg.inv(noise)
+    design = np.stack([np.ones(len(used)), middle], axis=1)
+    covariance = np.linalg.inv(design.T @ weight @ design)
+    fits = rates @ (covariance @ design.T @ weight).T  # (B, 2)
+    share = stats.count[:, used[0], stats.peak[0], stats.peak[1]].astype(float)
+    share = share / share.sum()
+    level, slope = share @ fits
+    error = float(np.sqrt(covariance[1, 1]))
+    if stats.blocks >= _FEWEST_BLOCKS:
+        error = float(np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks))
+    added = unsure_pattern(stats).of(stats)[used][:, region].sum(axis=-1)
+    unsure = (covariance @ design.T @ weight @ added)[1]
+    sizes = float(slope / level), error / abs(float(level)), float(unsure / level)
+    return _SumSlope(*sizes, share * (fits[:, 1] - slope) / level)
 
 # %% ../../nbs/migration/01_ramps.ipynb #7b3578e2
 def _additive(statistics: Sequence[RampStatistics]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -870,24 +918,32 @@ def _additive(statistics: Sequence[RampStatistics]) -> tuple[np.ndarray, np.ndar
     return additive, error, tuple(notes)
 
 # %% ../../nbs/migration/01_ramps.ipynb #0fc6029c
-def _persistence(statistics: Sequence[RampStatistics]) -> tuple[float, float, float]:
-    # Fraction, error and groups from pointings with exposures of different depth.
+def _persistence(statistics: Sequence[RampStatistics]) -> tuple[float, float, float, tuple[np.ndarray, ...]]:
+    # Fraction, error, groups and shares of blocks, from pointings with exposures of different depth.
     pointings: dict[str, list[RampStatistics]] = {}
     for s in statistics:
         pointings.setdefault(s.pointing, []).append(s)
-    sums = [_relative_rates(own) for own in pointings.values() if len({s.differences for s in own}) > 1]
-    sums = [one for one in sums if one]
-    if not sums:
-        return 0.0, np.inf, 5.0
+    several = [own for own in pointings.values() if len({s.differences for s in own}) > 1]
+    found = [(own, rates) for own in several if (rates := _relative_rates(own))]
+    if not found:
+        return 0.0, np.inf, 5.0, ()
+    sums = [[one[:3] for one in rates] for _, rates in found]
     fits = {groups: _fit_persistence(sums, groups) for groups in (5.0, 2.5, 10.0, 20.0)}
-    best = min(fits, key=lambda groups: fits[groups][2])
-    groups = best if fits[best][2] < fits[5.0][2] - 6 else 5.0
-    value, error, _ = fits[groups]
-    return max(value, 0.0), error, groups
+    best = min(fits, key=lambda groups: fits[groups].chi2)
+    groups = best if fits[best].chi2 < fits[5.0].chi2 - 6 else 5.0
+    fit = fits[groups]
+    if not any(weights.any() for weights in fit.weights):
+        return fit.value, fit.error, groups, ()
+    shares = {id(s): np.zeros(s.blocks) for s in statistics}
+    for (own, rates), weights in zip(found, fit.weights, strict=True):
+        for s, (values, *_, blocks), weight in zip(own, rates, weights, strict=True):
+            shares[id(s)] = blocks @ weight[: len(values)] / fit.error
+    return max(fit.value, 0.0), fit.error, groups, tuple(shares[id(s)] for s in statistics)
 
 # %% ../../nbs/migration/01_ramps.ipynb #22005427
-def _relative_rates(own: Sequence[RampStatistics]) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    # Rates of pixels near the peak, summed with weights that are the same in all exposures; errors; reads of a ramp.
+def _relative_rates(own: Sequence[RampStatistics]) -> list[tuple[np.ndarray, np.ndarray, int, np.ndarray]]:
+    # Rates of pixels near the peak, summed with weights that are the same in all exposures; errors; reads of a ramp;
+    # what each block has added to the rates beyond its share.
     deepest = max(own, key=lambda s: s.differences)
     rate = np.nan_to_num(deepest.means()[0])
     usable = np.logical_and.reduce([s.usable[0] for s in own if s.usable.shape[1:] == rate.shape] or [rate > 0])
@@ -899,14 +955,16 @@ def _relative_rates(own: Sequence[RampStatistics]) -> list[tuple[np.ndarray, np.
         return []
     for s in own:
         count = np.maximum(s.count.sum(axis=0), 1)
-        values = np.einsum("kyx,yx->k", s.total.sum(axis=0) / count, weight) / total
+        mean = s.total.sum(axis=0) / count
+        values = np.einsum("kyx,yx->k", mean, weight) / total
+        blocks = np.einsum("bkyx,kyx->bk", s.total - s.count * mean, weight / count) / total
         errors = np.sqrt(np.einsum("kyx,yx->k", _noise(rate) / count, weight**2)) / total
         keep = np.logical_and.accumulate((s.usable | ~usable).all(axis=(1, 2)))  # all these pixels can be used
-        found.append((values[keep], errors[keep], s.differences + 1))
+        found.append((values[keep], errors[keep], s.differences + 1, blocks[:, keep]))
     return found
 
 # %% ../../nbs/migration/01_ramps.ipynb #a92b26bf
-def _fit_persistence(sums, groups: float) -> tuple[float, float, float]:
+def _fit_persistence(sums, groups: float) -> _Persistence:
     # Least squares of rate = common to the exposures of a pointing at each read + fraction × what comes out. Exposures
     # have rates of their own where those make the fit better by more than scatter does: a fit that is bad either way
     # is no reason for them (F test). Then only a clear persistence counts.
@@ -919,9 +977,18 @@ def _fit_persistence(sums, groups: float) -> tuple[float, float, float]:
     scale = max(chosen.chi2 / max(chosen.freedom, 1), 1.0)
     error = float(np.sqrt(scale / chosen.normal))
     counts = not free or chosen.value > 5 * error
-    return chosen.value if counts else 0.0, error, float(chosen.chi2 / scale)
+    weights = [counts * _persistence_sums(own, groups, free)[-1] / chosen.normal for own in sums]
+    return _Persistence(chosen.value if counts else 0.0, error, float(chosen.chi2 / scale), weights)
 
 # %% ../../nbs/migration/01_ramps.ipynb #63a8a373
+class _Persistence(NamedTuple):
+    # Fraction, error, χ², and the weights of the rates in the fraction, (exposures, K) of each pointing.
+    value: float
+    error: float
+    chi2: float
+    weights: list[np.ndarray]
+
+
 class _PersistenceFit(NamedTuple):
     # Fraction, inverse of its variance, χ² and degrees of freedom.
     value: float
@@ -932,13 +999,14 @@ class _PersistenceFit(NamedTuple):
 # %% ../../nbs/migration/01_ramps.ipynb #3f329e7e
 def _persistence_solution(sums, groups: float, free: bool) -> _PersistenceFit:
     # The fit to all pointings; `free` gives each exposure a rate of its own.
-    normal, right, chi2, freedom = np.array([_persistence_sums(own, groups, free) for own in sums]).sum(axis=0)
+    normal, right, chi2, freedom = np.array([_persistence_sums(own, groups, free)[:4] for own in sums]).sum(axis=0)
     normal = max(float(normal), 1e-300)
     return _PersistenceFit(float(right / normal), normal, float(chi2 - right**2 / normal), int(freedom) - 1)
 
 # %% ../../nbs/migration/01_ramps.ipynb #81255299
-def _persistence_sums(own, groups: float, free: bool) -> tuple[float, float, float, int]:
-    # Normal equation of the fraction, for one pointing: normal, right, chi2 without it, degrees of freedom.
+def _persistence_sums(own, groups: float, free: bool) -> tuple[float, float, float, int, np.ndarray]:
+    # Normal equation of the fraction, for one pointing: normal, right, chi2 without it, degrees of freedom, and the
+    # weights of the rates in `right`.
     size = max(len(values) for values, *_ in own)
     rates, released, weight = np.zeros((3, len(own), size))
     for n, (values, errors, reads) in enumerate(own):
@@ -952,4 +1020,5 @@ def _persistence_sums(own, groups: float, free: bool) -> tuple[float, float, flo
     basis, _ = np.linalg.qr(design)
     x, y = ((part * weight).ravel() for part in (released, rates))
     x, y = (part - basis @ (basis.T @ part) for part in (x, y))
-    return float(x @ x), float(x @ y), float(y @ y), int((weight > 0).sum()) - design.shape[1]
+    freedom = int((weight > 0).sum()) - design.shape[1]
+    return float(x @ x), float(x @ y), float(y @ y), freedom, x.reshape(weight.shape) * weight

@@ -347,7 +347,9 @@ def study_calibrators(
     plots = {"rule": Plot([partial(_draw_pairs, found=single or found, what=w) for w in ("v2", "cp")], _CAPTION)}
     truth = _truth(reading, found) if all(one.truth for one in reading.seen) else None
     answer = (*_sentences(tables, laws, searched, binaries), *remarks)
-    return Findings(4480, title, answer, missing, results, tables, plots, _METHOD, truth=truth, captions=_CAPTIONS)
+    firm = _firm(single or found, [s for s in reading.stars if s not in binaries])
+    facts = {"truth": truth, "captions": _CAPTIONS, "firm": firm}
+    return Findings(4480, title, answer, missing, results, tables, plots, _METHOD, **facts)
 
 # %% ../../nbs/studies/04_calibrators.ipynb #4c8acc19
 _CAPTION = (
@@ -403,6 +405,21 @@ def _usable_keys(found: Sequence[Mismatch], missing: dict[str, str]) -> list[str
     for key in keys[most:]:
         missing[f"what {_WORDS[key]} costs"] = f"{len(found)} pairs are too few for {len(keys)} differences"
     return keys[:most]
+
+# %% ../../nbs/studies/04_calibrators.ipynb #a2401f50
+def _firm(found: Sequence[Mismatch], single: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    # What the data of a firm answer are, and what these are
+    most = {key: max(abs(getattr(one, key)) for one in found) for key in ("apart", "dlnpeak")}
+    far = most["apart"] * float(np.mean(niriss.PIXEL_SCALE_MAS))
+    alike = [one for one in found if abs(one.dmag) < 0.1 and abs(one.dlnt) < 0.05]
+    known = not any(math.isnan(one.dlnt) for one in found)
+    return (
+        ("single stars", "4 or more", str(len(single))),
+        ("farthest apart on the detector", "10 mas", "not known" if math.isnan(far) else f"{far:.1f} mas"),
+        ("peaks differ by", "5 % or less", "not known" if math.isnan(most["dlnpeak"]) else f"{most['dlnpeak']:.0%}"),
+        ("pairs alike in brightness (0.1 mag) and temperature (5 %)", "one or more", str(len(alike)) if known
+         else "temperatures not known"),
+    )  # fmt: skip
 
 # %% ../../nbs/studies/04_calibrators.ipynb #6ccb5051
 def _versions(reading: Reading, types: Mapping[str, str], corrected: Reading | None, pairs: Any) -> dict[str, list]:

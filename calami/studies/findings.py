@@ -54,6 +54,8 @@ class Findings:
         Other files to write: name to text, bytes, or a function that is given the path to write.
     truth : object or None
         Of simulated data: a table of what was found against what is true.
+    firm : tuple of tuple of str
+        What a firm answer takes: of what, how much of it, and what these data are.
     """
 
     program: int
@@ -67,6 +69,7 @@ class Findings:
     files: dict[str, Any] = field(default_factory=dict)
     truth: Any = None
     captions: dict[str, str] = field(default_factory=dict)
+    firm: tuple[tuple[str, str, str], ...] = ()
 
     def __str__(self) -> str:
         lines = [*self.answer, *(f"cannot be answered: {what}: {why}" for what, why in self.missing.items())]
@@ -102,7 +105,7 @@ def write_findings(found: Findings, reading: Reading, outdir, *, started: float 
         if root in used
         for path in data.paths(root)
     ]
-    words = {"program": found.program, "answer": list(found.answer), "missing": found.missing}
+    words = {"program": found.program, "answer": list(found.answer), "missing": found.missing, "firm": found.firm}
     run = _record(started, **words, results=plain(found.results), inputs=inputs, refused=reading.refused)
     tables = dict(found.tables) | ({"truth": found.truth} if found.truth is not None else {})
     files: dict[str, Any] = {f"{name}.ecsv": render(table, "ecsv") for name, table in tables.items()}
@@ -138,6 +141,7 @@ def _sections(found: Findings, figures: Mapping[str, Figure], run: Mapping[str, 
     sections = [("Figures", list(figures.values()))] if figures else []
     if found.truth is not None:
         sections.append(("Against the truth", [Captioned(found.truth, found.captions.get("truth", _TRUTH))]))
+    sections += [("For a firm answer", [Captioned(_firm_table(found.firm), _FIRM)])] if found.firm else []
     for name, table in found.tables.items():
         words = name.replace("_", " ").capitalize()
         caption = found.captions.get(name, f"{words}.")
@@ -172,6 +176,15 @@ def by_error(errors: Any) -> str:
 LONGEST = 60
 #: What the table against the truth shows.
 _TRUTH = "What was found in simulated exposures, and what is true of them."
+
+# %% ../../nbs/studies/02_findings.ipynb #a4be5720
+_FIRM = "What data have to be for a firm answer, and what these are."
+
+
+def _firm_table(rows):
+    from astropy.table import Table
+
+    return Table(rows=rows, names=("of_what", "wanted", "here"))
 
 # %% ../../nbs/studies/02_findings.ipynb #598d6657
 def plain(value: Any) -> Any:

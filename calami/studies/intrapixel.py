@@ -365,17 +365,65 @@ class Response:
         From the sensitivity of single pixels, which is the same at all places.
     by_blur : float
         From `BLUR_KNOWN`.
+    places : int
+        How many places scatter.
     """
 
     depth: float
     by_scatter: float
     by_pixels: float
     by_blur: float
+    places: int
 
     @property
     def error(self) -> float:
-        """Standard error if the blurs are as given."""
-        return math.hypot(self.by_scatter, self.by_pixels)
+        """Half the interval that holds the truth in 68 % of cases, if the blurs are as given."""
+        low, high = self.interval(0.6827)
+        return (high - low) / 2
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """
+        Give the interval that holds the truth, if the blurs are as given.
+
+        Parameters
+        ----------
+        level : float
+            In which fraction of cases.
+
+        Returns
+        -------
+        tuple of float
+            Its ends: by Student's distribution, since a scatter of few places is not well known. It may begin below 0.
+        """
+        half = float(self._few.ppf((1 + level) / 2)) * math.hypot(self.by_scatter, self.by_pixels)
+        return self.depth - half, self.depth + half
+
+    def sigmas(self, depth: float) -> float:
+        """
+        Say how far off a depth is.
+
+        Parameters
+        ----------
+        depth : float
+            The depth.
+
+        Returns
+        -------
+        float
+            Standard deviations of the normal distribution beyond which it lies as rarely.
+        """
+        from scipy.stats import norm
+
+        size = math.hypot(self.by_scatter, self.by_pixels)
+        return float(norm.isf(self._few.sf(abs(self.depth - depth) / size)))
+
+    @property
+    def _few(self):
+        # Student's distribution; what single pixels do is known from many draws (Welch and Satterthwaite)
+        from scipy.stats import t
+
+        share = self.by_scatter**2 / (self.by_scatter**2 + self.by_pixels**2)
+        return t((self.places - 1) / share**2)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #7c19a8ef
 def response_depth(
@@ -443,8 +491,6 @@ def _own_v2(one: Seen) -> np.ndarray:
 def _solve_depth(measured: np.ndarray, noise: np.ndarray, made: Sequence[_ModelV2]) -> Response:
     # Each place has its own answer: what they scatter by holds how alike the errors of baselines are. They are few.
     # The weights are not from that scatter: of few places, it is least where it happens to be least.
-    from scipy.stats import t
-
     answers = []
     for v2, model in zip(measured, made, strict=True):
         design = np.column_stack((model.base, model.deep)) / noise[:, None]
@@ -452,11 +498,10 @@ def _solve_depth(measured: np.ndarray, noise: np.ndarray, made: Sequence[_ModelV
         scale, change = np.linalg.lstsq(design, values.T, rcond=None)[0]
         answers.append(np.array([change[0] / scale[0], *change[1:]]))
     n, answers = len(made), np.array(answers)
-    few = float(t.ppf(0.8413, n - 1)) if n > 1 else math.nan  # Student's: so that one error covers 68 %
     mean = answers.mean(axis=0)
-    by_scatter = answers[:, 0].std(ddof=1) / math.sqrt(n) * few if n > 1 else math.nan
+    by_scatter = answers[:, 0].std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     by_pixels = float(np.sqrt(np.mean(mean[1:-1] ** 2))) if len(mean) > 2 else 0.0
-    return Response(float(mean[0]), float(by_scatter), by_pixels, float(abs(mean[-1]) * BLUR_KNOWN))
+    return Response(float(mean[0]), float(by_scatter), by_pixels, float(abs(mean[-1]) * BLUR_KNOWN), n)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #8c0f69fd
 def _model_v2(one: Seen, diffusion: float, optics: dict, ipc: np.ndarray | None, flats: np.ndarray) -> _ModelV2:
@@ -533,7 +578,8 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
     if pixels is not None:
         plots["core_flat"] = _plot_flat(pixels)
     answer = (*answer, *remarks)
-    return Findings(1504, title, answer, missing, results, tables, plots, _METHOD, files, truth, _CAPTIONS)
+    facts = {"truth": truth, "captions": _CAPTIONS, "firm": _firm(seen, results)}
+    return Findings(1504, title, answer, missing, results, tables, plots, _METHOD, files, **facts)
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #0adb4b63
 _KEYS = ("v2_leave_one_out", "cp_leave_one_out_deg", "model", "verdict")
@@ -708,6 +754,7 @@ def _pixel_results(pixels: PixelFit) -> dict[str, Any]:
     return {
         "flat_strength": pixels.strength, "flat_floor": pixels.floor, "flat_log_odds": pixels.evidence,
         "flat_determined": pixels.determined, "flat_significant": pixels.significant,
+        "flat_error": float(np.nanmedian(pixels.error)) if pixels.significant else math.nan,
     }  # fmt: skip
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #0fac10f4
@@ -736,7 +783,10 @@ def _pixel_words(pixels: PixelFit) -> str:
     )
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #913d5bc2
-_DEPTH = ("response_depth", "response_error", "response_error_by_pixels", "response_error_by_blur")
+_DEPTH = (
+    "response_depth", "response_error", "response_error_by_pixels", "response_error_by_blur", "response_interval_95",
+    "response_sigmas",
+)  # fmt: skip
 #: Coefficients of migration without which there is none.
 _LAW = ("edge", "diagonal", "nonlinearity", "cubic")
 
@@ -759,12 +809,14 @@ def _depth(
     else:
         found = response_depth(seen, blur, kind, facts and facts["detector"]["ipc"], pixels)
         if found.by_blur > max(found.error, 0.05):
+            low, high = found.interval()
             missing[key] = (
-                f"it is {found.depth:.2f} ± {found.error:.2f} if the other blurs are as given; {BLUR_KNOWN:.0%} of "
+                f"it is {found.depth:.2f} ± {found.error:.2f} ({max(low, 0):.2f} to {max(high, 0):.2f} at 95 %) if the "
+                f"other blurs are as given; {BLUR_KNOWN:.0%} of "
                 f"their width change it by {found.by_blur:.1f}, so they would have to be known to "
                 f"{BLUR_KNOWN * 0.05 / found.by_blur:.1%}"
             )
-        values = found.depth, found.error, found.by_pixels, found.by_blur
+        values = found.depth, found.error, found.by_pixels, found.by_blur, found.interval(), found.sigmas(0)
         return dict(zip(_DEPTH, values, strict=True))
     return dict.fromkeys(_DEPTH)
 
@@ -773,6 +825,7 @@ def _verdict(results: dict[str, Any], pixels: PixelFit | None) -> str:
     static = pixels is not None and pixels.significant
     depth = results.get("response_depth")
     deep = depth is not None and depth > 3 * math.hypot(results["response_error"], results["response_error_by_blur"])
+    deep = deep and results["response_sigmas"] > 3  # few places: three errors are less than 3 σ
     moves = _moves(results)
     fewer = static and moves and results["v2_scatter_with_flat"] < 0.7 * results["v2_scatter"]
     parts = ["intra-pixel response"] if deep else []
@@ -781,6 +834,21 @@ def _verdict(results: dict[str, Any], pixels: PixelFit | None) -> str:
         return " and ".join(parts)
     more = "; its pixels want another flat, which does not change that" if static else ""
     return f"neither{more}" + ("; fringes depend on the place all the same" if moves else "")
+
+# %% ../../nbs/studies/05_intrapixel.ipynb #42e502fe
+def _firm(seen: Sequence[Seen], results: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    # What the data of a firm answer are, and what these are
+    peak, blur = max(one.peak for one in seen), results["response_error_by_blur"]
+    noise = _rms([one.data.v2_err / one.data.v2 for one in seen])
+    pixels = results.get("flat_error")
+    return (
+        ("places of one star, filter and acquisition", "25 (9 at least)", str(len(seen))),
+        ("noise of V² at a place", "0.1 %", f"{noise:.2%}"),
+        ("peak charge", f"below {LITTLE:.0f} e- (no migration)", "not known" if math.isnan(peak) else f"{peak:.0f} e-"),
+        ("widths of diffusion and jitter", f"{BLUR_KNOWN * 0.05 / blur if blur else 0.003:.1%} (for a depth to 0.05)",
+         "as given" if blur else "not known"),
+        ("sensitivity of single pixels", "known to 0.3 %", f"{pixels:.2%}" if pixels else "not found"),
+    )  # fmt: skip
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #ffce916f
 def _moves(results: dict[str, Any]) -> bool:

@@ -249,7 +249,8 @@ def study_placement(reading: Reading, model: Any = None) -> Findings:
     }
     answer = (*_sentences(fitted, costs), *map(_aperture_words, compared.values()), *remarks)
     plots = {"placement": _plot(fitted, seen, found)}
-    return Findings(4478, title, answer, missing, results, tables, plots, _METHOD, truth=truth, captions=_CAPTIONS)
+    facts = {"truth": truth, "captions": _CAPTIONS, "firm": _firm(seen)}
+    return Findings(4478, title, answer, missing, results, tables, plots, _METHOD, **facts)
 
 # %% ../../nbs/studies/03_placement.ipynb #89465dfb
 def _nothing() -> dict[str, Any]:
@@ -290,6 +291,23 @@ def _unanswered(fitted: Placement, visits: Sequence[tuple]) -> dict[str, str]:
             "every visit has one filter: what the filter does is not told from the visit"
         )
     return missing
+
+# %% ../../nbs/studies/03_placement.ipynb #b718db50
+def _firm(seen: Sequence[Seen]) -> tuple[tuple[str, str, str], ...]:
+    # What the data of a firm answer are, and what these are
+    visits: dict[tuple, set] = {}
+    sent: dict[str, set] = {}
+    for one in seen:
+        visits.setdefault((one.observation, one.visit), set()).add(one.filter)
+        sent.setdefault(one.filter, set()).add(one.offset)
+    whole = sum(kinds >= set(MEDIUM) for kinds in visits.values())
+    both = [name for name, offsets in sent.items() if len(offsets) > 1]
+    return (
+        ("visits", "5 or more", str(len(visits))),
+        ("stars", "2 or more", str(len({one.star for one in seen}))),
+        ("visits with all three medium filters", "all", f"{whole} of {len(visits)}"),
+        ("filters with the offset of APT and without", "all three", ", ".join(both) or "none"),
+    )
 
 # %% ../../nbs/studies/03_placement.ipynb #d304d049
 def aperture_offsets(filters: Sequence[str] = MEDIUM) -> tuple[dict[str, tuple[float, float]], str]:

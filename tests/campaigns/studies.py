@@ -1,13 +1,16 @@
 """What the studies measure, over many simulated programs: bias, and coverage of their errors.
 
-    python tests/campaigns/studies.py [--draws 200] [--what depth,flat,peak]
+    python tests/campaigns/studies.py [--draws 200] [--what depth,flat,peak,pairs,step]
 
 ``depth``: depths of the response within pixels of 0, 5 and 10 %, nine flown places, images with photon noise of 2e8
 electrons in all; ``--flat 0.01`` adds sensitivities of single pixels that no one knows, and fits them. ``flat``: the
 core flat of the same images, for flats of 0, 0.5 and 1 %. ``peak``: what 1509 asks, a nonlinearity of
 2e-7 per e- and a persistence of 0.1 %, alone and together, in ramps of `tests/foreign.py` of four depths at two
-places. Each line: how many draws, mean, scatter, mean error, coverage of one and two standard errors with the p of a
-binomial test against 68.3 and 95.4 %.
+places. ``pairs``: what 4480 asks, mismatches of four stars of three types that scatter by 0.05 pixels on pixels of
+1 %, images of 5e7 electrons in two filters, every other program with a companion of one of them, which is searched.
+``step``: what 4481 asks, differences between unseen places 5 to 40 mas apart by a model of position that has learnt
+from 25 places, on pixels of 1 %. Each line: how many draws, mean, scatter, mean error, coverage of one and two standard
+errors with the p of a binomial test against 68.3 and 95.4 %.
 """
 
 import argparse
@@ -20,13 +23,16 @@ from time import perf_counter
 import numpy as np
 
 from calami.fringes.fitting import fit
+from calami.fringes.observables import wrap
+from calami.fringes.position import fit_position_model
 from calami.instrument import niriss
-from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_response, within_pixels
+from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_response, star_spectrum, within_pixels
 from calami.migration.kernel import migration_or_nonlinearity
 from calami.migration.ramps import read_pattern, statistics_of
 from calami.simulate.plans import SUBPIXEL_DITHERS
 from calami.studies import intrapixel
-from calami.studies.reading import Seen, places
+from calami.studies.calibrators import BINARY, mismatches, search_stars
+from calami.studies.reading import Reading, Seen, fit_alike, places
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import foreign
@@ -122,7 +128,7 @@ def depths_with_flats(draws, strength, seed, tried):
 def report(words, depth, found, began):
     """Print what was found of one depth."""
     values, errors = (np.array([getattr(x, w) for x in found]) for w in ("depth", "error"))
-    line(words, (values - depth) / errors, errors, values, began)
+    line(words, [x.sigmas(depth) for x in found], errors, values, began)
 
 
 def flats(draws, seed):
@@ -160,7 +166,7 @@ def peaks(draws, seed):
             physics = replace(foreign.LAWS["none"], persistence=law, nonlinear=loss)
             ramps = [disturbed(reads, physics, rng) for reads in program.ramps]
             stats = [statistics_of(reads, **facts) for reads, facts in zip(ramps, program.facts, strict=True)]
-            pattern, verdict = read_pattern(stats), migration_or_nonlinearity(stats, n_bootstrap=0)
+            pattern, verdict = read_pattern(stats), migration_or_nonlinearity(stats)
             found = dict(
                 zip(verdict.kernel.names, zip(verdict.kernel.values, verdict.kernel.errors, strict=True), strict=True)
             )
@@ -172,6 +178,95 @@ def peaks(draws, seed):
         ):
             line(f"{name}, {words} of {true:g}", (values - true) / errors, errors, values, began)
         print(dict(answers))
+
+
+STARS = {"A": ("G2V", 0.0), "E": ("G2V", 0.0), "F": ("G5V", 0.44), "G": ("K5III", 0.44)}  # type, mag
+
+
+def image_at(place, photons, flat, filt=FILTER, kind="", companion=None):
+    """Image of a star without noise, electrons; a companion has an offset (rows, columns, pixels) and a flux ratio."""
+    options = {"oversample": 5, "diffusion": DIFFUSION_MAS, "jitter": JITTER_MAS}
+    options |= {"spectrum": star_spectrum(kind)} if kind else {}
+    image = 0
+    for offset, ratio in [((0, 0), 1.0), *([companion] if companion else [])]:
+        row, column = np.add(place, offset)
+        image = image + ratio * within_pixels(fine_psf(filt, (column, row), **options), 5)
+    image = image * photons * flat
+    image[: niriss.SUB80.reference_rows] = 0
+    return image
+
+
+def exposure_of(image, rng, star, filt, number, peak=2.5e4):
+    """An exposure of a draw, and the same without noise, which is fitted alike."""
+    error = np.sqrt(image + 200.0)
+    noisy = image + error * rng.normal(size=image.shape)
+    data = fit(noisy, header={"FILTER": filt, "ROLL_REF": 0.0, "V3I_YANG": 0.0, "VPARITY": -1}, error=error)
+    one = Seen(
+        f"e{number}", f"jw04480{number:03d}001_02101_00001_nis", star, filt, number, 1, 1, False, (0, 0), 0, peak, data,
+        Picture(noisy, error),
+    )  # fmt: skip
+    return one, replace(one, data=fit_alike(one, image))
+
+
+def program_4480(number, binary):
+    """Exposures of four stars in two filters, and the same without noise; the third star may have a companion."""
+    rng, made = np.random.default_rng([number, 4480]), []
+    flat = rng.normal(1, 0.01, niriss.SUB80.shape)
+    for k, (star, (kind, mag)) in enumerate(STARS.items()):
+        place = np.array((niriss.AIM_PIXEL[1] + 0.03, niriss.AIM_PIXEL[0] + 0.19)) + rng.normal(0, 0.05, 2)
+        more = ((1.15, 1.98), 0.02) if binary and star == "F" else None
+        for n, filt in enumerate(("F430M", "F480M")):
+            image = image_at(place, 5e7 * 10 ** (-0.4 * mag), flat, filt, kind, more)
+            made.append(exposure_of(image, rng, star, filt, 2 * k + n + 1))
+    return made
+
+
+def mismatches_of_stars(draws, seed):
+    """Mismatches of pairs against those of images without noise, and which star is a binary."""
+    began, pulls, errors, values = perf_counter(), {"v2": [], "cp": []}, {"v2": [], "cp": []}, {"v2": [], "cp": []}
+    named = Counter()
+    for number in range(seed, seed + draws):
+        seen, clean = zip(*program_4480(number, number % 2), strict=True)
+        found, true = (mismatches(some) for some in (seen, clean))
+        for key in pulls:
+            away = [getattr(a, key) - getattr(b, key) for a, b in zip(found, true, strict=True)]
+            errors[key] += (own := [getattr(a, f"{key}_error") for a in found])
+            pulls[key] += list(np.array(away) / own)
+            values[key].append(np.mean([getattr(b, key) for b in true]))
+        reading = Reading(None, tuple(seen))
+        sure = [s for s, f in search_stars(reading).items() if f is not None and f.significance >= BINARY]
+        named["with a companion" if number % 2 else "without", " ".join(sure)] += 1
+        if number % 10 == 9 or number == seed + draws - 1:
+            for key in pulls:
+                line(f"mismatch of {key}, mean square", pulls[key], errors[key], values[key], began)
+            print(dict(named), flush=True)
+
+
+def steps_of_a_star(draws, seed):
+    """Differences between unseen places: by the model of position, with its covariance, and what they are."""
+    began = perf_counter()
+    pulls, ratios = {k: [] for k in ("v2", "cp")}, {(k, mas): [] for k in ("v2", "cp") for mas in (5, 10, 20, 40)}
+    middle = np.array((niriss.AIM_PIXEL[1] + 0.03, niriss.AIM_PIXEL[0] + 0.19))
+    for number in range(seed, seed + draws):
+        rng = np.random.default_rng([number, 4481])
+        flat = rng.normal(1, 0.01, niriss.SUB80.shape)
+        spots = middle + np.array(SUBPIXEL_DITHERS[25])[:, ::-1] * 1e3 / np.mean(niriss.PIXEL_SCALE_MAS)
+        learnt = [exposure_of(image_at(spot, 1e8, flat), rng, "S", FILTER, 1)[0].data for spot in spots]
+        model = fit_position_model(learnt)
+        for mas in (5, 10, 20, 40):
+            a = spots.mean(axis=0) + rng.uniform(-0.3, 0.3, 2)
+            angle = rng.uniform(0, 2 * np.pi)
+            b = a + mas / np.mean(niriss.PIXEL_SCALE_MAS) * np.array((np.sin(angle), np.cos(angle)))
+            one, other = (exposure_of(image_at(at, 1e8, flat), rng, "S", FILTER, 1)[1].data for at in (a, b))
+            for key, true in (("v2", one.v2 / other.v2 - 1), ("cp", wrap(one.cp - other.cp))):
+                shift, left, whole = model.difference(key, a, b[None], np.ones(1))
+                pulls[key] += list((true - shift) / np.sqrt(np.diag(left)))
+                ratios[key, mas].append((np.mean(true**2), np.mean(np.diag(whole)), np.mean((true - shift) ** 2)))
+    for key, own in pulls.items():
+        line(f"step, {key}", own, [1], own, began)
+        for mas in (5, 10, 20, 40):
+            true, said, left = np.sqrt(np.mean(ratios[key, mas], axis=0)) * (1 if key == "v2" else 180 / np.pi)
+            print(f"  {mas} mas: rms {true:.4f}, said {said:.4f}, left after correction {left:.4f}")
 
 
 def main():
@@ -194,6 +289,10 @@ def main():
             flats(options.draws, options.seed)
         elif what == "peak":
             peaks(options.draws, options.seed)
+        elif what == "pairs":
+            mismatches_of_stars(options.draws, options.seed)
+        elif what == "step":
+            steps_of_a_star(options.draws, options.seed)
 
 
 if __name__ == "__main__":

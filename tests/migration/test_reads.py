@@ -12,7 +12,15 @@ from calami.instrument import niriss
 from calami.instrument.converter import ADC_WAVE
 from calami.migration.kernel import kernel_from_ramps, migration_or_nonlinearity
 from calami.migration.onset import _curve, _fit_free, _Group, _pool, _wave_amplitude, _without_patterns, quantify
-from calami.migration.ramps import _fit_persistence, _medians, _released, read_pattern, statistics_of, without_pattern
+from calami.migration.ramps import (
+    _fit_persistence,
+    _medians,
+    _released,
+    read_pattern,
+    statistics_of,
+    unsure_pattern,
+    without_pattern,
+)
 from calami.process.converter import correct_converter, measure_converter
 
 
@@ -95,10 +103,56 @@ def relative_rates(rng, fraction, scatter=1.0, drift=0.0):
 def test_scatter_of_a_bad_fit_is_no_reason_for_exposures_to_have_rates_of_their_own():
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        value, error, _ = _fit_persistence(relative_rates(rng, 1e-3, scatter=1.6), 5.0)
+        value, error, *_ = _fit_persistence(relative_rates(rng, 1e-3, scatter=1.6), 5.0)
         assert value == pytest.approx(1e-3, abs=4 * error) and error < 1.5e-4
-        value, error, _ = _fit_persistence(relative_rates(rng, 0.0, drift=2e-3), 5.0)
+        value, error, *_ = _fit_persistence(relative_rates(rng, 0.0, drift=2e-3), 5.0)
         assert value == 0 and error > 1.8e-4  # rates differ by themselves: what remains says little
+
+
+def without_block(stats, block):
+    """Statistics without one block of integrations."""
+    sums = {name: np.delete(getattr(stats, name), block, axis=0) for name in ("first_count", "first_sum")}
+    sums |= {name: np.delete(getattr(stats, name), block, axis=0) for name in ("count", "total")}
+    return replace(stats, **sums, nints=int(sums["count"].sum(axis=0).max()))
+
+
+def test_it_is_known_which_blocks_the_persistence_is_from():
+    """Without a block it is what remains: so what is made of the same blocks can know what it shares with it."""
+    stats, _ = program("none", persistence=1e-3)
+    pattern, found = read_pattern(stats), []
+    for k in (0, 3, 6):
+        for block in range(0, stats[k].blocks, 3):
+            others = [without_block(s, block) if n == k else s for n, s in enumerate(stats)]
+            moved = (pattern.persistence - read_pattern(others).persistence) / pattern.persistence_error
+            found.append((moved, pattern.shares[k][block]))
+    moved, said = np.transpose(found)
+    assert np.corrcoef(moved, said)[0, 1] > 0.95 and np.polyfit(said, moved, 1)[0] == pytest.approx(1, abs=0.15)
+    assert all(abs(shares.sum()) < 1e-9 for shares in pattern.shares)
+
+
+def test_what_is_not_known_of_persistence_is_in_the_errors_of_a_loss():
+    """A tenth of its charge comes in with the first reads: a loss is uncertain by what persistence makes of it."""
+    stats = [without_pattern(s, read_pattern(program("none")[0])) for s in program("none", nonlinear=2e-7)[0]]
+    unsure = [replace(s, persistence=(2e-3, 5.0)) for s in stats]
+    more = [without_pattern(s, unsure_pattern(s)) for s in unsure]
+    sure = [replace(s, persistence=(0.0, 5.0)) for s in stats]
+    options = {"free": "nonlinearity", "read_pattern": False}
+    for draws, within in ((0, 0.02), (400, 0.2)):
+        known, loss, other = (kernel_from_ramps(some, n_bootstrap=draws, **options) for some in (sure, unsure, more))
+        by_persistence = abs(other.values[0] - loss.values[0])
+        assert by_persistence > 3 * known.errors[0]
+        assert loss.errors[0] == pytest.approx(np.hypot(known.errors[0], by_persistence), rel=within)
+    change, doubted = (migration_or_nonlinearity(some, n_bootstrap=0, read_pattern=False) for some in (sure, unsure))
+    assert doubted.peak[1] > 3 * change.peak[1] and doubted.persistence > 3 * change.aperture[1]
+
+
+def test_a_rate_that_changes_is_no_scatter_of_blocks_of_unequal_size():
+    """Thirty integrations in 24 blocks, of one and two, without noise: nothing scatters."""
+    quiet = replace(foreign.LAWS["none"], noise=False, nonlinear=2e-7)
+    light = foreign.light_of("F480M", (15.0, 15.0)).scaled(3e3)
+    ramps = np.repeat(foreign.reads_of(light, 12, 1, quiet, np.random.default_rng(1)), 30, axis=0)
+    kernel = kernel_from_ramps(statistics_of(ramps, filter="F480M"), free="nonlinearity", read_pattern=False)
+    assert kernel.values[0] == pytest.approx(2e-7, rel=0.03) and kernel.errors[0] < 1e-3 * kernel.values[0]
 
 
 def test_nonlinearity_is_not_claimed_where_persistence_is_as_large():
