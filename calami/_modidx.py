@@ -3947,6 +3947,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'calami/studies/calibrators.py'),
                                             'calami.studies.calibrators._percent': ( 'studies/calibrators.html#_percent',
                                                                                      'calami/studies/calibrators.py'),
+                                            'calami.studies.calibrators._plain': ( 'studies/calibrators.html#_plain',
+                                                                                   'calami/studies/calibrators.py'),
                                             'calami.studies.calibrators._results': ( 'studies/calibrators.html#_results',
                                                                                      'calami/studies/calibrators.py'),
                                             'calami.studies.calibrators._root': ( 'studies/calibrators.html#_root',

@@ -27,7 +27,7 @@ from .placement import contrast_at
 from .reading import Reading, Seen, doubts, fit_alike, places
 
 # %% auto #0
-__all__ = ['RULE_STEPS', 'BINARY', 'Mismatch', 'mean_square', 'mismatches', 'growth', 'rule_table', 'search_stars',
+__all__ = ['RULE_STEPS', 'BINARY', 'SEEN', 'Mismatch', 'mean_square', 'mismatches', 'growth', 'rule_table', 'search_stars',
            'study_calibrators']
 
 # %% ../../nbs/studies/04_calibrators.ipynb #e4493aa0
@@ -144,6 +144,10 @@ _WORDS = {
     "dmag": "brightness [mag]", "dlnt": "temperature [fraction]", "apart": "place [mas]", "dlnpeak": "peak [fraction]",
 }  # fmt: skip
 
+# %% ../../nbs/studies/04_calibrators.ipynb #6f03dc09
+def _plain(key: str) -> str:
+    return _WORDS[key].partition(" [")[0]
+
 # %% ../../nbs/studies/04_calibrators.ipynb #20a3fe27
 def growth(found: Sequence[Mismatch], keys: Sequence[str]) -> dict[str, dict[str, tuple[float, float]]]:
     """
@@ -183,11 +187,15 @@ def _solve_growth(found: Sequence[Mismatch], keys: Sequence[str], what: str) -> 
     values = np.array([getattr(one, what) for one in found])
     errors = np.array([getattr(one, f"{what}_error") for one in found])
     design = np.column_stack([np.ones(len(found)), *([getattr(one, k) ** 2 for one in found] for k in keys)])
-    # Pairs agree with any law to a third at best: they share stars
-    weights = 1 / np.hypot(errors, np.maximum(values, 0) / 3 + 1e-12)
+    # Pairs agree with any law to a third of it at best: they share stars. A third of what was found would prefer the
+    # pairs that happen to agree.
     size = np.maximum(np.abs(design).max(axis=0), 1e-12)
-    scaled = design / size * weights[:, None]
-    solution = nnls(scaled, values * weights)[0] / size
+    law = np.full(len(found), max(values.mean(), 0.0))
+    for _ in range(20):
+        weights = 1 / np.hypot(errors, law / 3 + 1e-12)
+        scaled = design / size * weights[:, None]
+        solution = nnls(scaled, values * weights)[0] / size
+        law = design @ solution
     noise = np.sqrt(np.sum((np.linalg.pinv(scaled) * (errors * weights)) ** 2, axis=1)) / size
     return solution, noise
 
@@ -249,6 +257,10 @@ def _with_digits(table):
 # %% ../../nbs/studies/04_calibrators.ipynb #60f95480
 #: A companion of so many sigmas makes a star a binary.
 BINARY = 5.0
+
+# %% ../../nbs/studies/04_calibrators.ipynb #c0921c1e
+#: Significance from which the place of a companion is given.
+SEEN = 3.0
 
 # %% ../../nbs/studies/04_calibrators.ipynb #f9de932f
 def search_stars(
@@ -363,7 +375,8 @@ _CAPTIONS = {
     "rule": "What a difference between target and calibrator costs, rms, and the limit that it sets alone at 150 mas; "
     "the last column is sure: the limit if the cost is one standard error larger.",
     "versions": "The same over all pairs of single stars, by filter and by what was done to the images.",
-    "stars": "Stars with the best companion of each when the others calibrate it (5 σ makes a binary).",
+    "stars": "Stars with the best companion of each when the others calibrate it (5 σ makes a binary; its place is "
+    "given from 3 σ).",
 }
 _METHOD = (
     "Pairs: V² of one star over that of the other less 1, and closure phases of one less those of the other; the mean "
@@ -392,8 +405,8 @@ def _kept(found: list[Mismatch], reading: Reading, pairs: Any) -> list[Mismatch]
 def _usable_keys(found: Sequence[Mismatch], missing: dict[str, str]) -> list[str]:
     # Differences that are known, and that are not nearly the same for all pairs
     keys = []
-    for key, words in _WORDS.items():
-        values = np.array([getattr(one, key) for one in found])
+    for key in _WORDS:
+        words, values = _plain(key), np.array([getattr(one, key) for one in found])
         if not np.isfinite(values).all():
             remedy = "; give spectral types (--star NAME=TYPE)" if key == "dlnt" else ""
             missing[f"what {words} costs"] = f"it is not known of all stars{remedy}"
@@ -403,7 +416,7 @@ def _usable_keys(found: Sequence[Mismatch], missing: dict[str, str]) -> list[str
             keys.append(key)
     most = max(len(found) // 2, 1)
     for key in keys[most:]:
-        missing[f"what {_WORDS[key]} costs"] = f"{len(found)} pairs are too few for {len(keys)} differences"
+        missing[f"what {_plain(key)} costs"] = f"{len(found)} pairs are too few for {len(keys)} differences"
     return keys[:most]
 
 # %% ../../nbs/studies/04_calibrators.ipynb #a2401f50
@@ -483,11 +496,14 @@ def _star_table(reading: Reading, searched: Mapping, found: Sequence[Mismatch], 
         v2, cp = (math.sqrt(max(np.mean([getattr(o, w) for o in mine]), 0)) if mine else math.nan for w in ("v2", "cp"))
         sigma = best.significance if best else math.nan
         verdict = "binary" if sigma >= BINARY else "single" if best and not best.no_significance else "not known"
-        place = (best.separation, best.position_angle, min(best.dmag.values())) if best else (math.nan,) * 3
+        seen = sigma >= SEEN  # else it is where noise happens to be largest
+        place = (best.separation, best.position_angle, min(best.dmag.values())) if seen else (math.nan,) * 3
         rows.append((star, types.get(star, ""), verdict, sigma, *place, v2, math.degrees(cp)))
     names = "star type verdict sigma sep_mas pa_deg dmag v2_with_others cp_with_others_deg".split()
     table = Table(rows=rows, names=names)
     table.sort(["sigma"], reverse=True)
+    for name in names[4:7]:
+        table[name] = np.ma.masked_invalid(table[name])
     for name, style in zip(names[3:], (".1f", ".0f", ".0f", ".1f", ".2g", ".2g"), strict=True):
         table[name].info.format = style
     return table
@@ -514,12 +530,14 @@ def _sentences(tables: Mapping, laws: Mapping, searched: Mapping, binaries: Sequ
         rows = [row for row in tables["rule"] if row["difference"] == _WORDS[key]]
         if sure:
             last = rows[1]
+            unit = _WORDS[key].partition(" [")[2].rstrip("]")
+            size = f"{last['size']:.0%}" if unit == "fraction" else f"{last['size']:g} {unit}"
             words.append(
-                f"A difference of {last['size']:g} in {_WORDS[key]} makes it {_percent(last)} and {_degrees(last)}, "
+                f"A difference of {size} in {_plain(key)} makes it {_percent(last)} and {_degrees(last)}, "
                 f"{last['contrast_mag']:.1f} mag."
             )
         else:
-            words.append(f"A difference in {_WORDS[key]} is not seen to matter (2 σ).")
+            words.append(f"A difference in {_plain(key)} is not seen to matter (2 σ).")
     for star in binaries:
         best = searched[star]
         words.append(

@@ -651,8 +651,8 @@ def _place_words(facts: dict[str, Any]) -> list[str]:
     periodic = two(facts["v2_periodic"], facts["cp_periodic_deg"])
     return [
         f"Over the places there is a scatter of {scatter}; a model of absolute place predicts one unseen to {left}.",
-        f"One of the place within the pixel leaves {periodic}: absolute "
-        f"place {better}. One mode holds {facts['v2_first_mode']:.0%}, {facts['cp_first_mode']:.0%} of the squares.",
+        f"A model of the place within the pixel leaves {periodic}: absolute place {better}. One mode holds "
+        f"{facts['v2_first_mode']:.0%} of the squares of V², {facts['cp_first_mode']:.0%} of those of closure phases.",
     ]
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #cb25180a
@@ -702,7 +702,8 @@ def aperture_sums(seen: Sequence[Seen], at: np.ndarray, radius: float = APERTURE
     rows = [(one.root, *place, *pair) for one, place, pair in zip(seen, at, sums, strict=True)]
     table = Table(rows=rows, names="rootname row column sum error".split())
     table.meta = {"aperture_rms": float(sums[:, 0].std(ddof=1)), "aperture_error": _rms(sums[:, 1])}
-    for name, style in (("row", ".3f"), ("column", ".3f"), ("sum", by_error(sums[:, 1])), ("error", ".1g")):
+    digits = by_error(sums[:, 1])
+    for name, style in (("row", ".3f"), ("column", ".3f"), ("sum", digits), ("error", digits)):
         table[name].info.format = style
     return table
 
@@ -803,7 +804,7 @@ def _depth(
     migrates = not facts or any(law.get(key) for key in _LAW)
     corrected = str(seen[0].data.header.get("S_MIGCOR", "")).strip() == "COMPLETE"
     if blur is None:
-        missing[key] = "a shared response acts like the blur by diffusion and jitter, whose width is not known; give it"
+        missing[key] = "a shared response acts like the blur by diffusion and jitter, whose width is not known (--blur)"
     elif migrates and not corrected and not max(one.peak for one in seen) < LITTLE:
         missing[key] = f"charge migrates from peaks above {LITTLE:.0f} e-, which blurs more than it; correct it first"
     else:
@@ -839,12 +840,13 @@ def _verdict(results: dict[str, Any], pixels: PixelFit | None) -> str:
 def _firm(seen: Sequence[Seen], results: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
     # What the data of a firm answer are, and what these are
     peak, blur = max(one.peak for one in seen), results["response_error_by_blur"]
+    charge = "not known" if math.isnan(peak) else f"{float(f'{peak:.2g}'):,.0f} e-"
     noise = _rms([one.data.v2_err / one.data.v2 for one in seen])
     pixels = results.get("flat_error")
     return (
         ("places of one star, filter and acquisition", "25 (9 at least)", str(len(seen))),
         ("noise of V² at a place", "0.1 %", f"{noise:.2%}"),
-        ("peak charge", f"below {LITTLE:.0f} e- (no migration)", "not known" if math.isnan(peak) else f"{peak:.0f} e-"),
+        ("peak charge", f"below {LITTLE:,.0f} e- (no migration)", charge),
         ("widths of diffusion and jitter", f"{BLUR_KNOWN * 0.05 / blur if blur else 0.003:.1%} (for a depth to 0.05)",
          "as given" if blur else "not known"),
         ("sensitivity of single pixels", "known to 0.3 %", f"{pixels:.2%}" if pixels else "not found"),

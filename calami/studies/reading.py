@@ -422,13 +422,13 @@ def doubts(reading: Reading, program: int) -> list[str]:
     remarks = []
     if found != [program]:
         listed = ", ".join(map(str, found))
-        remarks.append(f"these are exposures of program {listed}, not of {program}: the answer is about these")
+        remarks.append(f"these are exposures of program {listed}, not of {program}: the answer is about these.")
     rolls = np.array([one.roll for one in reading.seen])
     if np.ptp(rolls[np.isfinite(rolls)], axis=None) > SAME_ROLL if np.isfinite(rolls).any() else False:
         remarks.append(
             f"the detector was turned by up to {np.ptp(rolls[np.isfinite(rolls)]):.1f}° between exposures: what is in "
-            "the sky turns with it, what the instrument does stays"
+            "the sky turns with it, what the instrument does stays."
         )
     if len({str(one.data.header.get("CALPIXW")) for one in reading.seen}) > 1:
-        remarks.append("exposures were fitted with different weights of pixels")
+        remarks.append("exposures were fitted with different weights of pixels.")
     return remarks + [f"not used: {root}: {why}" for root, why in reading.refused.items()]
