@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import io
 import logging
 import os
 import shutil
@@ -24,8 +25,19 @@ from ..core.problems import options_from
 from ..exposures.folder import ExposureSet
 from .engine import Engine
 from .long import patched
-from .parameters import _flat_pars
-from .pipeline import _NOTHING, PipeOptions, Run, _carry_out, _host, _plan, _run_job, _Stage, _type_of
+from .parameters import _flat_pars, _science
+from calami.process.pipeline import (
+    _NOTHING,
+    PipeOptions,
+    Run,
+    _carry_out,
+    _host,
+    _plan,
+    _recorded,
+    _run_job,
+    _Stage,
+    _type_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -143,11 +155,13 @@ def _run_together(job: Mapping) -> dict[str, Any]:
 @dataclass
 class _Memory:
     # What runs on one exposure leave to the next ones: steps in which they differ; what CRDS says, and the lines of the
-    # log about it, by pipeline; references by step and type; models before a step; products that are not written.
+    # log about it, by pipeline; references by step and type; models before a step; where an exposure lies on the sky;
+    # products that are not written.
     differ: frozenset[str]
     configs: dict[str, tuple[dict, list]] = field(default_factory=dict)
     references: dict[tuple[str, str], tuple[tuple, str]] = field(default_factory=dict)
     states: list[dict] = field(default_factory=list)
+    places: list[tuple] = field(default_factory=list)
     models: dict[Path, Any] = field(default_factory=dict)
 
 # %% ../../nbs/process/20_shared.ipynb #7bb7ff79
@@ -168,10 +182,23 @@ class _SharedStage(_Stage):
     def watched_class(self, cls):
         return _shared_class(super().watched_class(cls), self)
 
+    def attach(self, instance) -> None:
+        folder, instance.output_dir = instance.output_dir, None
+        pars = instance.get_pars()
+        self.exported.append(Path(self.job["work"]) / f"{self.path.name}.{self.alias}.pars.asdf")
+        self.exported[-1].write_bytes(_exported(instance, pars))
+        instance.output_dir = folder
+        instance.get_pars = lambda full_spec=True: pars | {"output_dir": folder}  # for the log, before anything changes
+        self.parameters |= _recorded(_flat_pars(self.alias, pars))
+        for name in instance.step_defs:
+            self.watch(name, getattr(instance, name))
+
     def watch(self, name: str, step) -> None:
         step.get_reference_file = functools.partial(self.reference, step)
         if not (step._pre_hooks or step._post_hooks or step.save_results or step.output_file):
             step.run = functools.partial(_run_plainly, step)
+        if name == "assign_wcs":
+            step.process = functools.partial(_place, self, step)
         super().watch(name, step)
 
     def begin(self, args: tuple) -> tuple:
@@ -231,6 +258,57 @@ def _run_plainly(step, model):
     return result
 
 # %% ../../nbs/process/20_shared.ipynb #9ba7e4c4
+#: Facts of a model that the place on the sky does not depend on, and that versions of an exposure differ in.
+_NO_PLACE = ("cal_logs.", "meta.cal_step.", "meta.ref_file.", "meta.asn.", "meta.filename", "meta.date")
+# What is set by it.
+_PLACE = ("meta.wcsinfo.", "meta.wcs")
+
+
+def _place(stage: _SharedStage, step, model):
+    # The step `assign_wcs`, whose result goes by facts of the exposure, which no version changes: what it has set and
+    # said is set and said again.
+    def facts() -> dict:
+        return {k: v for k, v in model.to_flat_dict(include_arrays=False).items() if not k.startswith(_NO_PLACE)}
+
+    asked, before = [_science(stage.parameters, step.name), stage.job["pins"]], facts()
+    for origin, info, wcs, used, lines in stage.memory.places:
+        if origin == (before, model.data.shape, asked):
+            _say_again(lines)
+            step._reference_files_used += used
+            model._instance["meta"]["wcsinfo"] = copy.deepcopy(info)
+            model.meta.wcs, model.meta.cal_step.assign_wcs = wcs, "COMPLETE"
+            return model
+    with _heard("jwst", "stcal", "stpipe") as lines:
+        result = type(step).process(step, model)
+    new = {key for key, _ in facts().items() ^ before.items()}
+    if result is model and model.meta.cal_step.assign_wcs == "COMPLETE" and all(k.startswith(_PLACE) for k in new):
+        found = (copy.deepcopy(model._instance["meta"]["wcsinfo"]), model.meta.wcs, list(step._reference_files_used))
+        stage.memory.places.append(((before, model.data.shape, asked), *found, lines))
+    return result
+
+# %% ../../nbs/process/20_shared.ipynb #6962f9fb
+#: Parameters as `Step.export_config` writes them, by what they are.
+_EXPORTED: dict[str, bytes] = {}
+
+
+def _exported(instance, pars: Mapping) -> bytes:
+    from stpipe._config import StepConfig
+    from stpipe.utilities import get_fully_qualified_class_name
+
+    def config(step, own: Mapping) -> StepConfig:
+        inner = [config(getattr(step, name), values) for name, values in own.get("steps", {}).items()]
+        mine = {key: value for key, value in own.items() if key != "steps"}
+        return StepConfig(get_fully_qualified_class_name(step), step.name, mine, inner)
+
+    key = repr([type(instance).__name__, pars])
+    if key not in _EXPORTED:
+        written = io.BytesIO()
+        with config(instance, pars).to_asdf() as file:
+            file.write_to(written)
+        _EXPORTED[key] = written.getvalue()
+    return _EXPORTED[key]
+
+# %% ../../nbs/process/20_shared.ipynb #4e8acd85
 def _shared_class(cls, stage: _SharedStage):
     known, alias = stage.memory.configs, stage.alias
 
@@ -241,14 +319,13 @@ def _shared_class(cls, stage: _SharedStage):
         from configobj import ConfigObj
 
         if alias not in known:
-            with _heard() as lines:
+            with _heard("stpipe.step") as lines:
                 found = super(shared, klass).get_config_from_reference(*args, **kwargs)
             known[alias] = (found.dict(), lines)
             return found
         found, lines = known[alias]
         stage.crds |= _flat_pars(alias, found)
-        for line in lines:  # the log of each product says which files of parameters were found
-            logging.getLogger(line.name).handle(line)
+        _say_again(lines)  # the log of each product says which files of parameters were found
         return ConfigObj(copy.deepcopy(found))
 
     def save_model(self, model, suffix=None, *args, **kwargs):
@@ -262,20 +339,25 @@ def _shared_class(cls, stage: _SharedStage):
     shared = type(cls.__name__, (cls,), own | {"__module__": cls.__module__})
     return shared
 
-# %% ../../nbs/process/20_shared.ipynb #6962f9fb
+# %% ../../nbs/process/20_shared.ipynb #7b7ad37f
 @contextlib.contextmanager
 def _opened_once():
     # References of the late steps and schemas are read once in a process; values that are set are checked when a
     # product is written, not each on its own.
     import asdf.schema
+    from jwst.stpipe import core
     from stdatamodels import fits_support
     from stdatamodels.jwst import datamodels
+    from stpipe import config_parser
 
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(patched())
         patch(os.environ, "VALIDATE_ON_ASSIGNMENT", "false")
         patch(fits_support, "from_fits", functools.partial(_read_checked, fits_support.from_fits))
-        for name in ("ReadnoiseModel", "GainModel", "FlatModel"):
+        patch(core, "read_metadata", functools.partial(_known_of_file, core.read_metadata))
+        patch(config_parser, "load_config_file", functools.partial(_parameters_in, config_parser.load_config_file))
+        patch(config_parser, "load_spec_file", functools.partial(_specified, config_parser.load_spec_file))
+        for name in _REFERENCES:
             patch(datamodels, name, _kept(getattr(datamodels, name)))
         if hasattr(asdf.schema, "_make_schema_loader"):
             loader = _schema_loader()
@@ -301,6 +383,16 @@ def _schema_loader():
 
 # %% ../../nbs/process/20_shared.ipynb #a0000003
 _KEPT: dict[tuple, Any] = {}
+# References that many steps open.
+_REFERENCES = (
+    "ReadnoiseModel",
+    "GainModel",
+    "FlatModel",
+    "MaskModel",
+    "SaturationModel",
+    "SuperBiasModel",
+    "LinearityModel",
+)
 
 
 def _kept(kind):
@@ -308,7 +400,7 @@ def _kept(kind):
     def opened(init=None, *args, **kwargs):
         if not isinstance(init, str) or args or kwargs:
             return kind(init, *args, **kwargs)
-        key = (kind, init, Path(init).stat().st_mtime_ns)
+        key = (kind, *_state(init))
         if key not in _KEPT:
             _KEPT[key] = kind(init)
         view = kind.__new__(kind)
@@ -319,18 +411,62 @@ def _kept(kind):
     return opened
 
 # %% ../../nbs/process/20_shared.ipynb #a0000004
+def _state(path: str | os.PathLike) -> tuple:
+    found = Path(path).stat()
+    return str(path), found.st_size, found.st_mtime_ns
+
+# %% ../../nbs/process/20_shared.ipynb #3bf66439
+_FACTS: dict[tuple, dict] = {}
+
+
+def _known_of_file(read, path, *args, **options):
+    # Facts of the file at hand, which several steps ask for.
+    key = (*_state(path), args, *sorted(options.items()))
+    if key not in _FACTS:
+        _FACTS.clear()
+        _FACTS[key] = read(path, *args, **options)
+    return copy.deepcopy(_FACTS[key])
+
+# %% ../../nbs/process/20_shared.ipynb #4e560d9f
+def _parameters_in(load, path):
+    # A file of parameters in CRDS.
+    from configobj import ConfigObj
+
+    key = (load, *_state(path))
+    if key not in _KEPT:
+        _KEPT[key] = load(path).dict()
+    return ConfigObj(copy.deepcopy(_KEPT[key]))
+
+# %% ../../nbs/process/20_shared.ipynb #838f196e
+def _specified(load, cls, **options):
+    # What a class specifies itself. It is only read: what it is merged into is new.
+    key = (cls if isinstance(cls, type) else type(cls), "spec")
+    if options or "spec" not in vars(key[0]):
+        return load(cls, **options)
+    if key not in _KEPT:
+        _KEPT[key] = load(cls)
+    return _KEPT[key]
+
+# %% ../../nbs/process/20_shared.ipynb #3d695c5e
 @contextlib.contextmanager
-def _heard():
-    # Lines that stpipe logs.
+def _heard(*names: str):
+    # Lines that packages log.
     lines: list[logging.LogRecord] = []
     ear = logging.Handler()
     ear.emit = lines.append
-    logger = logging.getLogger("stpipe.step")
-    logger.addHandler(ear)
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addHandler(ear)
     try:
         yield lines
     finally:
-        logger.removeHandler(ear)
+        for logger in loggers:
+            logger.removeHandler(ear)
+
+# %% ../../nbs/process/20_shared.ipynb #4d94cdf6
+def _say_again(lines: Sequence[logging.LogRecord]) -> None:
+    for line in lines:
+        logging.getLogger(line.name).handle(line)
 
 # %% ../../nbs/process/20_shared.ipynb #b5241b08
 def _compute_quickly(patch) -> None:
