@@ -427,7 +427,7 @@ def cm(
     if (shallow is None) != (deep is None):
         raise typer.BadParameter("give both --shallow and --deep, or neither", param_hint="--shallow / --deep")
     started = time.time()
-    if dask is None and next(folder.rglob("*_uncal.fits*"), None):
+    if dask is None and not _was_called(output) and next(folder.rglob("*_uncal.fits*"), None):
         from calami.core.ahead import import_ahead
 
         import_ahead("calami.cli", "calami.migration.answers")
@@ -444,6 +444,16 @@ def cm(
     if converter != "none":
         raise CalamiError("--converter is for raw exposures (uncal); rates do not show the wave")
     _compare_pairs(dataset, output, started, [(shallow, deep)] if shallow and deep else None, across_visits)
+
+# %% ../nbs/06_cli.ipynb #c1cd2cf7
+def _was_called(output: Path) -> bool:
+    # Whether the report is of the same command; then nothing has changed, as a rule, and jwst is not needed.
+    from calami.core.files import read_json
+
+    try:
+        return read_json(output / "run.json")["command"] == " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    except (CalamiError, LookupError, TypeError):
+        return False
 
 # %% ../nbs/06_cli.ipynb #c5bbc473
 def _compare_pairs(dataset, output: Path, started: float, given, across_visits: bool) -> None:

@@ -21,8 +21,8 @@ _NAMES = {
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
     "fits": "open_fits",
     "progress": "live_html one_bar print_above progress_bar",
-    "kept": "Kept digests_of",
-    "ahead": "import_ahead import_slow",
+    "kept": "Kept digest_of_value digests_of",
+    "ahead": "CAN_FORK import_ahead import_slow",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -12,10 +12,12 @@ from importlib import import_module
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['import_ahead', 'import_slow']
+__all__ = ['CAN_FORK', 'import_ahead', 'import_slow']
 
 # %% ../../nbs/core/11_ahead.ipynb #3802b1e1
-# By this, the process that imports knows that it is the one.
+#: Whether processes can be forked from the one that imports (``get_context("forkserver")`` of `multiprocessing`).
+CAN_FORK = sys.platform.startswith("linux")
+# By this, that process knows that it is the one.
 _SIGN = "CALAMI_IMPORTS_AHEAD"
 # What the steps of jwst that are used here, their files and figures need.
 _SLOW = (
@@ -24,22 +26,17 @@ _SLOW = (
 )  # fmt: skip
 
 # %% ../../nbs/core/11_ahead.ipynb #195978f7
-def import_ahead(*modules: str) -> bool:
+def import_ahead(*modules: str) -> None:
     """
-    Let a process import what takes long, from now on; that is done once in a program.
+    Let a process import what takes long, from now on, where processes can be forked from it; once in a program.
 
     Parameters
     ----------
     *modules : str
         What processes will need besides jwst.
-
-    Returns
-    -------
-    bool
-        Whether processes can be forked from it (``get_context("forkserver")`` of `multiprocessing`).
     """
-    if not sys.platform.startswith("linux"):
-        return False
+    if not CAN_FORK:
+        return
     from multiprocessing import forkserver, util
 
     if not _begun:
@@ -51,7 +48,6 @@ def import_ahead(*modules: str) -> bool:
         forkserver.ensure_running()
     finally:
         del os.environ[_SIGN]
-    return True
 
 # %% ../../nbs/core/11_ahead.ipynb #9648dc79
 _begun: list[bool] = []

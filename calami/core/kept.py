@@ -42,7 +42,7 @@ _DAMAGED = (
 )
 
 # %% auto #0
-__all__ = ['log', 'Kept', 'digests_of']
+__all__ = ['log', 'Kept', 'digests_of', 'digest_of_value']
 
 # %% ../../nbs/core/10_kept.ipynb #7aeabf2b
 class Kept:
@@ -77,13 +77,31 @@ class Kept:
             What `make` returns: dataclasses of calami, arrays, numbers, text, bytes, paths, and lists, tuples and
             mappings of these. What holds anything else is made each time.
         """
-        key = hashlib.sha256(json.dumps([name, made_from, _code()], sort_keys=True).encode()).hexdigest()
-        path = self.folder / _code()[:12] / f"{name}_{key[:24]}.npz"
-        found = _read(path, key)
+        found = self.known(name, made_from)
         if not found:
             found = [make()]
-            self._write(path, key, found[0])
+            self._write(*self._place(name, made_from), found[0])
         return found[0]
+
+    def known(self, name: str, made_from: Any) -> list:
+        """
+        Give a result if it was kept.
+
+        Parameters
+        ----------
+        name, made_from : object
+            As for `get`.
+
+        Returns
+        -------
+        list
+            The result; empty if it was not kept.
+        """
+        return _read(*self._place(name, made_from))
+
+    def _place(self, name: str, made_from: Any) -> tuple[Path, str]:
+        key = hashlib.sha256(json.dumps([name, made_from, _code()], sort_keys=True).encode()).hexdigest()
+        return self.folder / _code()[:12] / f"{name}_{key[:24]}.npz", key
 
     def _write(self, path: Path, key: str, value: Any) -> None:
         arrays: list[np.ndarray] = []
@@ -123,6 +141,31 @@ def digests_of(paths: Iterable[str | os.PathLike]) -> list[str]:
         If one cannot be read.
     """
     return [_digest(str(path), *_state(path)) for path in paths]
+
+# %% ../../nbs/core/10_kept.ipynb #fcff1e64
+def digest_of_value(value: Any) -> str:
+    """
+    Give what stands for a value, by its fields: a pickle also has what was looked up before, and what is shared.
+
+    Parameters
+    ----------
+    value : object
+        What `Kept` can keep.
+
+    Returns
+    -------
+    str
+        SHA-256.
+
+    Raises
+    ------
+    TypeError
+        If something else is in it.
+    """
+    arrays: list[np.ndarray] = []
+    text = json.dumps(_apart(value, arrays), sort_keys=True)
+    facts = [[str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()] for array in arrays]
+    return hashlib.sha256(json.dumps([text, facts]).encode()).hexdigest()
 
 # %% ../../nbs/core/10_kept.ipynb #ced066cb
 def _state(path: str | os.PathLike) -> tuple[int, ...]:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.kept import digests_of
 from ..core.page import Captioned, Facts, Figure, Heading, html_page
 from ..core.problems import CalamiError, options_from
 from ..core.progress import one_bar, progress_bar
-from ..core.record import file_record
+from ..core.record import file_record, versions
 from calami.core.tables import (
     one_digit,
     plus_minus,
@@ -70,6 +71,7 @@ from calami.migration.saturation import (
 from ..process.converter import CorrectConverter, measure_converter, write_converter
 from ..process.engine import Engine
 from ..process.prep import prep_data
+from ..process.record import sidecar_path
 from ..simulate.exposures import read_truth
 
 if TYPE_CHECKING:
@@ -1070,7 +1072,7 @@ def _processing(answers: Answers, data: ExposureSet) -> Facts:
     scan = answers.scan
     products = scan.ramps if scan else ()
     products = products or [p for root in data.rootlist for p in data.paths(root) if "_ramp" in p.name]
-    facts = processing_facts(products) if products else Facts()
+    facts = _facts_kept(products, answers.folder) if products else Facts()
     if answers.onset:
         facts["Thresholds"] = "drops by " + ", ".join(f"{100 * t:g} %" for t in answers.onset.thresholds)
     if scan:
@@ -1080,6 +1082,16 @@ def _processing(answers: Answers, data: ExposureSet) -> Facts:
             "Photons": f"{one_digit(answers.photons)} in an exposure, for (b) and (c)",
         }
     return Facts(facts | answers.settings)
+
+# %% ../../nbs/migration/11_answers.ipynb #62c8e8b6
+def _facts_kept(products: Sequence[Path], folder: Path | None) -> Facts:
+    # How products were made, as their records, logs and the installed jwst say.
+    if folder is None:
+        return processing_facts(products)
+    records = [path for path in map(sidecar_path, products) if path.is_file()]
+    crds = [os.environ.get(f"CRDS_{key}") for key in ("PATH", "CONTEXT", "SERVER_URL")]
+    origin = [*_facts_of(products), digests_of(records), versions(("jwst", "stpipe", "crds")), crds]
+    return Facts(_kept(folder).get("facts", origin, lambda: dict(processing_facts(products))))
 
 # %% ../../nbs/migration/11_answers.ipynb #31cc014a
 def _version_words(version: Version) -> str:

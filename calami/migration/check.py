@@ -142,12 +142,12 @@ class KernelCheck:
     @property
     def chance(self) -> float:
         """Probability of a χ² as large or larger from noise and errors of the kernel alone."""
-        from scipy.stats import chi2, f
+        from scipy.special import chdtrc, fdtrc
 
         if not np.isfinite(self.blocks):
-            return float(chi2.sf(self.chi2, self.dof))
+            return float(chdtrc(self.dof, self.chi2))
         rest = max(self.blocks - self.dof, 1)  # few blocks have a covariance that is itself uncertain (Hotelling)
-        return float(f.sf(self.chi2 * rest / (self.dof * (self.blocks - 1)), self.dof, rest))
+        return float(fdtrc(self.dof, rest, self.chi2 * rest / (self.dof * (self.blocks - 1))))
 
     @property
     def fits(self) -> bool:

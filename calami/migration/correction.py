@@ -763,5 +763,9 @@ def correction_steps(kernel: str | os.PathLike = "flight", mode: str = "mean") -
     text = os.fspath(path.absolute() if path.suffix or path.is_dir() else kernel)
     if mode not in ("mean", "each"):
         raise CalamiError(f"mode is mean or each, not {mode!r}")
-    hook = hook_of("calami.migration.step.CorrectMigrationStep", kernel=text, mode=mode)
+    return _steps_with(text, mode)
+
+# %% ../../nbs/migration/06_correction.ipynb #21d2bbe8
+def _steps_with(kernel: str, mode: str = "mean") -> dict[str, dict[str, Any]]:
+    hook = hook_of("calami.migration.step.CorrectMigrationStep", kernel=kernel, mode=mode)
     return {"charge_migration": {"skip": True, "pre_hooks": [hook]}}

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from ..fringes.observables import OIData
 from ..fringes.oifits import read_oifits, write_products
 from ..instrument import niriss, optics
 from .check import KernelCheck, check_kernels, measure_kernels
-from .correction import correction_steps, read_kernel, write_kernel
+from .correction import _steps_with, correction_steps, write_kernel
 from ..process.engine import Engine
 from ..process.pipeline import Run
 from ..process.recipes import Truncate
@@ -381,11 +382,11 @@ def _with_kernel(version: Version, first: Run, out: Path) -> tuple[Version, Path
     # exposures' own is measured now; with another one, after a change of code or of ramps, go other products.
     if version.kernel is None:
         return version, out / version.slug
-    kernel, place = version.kernel, version.slug
-    if kernel == OWN_KERNEL:
+    steps, place = None, version.slug
+    if version.kernel == OWN_KERNEL:
         found = _own_kernels(first, out / "kernels")
-        kernel, place = str(found), f"{version.slug}_{found.name}"
-    steps = correction_steps(kernel)
+        steps, place = _steps_with(os.fspath(found.absolute())), f"{version.slug}_{found.name}"
+    steps = steps or correction_steps(version.kernel)
     own = {f"{step}.{key}": value for step, values in steps.items() for key, value in values.items()}
     return replace(version, parameters={**version.parameters, **own}), out / place
 
@@ -518,8 +519,10 @@ def _fit_each(
         for root, product in _products(run, "calints").items():
             target = folder / f"{root}_{Version(name).slug}_ami-oi.fits"
             jobs.append(((name, root), list(map(str, product.paths)), str(target), dict(options)))
-    done = engine.each(f"calami.migration.mitigation:{job}", jobs)
-    for (key, _, target, _), result in engine.bar(done, total=len(jobs), desc="fringes"):
+    there = [one for one in jobs if job == "_fringe_file" and is_current(one[2], _origin_of(one)[1])]
+    total, jobs = len(jobs), [one for one in jobs if one not in there]
+    done = chain(((one, None) for one in there), engine.each(f"calami.migration.mitigation:{job}", jobs))
+    for (key, _, target, _), result in engine.bar(done, total=total, desc="fringes"):
         if isinstance(result, CalamiError):
             log.warning("%s, version %s: %s", key[1], key[0], result)
         elif isinstance(result, Exception):
@@ -540,12 +543,17 @@ def _code_of_fits() -> str:
     return hashlib.sha256("".join(file_record(source)["sha256"] for source in sources).encode()).hexdigest()[:16]
 
 # %% ../../nbs/migration/08_mitigation.ipynb #4259a2c9
+def _origin_of(job: tuple) -> tuple[list[dict], str]:
+    # What the fringes of an exposure are made from, and a fingerprint of that and of how.
+    facts = input_facts(job[1])
+    return facts, fingerprint_of(facts, job[3], {"calami": calami.__version__, "fringes": _code_of_fits()})
+
+# %% ../../nbs/migration/08_mitigation.ipynb #052a8147
 def _fringe_file(job: tuple) -> None:
     # Fringes of an exposure, fitted or fitted before.
     _, products, target, options = job
-    facts = input_facts(products)
+    facts, made = _origin_of(job)
     record = {"operation": "fringes", "inputs": facts, "parameters": options}
-    made = fingerprint_of(facts, options, {"calami": calami.__version__, "fringes": _code_of_fits()})
     if not is_current(target, made):
         observables = replace(fit(products, **options), name=Path(target).name.removesuffix("_ami-oi.fits"))
         write_products(observables, Path(target).parent)
@@ -936,42 +944,50 @@ def _measured(wanted: Sequence[tuple], fringes: Mapping, checks: list[dict], how
     # For each of the pairs what an `Entry` has of it, or why there is nothing; and the checks. Pairs of one version and
     # filter are measured by one process, which reads each file once.
     out, wish, engine = how
-    found: list[Any] = ["one of them has no fringes"] * len(wanted)
+    kept, found = _kept(out), ["one of them has no fringes"] * len(wanted)
     jobs: dict[tuple, dict] = {}
     for number, (target, reference, _, version) in enumerate(wanted):
         names = [(version.name, one.rootname) for one in (target, reference)]
         if all(name in fringes for name in names):
+            pair = [(name, str(fringes[name][0])) for name in names]
+            photons = (target.photons, reference.photons)
+            made_from = _origin_of_entry(pair, photons, wish)
+            if known := kept.known("entry", made_from):
+                found[number] = known[0]
+                continue
             new = {"numbers": [], "pairs": [], "wish": wish, "out": str(out)}
             job = jobs.setdefault((version.name, target.filter), new)
-            pair = [(name, str(fringes[name][0])) for name in names]
             job["numbers"].append(number)
-            job["pairs"].append((pair, (target.photons, reference.photons)))
-    kept: list[KernelCheck] = []
+            job["pairs"].append((pair, photons, made_from))
+    known = [check for job in checks for one in kept.known("check", job["made_from"]) for check in one]
+    checks = [job for job in checks if not kept.known("check", job["made_from"])]
     for job, result in engine.each("calami.migration.mitigation:_scan_job", [*checks, *jobs.values()]):
         if isinstance(result, Exception):
             raise result
         if "kernel" in job:
-            kept += result
+            known += result
         for number, one in zip(job.get("numbers", ()), result, strict=False):
             found[number] = one
-    return found, tuple(sorted(kept, key=lambda check: check.filter))
+    return found, tuple(sorted(known, key=lambda check: check.filter))
 
 # %% ../../nbs/migration/08_mitigation.ipynb #8b26a460
+def _origin_of_entry(pair: Sequence[tuple], photons: Sequence[float], wish: ScanOptions) -> list:
+    # All that what a pair leaves depends on: the files of both, and what is asked.
+    files = [file for _, path in pair for file in _files_of(Path(path)) if file.is_file()]
+    return [pair[0][0][1], photons, digests_of(files), list(wish.separations), wish.n_bootstrap]
+
+# %% ../../nbs/migration/08_mitigation.ipynb #b8d80758
 def _scan_job(job: Mapping[str, Any]) -> list:
     # In whatever process: the check of a kernel, or what some pairs leave.
     kept = _kept(job["out"])
     if "kernel" in job:
-        made_from = [*_facts_of(job["ramps"]), job["filter"], *digests_of([job["kernel"]])]
-        return kept.get("check", made_from, lambda: _check(job))
+        return kept.get("check", job["made_from"], lambda: _check(job))
     read = functools.cache(lambda name, path: replace(_read_products(Path(path)), name=_name_of(*name)))
     found, wish = [], job["wish"]
-    for pair, photons in job["pairs"]:
-        root = pair[0][0][1]
-        files = [file for _, path in pair for file in _files_of(Path(path)) if file.is_file()]
-        made_from = [root, photons, digests_of(files), list(wish.separations), wish.n_bootstrap]
+    for pair, photons, made_from in job["pairs"]:
 
-        def make(pair=pair, photons=photons, root=root):
-            return _left(root, photons, [read(*one) for one in pair], wish)
+        def make(pair=pair, photons=photons):
+            return _left(pair[0][0][1], photons, [read(*one) for one in pair], wish)
 
         try:
             found.append(kept.get("entry", made_from, make))
@@ -994,10 +1010,13 @@ def _check_jobs(ramps: Sequence[Path], versions: Sequence[Version], out: Path) -
     # What to do to see what the exposures' own kernels leave in their ramps.
     if not any(v.kernel == OWN_KERNEL for v in versions):
         return []
-    common = {"ramps": list(map(str, ramps)), "out": str(out)}
-    kernels = sorted((out / "kernels").glob("*/*.asdf"))
-    filters = [str(read_kernel(path)[1]["instrument"]["filter"]) for path in kernels]
-    return [common | {"kernel": str(k), "filter": f} for k, f in zip(kernels, filters, strict=True)]
+    jobs, origin = [], _facts_of(ramps)
+    for path in sorted((out / "kernels").glob("*/*.asdf")):
+        band = path.stem.rpartition("_")[2].upper()  # as `_own_kernels` names them
+        made_from = [*origin, band, *digests_of([path])]
+        jobs.append({"ramps": list(map(str, ramps)), "out": str(out), "kernel": str(path), "filter": band})
+        jobs[-1]["made_from"] = made_from
+    return jobs
 
 # %% ../../nbs/migration/08_mitigation.ipynb #68abd63c
 def _check(job: Mapping[str, Any]) -> list[KernelCheck]:

@@ -5,11 +5,9 @@
 # %% ../../nbs/migration/10_report.ipynb #5c5f04f4
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import pickle
 import sys
 import time
 from collections import Counter
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import write_atomically
-from ..core.kept import Kept
+from ..core.kept import Kept, digest_of_value
 from ..core.page import Captioned, Facts, Figure, Heading, Html, Note, figure_files, html_page
 from ..core.problems import CalamiError, options_from
 from ..core.record import file_record, versions
@@ -258,7 +256,10 @@ def draw_all(
     dict of str to Figure
         By name, for the page.
     """
-    drawn, jobs = {}, [(name, plot, folder) for name, plot in plots.items()]
+    looks = {name: None if folder is None else _look_of(plot) for name, plot in plots.items()}
+    known = {} if folder is None else {name: Kept(folder).known("figure", look) for name, look in looks.items()}
+    drawn = {name: found[0] for name, found in known.items() if found}
+    jobs = [(name, plot, folder, looks[name]) for name, plot in plots.items() if name not in drawn]
     for (name, *_), found in (engine or Engine(workers=1)).each("calami.migration.report:_drawn", jobs):
         if isinstance(found, Exception):
             raise found
@@ -267,10 +268,10 @@ def draw_all(
     return files, {name: Figure(files[f"{name}.png"], plot.caption) for name, plot in plots.items()}
 
 # %% ../../nbs/migration/10_report.ipynb #e10eb479
-def _drawn(job: tuple[str, Plot, str | os.PathLike | None]) -> dict[str, bytes]:
-    _, plot, folder = job
+def _drawn(job: tuple[str, Plot, str | os.PathLike | None, list | None]) -> dict[str, bytes]:
+    _, plot, folder, look = job
     make = partial(figure_files, plot.panels, plot.width, plot.height, legend=plot.legend)
-    return make() if folder is None else Kept(folder).get("figure", _look_of(plot), make)
+    return make() if folder is None else Kept(folder).get("figure", look, make)
 
 # %% ../../nbs/migration/10_report.ipynb #648cda1a
 def _look_of(plot: Plot) -> list:
@@ -278,7 +279,13 @@ def _look_of(plot: Plot) -> list:
     import matplotlib
 
     style = sorted([key, repr(value)] for key, value in dict.items(matplotlib.rcParams) if "backend" not in key)
-    return [hashlib.sha256(pickle.dumps(plot)).hexdigest(), matplotlib.__version__, style]
+    panels = []
+    for panel in plot.panels:  # a method, or a function and what it is called with
+        what = getattr(panel, "func", panel)
+        known = [getattr(panel, "args", ()), getattr(panel, "keywords", {})]
+        panels.append([what.__qualname__, getattr(what, "__self__", None), *known])
+    drawn = digest_of_value([panels, plot.caption, plot.width, plot.height, plot.legend])
+    return [drawn, matplotlib.__version__, style]
 
 # %% ../../nbs/migration/10_report.ipynb #ac9c7ddb
 def processing_facts(products: Iterable[Path]) -> Facts:

@@ -11,13 +11,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
-from functools import reduce
+from contextlib import contextmanager, suppress
+from functools import partial, reduce
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.ahead import import_ahead
+from ..core.ahead import CAN_FORK, import_ahead
 from ..core.problems import CalamiError
 from .references import SERVERLESS, OfflineCache
 
@@ -250,10 +250,27 @@ def _pool(
     from multiprocessing import get_context
 
     # A process forked from this one would inherit its threads, and what CRDS knows here.
-    forked = jwst and import_ahead()
-    settings = (dict(os.environ) if forked else None, cache, context, log)
+    forked = jwst and CAN_FORK
+    settings = ((dict(os.environ), _limits()) if forked else None, cache, context, log)
     way = get_context("forkserver" if forked else "spawn")
-    return ProcessPoolExecutor(workers, way, _imported("_begin_worker"), settings)
+    pool = ProcessPoolExecutor(workers, way, _imported("_begin_worker"), settings)
+    if forked:
+        pool.submit = partial(_submitted, pool.submit)
+    return pool
+
+# %% ../../nbs/process/12_offline.ipynb #2e5b004a
+def _limits() -> dict[int, tuple]:
+    # Of this process: how large its files may be, and so on.
+    import resource
+
+    kinds = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+    return {kind: resource.getrlimit(kind) for kind in kinds}
+
+# %% ../../nbs/process/12_offline.ipynb #c28229ee
+def _submitted(submit, *what, **more):
+    # Nothing is imported ahead of work that never comes.
+    import_ahead()
+    return submit(*what, **more)
 
 # %% ../../nbs/process/12_offline.ipynb #8f4ca165
 def _imported(name: str):
@@ -265,7 +282,7 @@ def _imported(name: str):
 OWN_PROCESS = False
 
 # %% ../../nbs/process/12_offline.ipynb #1d5313e1
-def _begin_worker(environment: dict[str, str] | None, cache: str | None, context: str | None, log: str | None) -> None:
+def _begin_worker(settings: tuple[dict, dict] | None, cache: str | None, context: str | None, log: str | None) -> None:
     # Runs first in a new process, and is not undone: it ends with the process.
     global OWN_PROCESS
     OWN_PROCESS = True
@@ -274,19 +291,24 @@ def _begin_worker(environment: dict[str, str] | None, cache: str | None, context
         with Path(log).open("ab") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-    if environment is not None:
-        _take_over(environment)
+    if settings is not None:
+        _take_over(*settings)
     _settle_crds(cache, context)
     sys.modules.setdefault("rfc3987_syntax", None)  # a grammar for jsonschema, not used here: a third of jwst's import
     _end_with_parent()
 
 # %% ../../nbs/process/12_offline.ipynb #7f24026e
-def _take_over(environment: dict[str, str]) -> None:
+def _take_over(environment: dict[str, str], limits: dict[int, tuple]) -> None:
     # In a process forked from one that began earlier: settings of now, and random numbers of its own.
+    import resource
+
     import numpy as np
 
     os.environ.clear()
     os.environ.update(environment)
+    for kind, limit in limits.items():
+        with suppress(ValueError, OSError):
+            resource.setrlimit(kind, limit)
     np.random.seed()  # noqa: NPY002 (that of others)
     if "crds" in sys.modules:
         own = {key: value for key, value in environment.items() if key.startswith("CRDS_")}

@@ -213,9 +213,6 @@ def _full_key(key: str, chain: Sequence[str], known: Mapping[str, str]) -> str:
 
 # %% ../../nbs/process/10_parameters.ipynb #6d5fdb3a
 def _checked_value(key: str, value: Any, spec: str) -> Any:
-    from configobj import ConfigObj
-    from stpipe import config_parser
-
     name = key.rpartition(".")[2]
     if name in _OURS:
         raise CalamiError(f"parameter {key}: calami decides where files are; use outdir")
@@ -229,13 +226,27 @@ def _checked_value(key: str, value: Any, spec: str) -> Any:
         return value if value == "N/A" else str(Path(value).absolute())
     if (isinstance(value, bool) and kind in ("float", "integer")) or (kind == "boolean" and value not in _TRUTHS):
         raise CalamiError(wrong)
-    one = ConfigObj(list_values=False, interpolation=False)
-    one[name] = spec
     try:
-        value = config_parser.config_from_dict({name: value}, one)[name]
+        value = _converted(kind, value, spec)
     except Exception as error:  # stpipe raises its own kinds for what does not fit
         raise CalamiError(f"{wrong} ({str(error).split(': ', 1)[-1]})") from None
     return float(value) if kind == "float" and value is not None else as_json(value)
+
+# %% ../../nbs/process/10_parameters.ipynb #464a1d7b
+def _converted(kind: str, value: Any, spec: str) -> Any:
+    # As `stpipe.config_parser.config_from_dict` does it; stpipe, which takes half a second to import, has no kinds of
+    # its own among these.
+    from configobj import ConfigObj
+    from configobj.validate import ValidateError, Validator
+
+    if kind in ("boolean", "float", "integer", "list"):
+        with contextlib.suppress(ValidateError):  # stpipe has words of its own for it
+            return Validator().check(spec, value)
+    from stpipe import config_parser
+
+    one = ConfigObj(list_values=False, interpolation=False)
+    one["value"] = spec
+    return config_parser.config_from_dict({"value": value}, one)["value"]
 
 # %% ../../nbs/process/10_parameters.ipynb #55a229b3
 def _flat_pars(alias: str, pars: Mapping) -> dict[str, Any]:

@@ -20,14 +20,18 @@ from typing import Any
 
 import numpy as np
 
+from ..core.files import cache_folder
 from ..core.fits import open_fits
+from ..core.kept import Kept
 from ..core.problems import options_from
+from ..core.record import versions
 from ..exposures.folder import ExposureSet
 from .engine import Engine
 from .long import patched
 from .parameters import _flat_pars, _science
 from calami.process.pipeline import (
     _NOTHING,
+    _VERSIONS,
     PipeOptions,
     Run,
     _carry_out,
@@ -146,7 +150,7 @@ def _run_together(job: Mapping) -> dict[str, Any]:
                 differs += [] if result["error"] else [f"{part['name']} cannot be made ({said}), which differs"]
             broken = result["error"] if not results else None
             results.append(result)
-        differs += filter(None, [_check(job, results)] if job["check"] else [])
+        differs += filter(None, [_checked(job, results)] if job["check"] else [])
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return _NOTHING | {"together": results, "differs": "; ".join(differs)}
@@ -527,6 +531,39 @@ def _in_window(stock):
         self.dms_to_detector_dq()  # as the stock way leaves it
 
     return corrected
+
+# %% ../../nbs/process/20_shared.ipynb #70cf865f
+class _Differs(Exception):
+    """What the stock pipeline makes is something else."""
+
+# %% ../../nbs/process/20_shared.ipynb #0ccaffa3
+def _checked(job: Mapping, results: Sequence[Mapping]) -> str:
+    # As `_check` says, once for a set of steps on an exposure: with other numbers in them they go the same way.
+    def make() -> str:
+        if said := _check(job, results):
+            raise _Differs(said)
+        return ""
+
+    kept = Kept(cache_folder() / "checked")
+    try:
+        return kept.get("check", [_ways(job, results), versions(_VERSIONS)], make)
+    except _Differs as error:
+        return str(error)
+
+# %% ../../nbs/process/20_shared.ipynb #7c816cbd
+#: What of a job says where its products go.
+_WHERE = frozenset("work outdir search fingerprint call keep inputs sources".split())
+
+
+def _ways(job: Mapping, results: Sequence[Mapping]) -> list:
+    # By which ways the runs on a file went, all but the numbers in their parameters.
+    found = []
+    for part, result in zip(job["together"], results, strict=True):
+        asked = {key: "a number" if isinstance(v, float) else v for key, v in part["parameters"].items()}
+        rest = {key: v for key, v in part.items() if key not in _WHERE}
+        steps = [[step["name"], step["status"]] for step in result["steps"]]
+        found.append([rest | {"parameters": asked, "keep": bool(part["keep"])}, steps])
+    return found
 
 # %% ../../nbs/process/20_shared.ipynb #f0831088
 def _check(job: Mapping, results: Sequence[Mapping]) -> str:

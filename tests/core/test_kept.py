@@ -8,7 +8,7 @@ import pytest
 
 from calami.core import kept
 from calami.core.images import Peak
-from calami.core.kept import Kept, digests_of
+from calami.core.kept import Kept, digest_of_value, digests_of
 
 VALUE = {
     "curve": np.linspace(0, 1, 5),
@@ -31,6 +31,23 @@ def test_what_is_kept_comes_back_as_it_was(tmp_path):
     assert repr(found) == repr(VALUE) and found["curve"].tobytes() == VALUE["curve"].tobytes()
     assert [type(x) for x in found["numbers"]] == [type(x) for x in VALUE["numbers"]]
     assert found["peak"] == VALUE["peak"] and found["none"].shape == (0, 3)
+
+
+def test_what_is_known_is_given_and_else_nothing(tmp_path):
+    store = Kept(tmp_path)
+    assert store.known("x", 1) == []
+    store.get("x", 1, lambda: "made")
+    assert store.known("x", 1) == ["made"] and store.known("x", 2) == store.known("y", 1) == []
+
+
+def test_a_digest_of_a_value_is_that_of_its_parts_wherever_they_come_from(tmp_path):
+    Kept(tmp_path).get("all", 1, lambda: VALUE)
+    assert digest_of_value(Kept(tmp_path).get("all", 1, never)) == digest_of_value(VALUE)
+    changed = {"curve": VALUE["curve"] + 1e-16, "peak": Peak(3, 4, 5.0, 7.0), "none": np.zeros((3, 0)), "where": "a/b"}
+    digests = {digest_of_value(VALUE | {key: value}) for key, value in changed.items()}
+    assert len(digests | {digest_of_value(VALUE)}) == 5
+    with pytest.raises(TypeError, match="Foreign"):
+        digest_of_value([Foreign()])
 
 
 def test_another_origin_is_another_result(tmp_path, monkeypatch):

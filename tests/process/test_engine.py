@@ -107,6 +107,7 @@ def test_workers_end_with_the_program(stop, work, jwst, tmp_path):
 
 FORKED = """
 import os
+import resource
 import sys
 from multiprocessing import forkserver
 from calami.core.ahead import import_ahead
@@ -119,11 +120,14 @@ if __name__ == "__main__":
         forkserver.set_forkserver_preload(["numpy"])
         forkserver.ensure_running()
     os.environ["SAID_LATER"] = "yes"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (123456, resource.RLIM_INFINITY))
     for _ in range(2):
         with Engine(workers=1).running(jwst=True) as ready:
             ask = lambda *what: ready.executor.submit(call_by_name, *what).result()
             facts = ask("os:getenv", "SAID_LATER"), ask("os:getenv", "CALAMI_IMPORTS_AHEAD"), ask("numpy:random.rand")
-            print(*facts, "jwst.pipeline" in ask("builtins:eval", "list(__import__('sys').modules)"), ask("os:getppid"))
+            limit = ask("resource:getrlimit", resource.RLIMIT_FSIZE)[0]
+            there = "jwst.pipeline" in ask("builtins:eval", "list(__import__('sys').modules)")
+            print(*facts, there, ask("os:getppid"), limit)
 """
 
 
@@ -137,7 +141,8 @@ def test_forked_workers_take_over_what_was_said_later_and_have_random_numbers_of
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     first, second = (line.split() for line in said.stdout.splitlines())
     assert first[:2] == second[:2] == ["yes", "None"] and first[2] != second[2]
-    assert (first[3], second[3]) == (str(ahead), str(ahead)) and first[4] == second[4]
+    assert (first[3], second[3]) == (str(ahead), str(ahead)) and first[4:] == second[4:]
+    assert first[5] == "123456"
     assert said.stderr == "" and not Path("/proc", first[4]).exists()  # it has ended with the program
 
 

@@ -2,12 +2,14 @@
 
 import functools
 import logging
+import time
 
 import numpy as np
 import pytest
 import toys
 from astropy.io import fits
 
+from calami.core import kept
 from calami.instrument import niriss
 from calami.process import long, references, shared
 from calami.process.audit import nondefault
@@ -201,6 +203,45 @@ def test_the_stock_pipeline_does_all_where_anything_differs(engine, uncal, tmp_p
     assert said in caplog.text and "stock pipeline" in caplog.text
     assert runs["x"].raise_failures().outcomes[0].status == "made"
     assert read_sidecar(product(runs["x"]))["stock"] is True
+
+
+def bundle(folder, **changes):
+    """A job as `_run_together` is given, with two versions, and what became of them."""
+    parts = [
+        {"work": "w", "outdir": str(folder / name), "base": "b", "keep": [], "products": ["calints"], "contents": {},
+         "parameters": {"charge_migration.skip": name == "none", "charge_migration.signal_threshold": level}}
+        for name, level in (("none", 1.0), ("step", changes.pop("level", 2.0)))
+    ]  # fmt: skip
+    parts[1] |= changes.pop("part", {})
+    parts[1]["parameters"] |= changes.pop("parameters", {})
+    steps = [{"name": "jump", "status": changes.pop("status", "run"), "seconds": time.time()}]
+    return {"together": parts, "work": str(folder)}, [{"steps": steps, "error": None}] * 2
+
+
+def test_a_comparison_is_made_once_and_anew_where_anything_but_a_number_is_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path / "cache"))
+    made, said = [], []
+    monkeypatch.setattr(shared, "_check", lambda *job: made.append(1) or "".join(said))
+
+    def count(folder=tmp_path, **changes):
+        shared._checked(*bundle(folder, **changes))
+        return len(made)
+
+    assert [count(), count(), count(level=3.0), count(tmp_path / "other")] == [1, 1, 1, 1]
+    assert count(part={"base": "another file, context or jwst"}) == 2
+    assert count(parameters={"jump.skip": True}) == 3
+    assert count(part={"contents": {"charge_migration": ["another kernel"]}}) == 4
+    assert count(status="taken") == 5
+    assert count(part={"products": ["rate"]}) == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "versions", lambda names: dict.fromkeys(names, "0"))
+        assert count() == 7
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "_code", lambda: "another code")
+        assert count() == 8
+    said.append("SCI differs")
+    assert shared._checked(*bundle(tmp_path, status="new")) == "SCI differs"
+    assert shared._checked(*bundle(tmp_path, status="new")) == "SCI differs" and len(made) == 10  # that is not kept
 
 
 def test_stock_shares_nothing(engine, uncal, tmp_path):
