@@ -18,7 +18,7 @@ _NAMES = {
     "observables": "BASELINE_FIELDS FIT_VERSION OIData OIFITSWarning Observables SYNONYMS TRIANGLE_FIELDS add_noise "
     "closure_covariance closure_matrix distinct_exposures from_observables from_samples mean_and_covariance "
     "photon_errors point_source wrap",
-    "fitting": "FitOptions LEAST_CHANGE STRAY UNLIKE fit",
+    "fitting": "FitOptions LEAST_CHANGE LEVEL_ROWS STRAY UNLIKE fit",
     "oifits": "AMICAL_ANGLE COVARIANCE_EXTENSIONS FOURIEVER_EXTENSIONS KEPT_KEYWORDS MODES_EXTENSIONS Part "
     "find_defects list_parts read_oifits repair_errors write_oifits write_products",
     "position": "FIT_STATE PositionModel PositionOptions find_position_model fit_position_model known_position_models",

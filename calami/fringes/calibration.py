@@ -210,8 +210,9 @@ def differences_of_state(one: Observables, other: Observables) -> dict[str, tupl
     for state, x in zip(states, (one, other), strict=True):
         ran = step_statuses(x.header).get("charge_migration") == "COMPLETE"
         state["S_CHGMIG"] = "COMPLETE" if ran else "not run"
-        if x.spot or state["CALMODE"]:  # a fit in the image: jwst's, or one from before there were other weights
+        if x.spot or state["CALMODE"]:  # a fit in the image: jwst's, or one from before there was another choice
             state["CALPIXW"] = state["CALPIXW"] or "plain"
+            state["CALBACKG"] = state["CALBACKG"] or "flat"
     # Files from before there were these keywords say nothing of mode and version, and those of others not of weights
     return {
         key: (states[0][key] or "none", states[1][key] or "none")
@@ -235,8 +236,8 @@ class CalibrationOptions:
     systematics : tuple of float
         Errors to add anyway: relative for V², rad for closure phases.
     position : PositionModel, str or path-like, optional
-        A model of position (`calami.fringes.position`): ``"flight"``, a name with a date, a file, or a model. For stars
-        that were fitted as those it was learnt from.
+        A model of position (`calami.fringes.position`): ``"flight"`` for the latest with the target's pupil, a name
+        with a date, a file, or a model. For stars that were fitted as those it was learnt from.
     position_as : str
         ``"correction"``: take off what it predicts, and add what it does not know to the covariances;
         ``"covariance"``: add all of it to the covariances. Either stands in for what `floor` adds for distance.
@@ -273,7 +274,7 @@ class CalibrationOptions:
             raise CalamiError(f"{text}: give errors of holes and baselines, and a number of modes, 0 or more")
         if self.position_as not in ("correction", "covariance"):
             raise CalamiError(f"position_as is {self.position_as!r}; use 'correction' or 'covariance'")
-        if self.position is not None:
+        if self.position not in (None, "flight"):  # which one that is depends on the target
             object.__setattr__(self, "position", find_position_model(self.position))
         unknown = [] if isinstance(self.allow, bool) else [key for key in self.allow if key not in STATE]
         if unknown:
@@ -313,6 +314,8 @@ def calibrate(target: Observables, references: Observables | Sequence[Observable
     if not references:
         raise CalamiError(f"{target.name}: no reference star given")
     _check_states(target, references, chosen.allow)
+    if chosen.position == "flight":
+        chosen = replace(chosen, position=find_position_model("flight", target))
     aligned = [_align(r, target) for r in references]
     w = reference_weights(target, references, chosen.weights)
     prior, facts, notes = _prior(target, references, w, chosen)
@@ -391,9 +394,10 @@ def _calibrated(target: Observables, aligned: Sequence[Observables], w: np.ndarr
     own, values, bad = getattr(target, key), np.array([getattr(a, key) for a in aligned]), _excluded(aligned, key)
     covariances = [a.noise_covariance(key) for a in aligned]
     reference, used = _combine(values, bad, w, circular)
-    shared, values = _reference_modes(values, bad, w, circular, options.modes)
-    excess = _excess(values, bad, np.array([np.diag(c) for c in covariances]), circular) if options.scatter else 0.0
-    shift, more = (0.0, 0.0) if moved is None else moved
+    shift, more, each = (0.0, 0.0, 0.0) if moved is None else moved
+    placed = values + each if circular else values * (1 + each)  # where the target stands
+    shared, placed = _reference_modes(placed, bad, w, circular, options.modes)
+    excess = _excess(placed, bad, np.array([np.diag(c) for c in covariances]), circular) if options.scatter else 0.0
     calibrated = wrap(own - reference - shift) if circular else own / reference / (1 + shift)
     variances = _pooled(target, (excess, len(aligned) if options.scatter else 1), prior, w, circular)
     systematic = _systematic(target, calibrated, (*variances, prior), circular) + _flat(
@@ -585,8 +589,8 @@ def _about_parts(parts: Sequence[np.ndarray], stars: Sequence[Observables], valu
 
 # %% ../../nbs/fringes/09_calibration.ipynb #091e43fd
 def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, options: CalibrationOptions):
-    # By key, what a model of position takes off target over references, and the covariance of what it does not know;
-    # and which part of the variance that is
+    # By key, what a model of position takes off target over references, the covariance of what it does not know, and
+    # what it takes off target over each reference; and which part of the variance is not known
     model, found, unknown = options.position, {}, 0.0
     for star in (target, *aligned):
         seen, known = ({"CALBACKG": "flat"} | {k: v for k, v in one.items() if v} for one in (star.header, model.state))
@@ -600,7 +604,8 @@ def _moved(target: Observables, aligned: Sequence[Observables], w: np.ndarray, o
     others = np.array([_place(star) for star in aligned])
     for key in ("v2", "cp"):
         shift, left, whole = model.difference(key, _place(target), others, w)
-        found[key] = (shift, left) if options.position_as == "correction" else (0.0, whole)
+        each = np.array([model.difference(key, _place(target), one[None], np.ones(1))[0] for one in others])
+        found[key] = (shift, left, each) if options.position_as == "correction" else (0.0, whole, 0.0)
         unknown = max(unknown, float(np.trace(left) / np.trace(whole)) if whole.any() else 0.0)
     return found, unknown
 

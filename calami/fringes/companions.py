@@ -140,7 +140,7 @@ RESPONSE_GRID = (6, 17)
 
 # %% ../../nbs/fringes/10_companions.ipynb #8bdaf4d6
 def weighted_response(
-    place: np.ndarray, filter_name: str, wavelength: float, floor: float, pupil: str = "", background: str = "flat"
+    place: np.ndarray, filter_name: str, wavelength: float, floor: float, pupil: str = "", background: str = "columns"
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Give what a fit in the image with weighted pixels finds of a companion.

@@ -482,7 +482,7 @@ def sandwich(
 #: Weights of pixels by brightness in units of the peak: the least floor, which stands for read noise; the model's and
 #: the flat's error in the peak over photon noise, both as variances; the read noise that is left out of account; and
 #: the standard deviation, in pixels, by which the image of a star is smoothed.
-FLOOR, MODEL_ERROR, DEEP, SMOOTHING = 0.003, 1.0, 0.008, 0.5
+FLOOR, MODEL_ERROR, DEEP, SMOOTHING = 0.007, 1.0, 0.008, 0.5
 
 # %% ../../nbs/fringes/01_model.ipynb #a2ab80e1
 def noise_weights(star: np.ndarray, floor: float = FLOOR) -> np.ndarray:

@@ -441,7 +441,7 @@ class Observables(_Covariances):
 
 # %% ../../nbs/fringes/04_observables.ipynb #4d42f831
 #: Version of what a fit makes of an image; it changes with the numbers. Stars are calibrated by stars of equal version.
-FIT_VERSION = 2
+FIT_VERSION = 3
 #: Data that were read from OIFITS are the same as what a fit gives.
 OIData = Observables
 

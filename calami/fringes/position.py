@@ -313,7 +313,7 @@ class PositionModel:
         return {key: _Rule(self.places, *law, self.options.periodic) for key, law in self.laws.items()}
 
 # %% ../../nbs/fringes/08_position.ipynb #41325ba1
-def find_position_model(model: str | Path | PositionModel) -> PositionModel:
+def find_position_model(model: str | Path | PositionModel, star: Observables | None = None) -> PositionModel:
     """
     Find a model of position.
 
@@ -322,6 +322,8 @@ def find_position_model(model: str | Path | PositionModel) -> PositionModel:
     model : str, path-like or PositionModel
         The name of one that comes with calami (`known_position_models`), ``"flight"`` for the latest of them, a file,
         or one itself, which is given back.
+    star : Observables, optional
+        What it is for: ``"flight"`` is then the latest that was learnt with the same pupil, if there is one.
 
     Returns
     -------
@@ -336,8 +338,11 @@ def find_position_model(model: str | Path | PositionModel) -> PositionModel:
     if isinstance(model, PositionModel):
         return model
     known = known_position_models()
-    name = known[-1] if str(model) == "flight" else str(model)
-    if name in known:
+    if str(model) == "flight":
+        models = [find_position_model(name) for name in known]
+        pupil = models[-1].state["CALPUPIL"] if star is None else star.header.get("CALPUPIL")
+        return ([one for one in models if (one.state["CALPUPIL"] or None) == (pupil or None)] or models)[-1]
+    if (name := str(model)) in known:
         return PositionModel.load(Path(str(files("calami.fringes").joinpath(f"{name}.json"))))
     if not Path(model).is_file():
         raise CalamiError(f"position model {name!r} is unknown; give a file or one of {', '.join(known)}")
@@ -351,7 +356,8 @@ def known_position_models() -> list[str]:
     Returns
     -------
     list of str
-        Their names, the latest last.
+        Their names, the latest last; of one date, that of the pupil as designed first.
     """
     found = files("calami.fringes").iterdir()
-    return sorted(f.name.removesuffix(".json") for f in found if f.name.startswith("position-"))
+    names = [f.name.removesuffix(".json") for f in found if f.name.startswith("position-")]
+    return sorted(names, key=lambda name: (name[-10:], not name.startswith("position-designed"), name))

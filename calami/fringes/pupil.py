@@ -30,11 +30,9 @@ PARTS = {
     "tilts": range(7, 21),
     "bends": range(21, 42),
 }
-#: What is measured of a pupil if nothing else is asked for.
-_STRAIGHT = ("distortion", "holes", "smoothing", "tilts")
 
 # %% ../../nbs/fringes/14_pupil.ipynb #e66888f8
-def measure_pupil(exposures: Sequence, parts: Iterable[str] = _STRAIGHT, steps: int = 3, **options: Any) -> PupilFit:
+def measure_pupil(exposures: Sequence, parts: Iterable[str] = tuple(PARTS), steps: int = 3, **options: Any) -> PupilFit:
     """
     Measure the pupil on exposures in one filter.
 
@@ -44,7 +42,7 @@ def measure_pupil(exposures: Sequence, parts: Iterable[str] = _STRAIGHT, steps: 
         Single stars: what `calami.fringes.fitting.fit` takes, or pairs of it and keywords of `fit` (``dq``, ``error``,
         ``header``).
     parts : iterable of str
-        Which of `PARTS` to measure; the rest is as designed. All but the bends by default.
+        Which of `PARTS` to measure; the rest is as designed.
     steps : int
         Of the iteration.
     **options
@@ -294,20 +292,27 @@ def _changes(star: _Star, pupil: FilterPupil, free: Sequence[int]) -> np.ndarray
         part = np.concatenate(([amounts[0] / holes], fraction * amounts[1:-1], [0.0]))
         changes += [along_x @ part / setup.scale[0], along_y @ part / setup.scale[1]]
     if max(free) >= len(changes):
-        changes += _bending(star, setup, amounts, image)
+        changes += _bending(star, setup, amounts, design)
     return np.transpose(changes)[:, list(free)]
 
 # %% ../../nbs/fringes/14_pupil.ipynb #aaaa0006
-def _bending(star: _Star, setup: Setup, amounts: np.ndarray, image: np.ndarray) -> list[np.ndarray]:
-    # The same for 1 nm of each bend of each hole. What all holes have in common changes nothing to first order, and is
-    # taken off.
-    size, found = int(np.sqrt(len(image))), []
-    shape = (len(setup.mask.names), 3)
-    for one in np.eye(np.prod(shape)):
-        bent = fringe_model(size, star.center, replace(setup, bends=one.reshape(shape)))
-        found.append(bent.reshape(len(image), -1) @ amounts - image)
-    found = np.reshape(found, (*shape, -1))
-    return list((found - found.mean(axis=0)).reshape(np.prod(shape), -1))
+def _bending(star: _Star, setup: Setup, amounts: np.ndarray, design: np.ndarray) -> list[np.ndarray]:
+    # The same for 1 nm of each bend of each hole: to first order its fringes with the others change, by as much as if
+    # the other hole were bent the other way. Half of the holes are bent at once, so often that each pair has been
+    # different. What all holes have in common changes nothing, and is not there.
+    holes, size = len(setup.mask.names), int(np.sqrt(len(design)))
+    pairs, found = pairs_of(holes), np.zeros((holes, 3, len(design)))
+    for bend in range(3):
+        slopes = np.zeros((len(pairs), len(design)))
+        for bit in range((holes - 1).bit_length()):
+            bent = np.arange(holes) >> bit & 1
+            model = fringe_model(size, star.center, replace(setup, bends=np.outer(bent, np.arange(3) == bend)))
+            change = ((model.reshape(design.shape) - design) * amounts)[:, 1:-1].reshape(len(design), -1, 2).sum(axis=2)
+            away = bent[pairs[:, 0]] - bent[pairs[:, 1]]
+            slopes[away != 0] = (change * away).T[away != 0]
+        for pair, slope in zip(pairs, slopes, strict=True):
+            found[pair, bend] += np.outer((1, -1), slope)
+    return list(found.reshape(holes * 3, -1))
 
 # %% ../../nbs/fringes/14_pupil.ipynb #cb5f118e
 def _equations(star: _Star, values: np.ndarray, changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

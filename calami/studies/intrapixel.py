@@ -249,11 +249,14 @@ class FringeFit:
         design = fringe_model(size, tuple(center), Setup(Mask(), bands(one.filter), (scale, scale)))
         star = design[..., 0] + design[..., 1:-1:2].sum(axis=-1)
         design = (design / np.abs(design).max(axis=(0, 1))).reshape(size**2, -1)
+        if one.data.header.get("CALBACKG") == "columns":  # a level of each, in place of one for all
+            design = np.column_stack((design[:, :-1], np.tile(np.eye(size), (size, 1))))
         weights = np.isfinite(one.data.image).ravel().astype(float)
         if one.data.header.get("CALPIXW") == "noise":
             weights *= noise_weights(star, float(one.data.header.get("CALFLOOR", FLOOR))).ravel()
         weighted = design.T * weights
-        answers = np.linalg.solve(weighted @ design, weighted) * np.nan_to_num(one.data.model).ravel()
+        inverse = np.linalg.pinv(weighted @ design, 1e-12, hermitian=True)  # a column may have no good pixel
+        answers = inverse @ weighted * np.nan_to_num(one.data.model).ravel()
         terms = design.shape[1]
         found = cls(np.zeros((*whole.shape[-2:], terms)), np.zeros((terms, *whole.shape[-2:])))
         found.pictures[cut], found.answers[:, *cut] = design.reshape(size, size, -1), answers.reshape(-1, size, size)
@@ -263,19 +266,21 @@ class FringeFit:
 def _taken(fits: Sequence[FringeFit], window: tuple[slice, slice]) -> list[tuple[np.ndarray, np.ndarray]]:
     # Of each exposure: what the fitted model takes in of each pixel of the core, and what pixels outside make of it,
     # which all exposures share: columns for unknowns of unit variance
-    terms = len(fits[0].answers)
-    outside = [one.answers.copy() for one in fits]
-    for answers in outside:
-        answers[:, *window] = 0
-    stacked = np.concatenate(outside).reshape(terms * len(fits), -1)
+    cores, inside, outside = [], [], []
+    for one in fits:
+        core = one.pictures[window].reshape(-1, len(one.answers))
+        seen = core.any(axis=0)  # levels of columns beside the core do nothing there
+        beyond = one.answers[seen]
+        cores.append(core[:, seen])
+        inside.append(beyond[:, *window].reshape(len(beyond), -1).copy())
+        beyond[:, *window] = 0
+        outside.append(beyond.reshape(len(beyond), -1))
+    stacked = np.concatenate(outside)
     sizes, axes = np.linalg.eigh(stacked @ stacked.T)
     kept = sizes > 1e-9 * sizes[-1]
-    roots = (axes[:, kept] * np.sqrt(sizes[kept])).reshape(len(fits), terms, -1)
-    cores = [one.pictures[window].reshape(-1, terms) for one in fits]
-    return [
-        (core @ one.answers[:, *window].reshape(terms, -1), core @ root)
-        for core, one, root in zip(cores, fits, roots, strict=True)
-    ]
+    ends = np.cumsum([len(beyond) for beyond in outside])[:-1]
+    roots = np.split(axes[:, kept] * np.sqrt(sizes[kept]), ends)
+    return [(core @ answers, core @ root) for core, answers, root in zip(cores, inside, roots, strict=True)]
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #77f14cc7
 def _solve(parts: Sequence[_Part], strength: float, floor: float, half: int) -> tuple[float, np.ndarray, np.ndarray]:

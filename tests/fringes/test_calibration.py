@@ -210,6 +210,24 @@ def test_what_was_done_to_an_exposure_reaches_its_observables(tmp_path, step):
     assert displacement(*pair) == 0 and calibrate(*pair, allow=True).header["SYS_FROM"] == FLIGHT.source
 
 
+def test_a_fit_from_before_there_were_levels_of_columns_does_not_calibrate_one_of_today(tmp_path):
+    """Files of version 2 say nothing of the background, which was one for all pixels."""
+    cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=61), 6, seed=4)
+    today = fitting.fit(cube, error=error, dq=dq, filter="F480M", scale=65.6)
+    header = {key: value for key, value in today.header.items() if key != "CALBACKG"} | {"CALFIT": 2}
+    old = read_oifits(write_oifits(replace(today, name="old", header=header), tmp_path / "old.fits"))
+    for pair in ((today, old), (old, today)):
+        with pytest.raises(
+            CalamiError, match=r"version of the fit.*background of the fit \((columns and flat|flat and)"
+        ):
+            calibrate(*pair)
+        assert calibrate(*pair, allow=["CALFIT", "CALBACKG"]).references
+    flat = fitting.fit(cube, error=error, dq=dq, filter="F480M", scale=65.6, background="flat")
+    with pytest.raises(CalamiError, match="differ in what was done to them: background"):
+        calibrate(today, flat)
+    assert calibrate(flat, old, allow=["CALFIT"]).references
+
+
 def test_states_that_are_one():
     step = moved(FLIGHT_STAR, 0, S_CHGMIG="SKIPPED")  # as good as a version that had no such step
     assert calibrate(FLIGHT_STAR, step).references and calibrate(STAR, step).references
@@ -488,6 +506,18 @@ def test_a_position_model_takes_off_what_the_place_does():
     beyond = calibrate(on_places([(39.9, 60.0)], seed=9)[0], others, position=model, **given)
     assert beyond.cp_err.mean() > 5 * done.cp_err.mean()
     assert "knows little" in " ".join(beyond.notes) and "knows little" not in " ".join(done.notes)
+
+
+@pytest.mark.parametrize("modes", [0, 1])
+def test_references_are_compared_where_the_target_stands(modes):
+    """What they differ by for their places alone is taken off each of them, and is no error of the mean."""
+    model = fit_position_model(on_places(GRID), name="toy")
+    target, *others = on_places([(40.1, 45.8), (39.5, 45.0), (39.9, 45.1), (40.4, 44.8), (39.6, 45.7)], seed=8)
+    plain, done = (calibrate(target, others, position=p, floor=False, modes=modes) for p in (None, model))
+    for key in ("SCAT_V2", "SCAT_CP"):
+        assert done.header[key] < 1e-3 < (2e-3 if modes else 8e-3) < plain.header[key]
+    assert done.cp_err.mean() < 0.2 * plain.cp_err.mean()
+    assert all(np.abs(getattr(done, key) - 1).max() < 2e-3 for key in ["v2"])
 
 
 def test_a_position_model_stands_in_for_the_floor_of_distance():

@@ -119,10 +119,25 @@ def test_exposures_that_do_not_belong_together_are_refused():
         fit_position_model([*good, replace(good[0], v2=STAR.v2 * np.nan)])
 
 
-def test_the_flight_model_predicts_each_real_place_by_the_others():
-    flight = find_position_model("flight")
-    assert flight.name == known_position_models()[-1] and set(flight.state) == set(FIT_STATE)
-    left = flight.leave_one_out()
-    v2, cp = np.sqrt((left["v2"] ** 2).mean()), np.degrees(np.sqrt((left["cp"] ** 2).mean()))
+@pytest.mark.parametrize(
+    ("name", "pupil", "left"),
+    [("position-2026-11-27", "flight-2026-11-27", (0.00178, 0.0757)),
+     ("position-designed-2026-11-27", None, (0.00195, 0.0869))],
+)  # fmt: skip
+def test_the_flight_models_predict_each_real_place_by_the_others(name, pupil, left):
+    flight = find_position_model(name)
+    assert set(flight.state) == set(FIT_STATE) and flight.state["CALPUPIL"] == pupil
+    found = flight.leave_one_out()
+    v2, cp = np.sqrt((found["v2"] ** 2).mean()), np.degrees(np.sqrt((found["cp"] ** 2).mean()))
     assert v2 < 0.0022 and cp < 0.10
-    assert np.allclose((v2, cp), (0.00185, 0.0799), rtol=0.01)
+    assert np.allclose((v2, cp), left, rtol=0.01)
+
+
+def test_the_flight_model_is_the_latest_with_the_pupil_of_the_star():
+    known = known_position_models()
+    assert find_position_model("flight").name == known[-1] and not known[-1].startswith("position-designed")
+    for pupil in (None, find_position_model("flight").state["CALPUPIL"]):
+        star = replace(STAR, header={} if pupil is None else {"CALPUPIL": pupil})
+        assert find_position_model("flight", star).state["CALPUPIL"] == pupil
+    other = replace(STAR, header={"CALPUPIL": "mine"})  # `calibrate` says what differs
+    assert find_position_model("flight", other).name == known[-1]

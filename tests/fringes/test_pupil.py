@@ -39,7 +39,7 @@ def test_a_known_pupil_is_recovered(name):
     away[7:21] -= np.tile(away[7:21].reshape(7, 2).mean(axis=0), 7)  # all spots together: the place of the star
     assert np.abs(away[:4]).max() < 2e-4 and abs(away[4]) < 5e-4
     assert np.allclose(away[5:7], 0.005, atol=1e-3)  # by three points along a side of a pixel
-    assert np.abs(away[7:21]).max() < 1.0 and not found.pupil.bends.any()
+    assert np.abs(away[7:21]).max() < 1.0 and np.abs(found.pupil.bends).max() < 1.0
     before, after = found.misfit(FilterPupil())[:, 0], found.leave_one_out()[:, 0]
     assert (after < 0.1 * before).all()
 
@@ -88,6 +88,7 @@ def test_a_file_from_before_there_were_bends_has_none(tmp_path):
     old.write_text("\n".join([lines[0], *(",".join(line.split(",")[:22]) for line in lines[1:])]) + "\n")
     assert not find_pupil(old).of("F480M").bends.any()
     assert np.allclose(find_pupil(old).of("F480M").values[:21], again.values[:21])
+    assert all(one.bends.any() for one in find_pupil("flight").filters.values())
 
 
 def test_a_designed_pupil_is_found_as_designed():
@@ -166,8 +167,8 @@ def test_the_response_to_a_companion_is_that_of_the_pupil():
     star = star_image((69, 69), (0.0, 0.0), setup)
     design, weights = fringe_model(69, (0.0, 0.0), setup).reshape(69**2, -1), noise_weights(star).ravel()
     every = np.ones((1, 69**2), bool)
-    rest, place = solve(design, star.reshape(1, -1), every, weights)[0], (-3.3, 4.7)
-    seen = solve(design, star_image((69, 69), place, setup).reshape(1, -1), every, weights)[0]
+    rest, place = solve(design, star.reshape(1, -1), every, weights, 69)[0], (-3.3, 4.7)
+    seen = solve(design, star_image((69, 69), place, setup).reshape(1, -1), every, weights, 69)[0]
     away = {}
     for pupil in ("", known_pupils()[-1]):
         light, fringe = weighted_response(np.array([place[::-1]]) * scale, "F430M", 4.28e-6, FLOOR, pupil)
@@ -203,6 +204,7 @@ def test_a_pupil_halves_what_is_left_of_real_stars_it_was_not_measured_on(shared
     assert np.allclose(stored.values, found.pupil.values, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_pupil_of_other_observations_steadies_real_positions(shared_data):
     others = measure_pupil(files_of(shared_data, "01[258]001_03102_00001"))
     pupil = join_pupils("others", [others])
@@ -210,4 +212,4 @@ def test_a_pupil_of_other_observations_steadies_real_positions(shared_data):
     v2, cp = (np.array([getattr(one, key) for one in seen]) for key in ("v2", "cp"))
     scatter = (v2 / v2.mean(axis=0)).std(ddof=1), np.degrees(np.sqrt(cp.var(axis=0, ddof=1).mean()))
     assert scatter[0] < 0.0045 and scatter[1] < 0.20
-    assert np.allclose(scatter, (0.00403, 0.1864), rtol=0.02)
+    assert np.allclose(scatter, (0.00408, 0.1990), rtol=0.02)

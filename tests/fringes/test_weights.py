@@ -13,6 +13,7 @@ from calami.fringes.average import _jacobian
 from calami.fringes.calibration import FLIGHT, FLIGHT_WEIGHTED, calibrate
 from calami.fringes.companions import Prepared, search_companion, weighted_response
 from calami.fringes.fitting import fit
+from calami.fringes.limits import contrast_curve, remove_companion
 from calami.fringes.model import (
     FLOOR,
     Setup,
@@ -28,6 +29,8 @@ from calami.fringes.observables import point_source
 from calami.fringes.oifits import read_oifits, write_oifits
 from calami.instrument import niriss, optics
 from calami.instrument.mask import Mask, closure_matrix
+from calami.migration.correction import Correct
+from calami.process.prep import prep_data
 
 POINTING = {"ROLL_REF": 171.7, "V3I_YANG": 0.6, "VPARITY": -1, "TARGNAME": "toy"}
 
@@ -52,14 +55,13 @@ def precision(design, amounts, variance, weights, columns=0):
 @pytest.mark.parametrize("read_noise", [0.0, 10.0, 15.0, 20.0, 60.0])
 def test_noise_weights_reach_the_bound(name, read_noise):
     # All terms of the model are free, all pixels good, photons and read noise; the bound: weights of 1 / variance, one
-    # background for all pixels. With levels of columns and a floor of 0.007 a fit keeps to it, too.
+    # background for all pixels. A fit that gives each column a level of its own keeps to it, too.
     design, amounts = made(name)
     variance = np.maximum(design @ amounts, 1e-3) + read_noise**2
     star = design[:, 0] + design[:, 1:-1:2].sum(axis=1)
-    floor = noise_floor(star, variance)
+    weights = noise_weights(star.reshape(69, 69), noise_floor(star, variance)).ravel()
     bound, plain = (precision(design, amounts, variance, w) for w in (1 / variance, None))
-    for columns, least in ((0, FLOOR), (69, 0.007)):
-        weights = noise_weights(star.reshape(69, 69), max(floor, least)).ravel()
+    for columns in (0, 69):
         assert (precision(design, amounts, variance, weights, columns) < 1.05 * bound).all()
     if read_noise < 20:
         assert (plain > 1.1 * bound).all()
@@ -114,15 +116,46 @@ def test_noise_that_columns_share_does_not_matter(count):
     given = {"filter": "F480M", "scale": 65.6, "header": POINTING, "fix": False, "center": (30.2, 30.1)}
     given |= {"error": error[:count], "dq": dq[:count]}
     stripes = np.random.default_rng(8).normal(0, 60, (1, 1, 61))
-    quiet, loud = (fit(cube[:count] + more, **given, background="columns") for more in (0, stripes))
+    quiet, loud = (fit(cube[:count] + more, **given) for more in (0, stripes))
     assert np.allclose(loud.v2, quiet.v2, atol=1e-6) and np.allclose(loud.v2_err, quiet.v2_err, rtol=1e-3)
     assert np.allclose(loud.cp, quiet.cp, atol=1e-6) and np.allclose(loud.cp_err, quiet.cp_err, rtol=1e-3)
     assert loud.chi2 == pytest.approx(quiet.chi2, rel=1e-3)
-    flat = [fit(cube[:count] + more, **given) for more in (0, stripes)]
+    flat = [fit(cube[:count] + more, **given, background="flat") for more in (0, stripes)]
     assert np.abs(flat[1].v2 - flat[0].v2).max() > 1e-4
     assert (loud.header["CALBACKG"], flat[0].header["CALBACKG"]) == ("columns", "flat")
     with pytest.raises(CalamiError, match="background of the fit"):
         calibrate(loud, flat[0])
+
+
+def test_small_images_have_one_background_unless_asked():
+    """In 25 rows a level looks like the star: errors would grow by a quarter."""
+    image = 1.5e6 * fringe_images("F480M", seed=3, size=61, slopes=False)[0]
+    given = {"filter": "F480M", "scale": 65.6, "fix": False}
+    for half, usual in ((20, "columns"), (19, "flat"), (12, "flat")):
+        part = image[30 - half : 31 + half, 30 - half : 31 + half]
+        found = {
+            kind: fit(part, **given, error=np.sqrt(np.maximum(part, 0) + 225), background=kind)
+            for kind in (None, "flat", "columns")
+        }
+        assert [found[kind].header["CALBACKG"] for kind in (None, "flat", "columns")] == [usual, "flat", "columns"]
+        assert np.array_equal(found[None].v2, found[usual].v2)
+        growth = (found["columns"].cp_err / found["flat"].cp_err).mean()
+        assert growth < 1.04 if half == 20 else half == 19 or growth > 1.15
+    for kind in ("plain", "noise"):
+        assert fit(image, **given, pixel_weights=kind).header["CALBACKG"] == ("flat" if kind == "plain" else "columns")
+
+
+def test_columns_that_are_lost_have_no_level():
+    """Columns of which no pixel, or only one, is good, in the wings and next to the core."""
+    cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=61), 8, seed=4)
+    given = {"filter": "F480M", "scale": 65.6, "fix": False, "center": (30.2, 30.1)}
+    whole = fit(cube, error=error, dq=dq, **given)
+    dq = dq.copy()
+    dq[:, :, 5] = dq[:, 1:, 44] = dq[3, :, 50] = niriss.DO_NOT_USE
+    for kept in (slice(None), slice(0, 1)):
+        lost = fit(np.where(dq[kept] & 1, np.nan, cube[kept]), error=error[kept], dq=dq[kept], **given)
+        assert np.isfinite(lost.v2_err).all() and lost.chi2 < 1.1 * whole.chi2
+        assert np.abs((lost.v2 - whole.v2) / lost.v2_err).max() < 4 and lost.v2_err.mean() < 3.2 * whole.v2_err.mean()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +166,7 @@ def exposure():
 
 def test_what_weights_may_be(exposure):
     plain, noise = (fit(**exposure, pixel_weights=w) for w in ("plain", "noise"))
-    ones = fit(**exposure, pixel_weights=np.ones((61, 61)))
+    ones = fit(**exposure, pixel_weights=np.ones((61, 61)), background="flat")
     assert np.allclose(ones.v2, plain.v2, atol=1e-12) and np.allclose(ones.cp, plain.cp, atol=1e-12)
     same = fit(**exposure, pixel_weights=noise.header["CALFLOOR"])
     function = fit(**exposure, pixel_weights=lambda star: noise_weights(star, noise.header["CALFLOOR"]))
@@ -147,7 +180,7 @@ def test_what_weights_may_be(exposure):
 def test_a_pixel_without_weight_is_a_bad_pixel(exposure):
     weights, dq = np.ones((61, 61)), exposure["dq"].copy()
     weights[20:22, 30], dq[:, 20:22, 30] = 0, niriss.DO_NOT_USE
-    chosen = {"fix": False, "center": (30.2, 30.1)}
+    chosen = {"fix": False, "center": (30.2, 30.1), "background": "flat"}
     without = fit(**exposure, **chosen, pixel_weights=weights)
     flagged = fit(**exposure | {"dq": dq}, **chosen, pixel_weights="plain")
     assert np.allclose(without.v2, flagged.v2, atol=1e-10) and np.allclose(without.cp, flagged.cp, atol=1e-10)
@@ -179,7 +212,7 @@ def test_the_weights_are_in_the_file_and_calibrate_asks_for_equal_ones(exposure,
     assert (back.header["CALPIXW"], back.header["CALFLOOR"]) == ("noise", noise.header["CALFLOOR"])
     with pytest.raises(CalamiError, match="pixel weights"):
         calibrate(back, plain)
-    assert calibrate(back, plain, allow=["CALPIXW"]).references
+    assert calibrate(back, plain, allow=["CALPIXW", "CALBACKG"]).references
     old = replace(plain, header={k: v for k, v in plain.header.items() if k != "CALPIXW"})
     assert calibrate(plain, old).references  # before there were weights, all pixels counted alike
     with pytest.raises(CalamiError, match="pixel weights"):
@@ -272,7 +305,7 @@ def test_weights_halve_the_scatter_of_real_positions(shared_data):
         v2, cp = (np.array([getattr(one, key) for one in seen]) for key in ("v2", "cp"))
         spread[kind] = (v2 / v2.mean(axis=0)).std(ddof=1), np.degrees(np.sqrt(cp.var(axis=0, ddof=1).mean()))
     assert np.allclose(spread["plain"], (0.0084, 0.432), rtol=0.02)
-    assert np.allclose(spread["noise"], (0.00455, 0.225), rtol=0.02)
+    assert np.allclose(spread["noise"], (0.00462, 0.238), rtol=0.02)
 
 
 def test_levels_of_columns_make_abdor_agree_with_its_references(shared_data):
@@ -280,11 +313,27 @@ def test_levels_of_columns_make_abdor_agree_with_its_references(shared_data):
     files = [shared_data / "jw01093" / f"jw01093{n}001_03102_00001_nis_cal.fits" for n in ("012", "015", "018")]
     chi2 = {}
     for background in ("flat", "columns"):
-        target, *references = (fit(path, pixel_weights=0.007, background=background) for path in files)
+        target, *references = (fit(path, background=background) for path in files)
         found = search_companion(calibrate(target, references, floor=False), limit=430, trials=1)
         chi2[background] = found.chi2 / found.n_data
         assert abs(found.separation - 327.5) < 2 and abs(found.dmag["F480M"] - 4.38) < 0.03
     assert chi2["columns"] < 1.2 < 2.0 < chi2["flat"]
+
+
+def test_migrated_abdor_reaches_its_limit_once_corrected_by_documented_arguments(shared_data, tmp_path):
+    """13 groups in F480M: 7.1 mag at 100 to 300 mas, errors scaled, by a designed or a measured pupil."""
+    names = [f"jw01093{n}001_{v}_00001_nis" for n, v in (("012", "03105"), ("015", "03102"), ("018", "03102"))]
+    files = [shared_data / "jw01093" / f"{name}_cal.fits" for name in names]
+    paths = [prep_data(path, [Correct("flight")], tmp_path)[0] for path in files]
+    for pupil, expected in ((None, 7.19), ("flight", 7.11)):
+        target, *references = (fit(path, pupil=pupil) for path in paths)
+        data = calibrate(target, references, position="flight", floor=False)
+        found = search_companion(data, limit=430, rescale=True, trials=1)
+        assert abs(found.separation - 330.8) < 2 and abs(found.dmag["F480M"] - 4.44) < 0.02
+        curve = contrast_curve(
+            remove_companion(data, found), rescale=found.scale, separations=np.arange(100, 301, 10.0)
+        )
+        assert np.median(-2.5 * np.log10(curve.contrast)) == pytest.approx(expected, abs=0.01)
 
 
 def test_weighted_fits_have_a_floor_of_their_own():
