@@ -5,6 +5,7 @@
 # %% ../../nbs/fringes/06_fitting.ipynb #c2eb5a99
 from __future__ import annotations
 
+import functools
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +91,16 @@ def _fix_unless_migrated(fourier: FourierFix, image: np.ndarray, bad: np.ndarray
 # %% ../../nbs/fringes/06_fitting.ipynb #39020fe1
 def _fixer(size: int, setup: Setup) -> FourierFix:
     # With the frequencies of the pipeline, so that `exact` excludes the same pixels and finds the same centre.
-    return FourierFix(forbidden(setup.filter, size, float(np.mean(setup.scale)), setup.mask))
+    facts = (setup.filter, size, float(np.mean(setup.scale)))
+    return FourierFix(_usual_forbidden(*facts) if setup.mask.picture is None else forbidden(*facts, setup.mask))
+
+# %% ../../nbs/fringes/06_fitting.ipynb #26e4ffa6
+@functools.lru_cache(maxsize=32)
+def _usual_forbidden(filter_name: str, size: int, scale: float) -> np.ndarray:
+    # Of the mask as it is drawn; once in a process, and only read.
+    outside = forbidden(filter_name, size, scale, Mask())
+    outside.flags.writeable = False
+    return outside
 
 # %% ../../nbs/fringes/06_fitting.ipynb #a0d29b19
 def _fit_fast(frames: _Frames, setup: Setup, center, options: FitOptions) -> _Fitted:

@@ -11,7 +11,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -37,6 +39,7 @@ from ..instrument import niriss, optics
 from .check import KernelCheck, check_kernels, measure_kernels
 from .correction import _steps_with, correction_steps, write_kernel
 from ..process.engine import Engine
+from ..process.offline import call_by_name
 from ..process.pipeline import Run
 from ..process.recipes import Truncate
 from ..process.record import digest_of, fingerprint_of, input_facts, is_current, write_sidecar
@@ -344,17 +347,29 @@ def process_versions(
     CalamiError
         If two versions have the same name.
     """
-    engine = options_from(engine or Engine(), options)
+    return _processed(raw, versions, Path(outdir), options_from(engine or Engine(), options))
+
+# %% ../../nbs/migration/08_mitigation.ipynb #56548ea9
+def _processed(
+    raw: ExposureSet,
+    versions: Sequence[Version],
+    out: Path,
+    engine: Engine,
+    meanwhile: Callable[[Mapping[str, Run]], Any] = lambda runs: None,
+) -> dict[str, Run]:
+    # As `process_versions`. `meanwhile`, called with the versions that can be made at once, gives the processes
+    # something to do while kernels are measured here.
     slugs = [v.slug for v in versions]
     if len(set(slugs)) < len(slugs):
         raise CalamiError(f"versions must have different names, not {', '.join(v.name for v in versions)}")
-    out, base, later = Path(outdir), versions[0], versions[1:]
+    base, later = versions[0], versions[1:]
     kept = {"products": (*_PRODUCTS, "ramp"), "keep": ("ramp", "charge_migration")}
     early = [v for v in later if _later_than_migration(v) and v.kernel is None]
     with engine.running(jwst=True) as ready:
         tasks = {base.name: Task(raw, base.parameters, out / base.slug, kept)}
         tasks |= {v.name: _task(v, base, raw, (out, out / v.slug)) for v in early}
         runs = pipe_together(tasks, _CHAIN, engine=ready)
+        meanwhile(runs)
         tasks = {}
         for version in [v for v in later if v not in early]:
             try:
@@ -512,13 +527,7 @@ def _fit_each(
     job: str, runs: Mapping[str, Run], outdir: Path, engine: Engine, options: Mapping[str, Any]
 ) -> dict[tuple[str, str], tuple[Path, Any]]:
     # By version and rootname: the file of the fringes, and what a function of this module gives for it.
-    folder, found = outdir / "fringes", {}
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for name, run in runs.items():
-        for root, product in _products(run, "calints").items():
-            target = folder / f"{root}_{Version(name).slug}_ami-oi.fits"
-            jobs.append(((name, root), list(map(str, product.paths)), str(target), dict(options)))
+    jobs, found = _fit_jobs(runs, outdir, options), {}
     there = [one for one in jobs if job == "_fringe_file" and is_current(one[2], _origin_of(one)[1])]
     total, jobs = len(jobs), [one for one in jobs if one not in there]
     done = chain(((one, None) for one in there), engine.each(f"calami.migration.mitigation:{job}", jobs))
@@ -530,6 +539,27 @@ def _fit_each(
         else:
             found[key] = (Path(target), result)
     return found
+
+# %% ../../nbs/migration/08_mitigation.ipynb #04d91d55
+def _fit_jobs(runs: Mapping[str, Run], outdir: Path, options: Mapping[str, Any]) -> list[tuple]:
+    # Version and rootname, products, file of the fringes and options for each of them.
+    folder, jobs = outdir / "fringes", []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, run in runs.items():
+        for root, product in _products(run, "calints").items():
+            target = folder / f"{root}_{Version(name).slug}_ami-oi.fits"
+            jobs.append(((name, root), list(map(str, product.paths)), str(target), dict(options)))
+    return jobs
+
+# %% ../../nbs/migration/08_mitigation.ipynb #45f41f37
+def _begin_fits(runs: Mapping[str, Run], outdir: Path, engine: Engine, options: Mapping[str, Any]) -> list[Future]:
+    # Fits of what was made just now, as far as the processes go; `_fit_each` says what became of them.
+    made = {path for run in runs.values() for o in run.outcomes if o.status == "made" for path in o.products}
+    jobs = [job for job in _fit_jobs(runs, outdir, options) if made.issuperset(map(Path, job[1]))]
+    with suppress(BrokenExecutor):
+        what = "calami.migration.mitigation:_fringe_file"
+        return [engine.executor.submit(call_by_name, what, job) for job in jobs]
+    return []
 
 # %% ../../nbs/migration/08_mitigation.ipynb #749e0459
 def _name_of(version: str, root: str) -> str:
@@ -912,7 +942,9 @@ def mitigation_scan(
 def _scanned(raw: ExposureSet, out: Path, versions: tuple[Version, ...], wish: ScanOptions, how: tuple[Engine, dict]):
     # A scan with the processes of an engine that runs.
     engine, fit_options = how
-    runs = process_versions(raw, versions, out, engine=engine)
+    begun: list[Future] = []
+    runs = _processed(raw, versions, out, engine, lambda r: begun.extend(_begin_fits(r, out, engine, fit_options)))
+    wait(begun)
     failures = [f"version {v.name} could not be made: see the log" for v in versions if v.name not in runs]
     versions = tuple(v for v in versions if v.name in runs)
     fringes = _fit_each("_fringe_file", runs, out, engine, fit_options)

@@ -361,8 +361,8 @@ def _opened_once():
         patch(core, "read_metadata", functools.partial(_known_of_file, core.read_metadata))
         patch(config_parser, "load_config_file", functools.partial(_parameters_in, config_parser.load_config_file))
         patch(config_parser, "load_spec_file", functools.partial(_specified, config_parser.load_spec_file))
-        for name in _REFERENCES:
-            patch(datamodels, name, _kept(getattr(datamodels, name)))
+        for name, most in _REFERENCES.items():
+            patch(datamodels, name, _kept(getattr(datamodels, name), most))
         if hasattr(asdf.schema, "_make_schema_loader"):
             loader = _schema_loader()
             patch(asdf.schema, "_make_schema_loader", lambda: loader)
@@ -387,22 +387,15 @@ def _schema_loader():
 
 # %% ../../nbs/process/20_shared.ipynb #a0000003
 _KEPT: dict[tuple, Any] = {}
-# References that many steps open.
-_REFERENCES = (
-    "ReadnoiseModel",
-    "GainModel",
-    "FlatModel",
-    "MaskModel",
-    "SaturationModel",
-    "SuperBiasModel",
-    "LinearityModel",
-)
+# References that versions and exposures have in common, by how large (bytes) their files may be to be kept in memory.
+_REFERENCES = dict.fromkeys(("ReadnoiseModel", "GainModel", "FlatModel"), 400_000_000)
+_REFERENCES |= dict.fromkeys(("MaskModel", "SaturationModel", "SuperBiasModel", "LinearityModel"), 10_000_000)
 
 
-def _kept(kind):
+def _kept(kind, most: int):
     # A class of reference models that opens each file once; what it gives may be changed.
     def opened(init=None, *args, **kwargs):
-        if not isinstance(init, str) or args or kwargs:
+        if not isinstance(init, str) or args or kwargs or Path(init).stat().st_size > most:
             return kind(init, *args, **kwargs)
         key = (kind, *_state(init))
         if key not in _KEPT:

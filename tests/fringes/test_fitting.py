@@ -16,7 +16,7 @@ from toys import fringe_cube, fringe_images, write_exposure
 from calami.calutil import Data
 from calami.core import images
 from calami.core.problems import CalamiError, FileProblem
-from calami.fringes import average
+from calami.fringes import average, fitting
 from calami.fringes import frames as fringes_frames
 from calami.fringes import model as fringes_model
 from calami.fringes.fitting import fit
@@ -555,3 +555,10 @@ def test_memory_of_a_long_fit(tmp_path, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert got.n_integrations == 600 and peak < 16 * dq.size
+
+
+def test_forbidden_frequencies_are_found_once_and_only_read(monkeypatch):
+    outside = fitting._usual_forbidden("F430M", 68, 65.6)
+    assert np.array_equal(outside, forbidden("F430M", 68, 65.6, Mask())) and not outside.flags.writeable
+    monkeypatch.setattr(fitting, "forbidden", None)
+    assert fitting._usual_forbidden("F430M", 68, 65.6) is outside

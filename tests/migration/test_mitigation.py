@@ -18,6 +18,8 @@ from calami.instrument import niriss
 from calami.migration import mitigation
 from calami.migration.mitigation import ScanExposure, Version, choose_reference, equivalent_contrast, fringe_departure
 from calami.process import references
+from calami.process.engine import Engine
+from calami.process.pipeline import Outcome, Run
 from calami.process.recipes import Slice
 from calami.simulate.exposures import Instrument, simulate_exposure
 from calami.simulate.plans import ready_plan
@@ -283,6 +285,29 @@ def test_a_fit_is_made_again_when_the_code_of_fits_has_changed(tmp_path, monkeyp
     monkeypatch.setattr(mitigation, "_code_of_fits", lambda: "another")
     mitigation._fringe_job(("none", [str(product)], str(target), {}))
     assert target.stat().st_mtime_ns > first
+
+
+def test_fits_of_what_was_made_now_are_begun_before_all_is_made(tmp_path):
+    root = "jw01516001001_03102_00001_nis"
+    paths = [tmp_path / root.replace("3102", f"310{k}") for k in range(2)]
+    paths = [path.with_name(f"{path.name}_calints.fits") for path in paths]
+    for path in paths:
+        fits.PrimaryHDU().writeto(path)
+    status = ("made", "already there")
+    outcomes = tuple(Outcome("x", p, s, (p,)) for p, s in zip(paths, status, strict=True))
+    run = Run(("calwebb_image2",), {}, tmp_path, outcomes, 0.0)
+    done = []
+
+    class Executor:
+        def submit(self, *what):
+            done.append(what)
+            return what
+
+    begun = mitigation._begin_fits({"none": run}, tmp_path, Engine(executor=Executor()), {"fix": False})
+    assert begun == done and len(done) == 1
+    (_, what, (key, products, target, options)) = done[0]
+    assert what.endswith(":_fringe_file") and products == [str(paths[0])] and options == {"fix": False}
+    assert key[0] == "none" and target == str(tmp_path / "fringes" / f"{key[1]}_none_ami-oi.fits")
 
 
 def test_a_saturated_exposure_is_excluded_with_its_reason(tmp_path):
