@@ -1273,12 +1273,16 @@ def calibrate(
 
 # %% ../nbs/06_cli.ipynb #ebbea76e
 def _calibrate_pairs(folder: Path, references, pairs_file: Path, output: Path, given: dict) -> None:
+    from calami.dataset import Dataset
     from calami.program.pairsfile import calibrate_pairs, read_pairs
 
     if not folder.is_dir() or references:
         raise typer.BadParameter("with --pairs, give one folder of OIFITS files that calami fringes wrote")
+    dataset = Dataset(folder)
+    dataset.create_mapping()  # a reference that was added by hand has its name only
     with _warnings_on_stderr():
-        made, refused = calibrate_pairs(read_pairs(pairs_file), sorted(folder.glob("*oi.fits")), output, **given)
+        pairs = read_pairs(pairs_file, dataset)
+        made, refused = calibrate_pairs(pairs, sorted(folder.glob("*oi.fits")), output, **given)
     for path in made:
         typer.echo(f"wrote {path}", err=True)
     if refused:

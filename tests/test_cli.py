@@ -408,6 +408,11 @@ def test_pairs_are_written_and_taken_by_fringes_and_calibrate(tmp_path):
     assert run("fringes", *data.glob("*cal.fits"), "-o", tmp_path / "oi").exit_code == 0
     answer = run("calibrate", tmp_path / "oi", "--pairs", tmp_path / "pairs.yaml", "-o", tmp_path / "out")
     assert answer.exit_code == 0 and (tmp_path / "out" / f"{rootname(1)}_aminorm-oi.fits").is_file()
+    (pair,) = yaml.safe_load(printed.stdout)
+    name = pair["references"][0]["name"].rsplit("_", 1)[0]  # by hand, the beginning of a name is enough
+    (tmp_path / "edited.yaml").write_text(yaml.safe_dump([pair | {"references": [name]}]))
+    answer = run("calibrate", tmp_path / "oi", "--pairs", tmp_path / "edited.yaml", "-o", tmp_path / "edited")
+    assert answer.exit_code == 0 and (tmp_path / "edited" / f"{rootname(1)}_aminorm-oi.fits").is_file()
     for words in ((tmp_path / "oi",), (next((tmp_path / "oi").glob("*")), "--pairs", tmp_path / "pairs.yaml")):
         assert run("calibrate", *words, "-o", tmp_path / "x.fits").exit_code == 2
     assert run("pipe", data, "image2", "--pairs", tmp_path / "pairs.yaml", "-o", tmp_path / "p").exit_code == 2

@@ -187,12 +187,13 @@ def _solve_growth(found: Sequence[Mismatch], keys: Sequence[str], what: str) -> 
     values = np.array([getattr(one, what) for one in found])
     errors = np.array([getattr(one, f"{what}_error") for one in found])
     design = np.column_stack([np.ones(len(found)), *([getattr(one, k) ** 2 for one in found] for k in keys)])
-    # Pairs agree with any law to a third of it at best: they share stars. A third of what was found would prefer the
-    # pairs that happen to agree.
+    # Pairs agree with any law as well as a mean square of so few stars is known. Weights by what was found would prefer
+    # the pairs that happen to agree.
+    spread = math.sqrt(2 / max(len({s for one in found for s in (one.first, one.second)}) - 1, 1))
     size = np.maximum(np.abs(design).max(axis=0), 1e-12)
     law = np.full(len(found), max(values.mean(), 0.0))
     for _ in range(20):
-        weights = 1 / np.hypot(errors, law / 3 + 1e-12)
+        weights = 1 / np.hypot(errors, law * spread + 1e-12)
         scaled = design / size * weights[:, None]
         solution = nnls(scaled, values * weights)[0] / size
         law = design @ solution
@@ -404,7 +405,7 @@ def _kept(found: list[Mismatch], reading: Reading, pairs: Any) -> list[Mismatch]
 # %% ../../nbs/studies/04_calibrators.ipynb #c46198eb
 def _usable_keys(found: Sequence[Mismatch], missing: dict[str, str]) -> list[str]:
     # Differences that are known, and that are not nearly the same for all pairs
-    keys = []
+    keys, stars = [], len({star for one in found for star in (one.first, one.second)})
     for key in _WORDS:
         words, values = _plain(key), np.array([getattr(one, key) for one in found])
         if not np.isfinite(values).all():
@@ -412,6 +413,8 @@ def _usable_keys(found: Sequence[Mismatch], missing: dict[str, str]) -> list[str
             missing[f"what {words} costs"] = f"it is not known of all stars{remedy}"
         elif np.abs(values).max() < RULE_STEPS[key][0] / (65.5 if key == "apart" else 1):
             missing[f"what {words} costs"] = "the stars hardly differ in it"
+        elif stars < 3 or np.square(values).min() > np.square(values).max() / 2:
+            missing[f"what {words} costs"] = "all pairs differ in it alike: it is not told from what any two stars cost"
         else:
             keys.append(key)
     most = max(len(found) // 2, 1)
@@ -428,7 +431,7 @@ def _firm(found: Sequence[Mismatch], single: Sequence[str]) -> tuple[tuple[str, 
     known = not any(math.isnan(one.dlnt) for one in found)
     return (
         ("single stars", "4 or more", str(len(single))),
-        ("farthest apart on the detector", "10 mas", "not known" if math.isnan(far) else f"{far:.1f} mas"),
+        ("farthest apart on the detector", "10 mas or less", "not known" if math.isnan(far) else f"{far:.1f} mas"),
         ("peaks differ by", "5 % or less", "not known" if math.isnan(most["dlnpeak"]) else f"{most['dlnpeak']:.0%}"),
         ("pairs alike in brightness (0.1 mag) and temperature (5 %)", "one or more", str(len(alike)) if known
          else "temperatures not known"),
@@ -521,8 +524,10 @@ def _results(found: Sequence[Mismatch], laws: Mapping, binaries: Sequence[str], 
 # %% ../../nbs/studies/04_calibrators.ipynb #babe540a
 def _sentences(tables: Mapping, laws: Mapping, searched: Mapping, binaries: Sequence[str]) -> list[str]:
     first = tables["rule"][0]
+    stars = {*tables["pairs"]["target"], *tables["pairs"]["calibrator"]}
+    two = "Two stars that are alike" if len(stars) > 2 else "These two stars"
     words = [
-        f"Two stars that are alike calibrate each other to {_percent(first)} in V² and {_degrees(first)} in closure "
+        f"{two} calibrate each other to {_percent(first)} in V² and {_degrees(first)} in closure "
         f"phase: {first['contrast_sure_mag']:.1f} mag at 150 mas, or better."
     ]
     for key in (k for k in laws["v2"] if k != "same"):
@@ -617,5 +622,6 @@ def _draw_pairs(ax, found: Sequence[Mismatch], what: str) -> None:
     axis = np.linspace(*ax.get_xlim(), 50) if close else reach * float(np.mean(niriss.PIXEL_SCALE_MAS))
     ax.plot(axis, factor * grows, color="0.5", label="known from flight")
     along = "difference in brightness [mag]" if close else "distance on the detector [mas]"
-    ax.set(xlabel=along, ylabel=f"left of {label}", ylim=(0, None))
+    ax.set(xlabel=along, ylabel=f"left of {label}")
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
     ax.legend(frameon=False)

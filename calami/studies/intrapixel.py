@@ -570,8 +570,9 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
         tables["aperture_sums"] = aperture_sums(seen, at)
         results |= tables["aperture_sums"].meta
         answer.append(_aperture_words(tables["aperture_sums"].meta))
-        tables["core_flat"] = _flat_table(pixels)
-        files |= {"core_flat.fits": partial(_write_flat, pixels, seen)} if pixels.significant else {}
+        if pixels.significant:
+            tables["core_flat"] = _flat_table(pixels)
+            files["core_flat.fits"] = partial(_write_flat, pixels, seen)
         results |= _pixel_results(pixels) | _with_flat(seen, pixels)
     results |= _depth(seen, blur, pixels, missing)
     results["verdict"] = _verdict(results, pixels)
@@ -580,7 +581,7 @@ def study_intrapixel(reading: Reading, blur: tuple[float, float] | None = None) 
         answer.append(_pixel_words(pixels))
     truth = _truth(seen, pixels, results) if all(one.truth for one in seen) else None
     plots = {"position": _plot_dependence(seen, at, model)}
-    if pixels is not None:
+    if pixels is not None and pixels.significant:
         plots["core_flat"] = _plot_flat(pixels)
     answer = (*answer, *remarks)
     facts = {"truth": truth, "captions": _CAPTIONS, "firm": _firm(seen, results)}
@@ -838,7 +839,9 @@ def _verdict(results: dict[str, Any], pixels: PixelFit | None) -> str:
     parts += ["static pixels"] if fewer or (static and not moves) else []
     if parts:
         return " and ".join(parts)
-    more = "; its pixels want another flat, which does not change that" if static else ""
+    told = depth is not None and results["response_error_by_blur"] < max(results["response_error"], 0.05)
+    more = "" if told else " is seen (a response that all pixels share is not excluded)"
+    more += "; its pixels want another flat, which does not change that" if static else ""
     return f"neither{more}" + ("; fringes depend on the place all the same" if moves else "")
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #42e502fe
@@ -847,14 +850,14 @@ def _firm(seen: Sequence[Seen], results: dict[str, Any]) -> tuple[tuple[str, str
     peak, blur = max(one.peak for one in seen), results["response_error_by_blur"]
     charge = "not known" if math.isnan(peak) else f"{float(f'{peak:.2g}'):,.0f} e-"
     noise = _rms([one.data.v2_err / one.data.v2 for one in seen])
-    pixels = results.get("flat_error")
+    pixels = results.get("flat_error", math.nan)
     return (
         ("places of one star, filter and acquisition", "25 (9 at least)", str(len(seen))),
         ("noise of V² at a place", "0.1 %", f"{noise:.2%}"),
         ("peak charge", f"below {LITTLE:,.0f} e- (no migration)", charge),
         ("widths of diffusion and jitter", f"{BLUR_KNOWN * 0.05 / blur if blur else 0.003:.1%} (for a depth to 0.05)",
          "as given" if blur else "not known"),
-        ("sensitivity of single pixels", "known to 0.3 %", f"{pixels:.2%}" if pixels else "not found"),
+        ("sensitivity of single pixels", "known to 0.3 %", f"{pixels:.2%}" if pixels > 0 else "no flat found"),
     )  # fmt: skip
 
 # %% ../../nbs/studies/05_intrapixel.ipynb #ffce916f

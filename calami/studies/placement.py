@@ -264,6 +264,8 @@ def _nothing() -> dict[str, Any]:
 
 # %% ../../nbs/studies/03_placement.ipynb #3fd01f09
 _CAPTIONS = {
+    "truth": "Offsets that were found, and those of the places where the stars of these visits were put, mas; how far "
+    "the places of exposures are off, mean and rms, pixels.",
     "filter_offsets": "Offsets that put a star on the centre of its pixel, in mas, and where it falls without them.",
     "cost_of_a_miss": "Errors, rms, that a distance between target and reference on the detector adds, and the limit "
     "that they set alone at 150 mas; pixels weighted by their noise, as in calami, and all alike, as in jwst.ami.",
@@ -456,19 +458,23 @@ def _place_table(seen: Sequence[Seen], found: np.ndarray, fitted: Placement):
 
 # %% ../../nbs/studies/03_placement.ipynb #7bb6e580
 def _truth(fitted: Placement, seen: Sequence[Seen], found: np.ndarray):
-    # Places that were found against those where the simulated stars were put
+    # Places and offsets that were found against those where the simulated stars were put
     from astropy.table import Table
 
     true = np.array([one.true_place for one in seen])
+    visits = [(one.observation, one.visit) for one in seen]
+    known = fit_placement(true, np.array([one.offset for one in seen]), [one.filter for one in seen], visits)
     away = found - true
     rows = []
-    for name in fitted.filters:
+    for name, *offsets in zip(fitted.filters, fitted.to_pixel_center(), known.to_pixel_center(), strict=True):
         mine = np.array([one.filter == name for one in seen])
-        rows.append((name, int(mine.sum()), *away[mine].mean(axis=0), *np.sqrt((away[mine] ** 2).mean(axis=0))))
-    names = "filter exposures mean_row mean_column rms_row rms_column".split()
+        rms = np.sqrt((away[mine] ** 2).mean(axis=0))
+        rows.append((name, int(mine.sum()), *(1e3 * np.ravel(offsets)), *away[mine].mean(axis=0), *rms))
+    names = "filter exposures offset_x offset_y true_offset_x true_offset_y".split()
+    names += "mean_row mean_column rms_row rms_column".split()
     table = Table(rows=rows, names=names, meta={"rms": np.sqrt((away**2).mean(axis=0)).tolist()})
     for name in names[2:]:
-        table[name].info.format = ".1g" if "mean" in name else ".2g"
+        table[name].info.format = ".2f" if "offset" in name else ".1g" if "mean" in name else ".2g"
     return table
 
 # %% ../../nbs/studies/03_placement.ipynb #556e31fb
@@ -477,7 +483,8 @@ def _sentences(fitted: Placement, costs) -> list[str]:
     words = []
     errors = fitted.error[:, ::-1] * scales
     for name, offset, error in zip(fitted.filters, fitted.to_pixel_center() * 1e3, errors, strict=True):
-        numbers = (f"{v:+.1f}" + ("" if math.isnan(e) else f" ± {e:.1f}") for v, e in zip(offset, error, strict=True))
+        style = by_error(error) if np.isfinite(error).any() else ".1f"
+        numbers = (f"{v:+{style}}{f' ± {e:{style}}' * math.isfinite(e)}" for v, e in zip(offset, error, strict=True))
         words.append(
             f"{name}: an offset of ({', '.join(numbers)}) mas in x and y puts a star on the centre of its pixel."
         )

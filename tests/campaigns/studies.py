@@ -261,12 +261,13 @@ def steps_of_a_star(draws, seed):
             for key, true in (("v2", one.v2 / other.v2 - 1), ("cp", wrap(one.cp - other.cp))):
                 shift, left, whole = model.difference(key, a, b[None], np.ones(1))
                 pulls[key] += list((true - shift) / np.sqrt(np.diag(left)))
-                ratios[key, mas].append((np.mean(true**2), np.mean(np.diag(whole)), np.mean((true - shift) ** 2)))
+                sizes = true**2, shift**2 + np.diag(left), np.diag(whole), (true - shift) ** 2
+                ratios[key, mas].append([np.mean(size) for size in sizes])
     for key, own in pulls.items():
         line(f"step, {key}", own, [1], own, began)
         for mas in (5, 10, 20, 40):
-            true, said, left = np.sqrt(np.mean(ratios[key, mas], axis=0)) * (1 if key == "v2" else 180 / np.pi)
-            print(f"  {mas} mas: rms {true:.4f}, said {said:.4f}, left after correction {left:.4f}")
+            sizes = np.sqrt(np.mean(ratios[key, mas], axis=0)) * (1 if key == "v2" else 180 / np.pi)
+            print(f"  {mas} mas: rms {{:.4f}}, cost {{:.4f}}, widening {{:.4f}}, left {{:.4f}}".format(*sizes))
 
 
 def main():

@@ -21,7 +21,7 @@ from calami.instrument import niriss
 from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_response, psf, within_pixels
 from calami.migration.kernel import migration_or_nonlinearity
 from calami.migration.ramps import read_pattern, statistics_of
-from calami.studies import intrapixel
+from calami.studies import intrapixel, placement
 from calami.studies.calibrators import Mismatch, growth, mean_square, search_stars, study_calibrators
 from calami.studies.findings import by_error, plain
 from calami.studies.intrapixel import FringeFit, PixelFit, fit_pixels, response_depth, study_intrapixel
@@ -217,6 +217,28 @@ def test_errors_of_filters_cover_the_truth():
     assert np.mean(inside) == pytest.approx(0.64, abs=0.06)  # of Student's t with 5 degrees of freedom
 
 
+def test_two_definitions_of_a_place_that_differ_are_said(placed):
+    """By the slope and by the tilt of the fringes: filters are known to no better than their difference."""
+    seen = read_study(placed, placed / "out").seen
+    facts = [one.filter for one in seen], [(one.observation, one.visit) for one in seen]
+    fitted = fit_placement(places(seen), np.array([one.offset for one in seen]), *facts)
+    assert not any("better than" in what for what in placement._unanswered(fitted, facts[1], np.full((2, 2), 0.003)))
+    missing = placement._unanswered(fitted, facts[1], np.array([[0.07, 0.0], [-0.07, 0.0]]))
+    assert "by up to 0.07 pixels" in missing["offsets between filters to better than 5 mas"]
+
+
+def test_offsets_stand_next_to_those_of_the_truth(placed):
+    scales, seen = np.array(niriss.PIXEL_SCALE_MAS), read_study(placed, placed / "out")
+    made = []
+    for one, shift in zip(seen.seen, (0.0, 0.2, 0.05, 0.25), strict=True):
+        x, y = (np.array([45.2 + shift, 40.1]) - niriss.AIM_PIXEL) * scales / 1e3
+        made.append(replace(one, truth={"exposure": {"x_offset": 0, "y_offset": 0, "x_error": x, "y_error": y}}))
+    truth = study_placement(replace(seen, seen=tuple(made))).truth
+    for axis in "xy":
+        assert list(truth[f"offset_{axis}"]) == pytest.approx(list(truth[f"true_offset_{axis}"]), abs=0.3)
+    assert truth["true_offset_x"][1] == pytest.approx(-0.225 * scales[0]) and max(truth["rms_row"]) < 0.005
+
+
 def test_without_places_nothing_is_said(placed):
     reading = read_study(placed, placed / "out")
     lost = [replace(one, data=replace(one.data, header={"FILTER": "F480M"})) for one in reading.seen]
@@ -318,6 +340,21 @@ def test_what_noise_makes_of_v2_is_taken_off_before_the_depth():
     (raw, known), scatter = np.mean(found, axis=0), np.std(found, axis=0, ddof=1)[1] / np.sqrt(6)
     true = fit_alike(one, image).v2.mean()
     assert abs(known - true) < 3 * scatter < raw - true
+
+
+def test_intervals_of_a_depth_hold_it_as_often_as_they_say():
+    """Of the scatter of nine places, and of single pixels, which is known well: twice one error is less than 95 %."""
+    rng, levels = np.random.default_rng(6), np.array([0.6827, 0.9545])
+    for pixels in (0.0, 0.004, 0.02):
+        made = []
+        for at, common in zip(rng.normal(0, 0.012, (4000, 9)), rng.normal(0, pixels, 4000), strict=True):
+            scatter = at.std(ddof=1) / 3
+            made.append(intrapixel.Response(at.mean() + common, scatter, pixels, 1.9, 9))
+        inside = [np.mean([one.interval(level)[0] < 0 < one.interval(level)[1] for one in made]) for level in levels]
+        assert inside == pytest.approx(levels, abs=0.02)
+        assert np.mean([one.sigmas(0) < 2 for one in made]) == pytest.approx(inside[1], abs=1e-9)
+    few = intrapixel.Response(0.05, 0.012, 0.0, 1.9, 9)
+    assert few.error == pytest.approx(0.012 * 1.067, rel=1e-3) and few.interval()[1] - 0.05 > 2.1 * few.error
 
 
 def test_what_single_pixels_do_to_the_depth_is_in_its_error():
@@ -454,6 +491,8 @@ def test_what_cannot_be_answered_is_said_on_the_page(stars, tmp_path):
     single = run_study(4478, ExposureSet(stars).select(observtn=["001"]), tmp_path / "4478")
     assert {"offsets of F380M, F430M", "repeatability"} <= set(single.missing)
     assert "F480M" in single.results["centers_pixels"]  # the rest is answered
+    assert ("visits", "5 or more", "1") in single.firm
+    assert "For a firm answer" in (tmp_path / "4478" / "report.html").read_text()
     for found in (wrong, single):
         page = (tmp_path / str(found.program) / "report.html").read_text()
         assert "What cannot be answered" in page and all(why[:40] in page for why in found.missing.values())
