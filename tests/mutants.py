@@ -45,6 +45,8 @@ def _of(tests: str, *rows: tuple[str, str, str]) -> list[Mutant]:
 MUTANTS = [
     *_of(
         "test_reads.py",
+        ("reads persistence shared", "blocks - np.outer(released, eq.unsure)",
+         "blocks + np.outer(released, eq.unsure)"),
         ("reads sign", "total=stats.total - stats.count * added", "total=stats.total + stats.count * added"),
         ("reads converter", "return waves[1] - waves[0]", "return waves[1] + waves[0]"),
     ),
@@ -78,8 +80,8 @@ MUTANTS = [
     *_of(
         "test_kernel.py",
         ("kernel own signal", "found[4] = -current * (before + after)", "found[4] = -current * (2 * before)"),
-        ("kernel bootstrap", "right += (1 + (drawn - 1) * np.sqrt(n / (n - 1))) @ blocks",
-         "right += (1 + (drawn - 1) * 1.0) @ blocks"),
+        ("kernel bootstrap", "right += (drawn - 1) * np.sqrt(n / (n - 1)) @ blocks",
+         "right += (drawn - 1) * 1.0 @ blocks"),
         ("kernel chi2 scale", "max(min(chi2.values()) / max(eq.freedom - 4, 1), 1.0)", "1.0"),
         ("kernel cubic", "before**2 + before * after + after**2", "before**2 + after**2"),
         ("kernel uphill", "[0][0][:2].sum() <= 0:", "[0][0][:2].sum() <= -1e9:"),

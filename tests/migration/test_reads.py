@@ -10,7 +10,15 @@ from toys import rootname, write_exposure
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
 from calami.instrument.converter import ADC_WAVE
-from calami.migration.kernel import kernel_from_ramps, migration_or_nonlinearity
+from calami.migration.kernel import (
+    PATTERNS,
+    KernelOptions,
+    _gathered,
+    _prepared,
+    _resampled_right,
+    kernel_from_ramps,
+    migration_or_nonlinearity,
+)
 from calami.migration.onset import _curve, _fit_free, _Group, _pool, _wave_amplitude, _without_patterns, quantify
 from calami.migration.ramps import (
     _fit_persistence,
@@ -128,6 +136,34 @@ def test_it_is_known_which_blocks_the_persistence_is_from():
     moved, said = np.transpose(found)
     assert np.corrcoef(moved, said)[0, 1] > 0.95 and np.polyfit(said, moved, 1)[0] == pytest.approx(1, abs=0.15)
     assert all(abs(shares.sum()) < 1e-9 for shares in pattern.shares)
+
+
+def test_errors_of_a_loss_follow_blocks_through_the_persistence_that_they_make(monkeypatch):
+    """Without a block the loss is what its part of the equations says, which holds what it did to the persistence."""
+    monkeypatch.setattr("calami.migration.kernel.noise_factor", lambda _: 1.0)  # exposures weigh the same
+    stats, options, found = program("none", persistence=1e-3, nonlinear=2e-7)[0], KernelOptions(), []
+
+    def equations(some):
+        return _gathered(_prepared(some, options)[1], options, ("nonlinearity",))
+
+    eq, own = equations(stats), PATTERNS.index("nonlinearity")
+    draws = _resampled_right(eq, 400, 0)[:, own] / eq.normal[own, own]
+    for k in (1, 6):
+        for block in range(0, stats[k].blocks, 5):
+            other = equations([without_block(s, block) if n == k else s for n, s in enumerate(stats)])
+            moved = eq.right[own] / eq.normal[own, own] - other.right[own] / other.normal[own, own]
+            said = (eq.blocks[k][block] - eq.released[k][block] * eq.unsure)[own] / eq.normal[own, own]
+            found.append((moved, said, eq.blocks[k][block, own] / eq.normal[own, own]))
+    # A shorter exposure weighs less, whichever block is left out
+    moved, said, without = (
+        np.subtract(a, np.mean(a, axis=1, keepdims=True)) for a in np.array(found).T.reshape(3, 2, -1)
+    )
+    assert (
+        np.std(moved - said) < 0.5 * np.std(moved - without) and np.corrcoef(moved.ravel(), said.ravel())[0, 1] > 0.95
+    )
+    parts = [b[:, own] - r * eq.unsure[own] for b, r in zip(eq.blocks, eq.released, strict=True)]
+    spread = np.sqrt(sum(len(part) * part.var(ddof=1) for part in parts)) / eq.normal[own, own]
+    assert draws.std() == pytest.approx(spread, rel=0.1)
 
 
 def test_what_is_not_known_of_persistence_is_in_the_errors_of_a_loss():
