@@ -29,7 +29,7 @@ from ..instrument import niriss
 # %% auto #0
 __all__ = ['HALF_BOX', 'MAX_BLOCKS', 'SATURATED_FRACTION', 'MOST_SATURATED', 'REJECTION', 'VERSION', 'NEEDS_RAMPS',
            'RampStatistics', 'statistics_of', 'RampOptions', 'ramp_statistics', 'covariance_of_means', 'noise_factor',
-           'slope_of_sum', 'ReadPattern', 'read_pattern', 'without_pattern', 'unsure_pattern']
+           'ReadPattern', 'read_pattern', 'without_pattern', 'unsure_pattern', 'slope_of_sum']
 
 # %% ../../nbs/migration/01_ramps.ipynb #d843d1dc
 #: Pixels kept on each side of the peak.
@@ -692,29 +692,6 @@ def noise_factor(stats: RampStatistics) -> float:
     ratio = ratio[stats.used_at_peak]
     return float(np.clip(np.nanmedian(ratio), 0.3, 10)) if ratio.size else 1.0
 
-# %% ../../nbs/migration/01_ramps.ipynb #fc53d15d
-def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> tuple[float, float]:
-    """
-    Tell how the summed rate of a region changes as the peak pixel fills up.
-
-    Parameters
-    ----------
-    stats : RampStatistics
-        The exposure.
-    region : numpy.ndarray
-        True for the pixels to sum, shape (H, W); those that cannot be used in all differences are excluded.
-    skip_first : int
-        Group differences at the beginning to leave out.
-
-    Returns
-    -------
-    tuple of float
-        Slope of the rate over the rate at zero signal, per e- in the peak pixel, and its error: from the blocks, or
-        from the noise model where there are fewer than four. NaN where it cannot be measured.
-    """
-    found = _sum_slope(stats, region, skip_first)
-    return found.value, found.error
-
 # %% ../../nbs/migration/01_ramps.ipynb #fd1791ab
 @dataclass(frozen=True, eq=False)
 class ReadPattern:
@@ -844,48 +821,6 @@ def unsure_pattern(stats: RampStatistics) -> ReadPattern:
     error, groups = stats.persistence
     none = np.zeros(stats.differences)
     return ReadPattern(none, none, error if np.isfinite(error) else 0.0, 0.0, groups)
-
-# %% ../../nbs/migration/01_ramps.ipynb #7b5b28c1
-class _SumSlope(NamedTuple):
-    # Slope of a summed rate over its level, its error without that of persistence, what one standard error of
-    # persistence makes of it, and what each block has added to it beyond the mean.
-    value: float
-    error: float
-    unsure: float
-    blocks: np.ndarray
-
-# %% ../../nbs/migration/01_ramps.ipynb #6595c192
-def _sum_slope(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> _SumSlope:
-    nothing = _SumSlope(math.nan, math.nan, 0.0, np.zeros(stats.blocks))
-    used = stats.used_at_peak
-    used = used[used >= skip_first]
-    if len(used) < 2:
-        return nothing
-    region = region & stats.usable[used].all(axis=0)
-    signal = stats.signals()[:, stats.peak[0], stats.peak[1]] * niriss.GAIN
-    middle = (signal[used] + signal[used + 1]) / 2
-    if not region.any() or not np.isfinite(middle).all():
-        return nothing
-    count = np.maximum(stats.count[:, used][:, :, region], 1)
-    rates = (stats.total[:, used][:, :, region] / count).sum(axis=-1)  # (B, K)
-    n = count.sum(axis=0).mean(axis=-1)
-    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(
-        axis=0
-    )
-    weight = np.linalg.inv(noise)
-    design = np.stack([np.ones(len(used)), middle], axis=1)
-    covariance = np.linalg.inv(design.T @ weight @ design)
-    fits = rates @ (covariance @ design.T @ weight).T  # (B, 2)
-    share = stats.count[:, used[0], stats.peak[0], stats.peak[1]].astype(float)
-    share = share / share.sum()
-    level, slope = share @ fits
-    error = float(np.sqrt(covariance[1, 1]))
-    if stats.blocks >= _FEWEST_BLOCKS:
-        error = float(np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks))
-    added = unsure_pattern(stats).of(stats)[used][:, region].sum(axis=-1)
-    unsure = (covariance @ design.T @ weight @ added)[1]
-    sizes = float(slope / level), error / abs(float(level)), float(unsure / level)
-    return _SumSlope(*sizes, share * (fits[:, 1] - slope) / level)
 
 # %% ../../nbs/migration/01_ramps.ipynb #7b3578e2
 def _additive(statistics: Sequence[RampStatistics]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -1022,3 +957,68 @@ def _persistence_sums(own, groups: float, free: bool) -> tuple[float, float, flo
     x, y = (part - basis @ (basis.T @ part) for part in (x, y))
     freedom = int((weight > 0).sum()) - design.shape[1]
     return float(x @ x), float(x @ y), float(y @ y), freedom, x.reshape(weight.shape) * weight
+
+# %% ../../nbs/migration/01_ramps.ipynb #fc53d15d
+def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> tuple[float, float]:
+    """
+    Tell how the summed rate of a region changes as the peak pixel fills up.
+
+    Parameters
+    ----------
+    stats : RampStatistics
+        The exposure.
+    region : numpy.ndarray
+        True for the pixels to sum, shape (H, W); those that cannot be used in all differences are excluded.
+    skip_first : int
+        Group differences at the beginning to leave out.
+
+    Returns
+    -------
+    tuple of float
+        Slope of the rate over the rate at zero signal, per e- in the peak pixel, and its error: from the blocks, or
+        from the noise model where there are fewer than four. NaN where it cannot be measured.
+    """
+    found = _sum_slope(stats, region, skip_first)
+    return found.value, found.error
+
+# %% ../../nbs/migration/01_ramps.ipynb #7b5b28c1
+class _SumSlope(NamedTuple):
+    # Slope of a summed rate over its level, its error without that of persistence, what one standard error of
+    # persistence makes of it, and what each block has added to it beyond the mean.
+    value: float
+    error: float
+    unsure: float
+    blocks: np.ndarray
+
+# %% ../../nbs/migration/01_ramps.ipynb #6595c192
+def _sum_slope(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> _SumSlope:
+    nothing = _SumSlope(math.nan, math.nan, 0.0, np.zeros(stats.blocks))
+    used = stats.used_at_peak
+    used = used[used >= skip_first]
+    if len(used) < 2:
+        return nothing
+    region = region & stats.usable[used].all(axis=0)
+    signal = stats.signals()[:, stats.peak[0], stats.peak[1]] * niriss.GAIN
+    middle = (signal[used] + signal[used + 1]) / 2
+    if not region.any() or not np.isfinite(middle).all():
+        return nothing
+    count = np.maximum(stats.count[:, used][:, :, region], 1)
+    rates = (stats.total[:, used][:, :, region] / count).sum(axis=-1)  # (B, K)
+    n = count.sum(axis=0).mean(axis=-1)
+    noise = covariance_of_means(stats.means()[used][:, region].T, np.broadcast_to(n, (int(region.sum()), len(n)))).sum(
+        axis=0
+    )
+    weight = np.linalg.inv(noise)
+    design = np.stack([np.ones(len(used)), middle], axis=1)
+    covariance = np.linalg.inv(design.T @ weight @ design)
+    fits = rates @ (covariance @ design.T @ weight).T  # (B, 2)
+    share = stats.count[:, used[0], stats.peak[0], stats.peak[1]].astype(float)
+    share = share / share.sum()
+    level, slope = share @ fits
+    error = float(np.sqrt(covariance[1, 1]))
+    if stats.blocks >= _FEWEST_BLOCKS:
+        error = float(np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks))
+    added = unsure_pattern(stats).of(stats)[used][:, region].sum(axis=-1)
+    unsure = (covariance @ design.T @ weight @ added)[1]
+    sizes = float(slope / level), error / abs(float(level)), float(unsure / level)
+    return _SumSlope(*sizes, share * (fits[:, 1] - slope) / level)
