@@ -224,11 +224,14 @@ OFFLINE = ["--offline", "--workers", "2"]
 def index(base, standin):
     from toys import age, rootname, write_exposure
 
+    from calami.exposures.index import Index
+
     many = base / "many"
     many.mkdir()
     for k in range(300):
         write_exposure(many / f"{rootname(1 + k // 90, 1 + k % 90)}_cal.fits", NGROUPS=2 + k % 20)
     age(many)
+    time.sleep(Index.SETTLED + 0.5)  # what was changed just now is not remembered: its dates may not say so
     return Work("index", 25, [*CALAMI, "summary", str(many)], {"CALAMI_CACHE": "OUT"}, prints=True)
 
 
