@@ -94,13 +94,6 @@ def rows_of(dataset: ExposureSet, pictures: bool = True):
         columns = {"picture": [thumbnail(dataset.data(root)) for root in dataset.rootlist], **columns}
     return Table(columns)
 
-
-def _waiting(dataset: ExposureSet):
-    # The table with a dot where each picture will be.
-    rows = rows_of(dataset, pictures=False)
-    rows.add_column(["…"] * len(rows), 0, "picture")
-    return rows
-
 # %% ../../nbs/widgets/04_sets.ipynb #4e1ede91
 class SetView(View):
     """
@@ -119,6 +112,7 @@ class SetView(View):
         self.name = dataset.headline()
         self._rows: Any = None
         self._table: Any = None
+        self._plain: Any = None
 
     @property
     def rows(self):
@@ -139,7 +133,14 @@ class SetView(View):
 
     def draft(self) -> str:
         """Show the table without pictures."""
-        return self._page(_waiting(self.dataset))
+        return self._page(self._waiting())
+
+    def _waiting(self):
+        # The table with a dot where each picture will be, made once.
+        if self._plain is None:
+            self._plain = rows_of(self.dataset, pictures=False)
+            self._plain.add_column(["…"] * len(self._plain), 0, "picture")
+        return self._plain
 
     def _page(self, rows) -> str:
         table = rows.copy()
@@ -163,6 +164,7 @@ class SetView(View):
         self.button.on_click(self.give_name)
         with_pictures = ThreadPoolExecutor(1)
         self._later = with_pictures.submit(self._fill)
+        self._later.add_done_callback(self._filled)
         with_pictures.shutdown(wait=False)
         return w.VBox([self.place, w.HBox([self.typed, self.button, self.said])])
 
@@ -173,10 +175,15 @@ class SetView(View):
         options = {"select": True, "allow_html": True, "paging": len(self.dataset) > PAGE, "pageLength": PAGE}
         options["layout"] = {"topStart": "search", "topEnd": None, "bottomStart": "info", "bottomEnd": "paging"}
         options["showIndex"] = False
-        self._table = ITable(_waiting(self.dataset).to_pandas(), self.name, **options)
+        self._table = ITable(self._waiting().to_pandas(), self.name, **options)
         self._table.observe(self._selected, "selected_rows")
         self.place.children = [self._table]
         self._table.update(self.rows.to_pandas(), **options)
+
+    def _filled(self, done: Any) -> None:
+        # What goes wrong in the background is said, not lost.
+        if error := done.exception():
+            self.said.value = escape(f"the table cannot be drawn with pictures: {error}")
 
     @property
     def table(self) -> Any:

@@ -152,6 +152,18 @@ def test_nobody_waits_for_the_pictures_of_a_set(pair, tmp_path, monkeypatch):
     assert seen.place.children == (seen.table,) and seen.static().count("<img") == 2
 
 
+def test_what_goes_wrong_behind_a_set_is_said(pair, tmp_path, monkeypatch):
+    def broken(exposure):
+        raise OSError("no <room>")
+
+    monkeypatch.setattr("calami.widgets.sets.thumbnail", broken)
+    seen = pair.explore(tmp_path / "mine.txt")
+    assert seen.widget is not None
+    with pytest.raises(OSError, match="no <room>"):
+        _ = seen.table
+    assert "no &lt;room&gt;" in seen.said.value and pair.names[0] in seen.draft()
+
+
 def test_a_companion_on_sliders():
     data = add_noise(add_companion(point_source("F430M", 1e8), 150, 70, 0.01), np.random.default_rng(3))
     seen = explore(data, start=(150, 70, 5))
