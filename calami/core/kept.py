@@ -53,10 +53,12 @@ class Kept:
     ----------
     folder : path-like
         Where; made when something is kept. What other code has made in it is removed then.
+    most : int, optional
+        How many results there may be; the ones kept longest ago go. As many as there are if not given.
     """
 
-    def __init__(self, folder: str | os.PathLike) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike, most: int | None = None) -> None:
+        self.folder, self.most = Path(folder), most
 
     def get(self, name: str, made_from: Any, make: Callable[[], Any]) -> Any:
         """
@@ -117,6 +119,10 @@ class Kept:
             for old in self.folder.iterdir():
                 if old.is_dir() and old.name != path.parent.name:
                     shutil.rmtree(old, ignore_errors=True)
+            if self.most is not None:
+                there = sorted(path.parent.glob("*.npz"), key=lambda one: one.stat().st_mtime_ns)
+                for old in there[: -self.most]:
+                    old.unlink(missing_ok=True)
         except (CalamiError, OSError) as error:  # a full disc costs time, not the answer
             log.warning("%s cannot be kept: %s", path.name, error)
 

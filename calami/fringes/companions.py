@@ -184,7 +184,7 @@ def _weighted_table(filter_name: str, wavelength: float, floor: float, pupil: st
     # Kept on disk, too: without it each new kernel waits for it at its first picture.
     facts = (filter_name, wavelength, floor, background)
     lenses = find_pupil(pupil).of(filter_name).values.tolist() if pupil else []
-    kept = Kept(cache_folder() / "responses")
+    kept = Kept(cache_folder() / "responses", most=20)  # of 15 MB each
     return kept.get("response", [*facts, lenses], lambda: _make_weighted_table(*facts[:3], pupil, background))
 
 # %% ../../nbs/fringes/10_companions.ipynb #cd2a3c3c

@@ -1,5 +1,6 @@
 """Results on disk: never another's, never half of one, and made anew where anything that they depend on is another."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,3 +125,12 @@ def test_what_cannot_be_kept_is_given_all_the_same(tmp_path, caplog, monkeypatch
     assert Kept(tmp_path / "full").get("x", 1, lambda: 3) == 3 and "cannot be kept" in caplog.text
     with pytest.raises(ZeroDivisionError):
         store.get("x", 1, lambda: 1 / 0)
+
+
+def test_no_more_is_kept_than_asked_for(tmp_path):
+    few, made = Kept(tmp_path, most=3), []
+    for number in (1, 2, 3, 4, 4, 2):
+        assert few.get("n", number, lambda number=number: made.append(number) or number) == number
+        for path in tmp_path.rglob("*.npz"):  # apart in time, whatever the clock of the disc
+            os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
+    assert made == [1, 2, 3, 4] and [few.known("n", k) for k in (1, 2, 3, 4)] == [[], [2], [3], [4]]
