@@ -155,9 +155,7 @@ def _series_of(stats: RampStatistics, options: KernelOptions) -> _Series:
     fitted = np.logical_and.accumulate(fitted, axis=0)
     fitted &= fitted.sum(axis=0) >= skip + 2
     count = np.maximum(stats.count.sum(axis=0), 1)
-    mean = (
-        stats.total.sum(axis=0) / count
-    )  # blocks have unequal sizes: without it a change of the rate seems to scatter
+    mean = stats.total.sum(axis=0) / count  # taken off, since else the change of the rate scatters in unequal blocks
     blocks = (stats.total - stats.count * mean) / count * (niriss.GAIN / stats.group_time)
     factor = noise_factor(stats)
 
