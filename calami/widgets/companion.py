@@ -122,8 +122,7 @@ class CompanionView(View):
         """Sliders and a figure."""
         import ipywidgets as w
 
-        self.figure = live_figure(10.5, 3.8)
-        self.axes = self.figure.subplots(1, 2)
+        self.figure, self.axes = live_figure(10.5, 3.8, [1, 1])
         self.lines = [self._draw(ax, kind, self.start) for ax, kind in zip(self.axes, ("v2", "cp"), strict=True)]
         style = {"layout": {"width": "24rem"}}
         self.separation = w.FloatSlider(self.start[0], min=20, max=500, step=1, description="sep. [mas]", **style)

@@ -190,8 +190,7 @@ class Blink(View):
         """Buttons for the picture, switches for shift and bad pixels, a click for a pixel."""
         import ipywidgets as w
 
-        self.figure = live_figure(8.6, 4.2)
-        self.axes = self.figure.subplots(1, 2, width_ratios=[1.15, 1])
+        self.figure, self.axes = live_figure(8.6, 4.2, [1.15, 1])
         self.what = w.ToggleButtons(options=list(PICTURES), style={"button_width": "6.5rem"})
         self.play = w.Play(max=1, interval=600, repeat=True, show_repeat=False, description="blink")
         self.still = w.Checkbox(True, description="flux and shift taken off", indent=False)

@@ -44,6 +44,11 @@ class PixelRamps:
         return self.exposure.science.ndim == 4
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the detector's nonlinearity has been taken out of the ramps."""
+        return self.exposure.header.get("S_LINEAR") == "COMPLETE"
+
+    @property
     def has_samples(self) -> bool:
         """Whether there is more than one image."""
         return self.exposure.science.ndim > 2
@@ -121,15 +126,17 @@ def draw_ramps(ax, ramps: PixelRamps, row: int, col: int, chosen: int = 0, thres
     ax.clear()
     values, flags = ramps.values(row, col), ramps.flags(row, col)
     if ramps.has_groups:
-        x, many = np.arange(1, values.shape[1] + 1), values.T
+        x = np.arange(1, values.shape[1] + 1)
         ax.set(xlabel="group", ylabel="signal [ADU]")
         front, marked = values[chosen], flags[chosen]
     else:
-        x, many = np.arange(1, len(values) + 1), values
+        x = np.arange(1, len(values) + 1)
         ax.set(xlabel="integration", ylabel="count rate [ADU/s]")
         front, marked = values[:, 0], flags[:, 0]
     if ramps.has_groups:
-        ax.plot(x, many, color="0.8", lw=0.6, zorder=1)
+        from matplotlib.collections import LineCollection  # one thing to draw, not one an integration
+
+        ax.add_collection(LineCollection([np.column_stack([x, y]) for y in values], color="0.8", lw=0.6, zorder=1))
     ax.plot(x, front, "o-", color="C0", ms=3, lw=1, zorder=3)
     for bit, marker, colour, label in MARKS:
         hit = marked & bit != 0
@@ -179,6 +186,8 @@ def draw_steps(ax, ramps: PixelRamps, row: int, col: int, kernel: Any = None) ->
             ax.plot(level[here], 100 * ratio[here] / start, color="C0", label="kernel")
     ax.axhline(100, color="0.7", lw=0.7, zorder=0)
     ax.set(xlabel="signal of the pixel [ADU]", ylabel="rate / first step [%]")
+    if not ramps.is_linear:
+        ax.set_title("not linearised: all nine pixels bend", fontsize=8)
     ax.legend(fontsize=8, frameon=False)
 
 # %% ../../nbs/widgets/03_ramps.ipynb #4dd3e596
@@ -216,8 +225,7 @@ class RampView(View):
         """Make a figure that is clicked, and a slider over integrations."""
         import ipywidgets as w
 
-        self.figure = live_figure(11.5, 3.7)
-        self.axes = self.figure.subplots(1, 3, width_ratios=[1.2, 1, 1])
+        self.figure, self.axes = live_figure(11.9, 3.7, [1.25, 1, 1], 1.2)
         for ax in self.axes[1 + self.ramps.has_samples + self.ramps.has_groups :]:
             ax.set_axis_off()
         count = self.ramps.exposure.shape[0] if self.ramps.has_groups else 1

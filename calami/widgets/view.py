@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from importlib.util import find_spec
 from io import BytesIO
 from itertools import count
@@ -20,7 +21,7 @@ from ..core.page import Figure
 from ..core.problems import CalamiError
 
 # %% auto #0
-__all__ = ['View', 'need_lab', 'live_figure', 'picture']
+__all__ = ['MARGINS', 'View', 'need_lab', 'live_figure', 'picture']
 
 # %% ../../nbs/widgets/01_view.ipynb #dc4f2a75
 class View(ABC):
@@ -71,8 +72,13 @@ class View(ABC):
         """Make in a moment what stands for the static form until that is drawn: the living figure as it is."""
         if self.figure is None:
             return self.static()
+        import numpy as np
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from PIL import Image
+
         held = BytesIO()
-        self.figure.savefig(held, format="png", metadata={"Software": None})
+        FigureCanvasAgg.draw(self.figure.canvas)  # once, and without a word to the browser, which asks when it is ready
+        Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())).save(held, "png", compress_level=1)
         return picture(held.getvalue(), self.name)
 
     def _when_idle(self, act: Callable[[], None]) -> None:
@@ -131,34 +137,49 @@ def need_lab() -> None:
 
 # %% ../../nbs/widgets/01_view.ipynb #7cfffb7f
 _NUMBERS = count(1000)
+#: Inches left free around panels: left, right, bottom, top.
+MARGINS = (0.7, 0.15, 0.5, 0.35)
 
 # %% ../../nbs/widgets/01_view.ipynb #95076c30
-def live_figure(width: float, height: float):
+def live_figure(width: float, height: float, ratios: Sequence[float] = (1,), between: float = 0.75):
     """
     Make a figure that reports clicks, without any global state of pyplot.
+
+    Its panels have fixed margins: they stay where they are when something else is drawn, and no time goes into finding
+    them anew.
 
     Parameters
     ----------
     width, height : float
         Size, inches.
+    ratios : sequence of float
+        Widths of the panels side by side, relative to each other.
+    between : float
+        Space between them, inches.
 
     Returns
     -------
-    matplotlib.figure.Figure
+    figure : matplotlib.figure.Figure
         Its `canvas` is a widget.
+    axes : numpy.ndarray
+        The panels.
     """
     need_lab()
     from ipympl.backend_nbagg import Canvas, FigureManager
     from matplotlib.figure import Figure as Paper
 
-    figure = Paper(figsize=(width, height), layout="constrained", dpi=90)
+    figure = Paper(figsize=(width, height), dpi=90)
     with warnings.catch_warnings():  # ipympl's own, of how its toolbar is made
         warnings.filterwarnings("ignore", "Passing unrecognized arguments", DeprecationWarning)
         canvas = Canvas(figure)
         FigureManager(canvas, next(_NUMBERS))
     canvas.header_visible = canvas.footer_visible = canvas.resizable = False
     canvas.toolbar_visible = "fade-in-fade-out"
-    return figure
+    left, right, bottom, top = MARGINS
+    mean = (width - left - right - between * (len(ratios) - 1)) / len(ratios)
+    place = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+    grid = {"width_ratios": list(ratios), "wspace": between / mean, **place}
+    return figure, figure.subplots(1, len(ratios), squeeze=False, gridspec_kw=grid)[0]
 
 # %% ../../nbs/widgets/01_view.ipynb #2d220d22
 def picture(png: bytes, alt: str, width: str = "100%") -> str:
@@ -182,3 +203,29 @@ def picture(png: bytes, alt: str, width: str = "100%") -> str:
     from html import escape
 
     return f'<img alt="{escape(alt)}" style="max-width:{width}" src="{Figure(png, "").source}">'
+
+# %% ../../nbs/widgets/01_view.ipynb #3bb8e3fa
+def _first_drawing() -> None:
+    # Import what views are made of, and let matplotlib find its fonts.
+    with suppress(CalamiError):
+        need_lab()
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Paper
+
+        paper = FigureCanvasAgg(Paper(figsize=(1, 1)))
+        paper.figure.subplots().plot([0, 1], [0, 1])
+        paper.draw()
+
+# %% ../../nbs/widgets/01_view.ipynb #924b3393
+def _soon(act: Callable[[], None]) -> bool:
+    # Do it when the kernel is idle; elsewhere not at all.
+    if not _is_live():
+        return False
+    try:
+        asyncio.get_running_loop().call_later(0.05, act)
+    except RuntimeError:
+        return False
+    return True
+
+
+_READY = _soon(_first_drawing)
