@@ -22,6 +22,12 @@ def pytest_addoption(parser):
         parser.addoption("--run-slow", action="store_true", help="also run what is marked slow")
 
 
+def pytest_configure(config):
+    # Decorators of tests ask for it (`toys.examples`), which are run when the file is read.
+    if config.getoption("--run-slow"):
+        os.environ["CALAMI_RUN_SLOW"] = "1"
+
+
 def pytest_collection_finish():
     # Thousands of tests and all that they import live to the end: the collector need not look at them each time.
     gc.collect()

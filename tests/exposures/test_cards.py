@@ -17,6 +17,7 @@ from astropy import units
 from astropy.io import fits
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from toys import examples
 
 from calami.core import headers
 from calami.core.headers import hdu_walk
@@ -193,7 +194,9 @@ NAMES = (
 )
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(
+    max_examples=examples(600), deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
 @given(NAMES)
 def test_any_valid_name_comes_back_from_its_text(name):
     assert parse_name(str(name)) == name
@@ -202,7 +205,7 @@ def test_any_valid_name_comes_back_from_its_text(name):
     assert hash(parse_name(str(name))) == hash(name)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.sampled_from(REAL_NAMES), st.integers(0, 60), pattern("[-_.a-z0-9 ]{0,2}"))
 def test_altered_names_are_refused_or_mean_what_they_say(name, place, insert):
     altered = name[:place] + insert + name[place + 1 :]
@@ -704,7 +707,9 @@ def compare_altered(content, scratch, mutations):
     assert problem is None or any(words in str(problem) for words in ("header", "no SCI", "CONTINUE"))
 
 
-ALTERED = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ALTERED = settings(
+    max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @ALTERED
@@ -740,7 +745,7 @@ CONTINUE_CARD = st.tuples(pattern("[ &':/ab]{0,20}"), pattern("( */[ -~]{0,9})?"
 CARDS = st.lists(TEXT_CARD | QUOTED_CARD | NUMBER_CARD | CONTINUE_CARD, min_size=1, max_size=6)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500), deadline=None)
 @given(CARDS)
 def test_any_cards_like_astropy(scratch, cards):
     assume(not any(card.startswith("END") for card in cards))
@@ -869,7 +874,7 @@ def test_damaged_gzip(path, tmp_path):
         assert "gzip" in refusal(packed, hdu_walk)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(0, 40000), st.binary(min_size=1, max_size=100), st.integers(0, 40000))
 def test_no_rubbish_gets_another_error(exposure, scratch, place, rubbish, length):
     buffer = scratch.with_suffix(".made")

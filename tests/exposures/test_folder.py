@@ -14,7 +14,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toys import age, rootname, write_exposure
+from toys import age, examples, rootname, write_exposure
 
 from calami.core import files as core_files
 from calami.core import tables
@@ -353,7 +353,7 @@ def test_an_edited_index_is_made_again(folder, own_cache, monkeypatch):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_garbled_index_never_gives_wrong_facts(tmp_path, data):
     path = tmp_path / "index.json"
     index = Index(path)
@@ -666,7 +666,7 @@ def test_a_file_reached_twice_is_one_file(folder):
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mutated_headers_never_stop_the_summary(tmp_path, data):
     folder = tmp_path / "mutants"
     folder.mkdir(exist_ok=True)
@@ -684,7 +684,7 @@ def test_mutated_headers_never_stop_the_summary(tmp_path, data):
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mutated_real_headers_never_stop_the_summary(shared_data, tmp_path, data):
     real = sorted((shared_data / "jw01093").glob("jw01093012*_cal.fits"))[0]
     folder = tmp_path / "mutants"

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toys import rootname, write_exposure
+from toys import examples, rootname, write_exposure
 
 from calami.dataset import Dataset
 from calami.exposures.columns import SUMMARY_COLUMNS
@@ -33,7 +33,7 @@ def as_root(n):
 
 
 @given(numbers, numbers)
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_tags_are_unique_by_construction(one, two):
     assert (tag(as_root(one)) == tag(as_root(two))) == (as_root(one) == as_root(two))
 

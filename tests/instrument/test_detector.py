@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import closure_phases, mean_of_two, visibilities
+from toys import closure_phases, examples, mean_of_two, visibilities
 
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
@@ -61,7 +61,7 @@ def star(peak, filt="F480M", place=(45, 40)):
 
 
 @given(seeds, coefficients, coefficients, st.floats(0, 1e-4), st.floats(0.3, 4), st.sampled_from([(), (3,), (2, 2)]))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_migration_conserves_charge(seed, edge, diagonal, growth, power, batch):
     rng = np.random.default_rng(seed)
     charge, current = rng.uniform(0, 7e4, (*batch, 9, 11)), rng.uniform(0, 1e5, (*batch, 9, 11))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import closure_phases, visibilities
+from toys import closure_phases, examples, visibilities
 
 from calami.core.problems import CalamiError
 from calami.instrument import niriss, optics
@@ -48,7 +48,7 @@ affine = st.tuples(*[st.floats(-0.2, 0.2)] * 4).map(lambda v: np.eye(2) + np.res
 
 
 @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(0.3, 1.2), affine)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_hexagon_by_brute_force(u, v, flat_to_flat, matrix):
     ours = hexagon_transform(np.array([u]), np.array([v]), flat_to_flat, matrix)
     assert ours.shape == (1, 1)

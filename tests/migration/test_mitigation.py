@@ -8,7 +8,7 @@ import pytest
 from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import fringe_cube, fringe_images, rootname, write_exposure, write_star
+from toys import examples, fringe_cube, fringe_images, rootname, write_exposure, write_star
 
 from calami.core.problems import CalamiError
 from calami.dataset import Dataset
@@ -156,7 +156,7 @@ def test_a_single_integration_has_no_noise_of_its_own():
 
 
 @given(st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3), st.floats(1e-9, 1e-3))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_equivalent_contrast_rises_with_bias_and_lies_between(v2, cp, v2_noise, cp_noise):
     plain = equivalent_contrast(0.0, 0.0, v2_noise, cp_noise)
     assert np.isclose(plain, 1 / np.sqrt(6 / v2_noise + 1.5 / cp_noise))

@@ -11,7 +11,7 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stdatamodels.jwst import datamodels
-from toys import rootname, write_exposure
+from toys import examples, rootname, write_exposure
 
 from calami.calutil import Data
 from calami.core.problems import CalamiError, FileProblem
@@ -238,7 +238,7 @@ def test_ten_sigma_hits_are_found_and_few_are_invented(scale, nints, tmp_path):
     sigma=st.sampled_from([2, 3, 4]),
     scale=st.sampled_from(["mad", "std", "iqr"]),
 )
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_clipping_equals_the_slow_way(seed, n, sigma, scale):
     rng = np.random.default_rng(seed)
     rows = rng.standard_t(2, (8, n)).astype("float32")

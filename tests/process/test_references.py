@@ -16,6 +16,7 @@ import toys
 from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import examples
 
 from calami.core.problems import CalamiError, FileProblem
 from calami.instrument import mask, niriss
@@ -47,7 +48,7 @@ def run_python(code, **kwargs):
 
 
 @given(a=st.floats(0, 2e-6), gain=st.floats(1.0, 2.5), full=st.floats(20_000, 75_000), others=st.floats(0, 2e-6))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_linearity_gives_the_charge_back_up_to_saturation(a, gain, full, others):
     shape = np.ones((1, 1))
     maps = np.array([[a, others]]), gain * np.ones((1, 2)), full * np.ones((1, 2))
