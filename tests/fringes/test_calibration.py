@@ -69,7 +69,7 @@ def test_limits_at_equal_photons_do_not_depend_on_the_number_of_integrations():
         assert np.ptp(values[1:]) < 0.15 and abs(values[0] - values[-1]) < 0.25
 
 
-@pytest.mark.parametrize("count", [6, 12, 26, 40])
+@pytest.mark.parametrize("count", [6, *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 26)), 40])
 @pytest.mark.parametrize("spread", [1.0, 1.5])
 def test_contrasts_from_few_integrations_have_right_errors(count, spread):
     rng, place, away = np.random.default_rng(31), [np.atleast_1d(p) for p in position(150, 40)], []
@@ -261,7 +261,7 @@ def null_probabilities(count, scale, seed, filters=("F430M",), n_samples=40):
     return found
 
 
-@pytest.mark.parametrize("scale", [0.5, pytest.param(1.0, marks=pytest.mark.slow), 5.0])
+@pytest.mark.parametrize("scale", [*(pytest.param(x, marks=pytest.mark.slow) for x in (0.5, 1.0)), 5.0])
 def test_noise_of_any_size_is_significant_as_rarely_as_stated(scale):
     # By the fall of χ² over the scale alone, a stated 1 % happened in 5 %. Errors are never taken to be too large.
     found = null_probabilities(60, scale, seed=35)

@@ -76,10 +76,10 @@ TRUTH = PLUME | {f"plume.flux {band}": flux for band, flux in FLUX.items()}
 
 @pytest.mark.parametrize(("errors", "rescale"), [pytest.param(1.0, False, marks=pytest.mark.slow), (2.0, True)])
 def test_errors_cover_the_truth(errors, rescale):
-    # 200 draws; errors that are stated half as large as they are come right by χ²
+    # 300 draws; errors that are stated half as large as they are come right by χ²
     rng, pulls, places = np.random.default_rng(5), [], []
     distance, angle = np.hypot(20.0, -8.0), np.degrees(np.arctan2(20.0, -8.0))
-    for _ in range(200):
+    for _ in range(300):
         fit = fit_source(dusty(rng, errors=errors), "star+plume", begin=TRUTH, rescale=rescale)
         away = np.array([fit.value(name)[0] - value for name, value in TRUTH.items()])
         away[list(TRUTH).index("plume.pa")] = (away[list(TRUTH).index("plume.pa")] + 90) % 180 - 90

@@ -76,7 +76,7 @@ def test_intervals_of_the_bias_hold_the_truth():
     assert np.abs(np.mean(inside, axis=0) - 0.68).max() < 0.08, np.mean(inside, axis=0)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5))])
 def test_few_integrations_have_errors_that_are_not_too_small(count):
     # Scatter of the signed departure over the rms of its standard errors, 400 pairs; without the correction for the
     # mean it is √(n / (n - 1)): 1.41, 1.22 and 1.12.

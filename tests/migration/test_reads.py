@@ -205,7 +205,7 @@ def test_nonlinearity_is_not_claimed_where_persistence_is_as_large():
     assert "exposures of several depths would tell" in single.sentence
 
 
-@pytest.mark.parametrize("seed", [61007, 61008])
+@pytest.mark.parametrize("seed", [61007, pytest.param(61008, marks=pytest.mark.slow)])
 def test_a_loss_that_is_cubic_is_no_migration(seed):
     band = tuple(foreign.BANDS)[seed % len(foreign.BANDS)]
     made = foreign.program_of(seed, replace(foreign.LAWS["none"], cubic=3e-12), band)

@@ -167,7 +167,9 @@ def test_problems_are_on_the_page(ds, tmp_path):
     assert "peak not measured" in page.read_text()
 
 
-@pytest.mark.parametrize("word", [r"$\frac{1}{$", "${}_^$", r"\$$"])
+@pytest.mark.parametrize(
+    "word", [r"$\frac{1}{$", *(pytest.param(w, marks=pytest.mark.slow) for w in ("${}_^$", r"\$$"))]
+)
 def test_words_of_files_are_drawn_as_they_are(tmp_path, word):
     # matplotlib takes what is between two $ for a formula; a FILTER or a name is none.
     for number, groups in ((2, 5), (5, 13)):

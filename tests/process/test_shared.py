@@ -191,7 +191,9 @@ DIFFERENT = "shared.difference = lambda *paths: 'SCI differs'"
 BROKEN = "def broken(*_): raise ValueError('no such thing')\nshared._run_plainly = broken"
 
 
-@pytest.mark.parametrize(("fault", "said"), [(DIFFERENT, "SCI differs"), (BROKEN, "no such thing")])
+@pytest.mark.parametrize(
+    ("fault", "said"), [(DIFFERENT, "SCI differs"), pytest.param(BROKEN, "no such thing", marks=pytest.mark.slow)]
+)
 def test_the_stock_pipeline_does_all_where_anything_differs(engine, uncal, tmp_path, caplog, fault, said):
     restore = "import importlib; from calami.process import shared; importlib.reload(shared)"
     engine.executor.submit(exec, f"from calami.process import shared\n{fault}").result()
