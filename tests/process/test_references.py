@@ -327,6 +327,7 @@ def test_the_default_cache_is_in_the_cache_folder_of_calami(detector, own_cache,
     assert references.known_cache("jwst_calami00000000.pmap") is references.known_cache("jwst_1584.pmap") is None
 
 
+@pytest.mark.slow  # the page of offline references certifies a cache
 def test_certify_finds_what_is_wrong_and_nothing_else(detector, tmp_path):
     spoilt = references.offline_cache(tmp_path / "c", detector, passbands=BOXES)
     with fits.open(spoilt.find("linearity"), mode="update") as hdus:
