@@ -1149,7 +1149,7 @@ def _warnings_on_stderr():
 def fringes(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE…", exists=True, dir_okay=False, help="rate, rateints, cal or calints products."),
+        typer.Argument(metavar="FILE…", exists=True, help="rate, rateints, cal or calints products, or their folder."),
     ],
     output: OutFolder,
     mode: Annotated[
@@ -1171,18 +1171,21 @@ def fringes(
     """
     Fit fringes and write OIFITS files: ROOTNAME_ami-oi.fits, and of cubes ROOTNAME_amimulti-oi.fits.
 
-    Segments of one exposure are fitted together. What cannot be fitted is reported, and the others done.
+    Segments of one exposure are fitted together. What cannot be fitted is reported, and the others done. Of the
+    exposures in a folder the most processed products are taken, which must be of one stage.
 
     **Examples**
 
+    - `calami fringes data/jw01093 -o oi`
     - `calami fringes data/jw01093/*_cal.fits -o oi`
     - `calami fringes stage2/*_calints.fits -o oi --mode exact --oversample 5`
     - `calami fringes data/jw01093/*_cal.fits -o oi --pupil flight`
     """
     from astropy.table import Table
 
-    from calami.fringes.batch import fit_many
+    from calami.fringes.batch import fit_many, newest_products
 
+    files = [path for given in files for path in (newest_products(given) if given.is_dir() else [given])]
     how = {"mode": mode, "oversample": oversample, "holes": holes.split(",") if holes else None, "rows": rows}
     how |= {"pupil": pupil, "spectral_type": spectral_type, "workers": workers, "dask": dask}
     table, wrong = {}, 0

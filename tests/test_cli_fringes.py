@@ -10,6 +10,7 @@ from toys import fringe_cube, fringe_images, rootname, write_exposure
 from typer.testing import CliRunner
 
 from calami.cli import app
+from calami.fringes.batch import newest_products
 from calami.fringes.companions import add_companion
 from calami.fringes.observables import add_noise, point_source
 from calami.fringes.oifits import read_oifits, write_oifits
@@ -60,6 +61,28 @@ def test_fringes_writes_the_files_of_each_exposure(exposures, tmp_path):
     with fits.open(tmp_path / "oi" / f"{rootname(1)}_amimulti-oi.fits") as hdus:
         assert hdus["OI_T3"].data["T3PHI"].shape == (35, 6)
     assert [path.read_bytes() for path in exposures] == before
+
+
+def test_fringes_takes_the_newest_products_of_a_folder(exposures, tmp_path):
+    """Of each exposure one file; acquisitions are none; stages that differ are refused in one sentence."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path, other in zip(exposures, ("rateints", "rate"), strict=True):
+        (folder / path.name).write_bytes(path.read_bytes())
+        (folder / f"{path.name.rpartition('_')[0]}_{other}.fits").write_bytes(path.read_bytes())
+    arrays = {"SCI": np.ones((64, 64), "float32"), "DQ": np.zeros((64, 64), "uint32")}
+    write_exposure(folder / f"{rootname(3)}_cal.fits", arrays, POINTING, EXP_TYPE="NIS_TACQ")
+    assert {path.name for path in newest_products(folder)} == {path.name for path in exposures}
+    answer = run("fringes", folder, "-o", tmp_path / "oi")
+    assert answer.exit_code == 0 and "wrote 2 exposures" in answer.stderr
+    assert (tmp_path / "oi" / f"{rootname(1)}_amimulti-oi.fits").exists()
+    (folder / exposures[1].name).unlink()
+    answer = run("fringes", folder, "-o", tmp_path / "oi")
+    assert answer.exit_code == 1 and "of 2 exposures 1 are calibrated and 1 are not; give the files" in answer.stderr
+    (tmp_path / "raw").mkdir()
+    write_exposure(tmp_path / "raw" / f"{rootname(1)}_uncal.fits", {"SCI": np.ones((1, 2, 80, 80), "uint16")}, POINTING)
+    answer = run("fringes", tmp_path / "raw", "-o", tmp_path / "oi")
+    assert answer.exit_code == 1 and "no rate or cal product" in answer.stderr and "calami pipe" in answer.stderr
 
 
 def test_fringes_writes_rows(exposures, tmp_path):

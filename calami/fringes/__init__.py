@@ -34,7 +34,7 @@ _NAMES = {
     "pupil": "PARTS PupilFit join_pupils measure_pupil",
     "sources": "SHORT_NAMES SOURCE_PARTS SourceFit SourceOptions compare_sources "
     "fit_source part_visibility parts_of source_data source_visibility write_sources",
-    "batch": "Fitted fit_many",
+    "batch": "Fitted fit_many newest_products",
 }
 _find, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -13,13 +13,15 @@ from typing import Any
 
 from ..archive.simbad import model_spectrum
 from ..core.problems import CalamiError, faults_of, split_options
+from ..exposures.columns import role_of
 from ..exposures.exposure import Exposure, group_segments
+from ..exposures.folder import ExposureSet
 from .fitting import fit
 from .oifits import write_products
 from ..process.engine import Engine
 
 # %% auto #0
-__all__ = ['Fitted', 'fit_many']
+__all__ = ['Fitted', 'fit_many', 'newest_products']
 
 # %% ../../nbs/fringes/16_batch.ipynb #afa6fbb4
 @dataclass(frozen=True)
@@ -100,3 +102,39 @@ def _fit_job(job: dict) -> dict:
         seen = fit(exposure, **options)
         write_products(seen, job["outdir"], rows=rows)
     return {"summary": seen.summary(), "notes": list(seen.notes)}
+
+# %% ../../nbs/fringes/16_batch.ipynb #a294c724
+def newest_products(folder: str | os.PathLike) -> list[Path]:
+    """
+    Find the images of a folder that fringes are fitted to.
+
+    Parameters
+    ----------
+    folder : path-like
+        Searched with all below it.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Of each AMI exposure the most processed of its rate, rateints, cal and calints products, all its segments.
+
+    Raises
+    ------
+    CalamiError
+        If there are none, or some exposures are calibrated and others are not.
+    """
+    seen, found = ExposureSet(folder), {"cal": [], "rate": []}
+    for root in seen.rootlist:
+        product = seen.image_type(root)
+        if role_of(seen.facts(root)) in ("target", "reference") and product in ("rate", "rateints", "cal", "calints"):
+            found[product.removesuffix("ints")].append(seen.paths(root, product))
+    if all(found.values()):
+        count = [len(own) for own in found.values()]
+        text = f"{folder}: of {sum(count)} exposures {count[0]} are calibrated and {count[1]} are not"
+        raise CalamiError(f"{text}; give the files of one stage, such as {Path(folder) / '*_cal.fits'}")
+    chosen = found["cal"] or found["rate"]
+    if not chosen:
+        raise CalamiError(
+            f"{folder}: no rate or cal product of an AMI exposure here; calami pipe makes them of raw ones"
+        )
+    return [path for paths in chosen for path in paths]

@@ -98,6 +98,14 @@ def _place(data: Observables) -> tuple[float, float]:
     except (KeyError, TypeError, ValueError):
         raise CalamiError(f"{data.name}: its place on the detector is not known (STARROW, STARCOL)") from None
 
+# %% ../../nbs/fringes/08_position.ipynb #d370268f
+def _apart(a: np.ndarray, b: np.ndarray, periodic: bool) -> np.ndarray:
+    # Distances between places, pixels; of places within a pixel if it is periodic
+    away = a[:, None] - b
+    if periodic:
+        away = np.sin(np.pi * away) / np.pi
+    return np.sqrt((away**2).sum(axis=-1))
+
 # %% ../../nbs/fringes/08_position.ipynb #a05ce647
 class _Rule:
     # A Gaussian process with a constant mean, of unit variance but for noise, as linear weights of the known values
@@ -110,32 +118,16 @@ class _Rule:
         self.mean = self.inverse.sum(axis=0) / self.total  # weights of the constant
 
     def alike(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        away = a[:, None] - b
-        if self.periodic:
-            away = np.sin(np.pi * away) / np.pi
-        return np.exp(-(away**2).sum(axis=-1) / (2 * self.length**2))
+        return np.exp(-(_apart(a, b, self.periodic) ** 2) / (2 * self.length**2))
 
     def weights(self, at: np.ndarray) -> np.ndarray:
         near = self.alike(at, self.places) @ self.inverse
         return near + np.outer(1 - near.sum(axis=1), self.mean)
 
-    def covariances(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # Between places, after and before anything is known, in units of `spread`
-        near, prior = self.alike(at, self.places), self.alike(at, at)
-        rest = 1 - (near @ self.inverse).sum(axis=1)
-        return prior - near @ self.inverse @ near.T + np.outer(rest, rest) / self.total, prior
-
     def spread(self, values: np.ndarray) -> np.ndarray:
         # Covariance of the observables that goes with it
         away = values - self.mean @ values
         return away.T @ self.inverse @ away / (len(values) - 1)
-
-    def excess(self, values: np.ndarray) -> tuple[float, float]:
-        # By how much the process understates what is left of predictions of known places, and differences between them
-        size = np.trace(self.spread(values))
-        after = (self.left_out(values) ** 2).sum(axis=1) @ np.diag(self.inverse) / len(values) / size
-        apart = ((values[:, None] - values) ** 2).sum() / (2 * (1 - self.alike(self.places, self.places))).sum() / size
-        return max(float(after), 1.0), max(float(apart), 1.0)
 
     def left_out(self, values: np.ndarray) -> np.ndarray:
         hat = self.weights(self.places)
@@ -147,6 +139,91 @@ def _best_law(places: np.ndarray, values: np.ndarray, options: PositionOptions) 
     laws = list(product(options.lengths, options.noises))
     left = [(_Rule(places, *law, options.periodic).left_out(values) ** 2).mean() for law in laws]
     return laws[int(np.argmin(left))]
+
+# %% ../../nbs/fringes/08_position.ipynb #59f8985a
+#: Over what errors are averaged: lengths (pixels), and strengths (variance over the places over that of noise); odds
+#: against what changes with position being as smooth as its prediction; by what factor observables differ in strength.
+_LENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 7.0, 14.0)
+_STRENGTHS = np.geomspace(1e-3, 1e5, 25)
+_ROUGH, _UNEQUAL = 100.0, 3.0
+
+
+class _Doubt:
+    # What is not known of each observable: noise, and how strong what changes with position is, of each smoothness
+
+    def __init__(self, places: np.ndarray, values: np.ndarray, periodic: bool = False) -> None:
+        self.places, self.periodic = places, periodic
+        self.laws = list(product((False, True), _LENGTHS))
+        logs, squares, units = map(np.array, zip(*(self._evidence(values, *law) for law in self.laws), strict=True))
+
+        def by_law(noise: float) -> np.ndarray:
+            return -(logs[..., None] + (len(values) - 1) * np.log(noise) + squares / noise) / 2
+
+        size = max(float(values.var(axis=0).mean()), 1e-30)
+        tried = size * np.geomspace(1e-4, 2, 80)
+        evidence = [np.logaddexp.reduce(by_law(noise), axis=(0, 1)).sum() for noise in tried]
+        self.noise = float(tried[np.argmax(evidence)])
+        odds = by_law(self.noise)
+        # Strengths scatter about a common one; alone, two gradients would leave room for any strength at a long length
+        prior = np.exp(-(np.log(np.divide.outer(_STRENGTHS, _STRENGTHS)) ** 2) / (2 * np.log(_UNEQUAL) ** 2))
+        prior = np.log(prior / prior.sum(axis=1, keepdims=True) + 1e-300)
+        common = [[np.logaddexp.reduce(one + p[:, None]).sum() for p in prior] for one in odds]
+        odds = (odds + prior[np.argmax(common, axis=1)][..., None]).reshape(2, len(_LENGTHS) * len(_STRENGTHS), -1)
+        each = np.logaddexp.reduce(odds, axis=1)
+        smooth = 1 / (1 + _ROUGH * np.exp(np.clip((each[0] - each[1]).sum(), -500, 500)))
+        odds = np.exp(odds - each[:, None]) * np.array([1 - smooth, smooth])[:, None, None]
+        odds = odds.reshape(len(self.laws), len(_STRENGTHS), -1)
+        self.strength = self.noise * np.einsum("s,lsm,l->lm", _STRENGTHS, odds, units)
+        # What is left of a rough process is made by its short lengths, of which scatter over all places says little
+        self.whole = self.strength * self._seen(values)
+        self.strength = np.where([[law[0]] for law in self.laws], self.whole, self.strength)
+
+    def _seen(self, values: np.ndarray) -> float:
+        # Averages over lengths that are hardly known say too much: squares of the differences of pairs over what they
+        # should be, near pairs and far ones alike
+        first, second = np.triu_indices(len(values), 1)
+        unlike = [(1 - self._alike(self.places, self.places, *law))[first, second] for law in self.laws]
+        said = self.strength.mean(axis=1) @ unlike
+        seen = ((values[first] - values[second]) ** 2).mean(axis=1) / 2 - self.noise
+        weights = 1 / (said + self.noise)
+        return min(max(float(weights @ seen / (weights @ said)), 0.0), 1.0)
+
+    def _alike(self, a: np.ndarray, b: np.ndarray, smooth: bool, length: float) -> np.ndarray:
+        far = _apart(a, b, self.periodic) / length
+        if smooth:
+            return np.exp(-(far**2) / 2)
+        far = np.sqrt(5) * far
+        return (1 + far + far**2 / 3) * np.exp(-far)
+
+    def _evidence(self, values: np.ndarray, smooth: bool, length: float) -> tuple[np.ndarray, np.ndarray, float]:
+        # For each strength the logarithm of a determinant, and a sum of squares of each observable, whose mean is free;
+        # and the variance of a process that scatters over the places by 1
+        alike = self._alike(self.places, self.places, smooth, length)
+        unit = (len(values) - 1) / max(float((1 - alike).mean()) * len(values), 1e-9)
+        sizes, axes = np.linalg.eigh(unit * alike)
+        inverse = 1 / (np.outer(_STRENGTHS, np.maximum(sizes, 0)) + 1)
+        ones, along = axes.sum(axis=0), axes.T @ values
+        total, mean = inverse @ ones**2, (inverse * ones) @ along
+        return np.log(total) - np.log(inverse).sum(axis=1), inverse @ along**2 - mean**2 / total[:, None], unit
+
+    def variances(self, at: np.ndarray, amounts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # Of a sum of values at places: of what weights of the known values leave of it, and of all of it
+        both = (np.vstack((at, self.places)), np.concatenate((amounts, -weights))), (at, amounts)
+        sizes = [[sums @ self._alike(p, p, *law) @ sums for law in self.laws] for p, sums in both]
+        left, whole = (np.maximum(size, 0) @ own for size, own in zip(sizes, (self.strength, self.whole), strict=True))
+        left = left + self.noise * (weights @ weights)
+        return left, np.maximum(whole, left) if any(sizes[1]) else whole
+
+# %% ../../nbs/fringes/08_position.ipynb #c6db939a
+def _shaped(shape: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    # A covariance correlated like another, with these variances; what that excludes (closures) stays excluded
+    sizes = np.sqrt(variances / np.maximum(np.diag(shape), 1e-300))
+    wanted = shape * np.outer(sizes, sizes)
+    lengths, axes = np.linalg.eigh(shape)
+    axes = axes[:, lengths > 1e-9 * lengths[-1]]
+    within = axes @ (axes.T @ wanted @ axes) @ axes.T
+    trace = np.trace(within)
+    return within * (np.trace(wanted) / trace) if trace > 0 else within
 
 # %% ../../nbs/fringes/08_position.ipynb #afdbe0fb
 @dataclass(frozen=True)
@@ -226,11 +303,9 @@ class PositionModel:
         """
         at, amounts = np.vstack((place, others)), np.concatenate(([1.0], -np.asarray(weights, float)))
         rule, known = self._rules[key], self.values[key]
-        shift = amounts @ rule.weights(at) @ known
-        spread, (after, before) = rule.spread(known), rule.excess(known)
-        left, whole = (max(float(amounts @ part @ amounts), 0.0) for part in rule.covariances(at))
-        much = min(left / whole, 1.0) if whole else 0.0
-        return shift, left * spread * (after + (before - after) * much), whole * spread * before
+        known_weights, spread = amounts @ rule.weights(at), rule.spread(known)
+        left, whole = self._doubts[key].variances(at, amounts, known_weights)
+        return known_weights @ known, _shaped(spread, left), _shaped(spread, whole)
 
     def leave_one_out(self) -> dict[str, np.ndarray]:
         """
@@ -311,6 +386,10 @@ class PositionModel:
     @cached_property
     def _rules(self) -> dict[str, _Rule]:
         return {key: _Rule(self.places, *law, self.options.periodic) for key, law in self.laws.items()}
+
+    @cached_property
+    def _doubts(self) -> dict[str, _Doubt]:
+        return {key: _Doubt(self.places, known, self.options.periodic) for key, known in self.values.items()}
 
 # %% ../../nbs/fringes/08_position.ipynb #41325ba1
 def find_position_model(model: str | Path | PositionModel, star: Observables | None = None) -> PositionModel:

@@ -897,10 +897,14 @@ def _pooled(stats: Sequence[RampStatistics], region_of: Callable, skip: int) -> 
     # Change of a sum per 10 ke- in the peak, its error, and how much of that one standard error of persistence makes,
     # which is common to the exposures (infinite where it is unknown, and then not in the error).
     found = [_sum_slope(s, region_of(*_offsets(s)), skip) for s in stats]
-    weight = np.array([one.error**-2.0 if one.error > 0 and np.isfinite(one.value) else 0.0 for one in found])
+    # Weights by the noise model: those by errors from blocks, as few as they are, favour the exposures that happen to
+    # scatter little, and the error of the mean comes out too small.
+    usable = [one.modelled > 0 and one.error > 0 and np.isfinite(one.value) for one in found]
+    weight = np.array([one.modelled**-2.0 if good else 0.0 for one, good in zip(found, usable, strict=True)])
     if not weight.any():
         return np.nan, np.nan, np.inf
-    noise, weight = weight.sum() ** -0.5, weight / weight.sum()
+    weight = weight / weight.sum()
+    noise = math.sqrt(sum((w * one.error) ** 2 for w, one in zip(weight, found, strict=True) if w))
     value, unsure = (float(weight @ np.nan_to_num([getattr(one, n) for one in found])) for n in ("value", "unsure"))
     error = math.hypot(noise, unsure)
     if unsure and all(len(s.released) >= 4 for s in stats):  # persistence and sum are from the same noise

@@ -984,15 +984,16 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
 # %% ../../nbs/migration/01_ramps.ipynb #7b5b28c1
 class _SumSlope(NamedTuple):
     # Slope of a summed rate over its level, its error without that of persistence, what one standard error of
-    # persistence makes of it, and what each block has added to it beyond the mean.
+    # persistence makes of it, what each block has added to it beyond the mean, and its error by the noise model.
     value: float
     error: float
     unsure: float
     blocks: np.ndarray
+    modelled: float
 
 # %% ../../nbs/migration/01_ramps.ipynb #6595c192
 def _sum_slope(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> _SumSlope:
-    nothing = _SumSlope(math.nan, math.nan, 0.0, np.zeros(stats.blocks))
+    nothing = _SumSlope(math.nan, math.nan, 0.0, np.zeros(stats.blocks), math.nan)
     used = stats.used_at_peak
     used = used[used >= skip_first]
     if len(used) < 2:
@@ -1015,10 +1016,10 @@ def _sum_slope(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -
     share = stats.count[:, used[0], stats.peak[0], stats.peak[1]].astype(float)
     share = share / share.sum()
     level, slope = share @ fits
-    error = float(np.sqrt(covariance[1, 1]))
+    error = modelled = float(np.sqrt(covariance[1, 1]))
     if stats.blocks >= _FEWEST_BLOCKS:
         error = float(np.std(fits[:, 1], ddof=1) / np.sqrt(stats.blocks))
     added = unsure_pattern(stats).of(stats)[used][:, region].sum(axis=-1)
     unsure = (covariance @ design.T @ weight @ added)[1]
     sizes = float(slope / level), error / abs(float(level)), float(unsure / level)
-    return _SumSlope(*sizes, share * (fits[:, 1] - slope) / level)
+    return _SumSlope(*sizes, share * (fits[:, 1] - slope) / level, modelled / abs(float(level)))

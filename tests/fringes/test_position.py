@@ -72,6 +72,58 @@ def test_what_is_left_of_a_difference_is_as_large_as_its_covariance_says():
     assert 0.4 < np.sqrt(np.mean(np.square(pulls))) < 1.3  # cautious at most by so much
 
 
+def pixels(rng, width=0.8):
+    """What single pixels do: their sensitivities, seen through a smooth image, with strengths that differ tenfold."""
+    grid = np.array(list(product(range(34, 47), range(39, 52))), float)
+    sensitive = rng.normal(0, 1, (len(grid), 8))
+    mixed = rng.normal(0, 1, (8, 56)) * np.geomspace(1.5e-3, 0.015, 56)[rng.permutation(56)]
+
+    def at(places):
+        away = np.abs(np.atleast_2d(places)[:, None] - grid) / width
+        image = np.clip(2 - away, 0, None) ** 3 / 6 - 4 * np.clip(1 - away, 0, None) ** 3 / 6
+        return image.prod(axis=-1) @ sensitive @ mixed
+
+    return at
+
+
+@pytest.mark.parametrize(("seed", "width"), [(10, 0.8), (20, 0.8), (30, 0.6)])
+def test_errors_of_differences_hold_them_as_often_as_they_say(seed, width):
+    """Of 40 programs each; with one law for all observables 65 and 92, 63 and 92, 62 and 88 % lay within."""
+    left, whole = [], []
+    for k in range(40):
+        rng = np.random.default_rng([seed, k])
+        at, noise = pixels(rng, width), 3e-4
+        made = at(PLACES)
+        middle = made.mean(axis=0)
+        v2, cp = np.split(made - middle + rng.normal(0, noise, made.shape), [21], axis=1)
+        learnt = [replace(seen(p, rng), v2=STAR.v2 * (1 + a), cp=b) for p, a, b in zip(PLACES, v2, cp, strict=True)]
+        learnt = fit_position_model(learnt)
+        a, b = PLACES.mean(axis=0) + rng.uniform(-0.4, 0.4, (2, 2))
+        truth = dict(zip(("v2", "cp"), np.split((at(a) - at(b))[0], [21]), strict=True))
+        for key, true in truth.items():
+            shift, rest, all_of_it = learnt.difference(key, a, b[None], np.ones(1))
+            left.extend((true - shift) / np.sqrt(np.diag(rest)))
+            whole.extend(true / np.sqrt(np.diag(all_of_it)))
+    pulls = np.abs(left)
+    assert np.mean(pulls < 1) == pytest.approx(0.68, abs=0.08) and np.mean(pulls < 2) == pytest.approx(0.95, abs=0.04)
+    assert 0.6 < np.mean(np.abs(whole) < 1) < 0.8 and np.mean(np.abs(whole) < 2) > 0.91  # it was 84, 85 and 80 %
+
+
+@pytest.mark.parametrize("name", ["position-2026-11-27", "position-designed-2026-11-27"])
+def test_real_places_lie_within_the_errors_of_their_prediction(name):
+    flight, pulls = find_position_model(name), []
+    for key, known in flight.values.items():
+        for out, place in enumerate(flight.places):
+            kept = np.arange(len(known)) != out
+            values = {one: value[kept] for one, value in flight.values.items()}
+            others = replace(flight, places=flight.places[kept], values=values)
+            near, doubt = others._rules[key].weights(place[None])[0], others._doubts[key]
+            variances = doubt.variances(place[None], np.ones(1), near)[0] + doubt.noise
+            pulls.extend((known[out] - near @ known[kept]) / np.sqrt(variances))
+    pulls = np.abs(pulls)
+    assert np.mean(pulls < 1) == pytest.approx(0.68, abs=0.08) and np.mean(pulls < 2) == pytest.approx(0.95, abs=0.04)
+
+
 def test_far_away_nothing_is_known(model):
     for key in ("v2", "cp"):
         near, far = (model.difference(key, (39.9, c), np.array([[39.9, 45.3]]), [1.0])[1:] for c in (45.2, 60.0))

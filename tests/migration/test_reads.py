@@ -178,8 +178,12 @@ def test_what_is_not_known_of_persistence_is_in_the_errors_of_a_loss():
         by_persistence = abs(other.values[0] - loss.values[0])
         assert by_persistence > 3 * known.errors[0]
         assert loss.errors[0] == pytest.approx(np.hypot(known.errors[0], by_persistence), rel=within)
-    change, doubted = (migration_or_nonlinearity(some, n_bootstrap=0, read_pattern=False) for some in (sure, unsure))
-    assert doubted.peak[1] > 3 * change.peak[1] and doubted.persistence > 3 * change.aperture[1]
+    found = (migration_or_nonlinearity(some, n_bootstrap=0, read_pattern=False) for some in (sure, unsure, more))
+    change, doubted, other = found
+    made = other.peak[0] - change.peak[0]
+    assert abs(made) > 2.5 * change.peak[1]
+    assert doubted.peak[1] == pytest.approx(np.hypot(change.peak[1], made), rel=0.02)
+    assert doubted.persistence > 3 * change.aperture[1]
 
 
 def test_a_rate_that_changes_is_no_scatter_of_blocks_of_unequal_size():

@@ -15,12 +15,14 @@ from calami.core.problems import CalamiError
 from calami.exposures.exposure import Exposure
 from calami.exposures.folder import ExposureSet
 from calami.fringes.fitting import fit
+from calami.fringes.observables import wrap
 from calami.fringes.oifits import write_products
-from calami.fringes.position import PositionModel
+from calami.fringes.position import PositionModel, fit_position_model
 from calami.instrument import niriss
 from calami.instrument.optics import DIFFUSION_MAS, JITTER_MAS, fine_psf, pixel_response, psf, within_pixels
 from calami.migration.kernel import migration_or_nonlinearity
 from calami.migration.ramps import read_pattern, statistics_of
+from calami.simulate.plans import SUBPIXEL_DITHERS
 from calami.studies import intrapixel, placement
 from calami.studies.calibrators import Mismatch, growth, mean_square, search_stars, study_calibrators
 from calami.studies.findings import by_error, plain
@@ -379,6 +381,41 @@ def test_one_place_and_observables_only(stars, tmp_path):
     reading = read_study(ExposureSet(stars).select(observtn=["001"]), tmp_path)
     found = study_intrapixel(reading)
     assert found.missing["everything"] == "there is one place only" and found.results["verdict"] is None
+
+
+# --- 4481 ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_place_costs_is_left_as_its_error_says():
+    """Pixels of 1 %, 25 places that are learnt, and 20 mas between places that are not; two programs."""
+    blur = {"oversample": 3, "diffusion": DIFFUSION_MAS, "jitter": JITTER_MAS}
+
+    def image_at(place):
+        image = within_pixels(fine_psf("F480M", tuple(place[::-1]), **blur), 3) * 1e8
+        image[: niriss.SUB80.reference_rows] = 0
+        return image
+
+    rng, pulls = np.random.default_rng(4), {"v2": [], "cp": []}
+    learnt = np.array(SUBPIXEL_DITHERS[25])[:, ::-1] / SCALE + (40, 45.2)
+    angles = rng.uniform(0, 2 * np.pi, 4)
+    starts = learnt.mean(axis=0) + rng.uniform(-0.3, 0.3, (4, 2))
+    ends = starts + 0.02 / SCALE * np.array((np.sin(angles), np.cos(angles))).T
+    images = [image_at(place) for place in (*learnt, *starts, *ends)]
+    for _ in range(2):
+        flat, data = rng.normal(1, 0.01, niriss.SUB80.shape), []
+        for k, image in enumerate(images):
+            error = np.sqrt(image + 200)
+            noisy = image * flat + error * rng.normal(size=error.shape)
+            seen = fit(noisy, header={"FILTER": "F480M"}, error=error)
+            one = replace(_alone(seen, noisy), data=seen)
+            data.append(seen if k < len(learnt) else fit_alike(one, image * flat))  # those are the truth
+        model = fit_position_model(data[: len(learnt)])
+        for one, other, a, b in zip(data[-8:-4], data[-4:], starts, ends, strict=True):
+            for key, true in (("v2", one.v2 / other.v2 - 1), ("cp", wrap(one.cp - other.cp))):
+                shift, left, _ = model.difference(key, a, b[None], np.ones(1))
+                pulls[key].extend((true - shift) / np.sqrt(np.diag(left)))
+    for own in pulls.values():
+        assert 0.55 < np.mean(np.abs(own) < 1) < 0.82 and np.mean(np.abs(own) < 2) > 0.88
 
 
 # --- 4480 ------------------------------------------------------------------------------------------------------------
