@@ -19,7 +19,7 @@ _NAMES = {
     "page": "Captioned Facts Figure Heading Html Note axes_or_new figure_files figure_png html_page legend_outside "
     "new_panels safe_text share_legend wrapped_table",
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
-    "fits": "open_fits",
+    "fits": "PlainTable fits_bytes open_fits",
     "progress": "live_html one_bar print_above progress_bar",
     "kept": "Kept digest_of_value digests_of",
     "ahead": "CAN_FORK import_ahead import_slow",
