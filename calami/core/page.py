@@ -240,7 +240,7 @@ def figure_files(
     dict of str to bytes
         By format: the file, without a time stamp.
     """
-    from matplotlib import rcParams
+    from matplotlib import rc_context, rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -253,7 +253,9 @@ def figure_files(
     # Laid out once, for all formats: saving it with a layout would do that for each of them, and draw it once more.
     figure.set_dpi(dpi)
     figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")
+    figure.set_layout_engine("none")  # which leaves one that does nothing, and with any at all it is drawn once more
+    with rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine()
     seen = figure.get_tightbbox().padded(rcParams["savefig.pad_inches"])
     files = {kind: BytesIO() for kind in kinds}
     for kind, out in files.items():
