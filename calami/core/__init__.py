@@ -14,12 +14,12 @@ _NAMES = {
     "remove_leftovers whole_files write_atomically yaml_value",
     "tables": "FORMATS Readable breakable cell_text format_of one_digit plus_minus readable_heading render "
     "short_exponent table_cells with_errors with_interval",
-    "images": "PIECE Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak pieces",
+    "images": "PIECE Peak RateImage beside derivatives fill_bad fill_from_neighbours find_peak median_of_known pieces",
     "record": "PACKAGES file_record versions",
     "page": "Captioned Facts Figure Heading Html Note axes_or_new figure_files figure_png html_page legend_outside "
     "new_panels safe_text share_legend wrapped_table",
     "headers": "BLOCK_SIZE CARD_SIZE HDU hdu_walk",
-    "fits": "open_fits",
+    "fits": "PlainTable fits_bytes open_fits",
     "progress": "live_html one_bar print_above progress_bar",
     "kept": "Kept digest_of_value digests_of",
     "ahead": "CAN_FORK import_ahead import_slow",

@@ -66,10 +66,23 @@ def _end() -> None:
 # %% ../../nbs/core/11_ahead.ipynb #da6f0e6e
 def import_slow() -> None:
     """Import what takes long, in a process that needs it; what packages say meanwhile is not shown."""
+    import gc
+    from importlib import metadata
+
     sys.modules.setdefault("rfc3987_syntax", None)  # a grammar for jsonschema, not used here: a third of jwst's import
-    for name in _SLOW:
-        with suppress(ImportError):
-            import_module(name)
+    # photutils reads the records of all installed packages to learn that its own is named like it; so it takes it to be
+    # where it is not found. Nothing else asks while this goes on.
+    whole, metadata.packages_distributions = metadata.packages_distributions, dict
+    collects = gc.isenabled()
+    gc.disable()  # what is imported stays: looking through it again and again finds nothing
+    try:
+        for name in _SLOW:
+            with suppress(ImportError):
+                import_module(name)
+    finally:
+        metadata.packages_distributions = whole
+        if collects:
+            gc.enable()
 
 # %% ../../nbs/core/11_ahead.ipynb #2f97ce0b
 def _import_quietly() -> None:

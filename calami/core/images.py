@@ -14,7 +14,8 @@ from .problems import CalamiError
 from .tables import plus_minus
 
 # %% auto #0
-__all__ = ['PIECE', 'RateImage', 'Peak', 'find_peak', 'fill_from_neighbours', 'fill_bad', 'beside', 'derivatives', 'pieces']
+__all__ = ['PIECE', 'RateImage', 'Peak', 'find_peak', 'fill_from_neighbours', 'fill_bad', 'beside', 'derivatives', 'pieces',
+           'median_of_known']
 
 # %% ../../nbs/core/04_images.ipynb #6d8c2e47
 @dataclass(frozen=True)
@@ -300,6 +301,26 @@ def pieces(count: int, size: int, most: int | None = None) -> list[slice]:
     """
     step = max((most or PIECE) // max(size, 1), 1)
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+
+# %% ../../nbs/core/04_images.ipynb #0ad66119
+def median_of_known(values: np.ndarray) -> np.ndarray:
+    """
+    Take the median of what is known.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Floating-point numbers, shape (…, n), n > 0; NaN where not known.
+
+    Returns
+    -------
+    numpy.ndarray
+        Over the last axis, as `numpy.nanmedian` gives it (a zero may have another sign); NaN where nothing is known.
+    """
+    ordered = np.sort(values, axis=-1)  # what is not known comes last
+    known = np.count_nonzero(~np.isnan(ordered), axis=-1, keepdims=True)
+    low, high = (np.take_along_axis(ordered, place, axis=-1)[..., 0] for place in ((known - 1) // 2, known // 2))
+    return np.true_divide(low + high, 2)
 
 # %% ../../nbs/core/04_images.ipynb #872995fa
 def _is_number(value) -> bool:

@@ -101,6 +101,19 @@ class Kept:
         """
         return _read(*self._place(name, made_from))
 
+    def replace(self, name: str, made_from: Any, value: Any) -> None:
+        """
+        Keep a result in place of the one that is there.
+
+        Parameters
+        ----------
+        name, made_from : object
+            As for `get`.
+        value : object
+            The result.
+        """
+        self._write(*self._place(name, made_from), value)
+
     def _place(self, name: str, made_from: Any) -> tuple[Path, str]:
         key = hashlib.sha256(json.dumps([name, made_from, _code()], sort_keys=True).encode()).hexdigest()
         return self.folder / _code()[:12] / f"{name}_{key[:24]}.npz", key

@@ -240,6 +240,7 @@ def figure_files(
     dict of str to bytes
         By format: the file, without a time stamp.
     """
+    from matplotlib import rc_context, rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -249,10 +250,17 @@ def figure_files(
         panel(ax)
     if legend:
         share_legend(figure)
+    # Laid out once, for all formats: saving it with a layout would do that for each of them, and draw it once more.
+    figure.set_dpi(dpi)
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")  # which leaves one that does nothing, and with any at all it is drawn once more
+    with rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine()
+    seen = figure.get_tightbbox().padded(rcParams["savefig.pad_inches"])
     files = {kind: BytesIO() for kind in kinds}
     for kind, out in files.items():
         stamp = {"Software": None} if kind == "png" else {"CreationDate": None}
-        figure.savefig(out, format=kind, dpi=dpi, metadata=stamp, bbox_inches="tight")
+        figure.savefig(out, format=kind, dpi=dpi, metadata=stamp, bbox_inches=seen)
     return {kind: out.getvalue() for kind, out in files.items()}
 
 # %% ../../nbs/core/06_page.ipynb #c3b1e9d5

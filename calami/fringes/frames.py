@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core.fits import open_fits
-from ..core.images import RateImage, find_peak, pieces
+from ..core.images import RateImage, find_peak, median_of_known, pieces
 from ..core.problems import CalamiError, FileProblem, faults_of
 from ..exposures.exposure import Exposure
 from ..exposures.steps import keywords_of
@@ -293,7 +293,7 @@ def _median_image(frames: _Frames, useful: np.ndarray) -> tuple[np.ndarray, np.n
         image[row, whole] = np.median(values[whole], axis=1)
         if part.any():
             bad = _lanes(frames.bad, row)[:, useful]
-            image[row, part] = np.nanmedian(np.where(bad, np.nan, values)[part], axis=1)
+            image[row, part] = median_of_known(np.where(bad, np.nan, values)[part])
     return image, ~never
 
 # %% ../../nbs/fringes/02_frames.ipynb #da31eeea

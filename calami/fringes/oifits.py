@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..core.files import whole_files
-from ..core.fits import open_fits
+from ..core.fits import PlainTable, fits_bytes, open_fits
 from ..core.problems import CalamiError, FileProblem
 from ..exposures.cards import hdu_walk
 from ..exposures.steps import keywords_of
@@ -125,23 +125,21 @@ def write_oifits(data: Observables, path: str | os.PathLike, *, per_integration:
             hdus.append(fits.ImageHDU(modes, name=name))
             hdus[-1].header["BUNIT"] = "rad" if key == "cp_modes" else ""
     with whole_files(path) as (part,):
-        fits.HDUList(hdus).writeto(part)
+        part.write_bytes(fits_bytes(hdus))
     return path
 
 # %% ../../nbs/fringes/07_oifits.ipynb #754bb904
-def _columns(rows: int, **columns: Any) -> Any:
+def _columns(rows: int, **columns: Any) -> PlainTable:
     # name=values -> a table; a scalar is repeated in every row, a sample has one column per integration
-    from astropy.io import fits
-
-    made = []
+    made, forms = {}, {}
     for name, values in columns.items():
         values = np.asarray(values)
         values = np.repeat(values, rows) if values.ndim == 0 else values
         whole = "J" if "INDX" in name else "I"
         code = {"i": whole, "b": "L", "S": "A"}.get(values.dtype.kind, "E" if name in _SINGLE_PRECISION else "D")
         width = values.dtype.itemsize if code == "A" else values.shape[1] if values.ndim == 2 else 1
-        made.append(fits.Column(name, f"{width}{code}", array=values, unit=_UNIT_OF.get(name)))
-    return fits.BinTableHDU.from_columns(made)
+        made[name], forms[name] = values, f"{width}{code}"
+    return PlainTable(made, forms, _UNIT_OF)
 
 # %% ../../nbs/fringes/07_oifits.ipynb #393d6871
 def _array_hdu(data: Observables):
@@ -261,8 +259,8 @@ def _row_hdus(given: Observables, header: Any) -> dict[str, Any]:
         triple = np.exp(np.log(np.maximum(samples["amplitude"], 1e-12)) @ sides.T)
         samples = samples | ({"": triple} if sides.shape[1] == samples["amplitude"].shape[1] else {})
     for table, hdu in plain.items():
-        rows, again = len(hdu.data), np.tile(np.arange(len(hdu.data)), count)
-        columns = {name: np.asarray(hdu.data[name])[again] for name in hdu.data.names}
+        rows, again = len(hdu), np.tile(np.arange(len(hdu)), count)
+        columns = {name: values[again] for name, values in hdu.columns.items()}
         columns |= {"MJD": np.repeat(moments, rows), "INT_TIME": np.full(count * rows, seconds)}
         for name, _, sample in _MEASURED[table]:
             values = np.asarray(samples.get(sample, np.full((count, rows), np.nan)), float)
@@ -841,6 +839,8 @@ def _in_columns(hdus: Any) -> Any:
     count = hdus[0].header.get("CALROWS")
     if "CALAMI" not in hdus[0].header or type(count) is not int or count < 1:
         return hdus
+    from astropy.io.fits import BinTableHDU
+
     made = copy(hdus)
     for place, hdu in enumerate(hdus):
         if hdu.name not in _MEASURED or hdu.data is None or len(hdu.data) % count:
@@ -855,7 +855,7 @@ def _in_columns(hdus: Any) -> Any:
         new = _columns(rows, **columns)
         new.header.update({key: hdu.header[key] for key in _REFERENCES if key in hdu.header})
         new.name = hdu.name
-        made[place] = new
+        made[place] = BinTableHDU.fromstring(new.tobytes())
     return made
 
 # %% ../../nbs/fringes/07_oifits.ipynb #5448e1bf

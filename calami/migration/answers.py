@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -648,6 +649,7 @@ def _answered(
         if not raw:
             raise CalamiError("there are no raw exposures (uncal), so that no version can be made of them")
         wish.tell("processing the versions of mitigation")
+        _import_for_later()
         scan = mitigation_scan(data, outdir, versions, engine=engine)
         best = best_versions(scan, counts)
         levels = tuple(effective_saturation(scan, counts))
@@ -673,6 +675,12 @@ def _answered(
         notes += more
     found = (onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
     return Answers(*found, _settings(wish, engine), outdir)
+
+# %% ../../nbs/migration/11_answers.ipynb #779c84e8
+def _import_for_later() -> None:
+    # What is needed when the versions have been made. Those who make them still import jwst now.
+    for name in ("astropy.io.fits", "astropy.table", "matplotlib", "scipy.optimize"):
+        import_module(name)
 
 # %% ../../nbs/migration/11_answers.ipynb #048fd517
 def _settings(wish: AnswerOptions, engine: Engine) -> dict[str, str]:

@@ -355,10 +355,10 @@ def _processed(
     versions: Sequence[Version],
     out: Path,
     engine: Engine,
-    meanwhile: Callable[[Mapping[str, Run]], Any] = lambda runs: None,
+    made: Callable[[str, Run], Any] | None = None,
 ) -> dict[str, Run]:
-    # As `process_versions`. `meanwhile`, called with the versions that can be made at once, gives the processes
-    # something to do while kernels are measured here.
+    # As `process_versions`. `made`, called with a version and the run of an exposure, gives the processes something to
+    # do while the last exposures are made, and kernels are measured here.
     slugs = [v.slug for v in versions]
     if len(set(slugs)) < len(slugs):
         raise CalamiError(f"versions must have different names, not {', '.join(v.name for v in versions)}")
@@ -368,8 +368,7 @@ def _processed(
     with engine.running(jwst=True) as ready:
         tasks = {base.name: Task(raw, base.parameters, out / base.slug, kept)}
         tasks |= {v.name: _task(v, base, raw, (out, out / v.slug)) for v in early}
-        runs = pipe_together(tasks, _CHAIN, engine=ready)
-        meanwhile(runs)
+        runs = pipe_together(tasks, _CHAIN, engine=ready, made=made)
         tasks = {}
         for version in [v for v in later if v not in early]:
             try:
@@ -379,7 +378,7 @@ def _processed(
                 continue
             data = raw if _later_than_migration(version) else _prepared(raw, version, runs[base.name], place / "raw")
             tasks[version.name] = _task(version, base, data, (out, place))
-        runs |= pipe_together(tasks, _CHAIN, engine=ready)
+        runs |= pipe_together(tasks, _CHAIN, engine=ready, made=made)
     return {v.name: runs[v.name] for v in versions if v.name in runs}
 
 # %% ../../nbs/migration/08_mitigation.ipynb #9e35360a
@@ -943,7 +942,11 @@ def _scanned(raw: ExposureSet, out: Path, versions: tuple[Version, ...], wish: S
     # A scan with the processes of an engine that runs.
     engine, fit_options = how
     begun: list[Future] = []
-    runs = _processed(raw, versions, out, engine, lambda r: begun.extend(_begin_fits(r, out, engine, fit_options)))
+
+    def made(name: str, run: Run) -> None:
+        begun.extend(_begin_fits({name: run}, out, engine, fit_options))
+
+    runs = _processed(raw, versions, out, engine, made)
     wait(begun)
     failures = [f"version {v.name} could not be made: see the log" for v in versions if v.name not in runs]
     versions = tuple(v for v in versions if v.name in runs)

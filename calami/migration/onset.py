@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -557,6 +557,11 @@ class FilterOnset:
         dict of str to numpy.ndarray
             The same for each resample, shape (n_bootstrap, n).
         """
+        return self._departed
+
+    @cached_property
+    def _departed(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+        # Several tables and figures ask for them.
         reach = self.reach_adu / UNIT_ADU
         grid, best = _departures(self.theta[None], reach, self.law, self.held, self.levelling[:1])
         _, many = _departures(self.resampled, reach, self.law, self.held, self.levelling[1:])

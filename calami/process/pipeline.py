@@ -1099,11 +1099,18 @@ class _Plan:
     began: float = field(default_factory=time.time)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     jobs: dict[str, tuple[int, dict]] = field(default_factory=dict)
+    made: Callable[[Run], Any] | None = None  # told of each exposure of which all files are done
 
     def settle(self, job: Mapping, result: Mapping) -> None:
         self.outcomes[self.jobs[job["work"]][0]] = _outcome(job, result, "failed" if result["error"] else "made")
         if result["error"]:
             log.warning("%s failed: %s", job["name"], result["error"])
+        if self.made is not None and self._whole(job["name"]):
+            done = self.run
+            self.made(replace(done, outcomes=tuple(o for o in done.outcomes if o.name == job["name"])))
+
+    def _whole(self, name: str) -> bool:
+        return all(number in self.outcomes for number, job in self.jobs.values() if job["name"] == name)
 
     @property
     def run(self) -> Run:

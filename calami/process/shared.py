@@ -13,8 +13,9 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from ..core.files import cache_folder
 from ..core.fits import open_fits
+from ..core.images import median_of_known
 from ..core.kept import Kept
 from ..core.problems import options_from
 from ..core.record import versions
@@ -73,7 +75,11 @@ class Task:
 
 # %% ../../nbs/process/20_shared.ipynb #4dc3cbc7
 def pipe_together(
-    tasks: Mapping[str, Task], pipeline_or_steps: str | Sequence[str], *, engine: Engine | None = None
+    tasks: Mapping[str, Task],
+    pipeline_or_steps: str | Sequence[str],
+    *,
+    engine: Engine | None = None,
+    made: Callable[[str, Run], Any] | None = None,
 ) -> dict[str, Run]:
     """
     Run jwst pipelines on exposures in several ways.
@@ -86,6 +92,8 @@ def pipe_together(
         Pipelines, as for `calami.process.pipeline.pipe_data`.
     engine : calami.process.engine.Engine, optional
         References, processes and bar; with `stock`, nothing is shared.
+    made : callable, optional
+        Called with the name of a way and the run of one exposure as soon as that is done, while others are processed.
 
     Returns
     -------
@@ -102,6 +110,7 @@ def pipe_together(
     for name, task in tasks.items():
         how = (options_from(PipeOptions(), dict(task.options)), engine)
         plans[name] = _plan(task.data, pipeline_or_steps, task.parameters, task.outdir, how)
+        plans[name].made = made and functools.partial(made, name)
     if not plans:
         return {}
     jobs = [job for plan in plans.values() for _, job in plan.jobs.values()]
@@ -119,7 +128,10 @@ def _bundles(jobs: Sequence[dict]) -> list[dict]:
         files.setdefault(job["file"], []).append(job)
     found = []
     ordered = sorted(files.values(), key=lambda parts: Path(parts[0]["file"]).stat().st_size)
-    for parts in [*ordered[:1], *ordered[:0:-1]]:  # no large one is the last to begin
+    if ordered:  # no large one is the last to begin
+        first = max(range(len(ordered)), key=lambda number: len(ordered[number]))
+        ordered = [ordered.pop(first), *ordered[::-1]]
+    for parts in ordered:
         name = f".calami-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-together"
         more = {"work": str(Path(parts[0]["outdir"]) / name), "call": "calami.process.shared:_run_together"}
         found.append(parts[0] | more | {"together": parts, "differ": _differing(parts), "check": not found})
@@ -136,7 +148,8 @@ def _differing(jobs: Sequence[Mapping]) -> list[str]:
 def _run_together(job: Mapping) -> dict[str, Any]:
     # Runs in a worker: all jobs on one file. What fails is tried once more as the stock pipeline does it.
     memory, results, broken, differs = _Memory(frozenset(job["differ"])), [], None, []
-    work = Path(job["work"])
+    chosen, work = _Chosen(job["together"][0]), Path(job["work"])
+    chosen.recall(memory)
     work.mkdir(parents=True, exist_ok=True)
     try:
         for part in job["together"]:
@@ -150,6 +163,7 @@ def _run_together(job: Mapping) -> dict[str, Any]:
                 differs += [] if result["error"] else [f"{part['name']} cannot be made ({said}), which differs"]
             broken = result["error"] if not results else None
             results.append(result)
+        chosen.keep(memory)
         differs += filter(None, [_checked(job, results)] if job["check"] else [])
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -167,6 +181,39 @@ class _Memory:
     states: list[dict] = field(default_factory=list)
     places: list[tuple] = field(default_factory=list)
     models: dict[Path, Any] = field(default_factory=dict)
+
+# %% ../../nbs/process/20_shared.ipynb #b6f9d4f7
+class _Chosen:
+    # What CRDS chose for a file: parameters, and the lines of the log about them; references by step and type.
+
+    def __init__(self, job: Mapping) -> None:
+        where = [job["cache"] or os.environ.get("CRDS_PATH"), os.environ.get("CRDS_SERVER_URL")]
+        self.origin = [job["base"], job["chain"], where, versions(_VERSIONS)]  # `base` has the file and the context
+        self.kept = Kept(cache_folder() / "chosen", most=2000)
+        self.known: list = []
+
+    def recall(self, memory: _Memory) -> None:
+        for configs, references in self.kept.known("chosen", self.origin):
+            if all(path == "N/A" or Path(path).is_file() for _, path in references.values()):
+                heard = {alias: [_line(*line) for line in lines] for alias, (_, lines) in configs.items()}
+                memory.configs |= {alias: (found, heard[alias]) for alias, (found, _) in configs.items()}
+                memory.references |= references
+        self.known = [*memory.configs, *memory.references]
+
+    def keep(self, memory: _Memory) -> None:
+        if [*memory.configs, *memory.references] != self.known:
+            said = {
+                alias: [(r.name, r.levelno, r.getMessage()) for r in lines]
+                for alias, (_, lines) in memory.configs.items()
+            }
+            configs = {alias: (found, said[alias]) for alias, (found, _) in memory.configs.items()}
+            self.kept.replace("chosen", self.origin, [configs, memory.references])
+
+
+def _line(name: str, level: int, text: str) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "msg": text}
+    )
 
 # %% ../../nbs/process/20_shared.ipynb #7bb7ff79
 #: Larger ramps (bytes) are not kept in memory; the next run begins with the model that was kept in a file.
@@ -349,6 +396,7 @@ def _opened_once():
     # References of the late steps and schemas are read once in a process; values that are set are checked when a
     # product is written, not each on its own.
     import asdf.schema
+    import yaml
     from jwst.stpipe import core
     from stdatamodels import fits_support
     from stdatamodels.jwst import datamodels
@@ -361,6 +409,7 @@ def _opened_once():
         patch(core, "read_metadata", functools.partial(_known_of_file, core.read_metadata))
         patch(config_parser, "load_config_file", functools.partial(_parameters_in, config_parser.load_config_file))
         patch(config_parser, "load_spec_file", functools.partial(_specified, config_parser.load_spec_file))
+        patch(import_module("stpipe.step"), "yaml", _Instead(yaml, dump=_written_as_yaml))
         for name, most in _REFERENCES.items():
             patch(datamodels, name, _kept(getattr(datamodels, name), most))
         if hasattr(asdf.schema, "_make_schema_loader"):
@@ -434,6 +483,15 @@ def _parameters_in(load, path):
         _KEPT[key] = load(path).dict()
     return ConfigObj(copy.deepcopy(_KEPT[key]))
 
+# %% ../../nbs/process/20_shared.ipynb #9b6a5b0d
+def _written_as_yaml(value: Any, **options) -> str:
+    # By the C library, where there is one: the same text, but that it breaks lines elsewhere if there are other letters
+    # than those of ASCII.
+    import yaml
+
+    text = yaml.dump(value, Dumper=getattr(yaml, "CDumper", yaml.Dumper), **options)
+    return text if "\\" not in text else yaml.dump(value, **options)
+
 # %% ../../nbs/process/20_shared.ipynb #838f196e
 def _specified(load, cls, **options):
     # What a class specifies itself. It is only read: what it is merged into is new.
@@ -470,12 +528,14 @@ def _compute_quickly(patch) -> None:
     # What costs the stock pipeline most where ramps are small, by ways that give the same bits.
     from jwst.refpix import reference_pixels
     from stcal.jump import jump, twopoint_difference
+    from stcal.ramp_fitting import ols_fit
 
     patch(twopoint_difference, "np", _Instead(np, nanmedian=_median))
     if stock := getattr(jump, "_sk_filter_areas", None):
         patch(jump, "_sk_filter_areas", functools.partial(_areas, stock))
     kind = reference_pixels.NIRDataset
     patch(kind, "do_subarray_corrections", _in_window(kind.do_subarray_corrections))
+    patch(ols_fit, "ols_ramp_fit_single", functools.partial(_fit_others, ols_fit.ols_ramp_fit_single))
 
 # %% ../../nbs/process/20_shared.ipynb #63f93b3e
 class _Instead:
@@ -494,10 +554,11 @@ def _median(values: np.ndarray, axis=None, out=None, **options) -> np.ndarray:
     if options or values.dtype.kind != "f" or not count or axis != tuple(range(count)) or not values.size:
         return np.nanmedian(values, axis=axis, out=out, **options)
     rows = values.reshape(-1, *values.shape[count:])
-    rows = np.sort(np.moveaxis(rows, 0, -1), axis=-1)  # what is not known comes last
-    known = np.count_nonzero(~np.isnan(rows), axis=-1, keepdims=True)
-    low, high = (np.take_along_axis(rows, place, axis=-1)[..., 0] for place in ((known - 1) // 2, known // 2))
-    return np.true_divide(low + high, 2, out=out)
+    found = median_of_known(np.moveaxis(rows, 0, -1))
+    if out is None:
+        return found
+    out[...] = found
+    return out
 
 # %% ../../nbs/process/20_shared.ipynb #25f8f094
 def _areas(stock, image: np.ndarray, threshold: float) -> list:
@@ -525,6 +586,69 @@ def _in_window(stock):
 
     return corrected
 
+# %% ../../nbs/process/20_shared.ipynb #191213a3
+#: What was fitted last, and what came out; larger ramps (bytes) are not kept.
+_FITTED: list[tuple] = []
+_LARGEST_FIT = 48_000_000
+
+
+def _fit_others(stock, ramps, save_opt: bool, noise: np.ndarray, gain: np.ndarray, weighting: str) -> tuple:
+    arrays, facts = _taken_apart(ramps, noise, gain, weighting)
+    if save_opt or not facts or ramps.data.nbytes > _LARGEST_FIT:
+        return stock(ramps, save_opt, noise, gain, weighting)
+    known = _FITTED.pop() if _FITTED else (None, None, None)
+    found, others = None, _changed(arrays, known[0]) if known[1] == facts else None
+    arrays = {name: array.copy() for name, array in arrays.items()}  # stcal may change them
+    if others is not None and others.mean() < 0.5:
+        found = _replaced(stock, ramps, others, known[2], (noise, gain, weighting))
+    if found is None:
+        found = stock(ramps, False, noise, gain, weighting)
+    if found[0] is None or found[1] is None:
+        return found
+    _FITTED.append((arrays, facts, found))
+    return *({name: values.copy() for name, values in kind.items()} for kind in found[:2]), None
+
+# %% ../../nbs/process/20_shared.ipynb #dafc1c24
+def _taken_apart(ramps, noise: np.ndarray, gain: np.ndarray, weighting: str) -> tuple[dict, dict]:
+    # Images and cubes that a fit is given, and all else; nothing where that cannot be compared.
+    arrays = {name: value for name, value in vars(ramps).items() if isinstance(value, np.ndarray)}
+    facts = {name: value for name, value in vars(ramps).items() if name not in arrays} | {"weighting": weighting}
+    arrays |= {"noise of pixels": noise, "gain of pixels": gain}
+    plain = all(value is None or isinstance(value, bool | int | float | str) for value in facts.values())
+    images = all(array.shape[-2:] == ramps.data.shape[-2:] for array in arrays.values())
+    return (arrays, facts) if plain and images else ({}, {})
+
+
+def _changed(arrays: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    # In which pixels anything is another bit; None if all may be.
+    kinds = [{name: (array.shape, array.dtype) for name, array in one.items()} for one in (arrays, before)]
+    if kinds[0] != kinds[1]:
+        return None
+    found = np.zeros(arrays["data"].shape[-2:], bool)
+    for name, array in arrays.items():
+        bits = [np.ascontiguousarray(one).view(f"u{one.itemsize}") for one in (array, before[name])]
+        found |= (bits[0] != bits[1]).reshape(-1, *found.shape).any(axis=0)
+    return found
+
+
+def _replaced(stock, ramps, others: np.ndarray, before: tuple, more: tuple) -> tuple | None:
+    # What was found before, with the other pixels as they are fitted now: as a subarray of one row.
+    few = copy.copy(ramps)
+    for name, value in vars(ramps).items():
+        if isinstance(value, np.ndarray):
+            setattr(few, name, np.ascontiguousarray(value[..., others][..., None, :]))
+    found = before
+    if others.any():
+        noise, gain = (values[others][None] for values in more[:2])
+        now = stock(few, False, noise, gain, more[2])
+        if any(one is None or one.keys() != two.keys() for one, two in zip(now[:2], before[:2], strict=True)):
+            return None
+        found = tuple({name: values.copy() for name, values in kind.items()} for kind in before[:2])
+        for kind, new in zip(found, now[:2], strict=True):
+            for name, values in kind.items():
+                values[..., others] = new[name][..., 0, :]
+    return *found[:2], None
+
 # %% ../../nbs/process/20_shared.ipynb #70cf865f
 class _Differs(Exception):
     """What the stock pipeline makes is something else."""
@@ -549,10 +673,12 @@ _WHERE = frozenset("work outdir search fingerprint call keep inputs sources".spl
 
 
 def _ways(job: Mapping, results: Sequence[Mapping]) -> list:
-    # By which ways the runs on a file went, all but the numbers in their parameters.
-    found = []
+    # By which ways the runs on a file went, all but the numbers in their parameters; these count, too, where the stock
+    # pipeline has only the last steps to do.
+    found, first = [], results[0]["steps"]
+    short = any(step["status"] == "taken" for step in first) and not any(part["keep"] for part in job["together"])
     for part, result in zip(job["together"], results, strict=True):
-        asked = {key: "a number" if isinstance(v, float) else v for key, v in part["parameters"].items()}
+        asked = {k: "a number" if isinstance(v, float) and not short else v for k, v in part["parameters"].items()}
         rest = {key: v for key, v in part.items() if key not in _WHERE}
         steps = [[step["name"], step["status"]] for step in result["steps"]]
         found.append([rest | {"parameters": asked, "keep": bool(part["keep"])}, steps])

@@ -9,6 +9,10 @@ what was done again. ``--look`` looks twice at a folder of so many files.
     nice python tests/campaigns/survey.py --counts 48 --kill
     nice python tests/campaigns/survey.py --counts "" --look 10000
     nice python tests/campaigns/survey.py --counts "" --faults 200
+    nice python tests/campaigns/survey.py --counts "" --linear 500,1000,2000
+
+``--linear``: what an exposure costs in surveys of so many, processor of client and workers without table and page. The
+surveys take turns, and the cheapest of each counts, so that other work on the machine touches all alike.
 
 ``--faults``: so many exposures from a stand-in for the archive, half of them with one to three faults in a row (busy,
 broken off, cut short, too long, corrupt, a page, gone), fetched by four workers within room for four files. Then again,
@@ -22,6 +26,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -127,6 +132,23 @@ def overhead(folder, counts):
     return {count: 1e3 * seconds / count for count, seconds in best.items()}
 
 
+def linear(work, counts, turns, workers):
+    """Processor time of an exposure in surveys of so many, s, in turns; for each number of exposures what was found."""
+    times = {count: [] for count in counts}
+    for count in counts:
+        make(work / f"data_{count}", count)
+    for turn in range(turns):
+        for count in counts:
+            out = work / f"out_{turn}_{count}"
+            found = survey(work / f"data_{count}", out, workers=workers)
+            assert found["rows"] == count and not found["problems"]
+            times[count].append((found["workers"] + found["client_before_page"]) / count)
+            load = os.getloadavg()[0]
+            print(f"{count:6d} exposures: {1e3 * times[count][-1]:.2f} ms an exposure; load {load:.1f}", flush=True)
+            shutil.rmtree(out)
+    return times
+
+
 FAULTS = ("503", "429:0", "drop:30000", "shorter", "longer", "corrupt", "page", "no-length:9000", "404")
 
 
@@ -196,6 +218,8 @@ def main():
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--look", type=int, default=0)
     parser.add_argument("--faults", type=int, default=0)
+    parser.add_argument("--linear", default="", help="numbers of exposures, such as 500,1000,2000")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--overhead", default="", help="numbers of exposures, such as 250,500,1000,2000")
     asked = parser.parse_args()
     print(f"{platform.python_version()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
@@ -221,6 +245,12 @@ def main():
                 f"{(out / 'rows.jsonl').read_text().count(chr(10)) - len(lines)} lines more",
                 flush=True,
             )
+    if asked.linear:
+        with tempfile.TemporaryDirectory() as work:
+            counts = [int(count) for count in asked.linear.split(",")]
+            best = {n: min(t) for n, t in linear(Path(work), counts, asked.turns, asked.workers).items()}
+            ratios = ", ".join(f"{n}: {1e3 * t:.2f} ms ({t / best[counts[0]]:.3f})" for n, t in best.items())
+            print(f"cheapest of {asked.turns} turns, over that of {counts[0]}: {ratios}")
     if asked.overhead:
         with tempfile.TemporaryDirectory() as work:
             found = overhead(Path(work) / "data", [int(count) for count in asked.overhead.split(",")])

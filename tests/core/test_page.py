@@ -39,7 +39,7 @@ def test_panels_share_a_legend_that_hides_nothing(monkeypatch):
     panels = [
         lambda ax, k=k: (ax.plot([0, 1], label="both"), ax.plot([1, 0], label=f"own {k}"), ax.legend()) for k in (1, 2)
     ]
-    figure_png(panels, 6, 3, "pdf", legend=True)
+    figure_png(panels, 6, 3, kind="pdf", legend=True)
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["both", "own 1", "own 2"]
     assert all(ax.get_legend() is None for ax in drawn[0].axes)

@@ -1,12 +1,13 @@
 """Steps of jwst on a part of a long exposure after the other: the same bit by bit (whole products: `test_shared`)."""
 
 import contextlib
+import functools
 import logging
 
 import numpy as np
 import pytest
 
-from calami.process import long
+from calami.process import long, shared
 from calami.process.long import in_parts
 
 SHAPE = (5, 20, 16)  # groups, rows, columns
@@ -105,6 +106,36 @@ def test_slopes_are_those_that_are_fitted_at_once(tmp_path, caplog, lost):
     for (name, one), (key, other) in zip(whole, parts, strict=True):
         assert name == key and one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
     assert said(caplog, "10 bands") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("nints", [1, 12])
+def test_only_ramps_that_are_others_than_last_time_are_fitted_again(nints, monkeypatch):
+    # Several versions of an exposure, then another one: slopes are those of the stock fit, of all pixels or of some.
+    from stcal.ramp_fitting import ols_fit
+
+    monkeypatch.setattr(shared, "_FITTED", [])
+    stock, sizes = ols_fit.ols_ramp_fit_single, []
+
+    def counted(ramps, *more):
+        sizes.append(ramps.data.shape[-2:])
+        return stock(ramps, *more)
+
+    whole = 320  # also where charge is lost for the first time, which makes another noise
+    of = ((1, (), whole), (1, (5, 6, 7), whole), (1, (6, 12), 48), (1, (6, 12), 0), (1, (6,), 16), (2, (6,), whole))
+    for seed, rows, pixels in of:
+        models = [ramp_model(nints, seed) for _ in range(2)]
+        for model in models:
+            model.groupdq[:, 3:, list(rows)] |= np.uint8(CHARGELOSS | DNU)
+            model.data[0, 0, 0, 0] = np.nan
+        theirs, before = slopes(models[0]), len(sizes)
+        with long.patched() as patch:
+            patch(ols_fit, "ols_ramp_fit_single", functools.partial(shared._fit_others, counted))
+            mine = slopes(models[1])
+        for (name, one), (key, other) in zip(theirs, mine, strict=True):
+            assert name == key and one.dtype == other.dtype
+            assert np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+            other[...] = 0  # what is given is nobody else's
+        assert sum(rows * columns for rows, columns in sizes[before:]) == pixels
 
 
 def test_ramps_that_are_all_full_have_no_slopes(tmp_path):

@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from calami.core import kept
 from calami.instrument import niriss
-from calami.process import long, references, shared
+from calami.process import long, pipeline, references, shared
 from calami.process.audit import nondefault
 from calami.process.engine import Engine, worker_pool
 from calami.process.pipeline import pipe_data
@@ -109,11 +109,18 @@ def test_what_is_the_same_is_done_once_and_what_nobody_asked_for_is_not_written(
 def test_another_threshold_begins_with_what_was_kept(versions, engine, uncal, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in versions["none"].outdir.rglob("*.fits")}
     options = {"products": "calints", "search": [versions["none"].outdir]}
-    run = pipe_together({"x": Task(uncal, step(1500.0), tmp_path, options)}, CHAIN, engine=engine)["x"]
+    told = []
+    tasks = {"x": Task(uncal, step(1500.0), tmp_path, options)}
+    run = pipe_together(tasks, CHAIN, engine=engine, made=lambda *what: told.append(what))["x"]
+    assert [(name, part.outcomes) for name, part in told] == [("x", run.outcomes)]
     taken = {s["name"] for s in run.raise_failures().outcomes[0].steps if s["status"] == "taken"}
     assert taken >= {"refpix", "linearity"} and read_sidecar(product(run))["stock"] is False
     assert before == {p: p.stat().st_mtime_ns for p in versions["none"].outdir.rglob("*.fits")}
     assert difference(product(versions["low"]), product(run))
+    # What CRDS chose is remembered, and the record says it all the same.
+    records = [read_sidecar(product(one)) for one in (versions["low"], run)]
+    assert all(records[0][key] == records[1][key] for key in ("references", "crds_parameters", "crds"))
+    assert "parameters found" in run.outcomes[0].log.read_text(encoding="utf-8")
     again = pipe_together({"x": Task(uncal, step(1500.0), tmp_path, options)}, CHAIN, engine=engine)["x"]
     assert again.outcomes[0].status == "already there" and again.steps_run == 0
 
@@ -241,9 +248,11 @@ def test_a_comparison_is_made_once_and_anew_where_anything_but_a_number_is_anoth
     with monkeypatch.context() as patch:
         patch.setattr(kept, "_code", lambda: "another code")
         assert count() == 8
+    # From a model that was kept on, another number is compared, too.
+    assert [count(status="taken", level=3.0), count(status="taken", level=3.0)] == [9, 9]
     said.append("SCI differs")
     assert shared._checked(*bundle(tmp_path, status="new")) == "SCI differs"
-    assert shared._checked(*bundle(tmp_path, status="new")) == "SCI differs" and len(made) == 10  # that is not kept
+    assert shared._checked(*bundle(tmp_path, status="new")) == "SCI differs" and len(made) == 11  # that is not kept
 
 
 def test_stock_shares_nothing(engine, uncal, tmp_path):
@@ -280,6 +289,43 @@ def test_products_of_parts_are_bit_by_bit_those_of_the_whole(stock, engine, unca
     assert [[word in text for word in words] for text in logs] == [[False] * 3, [True] * 3]
 
 
+def test_what_crds_chose_is_kept_as_long_as_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("CALAMI_CACHE", str(tmp_path / "cache"))
+    flat = tmp_path / "flat.fits"
+    flat.touch()
+    job = {"base": "a file", "chain": ["calwebb_image2"], "cache": "references"}
+    line = logging.LogRecord("stpipe.step", logging.INFO, "", 0, "PARS-%s parameters found", ("X",), None)
+    memory = shared._Memory(frozenset())
+    memory.configs["calwebb_image2"] = ({"steps": {"photom": {"skip": "True"}}}, [line])
+    memory.references["flat_field", "flat"] = (("flat", "crds://flat.fits"), str(flat))
+    memory.references["photom", "area"] = (("area", "N/A"), "N/A")
+
+    def recalled(**other):
+        found = shared._Memory(frozenset())
+        shared._Chosen(job | other).recall(found)
+        return found
+
+    shared._Chosen(job).keep(memory)
+    found = recalled()
+    ((config, (said,)),) = found.configs.values()
+    assert config == memory.configs["calwebb_image2"][0] and found.references == memory.references
+    assert (said.name, said.levelno, said.getMessage()) == ("stpipe.step", logging.INFO, "PARS-X parameters found")
+    assert not recalled(base="another file, or another context").references
+    assert not recalled(cache="other references").references
+    flat.unlink()
+    assert not recalled().references and not recalled().configs
+
+
+def test_an_exposure_is_made_when_all_of_its_segments_are(tmp_path):
+    job = {"name": "a", "file": "a", "outdir": str(tmp_path)}
+    jobs = {"1": (0, job | {"work": "1"}), "2": (1, job | {"work": "2"}), "3": (2, job | {"work": "3", "name": "b"})}
+    told, plan = [], pipeline._Plan(("calwebb_image2",), {}, tmp_path, Engine(), 0.0, jobs=jobs)
+    plan.made = lambda run: told.append([(o.name, o.products[0].name) for o in run.outcomes])
+    for number, product in (("2", "late"), ("3", "other"), ("1", "early")):
+        plan.settle(jobs[number][1], pipeline._NOTHING | {"products": [product]})
+    assert told == [[("b", "other")], [("a", "early"), ("a", "late")]]
+
+
 def test_no_task_is_no_run():
     assert pipe_together({}, CHAIN) == {}
 
@@ -289,13 +335,15 @@ def test_the_smallest_exposure_is_compared_and_the_largest_is_begun_early(tmp_pa
     for name, size in (("a", 5), ("b", 2), ("c", 9)):
         (tmp_path / name).write_bytes(b"x" * size)
         jobs.append({"file": str(tmp_path / name), "outdir": str(tmp_path), "parameters": {"jump.skip": name == "a"}})
-    bundles = shared._bundles([*jobs, jobs[0] | {"parameters": {}}])
-    assert [(b["file"][-1], b["check"], len(b["together"])) for b in bundles] == [
-        ("b", True, 1),
-        ("c", False, 1),
-        ("a", False, 2),
-    ]
-    assert bundles[2]["differ"] == ["jump"] and shared._bundles([]) == []
+
+    def order(bundles):
+        return [(b["file"][-1], b["check"], len(b["together"])) for b in bundles]
+
+    assert order(shared._bundles(jobs)) == [("b", True, 1), ("c", False, 1), ("a", False, 1)]
+    # Of those that are made in most versions.
+    bundles = shared._bundles([*jobs, *(jobs[k] | {"parameters": {}} for k in (0, 2))])
+    assert order(bundles) == [("a", True, 2), ("c", False, 2), ("b", False, 1)]
+    assert bundles[0]["differ"] == ["jump"] and shared._bundles([]) == []
 
 
 def write(path, data, **cards):
