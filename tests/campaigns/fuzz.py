@@ -41,6 +41,7 @@ from toys import age, fringe_cube, fringe_images, rootname, write_exposure
 from calami.archive.apt import read_apt
 from calami.archive.download import MANIFEST, check_whole, read_manifest, verify
 from calami.calutil import Data
+from calami.core.ahead import import_slow
 from calami.core.headers import hdu_walk
 from calami.core.problems import CalamiError
 from calami.dataset import Dataset
@@ -467,6 +468,7 @@ def campaign(count: int, seed: int = 1, kinds: str = "", seconds: float = np.inf
     Tally
         What was found.
     """
+    import_slow()  # it takes as long as it takes, and is no file's fault; stopped half way it would leave half of it
     tally, logger = Tally(), logging.getLogger("calami")
     old, level = signal.signal(signal.SIGPROF, _late), logger.level
     logger.setLevel(logging.CRITICAL + 1)
