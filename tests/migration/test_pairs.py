@@ -154,7 +154,7 @@ def kernel_fits(folder, name, free, n, nints=60, start=None):
     ],
 )
 def test_kernels_and_their_errors_come_back(tmp_path, name, free):
-    n = 10
+    n = 15
     pulls, fit, _ = kernel_fits(tmp_path, name, free, n)
     assert (np.abs(pulls.mean(axis=0)) < 4 / np.sqrt(n)).all(), pulls.mean(axis=0)
     assert (np.abs(pulls.std(axis=0, ddof=1) - 1) < 4 / np.sqrt(2 * n)).all(), pulls.std(axis=0, ddof=1)
