@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,8 +19,8 @@ import numpy as np
 from .problems import CalamiError
 
 # %% auto #0
-__all__ = ['FORMATS', 'format_of', 'short_exponent', 'one_digit', 'cell_text', 'plus_minus', 'with_interval', 'with_errors',
-           'table_cells', 'breakable', 'readable_heading', 'render', 'Readable']
+__all__ = ['FORMATS', 'format_of', 'short_exponent', 'one_digit', 'cell_text', 'plus_minus', 'with_interval', 'digits_of',
+           'limit_text', 'with_errors', 'table_cells', 'breakable', 'readable_heading', 'render', 'Readable']
 
 # %% ../../nbs/core/03_tables.ipynb #bcc74a02
 #: Formats a table can be written in, by the name used in `Dataset.info` and by file suffix.
@@ -165,6 +165,61 @@ def with_interval(value: float, low: float, high: float) -> str:
         return plus_minus(value, (high - low) / 2)
     number, *ends = _to_two_digits(max(down, up), value, low, high)
     return f"{number} ({' to '.join(ends)})"
+
+# %% ../../nbs/core/03_tables.ipynb #a0d05e0e
+def digits_of(error: float, *values: float) -> list[str]:
+    """
+    Write numbers with as many digits as two of an error leave, thousands set apart.
+
+    Parameters
+    ----------
+    error : float
+        Of the numbers; one that is not known leaves three digits of each.
+    *values : float
+        Numbers, in the unit of the error.
+
+    Returns
+    -------
+    list of str
+        One a number, such as ``2,060``; ``∞`` for one that is infinite.
+    """
+    if not (math.isfinite(error) and error > 0):
+        return [_three_digits(value) for value in values]
+    return ["∞" if math.isinf(value) else _grouped(*_to_two_digits(error, value)) for value in values]
+
+# %% ../../nbs/core/03_tables.ipynb #7044d111
+def _grouped(text: str) -> str:
+    return f"{float(text):,.{len(text.partition('.')[2])}f}"
+
+# %% ../../nbs/core/03_tables.ipynb #4488ccb8
+def _three_digits(value: float, to: Callable[[float], float] = round) -> str:
+    if not math.isfinite(value) or not value:
+        return "∞" if math.isinf(value) else cell_text(value)
+    places = 2 - math.floor(math.log10(abs(value)))
+    return f"{to(round(value * 10.0**places, 6)) / 10.0**places:,.{max(places, 0)}f}"
+
+# %% ../../nbs/core/03_tables.ipynb #403552b6
+def limit_text(sign: str, value: float) -> str:
+    """
+    Write a limit with three digits: a lower one rounded down, an upper one up.
+
+    Parameters
+    ----------
+    sign : str
+        ``>``, ``above`` or ``up to`` for a lower limit, ``<`` or ``below`` for an upper one; empty for a number that is
+        rounded to the nearest.
+    value : float
+        The limit.
+
+    Returns
+    -------
+    str
+        Such as ``> 11,200``.
+    """
+    return f"{sign} {_three_digits(value, _SAFE[sign])}".strip()
+
+# %% ../../nbs/core/03_tables.ipynb #fa568e6d
+_SAFE = dict.fromkeys((">", "above", "up to"), math.floor) | dict.fromkeys(("<", "below"), math.ceil) | {"": round}
 
 # %% ../../nbs/core/03_tables.ipynb #8cefd69a
 def with_errors(table):

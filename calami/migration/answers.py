@@ -24,6 +24,8 @@ from ..core.problems import CalamiError, options_from
 from ..core.progress import one_bar, progress_bar
 from ..core.record import file_record, versions
 from calami.core.tables import (
+    digits_of,
+    limit_text,
     one_digit,
     plus_minus,
     readable_heading,
@@ -426,9 +428,9 @@ def _contrast_sentences(answers: Answers) -> list[str]:
             return what.format(f"{magnitudes(same[0].reached)[k]:.2f} mag") if same else ""
 
         lines.append(
-            f"{name}, peak at {target.level:,.0f} ADU ({niriss.to_electrons(target.level):,.0f} e-) calibrated by "
-            f"{deepest.reference.level:,.0f} ADU: 5σ contrast at {scan.separations[k]:.0f} mas is "
-            f"{magnitudes(deepest.reached)[k]:.2f} mag without mitigation"
+            f"{name}, peak at {_both_units(target.level)} calibrated by {limit_text('', deepest.reference.level)} ADU: "
+            f"5σ contrast at {scan.separations[k]:.0f} mas is {magnitudes(deepest.reached)[k]:.2f} mag "
+            "without mitigation"
             + reached(scan.of(name, version=chosen.name), f", {{}} with the best version ({chosen.name})")
             + _rivals(answers, name, chosen)
             + "".join(
@@ -475,6 +477,10 @@ def _saturation_sentences(answers: Answers) -> list[str]:
         lines += [_gain_words(answers, name, v.name) for v in answers.scan.versions if v.kernel is not None]
     return [line for line in lines if line]
 
+# %% ../../nbs/migration/11_answers.ipynb #f0aefa45
+def _both_units(level: float) -> str:
+    return f"{limit_text('', level)} ADU ({limit_text('', niriss.to_electrons(level))} e-)"
+
 # %% ../../nbs/migration/11_answers.ipynb #fd4d94b6
 def _gain_words(answers: Answers, filter: str, version: str) -> str:
     # What a version buys for the brightest of the usual stars that can be observed without it; empty if not known.
@@ -507,8 +513,9 @@ def _level_words(level: Level, version: str) -> str:
     if level.limit == "?":
         return f"{version}, effective saturation was not sampled ({level.reason}); other depths would decide"
     if level.limit == "<":
-        return f"{version}, bias exceeds the noise below {level.level:,.0f} ADU; shallower exposures would decide"
-    return f"{version}, bias stays below the noise up to {level.level:,.0f} ADU (97.5 %; {level.reason})"
+        words = limit_text("below", level.level)
+        return f"{version}, bias exceeds the noise {words} ADU; shallower exposures would decide"
+    return f"{version}, bias stays below the noise {limit_text('up to', level.level)} ADU (97.5 %; {level.reason})"
 
 # %% ../../nbs/migration/11_answers.ipynb #6e1a1ce3
 PHOTONS = (1e7, 1e8, 1e9, 1e10)
@@ -775,11 +782,14 @@ def onset_words(answers: Answers) -> QTable:
 
     rows = []
     for c in answers.onset.crossings():
-        level = f"> {c.level_adu:,.0f}" if c.limit else f"{c.level_adu:,.0f}"
+        level, *ends = digits_of(
+            (c.hi68_adu - c.lo68_adu) / 2, c.level_adu, c.lo68_adu, c.hi68_adu, c.lo95_adu, c.hi95_adu
+        )
         row = {
-            "filter": c.filter, "definition": c.definition, "drop": f"{100 * c.threshold:g} %", "ADU": level,
-            "68 %": "" if c.limit else f"{c.lo68_adu:,.0f} to {c.hi68_adu:,.0f}",
-            "95 %": "" if c.limit else f"{c.lo95_adu:,.0f} to {c.hi95_adu:,.0f}", "ke-": f"{c.level_e / 1e3:.1f}",
+            "filter": c.filter, "definition": c.definition, "drop": f"{100 * c.threshold:g} %",
+            "ADU": limit_text(">", c.level_adu) if c.limit else level,
+            "68 %": "" if c.limit else " to ".join(ends[:2]), "95 %": "" if c.limit else " to ".join(ends[2:]),
+            "ke-": f"{c.level_e / 1e3:.1f}",
         }  # fmt: skip
         if answers.truth:
             own = answers.truth["crossings"].get(c.filter, {})
@@ -1012,13 +1022,14 @@ def _recommended_row(row) -> dict[str, str]:
     # Of `recommendation_table`, as people write it.
     def number(name: str) -> str:
         value = float(getattr(row[name], "value", row[name]))
-        return f"{value:,.0f}" if np.isfinite(value) else ""
+        return limit_text(str(row["limit"]), value) if np.isfinite(value) else ""
 
     level = number("level_adu")
     shown = {"filter": str(row["filter"]), "version": str(row["version"])}
-    shown["1 % lost at [ADU]"] = number("one_percent_adu") or "not reached"
-    shown["effective saturation [ADU]"] = f"{row['limit']} {level}".strip() if level else "not sampled"
-    shown["[e-]"] = f"{row['limit']} {number('level_e')}".strip() if level else ""
+    lost = float(getattr(row["one_percent_adu"], "value", row["one_percent_adu"]))
+    shown["1 % lost at [ADU]"] = limit_text("", lost) if np.isfinite(lost) else "not reached"
+    shown["effective saturation [ADU]"] = level or "not sampled"
+    shown["[e-]"] = number("level_e") if level else ""
     groups = [name for name in row.colnames if name.startswith("groups_")]
     return shown | {f"groups, {name[7:-3]} mag": str(row[name]) for name in groups}
 

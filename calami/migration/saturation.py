@@ -17,7 +17,7 @@ import numpy as np
 from ..core.files import open_regular, write_atomically
 from ..core.page import axes_or_new, legend_outside, safe_text
 from ..core.problems import CalamiError, options_from
-from ..core.tables import one_digit, with_interval
+from ..core.tables import digits_of, limit_text, one_digit, with_interval
 from ..instrument import niriss
 from ..instrument.detector import Detector
 from .mitigation import Entry, Mitigation, version_style
@@ -191,9 +191,10 @@ class Level:
         if self.limit == "?":
             return f"not sampled ({self.reason})"
         if self.limit:
-            return f"{self.limit} {self.level:,.0f} ADU"
-        low, high = (f"{v:,.0f}" if np.isfinite(v) else "∞" for v in self.interval68)
-        return f"{self.level:,.0f} ADU ({low} to {high})"
+            return f"{limit_text(self.limit, self.level)} ADU"
+        down, up = self.level - self.interval68[0], self.interval68[1] - self.level
+        level, low, high = digits_of((down + up) / 2 if np.isfinite(up) else down, self.level, *self.interval68)
+        return f"{level} ADU ({low} to {high})"
 
 # %% ../../nbs/migration/09_saturation.ipynb #d6889a12
 def effective_saturation(
@@ -439,10 +440,11 @@ class Advice:
 
     def __str__(self) -> str:
         """Give the advice as sentences."""
+        peak, adu, limit = (limit_text("", x) for x in (self.peak_e, niriss.to_adu(self.peak_e), self.limit_e))
         text = (
             f"{self.filter}, {self.magnitude:.2f} mag: {self.ngroups} groups, {self.nints} integrations; the peak "
-            f"reaches {self.peak_e:,.0f} e- ({niriss.to_adu(self.peak_e):,.0f} ADU; limit {self.limit_e:,.0f} e-, "
-            f"{self.limit_from}), {one_digit(self.photons)} photons in {self.seconds:.0f} s"
+            f"reaches {peak} e- ({adu} ADU; limit {limit} e-, {self.limit_from}), "
+            f"{one_digit(self.photons)} photons in {self.seconds:.0f} s"
         )
         return ". ".join((text, *self.remarks))
 
@@ -556,7 +558,9 @@ def _limit(filter: str, photons: float, options: AdviceOptions):
         f"effective saturation for {one_digit(one.photons)} photons, {version}",
     )
     if one.limit == ">" and level < niriss.MIGRATION_LIMIT_E:
-        return *documented, (f"effective saturation is only known to lie above {level:,.0f} e-: {one.reason}",)
+        return *documented, (
+            f"effective saturation is only known to lie {limit_text('above', level)} e-: {one.reason}",
+        )
     return level, source, (f"the level is a limit ({one.limit}): {one.reason}",) if one.limit else ()
 
 # %% ../../nbs/migration/09_saturation.ipynb #1d0b384b

@@ -16,6 +16,7 @@ from ..core.images import Peak
 from ..core.page import axes_or_new, safe_text
 from ..core.problems import CalamiError, faults_of
 from ..core.progress import progress_bar
+from ..core.tables import limit_text
 from ..exposures.folder import ExposureSet
 from ..instrument import niriss
 
@@ -172,7 +173,7 @@ def _exceeded(found: dict | None) -> float:
 
 # %% ../../nbs/program/01_signals.ipynb #94c5c312
 def _limit_words(found: dict | None) -> str:
-    return "" if math.isnan(level := _exceeded(found)) else f"> {level:,.0f} ADU"
+    return "" if math.isnan(level := _exceeded(found)) else f"{limit_text('>', level)} ADU"
 
 # %% ../../nbs/program/01_signals.ipynb #5da31d7e
 def _doubts(found: dict | None) -> str:

@@ -100,8 +100,8 @@ def test_a_saturated_core_has_no_signal_and_says_what_it_exceeds(tmp_path):
     ds = Dataset(tmp_path)
     first, second = signals.exposure_view(ds)
     assert np.isnan([first[k] for k in ("of_full_well", "of_migration_limit")]).all() and first["peak_row"] == -1
-    assert np.isnan(first["peak_signal"].value) and first["peak_limit"] == "> 44,668 ADU" and not second["peak_limit"]
-    assert "peak not known: the core of the star is saturated; it is > 44,668 ADU" in list(ds.problems["reason"])
+    assert np.isnan(first["peak_signal"].value) and first["peak_limit"] == "> 44,600 ADU" and not second["peak_limit"]
+    assert "peak not known: the core of the star is saturated; it is > 44,600 ADU" in list(ds.problems["reason"])
     setup = signals.setup_view(ds)[0]
     assert np.isnan(setup["most_of_limit"]) and setup["peaks_unknown"] == 1 and setup["least_of_limit"] > 0
     table = stars.target_table(ds, simbad=False)
@@ -118,7 +118,7 @@ def test_a_saturated_reference_comes_last_and_is_not_matched_by_brightness(tmp_p
     for rules in (("dither", "peak", "time"), ("peak",), ("dither",)):
         best, last = pairing.pair_references(ds, rules, count=5)
         assert best["reference"].startswith("good") and last["reference"].startswith("full")
-        why = f"the core of the star is saturated; it is > 44,668 ADU ({last['reference']})"
+        why = f"the core of the star is saturated; it is > 44,600 ADU ({last['reference']})"
         assert np.isnan(last["peak_ratio"]) and why in last["reason"]
     (found,) = pairing.reference_pairs(ds).values()
     assert found[0].startswith("good")
