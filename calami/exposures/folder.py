@@ -5,10 +5,8 @@
 # %% ../../nbs/exposures/07_folder.ipynb #6c8e53ad
 from __future__ import annotations
 
-import contextlib
 import difflib
 import fnmatch
-import gc
 import gzip
 import hashlib
 import logging
@@ -26,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 import calami
+from ..core.ahead import collector_paused
 from ..core.files import SUFFIXES, cache_folder, write_atomically
 from ..core.problems import CalamiError, FileProblem, NameProblem
 from ..core.progress import progress_bar
@@ -747,7 +746,7 @@ class _Tables(_Exposures):
     def summary(self):
         """The table of all header facts, one row an exposure: an `astropy.table.QTable` (see `summary_table`)."""
         if self._table is None:
-            with _collector_paused():
+            with collector_paused():
                 self._table = summary_table(self._exposures, self.names, self.warn)
         return self._table
 
@@ -940,7 +939,7 @@ class ExposureSet(_Tables):
         datafrom = _as_paths(datafrom)
         self.datadir = _common_folder(datafrom)
         self.verbose, self._logdir = verbose, self.infodir
-        with _collector_paused():
+        with collector_paused():
             self._index = Index(_index_path(self.datadir))
             finder = _Finder(_as_products(filetypes), self._index, corrected)
             self._exposures = finder.find(datafrom)
@@ -1173,23 +1172,6 @@ class StderrOfTheMoment(logging.StreamHandler):
     @stream.setter
     def stream(self, _):
         """Stay with standard error."""
-
-# %% ../../nbs/exposures/07_folder.ipynb #b2ae9af1
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    # Making thousands of small records sets off the garbage collector again and again, and each time it walks through
-    # everything astropy has loaded: half of the time a first look takes. Nothing made here is garbage; it passes for
-    # old at the end, so that the next collection does not begin with it.
-    active = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if not gc.get_freeze_count():
-            gc.freeze()
-            gc.unfreeze()
-        if active:
-            gc.enable()
 
 # %% ../../nbs/exposures/07_folder.ipynb #d85dba2e
 def _as_products(filetypes) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def rate_and_peak(exposure: Exposure) -> tuple[RateImage, Peak]:
         raise FileProblem(exposure.paths[0], str(error)) from None
 
 # %% ../../nbs/exposures/10_view.ipynb #b182f600
-def plot_exposure(exposure: Exposure, ax=None, half: int | None = None):
+def plot_exposure(exposure: Exposure, ax=None, half: int | None = None, bar: bool = True):
     """
     Draw the mean count rate of an exposure.
 
@@ -58,6 +58,8 @@ def plot_exposure(exposure: Exposure, ax=None, half: int | None = None):
         Where to draw; new axes if not given.
     half : int, optional
         Pixels shown on each side of the peak; the whole image if not given.
+    bar : bool
+        Draw the scale of colours beside it.
 
     Returns
     -------
@@ -82,7 +84,8 @@ def plot_exposure(exposure: Exposure, ax=None, half: int | None = None):
     if half is not None:
         ax.set(xlim=(peak.col - half - 0.5, peak.col + half + 0.5), ylim=(peak.row - half - 0.5, peak.row + half + 0.5))
     ax.set(xlabel="column [pixel]", ylabel="row [pixel]", title=safe_text(exposure.name))
-    ax.figure.colorbar(picture, ax=ax, label="count rate [ADU/s]", shrink=0.85, ticks=_ticks(top))
+    if bar:
+        ax.figure.colorbar(picture, ax=ax, label="count rate [ADU/s]", shrink=0.85, ticks=_ticks(top))
     return ax
 
 # %% ../../nbs/exposures/10_view.ipynb #a1e1c845

@@ -9,7 +9,7 @@ __all__ = []
 import lazy_loader
 
 _NAMES = {
-    "view": "View live_figure need_lab picture",
+    "view": "View fresh live_figure need_lab picture",
     "pair": "Blink HALF PICTURES Pictures blink draw_picture draw_profile",
     "ramps": "MARKS PixelRamps RampView draw_ramps draw_steps",
     "sets": "COLUMNS PAGE SMALL SetView names_from rows_of thumbnail",

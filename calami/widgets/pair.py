@@ -14,7 +14,7 @@ from ..core.page import figure_png, safe_text
 from ..core.tables import plus_minus
 from ..instrument import niriss
 from ..migration.pairs import Comparison, compare, migration_pattern
-from .view import View, live_figure, picture
+from .view import View, fresh, live_figure, picture
 
 # %% auto #0
 __all__ = ['PICTURES', 'HALF', 'Pictures', 'draw_picture', 'draw_profile', 'Blink', 'blink']
@@ -155,7 +155,7 @@ def draw_profile(ax, pictures: Pictures, row: int, still: bool = True) -> None:
     value, model = (pictures.of(what, still)[row, cols] for what in ("difference", "model"))
     with np.errstate(invalid="ignore", divide="ignore"):
         error = 100 * np.hypot(pictures.shallow.error, pictures.deep.error)[row, cols] / pictures.mean[row, cols]
-    ax.clear()
+    fresh(ax)
     ax.errorbar(cols, value, error, fmt="o", ms=3, color="k", label="measured")
     ax.step(cols, np.where(np.isfinite(value), model, np.nan), where="mid", color="C3", label="fit")
     ax.axhline(0, color="0.7", lw=0.7)
@@ -207,7 +207,7 @@ class Blink(View):
     def update(self, *_: Any) -> None:
         """Draw anew what the controls ask for."""
         left, right = self.axes
-        left.clear()
+        fresh(left)
         draw_picture(left, self.pictures, self.what.value, self.still.value, self.clean.value)
         left.plot(self.pixel[1], self.pixel[0], "s", mfc="none", mec="C2", ms=11)
         draw_profile(right, self.pictures, self.pixel[0], self.still.value)

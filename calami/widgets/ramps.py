@@ -17,7 +17,7 @@ from ..exposures.exposure import Exposure
 from ..exposures.view import exposure_facts, plot_exposure, rate_and_peak
 from ..instrument import niriss
 from ..instrument.migration import departure
-from .view import View, live_figure, picture
+from .view import View, fresh, live_figure, picture
 
 # %% auto #0
 __all__ = ['MARKS', 'PixelRamps', 'draw_ramps', 'draw_steps', 'RampView']
@@ -123,7 +123,7 @@ def draw_ramps(ax, ramps: PixelRamps, row: int, col: int, chosen: int = 0, thres
     thresholds : tuple of float
         Levels to mark, ADU.
     """
-    ax.clear()
+    fresh(ax)
     values, flags = ramps.values(row, col), ramps.flags(row, col)
     if ramps.has_groups:
         x = np.arange(1, values.shape[1] + 1)
@@ -166,7 +166,7 @@ def draw_steps(ax, ramps: PixelRamps, row: int, col: int, kernel: Any = None) ->
     kernel : calami.instrument.migration.Migration or str, optional
         What is predicted by it is drawn, too.
     """
-    ax.clear()
+    fresh(ax)
     if not ramps.has_groups or ramps.exposure.shape[1] < 3:
         ax.set_axis_off()
         return
@@ -232,7 +232,7 @@ class RampView(View):
         self.chosen = w.IntSlider(1, 1, count, description="integration", continuous_update=False)
         self.chosen.layout.display = None if self.ramps.has_groups else "none"
         self.readout = w.HTML()
-        plot_exposure(self.ramps.exposure, self.axes[0], half=20)
+        plot_exposure(self.ramps.exposure, self.axes[0], half=20, bar=False)
         (self.marker,) = self.axes[0].plot([self.pixel[1]], [self.pixel[0]], "s", mfc="none", mec="C2", ms=9)
         self.chosen.observe(self.update, "value")
         self.figure.canvas.mpl_connect("button_press_event", self._clicked)

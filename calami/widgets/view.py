@@ -17,11 +17,12 @@ from itertools import count
 from typing import Any
 from unittest.mock import patch
 
+from ..core.ahead import collector_paused
 from ..core.page import Figure
 from ..core.problems import CalamiError
 
 # %% auto #0
-__all__ = ['MARGINS', 'View', 'need_lab', 'live_figure', 'picture']
+__all__ = ['MARGINS', 'View', 'need_lab', 'live_figure', 'fresh', 'picture']
 
 # %% ../../nbs/widgets/01_view.ipynb #dc4f2a75
 class View(ABC):
@@ -63,9 +64,10 @@ class View(ABC):
             raise NotImplementedError  # shown by its HTML
         from IPython.display import HTML, display
 
-        widget = self.widget
-        shown = display(HTML(_hidden(self.draft())), display_id=True)
-        display(widget)
+        with collector_paused():  # a walk through all that is imported takes as long as the drawing
+            widget = self.widget
+            shown = display(HTML(_hidden(self.draft())), display_id=True)
+            display(widget)
         self._when_idle(lambda: shown.update(HTML(_hidden(self.static()))))
 
     def draft(self) -> str:
@@ -179,7 +181,37 @@ def live_figure(width: float, height: float, ratios: Sequence[float] = (1,), bet
     mean = (width - left - right - between * (len(ratios) - 1)) / len(ratios)
     place = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
     grid = {"width_ratios": list(ratios), "wspace": between / mean, **place}
-    return figure, figure.subplots(1, len(ratios), squeeze=False, gridspec_kw=grid)[0]
+    axes = figure.subplots(1, len(ratios), squeeze=False, gridspec_kw=grid)[0]
+    for ax in axes:
+        fresh(ax)
+    return figure, axes
+
+# %% ../../nbs/widgets/01_view.ipynb #304c6027
+def fresh(ax):
+    """
+    Empty a panel for something to be drawn into it at a click.
+
+    Most of the time of a drawing goes into ticks, and into finding a place for the title that no tick is in the way of:
+    there are few ticks, and the title stays where it is.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        The panel.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if ax.has_data():  # to clear a new one takes as long as to make it
+        ax.clear()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.set_title("", y=1.0)
+    return ax
 
 # %% ../../nbs/widgets/01_view.ipynb #2d220d22
 def picture(png: bytes, alt: str, width: str = "100%") -> str:
