@@ -92,6 +92,7 @@ class NotebookCells(pytest.Item):
             shell = CaptureShell(self.path)
             warnings.filters[:] = filters
             try:
+                draw_once(shell)
                 shell.user_ns.update(exported_names(self.path))
                 for cell in nb_test_cells(self.path, SKIPS[self.name] + EXPORTS):
                     outputs = shell.run(cell.source)
@@ -127,6 +128,17 @@ def exported_names(path):
     module = importlib.import_module(f"calami.{modules[0]}")
     own = vars(importlib.import_module("calami")).keys() - {"__version__"}  # __name__, __file__ and the like
     return {name: value for name, value in vars(module).items() if not (name.startswith("__") and name in own)}
+
+
+def draw_once(shell):
+    """Draw figures, so that what is wrong with them is found, but make no picture: that takes two more drawings each."""
+    from matplotlib.figure import Figure
+
+    def draw(figure):
+        if figure.stale:
+            figure.canvas.draw()
+
+    shell.display_formatter.formatters["image/png"].for_type(Figure, draw)
 
 
 @contextlib.contextmanager
