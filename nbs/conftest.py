@@ -23,6 +23,8 @@ HERE = Path(__file__).resolve().parent
 EXPORTS = ["export", "exporti", "exports"]
 #: Folders whose pages `nbdev-test` does not run in `.ci/run`; it runs the cells of all others as written.
 PAGES_ONLY = {"analyses", "effects", "howto", "validation"}
+#: Pages that take a quarter of a minute and more to work out again what real exposures say.
+LONG_PAGES = {"abdor_c", "correction_1093", "flight_preset", "migration_1093", "wr137"}
 # What each test leaves out, besides the cells that export.
 SKIPS = {"cells": ["notest", "slow", "shared"], "shared": ["notest", "slow"], "slow": ["notest"]}
 
@@ -64,7 +66,8 @@ class Notebook(pytest.File):
             item = NotebookCells.from_parent(self, name=name)
             if name != "cells":
                 item.add_marker(name)
-            if name == "slow" and not self.config.getoption("--run-slow"):
+            long = name == "slow" or self.path.stem in LONG_PAGES
+            if long and not self.config.getoption("--run-slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: give --run-slow to run these cells"))
             elif name != "cells" and "shared" in flags and shared_is_missing():
                 item.add_marker(pytest.mark.skip(reason=NO_SHARED))
@@ -131,7 +134,7 @@ def exported_names(path):
 
 
 def draw_once(shell):
-    """Draw figures, so that what is wrong with them is found, but make no picture: that takes two more drawings each."""
+    """Draw figures, so that what is wrong with them is found, but make no picture, which takes two more drawings."""
     from matplotlib.figure import Figure
 
     def draw(figure):

@@ -106,7 +106,7 @@ def test_cm_finds_the_pair_and_writes_the_report(folder, tmp_path):
     assert len(QTable.read(tmp_path / "out" / "cm_compare.ecsv")) == 1
 
 
-@pytest.mark.parametrize("deep", ["pair", "pair and more"])
+@pytest.mark.parametrize("deep", ["pair", pytest.param("pair and more", marks=pytest.mark.slow)])
 def test_cm_of_contradictory_numbers_has_no_verdict(folder, tmp_path, deep):
     path = folder / f"{rootname(1, 5)}_rate.fits"
     with fits.open(path, mode="update") as hdus:

@@ -86,7 +86,10 @@ def pixels(rng, width=0.8):
     return at
 
 
-@pytest.mark.parametrize(("seed", "width"), [(10, 0.8), (20, 0.8), (30, 0.6)])
+_MORE = [pytest.param(10, 0.8, marks=pytest.mark.slow), pytest.param(30, 0.6, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("seed", "width"), [(20, 0.8), *_MORE])
 def test_errors_of_differences_hold_them_as_often_as_they_say(seed, width):
     """Of 40 programs each; with one law for all observables 65 and 92, 63 and 92, 62 and 88 % lay within."""
     left, whole = [], []

@@ -195,6 +195,7 @@ def files_of(shared_data, pattern):
     return sorted((shared_data / "jw01093").glob(f"jw01093{pattern}_nis_cal.fits"))
 
 
+@pytest.mark.slow
 def test_a_pupil_halves_what_is_left_of_real_stars_it_was_not_measured_on(shared_data):
     found = measure_pupil(files_of(shared_data, "01[258]001_03104_00001"))
     assert found.filter == "F380M" and len(set(found.groups)) == 3

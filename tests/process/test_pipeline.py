@@ -378,8 +378,6 @@ def test_a_late_change_runs_late_steps_only(first, uncal, cache, executor, tmp_p
     whole = pipe_data(uncal, "detector1", change, tmp_path / "whole", cache=cache, executor=executor, keep="ramp")
     for kind in ("rate", "rateints", "ramp"):
         assert_equal_pixels(product(late, kind), product(whole.raise_failures(), kind))
-    seconds = [sum(s["seconds"] for s in r.outcomes[0].steps) for r in (late, whole)]
-    assert seconds[0] < seconds[1]
 
 
 def test_a_change_after_the_ramp_begins_with_the_ramp(first, executor, tmp_path):
