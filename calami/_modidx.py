@@ -849,6 +849,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'calami.exposures.view': { 'calami.exposures.view._alone': ('exposures/view.html#_alone', 'calami/exposures/view.py'),
                                        'calami.exposures.view._of_pixels': ('exposures/view.html#_of_pixels', 'calami/exposures/view.py'),
                                        'calami.exposures.view._ticks': ('exposures/view.html#_ticks', 'calami/exposures/view.py'),
+                                       'calami.exposures.view.draw_rate': ('exposures/view.html#draw_rate', 'calami/exposures/view.py'),
                                        'calami.exposures.view.exposure_facts': ( 'exposures/view.html#exposure_facts',
                                                                                  'calami/exposures/view.py'),
                                        'calami.exposures.view.exposure_html': ( 'exposures/view.html#exposure_html',

@@ -111,6 +111,11 @@ def collector_paused() -> Iterator[None]:
 
     Thousands of small records, or the parts of a figure, set it off again and again, and each time it walks through all
     that was ever imported. What was made passes for old at the end, so that the next collection does not begin with it.
+
+    Yields
+    ------
+    None
+        While it is away.
     """
     active = gc.isenabled()
     gc.disable()

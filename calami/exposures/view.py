@@ -15,7 +15,7 @@ from .exposure import Exposure
 from ..instrument import niriss
 
 # %% auto #0
-__all__ = ['FACTS_SHOWN', 'rate_and_peak', 'plot_exposure', 'exposure_facts', 'exposure_html']
+__all__ = ['FACTS_SHOWN', 'rate_and_peak', 'plot_exposure', 'draw_rate', 'exposure_facts', 'exposure_html']
 
 # %% ../../nbs/exposures/10_view.ipynb #f8c97430
 def rate_and_peak(exposure: Exposure) -> tuple[RateImage, Peak]:
@@ -46,7 +46,7 @@ def rate_and_peak(exposure: Exposure) -> tuple[RateImage, Peak]:
         raise FileProblem(exposure.paths[0], str(error)) from None
 
 # %% ../../nbs/exposures/10_view.ipynb #b182f600
-def plot_exposure(exposure: Exposure, ax=None, half: int | None = None, bar: bool = True):
+def plot_exposure(exposure: Exposure, ax=None, half: int | None = None):
     """
     Draw the mean count rate of an exposure.
 
@@ -58,35 +58,54 @@ def plot_exposure(exposure: Exposure, ax=None, half: int | None = None, bar: boo
         Where to draw; new axes if not given.
     half : int, optional
         Pixels shown on each side of the peak; the whole image if not given.
-    bar : bool
-        Draw the scale of colours beside it.
 
     Returns
     -------
     matplotlib.axes.Axes
-        The axes; rows and columns counted from 0, colours by the fourth root of the rate. Pixels that are not good are
-        crossed out.
+        The axes, with a scale of colours; see `draw_rate`.
     """
     image, peak = rate_and_peak(exposure)
-    shown = np.where(image.good, image.value, np.nan)
     ax = axes_or_new(ax, 5, 4.2)
-    top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
+    picture = draw_rate(ax, image, None if half is None else (peak.row, peak.col, half))
+    ax.set_title(safe_text(exposure.name))
+    ax.figure.colorbar(picture, ax=ax, label="count rate [ADU/s]", shrink=0.85, ticks=_ticks(picture.norm.vmax))
+    return ax
+
+# %% ../../nbs/exposures/10_view.ipynb #8305477f
+def draw_rate(ax, image: RateImage, around: tuple[int, int, int] | None = None):
+    """
+    Draw a count rate, rows and columns counted from 0, colours by its fourth root; bad pixels are crossed out.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Where to draw.
+    image : RateImage
+        The rate.
+    around : tuple of int, optional
+        Row, column, and pixels shown on each side of it; the whole image if not given.
+
+    Returns
+    -------
+    matplotlib.image.AxesImage
+        What was drawn.
+    """
     from matplotlib.colors import PowerNorm
 
+    shown = np.where(image.good, image.value, np.nan)
+    top = float(np.nanmax(shown)) if np.isfinite(shown).any() else 1.0
     norm = PowerNorm(0.25, 0, max(top, 1e-9), clip=True)
     picture = ax.imshow(shown, origin="lower", cmap="inferno", norm=norm, interpolation="nearest")
     bad = np.argwhere(~image.good)
-    if len(bad) and half is None:
-        ax.plot(bad[:, 1], bad[:, 0], "x", color="0.6", ms=2.5, mew=0.6, label="not used")
-    elif len(bad):
-        ax.plot(bad[:, 1], bad[:, 0], "x", color="0.6", ms=7, mew=1.2, label="not used")
+    if len(bad):
+        style = {"ms": 7, "mew": 1.2} if around else {"ms": 2.5, "mew": 0.6}
+        ax.plot(bad[:, 1], bad[:, 0], "x", color="0.6", label="not used", **style)
     ax.set_facecolor("0.25")
-    if half is not None:
-        ax.set(xlim=(peak.col - half - 0.5, peak.col + half + 0.5), ylim=(peak.row - half - 0.5, peak.row + half + 0.5))
-    ax.set(xlabel="column [pixel]", ylabel="row [pixel]", title=safe_text(exposure.name))
-    if bar:
-        ax.figure.colorbar(picture, ax=ax, label="count rate [ADU/s]", shrink=0.85, ticks=_ticks(top))
-    return ax
+    if around:
+        (row, col, half) = around
+        ax.set(xlim=(col - half - 0.5, col + half + 0.5), ylim=(row - half - 0.5, row + half + 0.5))
+    ax.set(xlabel="column [pixel]", ylabel="row [pixel]")
+    return picture
 
 # %% ../../nbs/exposures/10_view.ipynb #a1e1c845
 def _ticks(top: float) -> np.ndarray:

@@ -489,7 +489,9 @@ def advise(filter: str, magnitude: float | None = None, photons: float = 1e8, **
     per_group = peak_rate(star, filter) * niriss.SUB80.frame_time
     ngroups = max(2, min(math.floor(limit / per_group), 800))
     if ngroups * per_group > limit:
-        remarks += (f"even two groups take the peak to {ngroups * per_group:,.0f} e-: the star is too bright",)
+        remarks += (
+            f"even two groups take the peak to {limit_text('', ngroups * per_group)} e-: the star is too bright",
+        )
     nints = integrations_for(star, filter, ngroups, photons)
     seconds = nints * niriss.ramp_time(ngroups)
     collected = per_group / PEAK_FRACTION[filter] * ngroups * nints

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..core.images import fill_bad
-from ..core.page import figure_png
+from ..core.page import figure_png, safe_text
 from ..core.problems import CalamiError
 from ..core.tables import render
 from ..exposures.exposure import Exposure
-from ..exposures.view import exposure_facts, plot_exposure, rate_and_peak
+from ..exposures.view import draw_rate, exposure_facts, plot_exposure, rate_and_peak
 from ..instrument import niriss
 from ..instrument.migration import departure
 from .view import View, fresh, live_figure, picture
@@ -232,7 +232,8 @@ class RampView(View):
         self.chosen = w.IntSlider(1, 1, count, description="integration", continuous_update=False)
         self.chosen.layout.display = None if self.ramps.has_groups else "none"
         self.readout = w.HTML()
-        plot_exposure(self.ramps.exposure, self.axes[0], half=20, bar=False)
+        draw_rate(self.axes[0], self.ramps.rate, (*self.pixel, 20))
+        self.axes[0].set_title(safe_text(self.name), fontsize=10)
         (self.marker,) = self.axes[0].plot([self.pixel[1]], [self.pixel[0]], "s", mfc="none", mec="C2", ms=9)
         self.chosen.observe(self.update, "value")
         self.figure.canvas.mpl_connect("button_press_event", self._clicked)
