@@ -326,6 +326,7 @@ def calibrate(target: Observables, references: Observables | Sequence[Observable
         if unknown > UNKNOWN_PLACE:
             notes.append(f"{target.name} or a reference star lies where {about} knows little: the errors say so")
             logger.warning("%s", notes[-1])
+        notes += chosen.position.remarks((target, *references))
         facts["CALPOSIT"] = about if chosen.position_as == "correction" else f"{about} (covariance)"
     done = [_calibrated(target, aligned, w, key, (prior, chosen, moved.get(key))) for key in ("v2", "cp")]
     parts = {"SYS_PART": max(one[1]["SYS_PART"] for one in done)}

@@ -21,7 +21,8 @@ from ..core.problems import CalamiError, FileProblem, options_from
 from .observables import Observables, wrap
 
 # %% auto #0
-__all__ = ['FIT_STATE', 'PositionOptions', 'fit_position_model', 'PositionModel', 'find_position_model', 'known_position_models']
+__all__ = ['FIT_STATE', 'WIDEST_GAP', 'PositionOptions', 'fit_position_model', 'PositionModel', 'find_position_model',
+           'known_position_models']
 
 # %% ../../nbs/fringes/08_position.ipynb #ed76e43f
 #: What fits must have in common for one to be corrected by what others show, by keyword.
@@ -43,6 +44,8 @@ class PositionOptions:
         Whether it is the place within a pixel that matters, for comparison.
     name, source : str
         What to call the model, with a date, and what it was measured on.
+    spectral_type : str
+        Of the star, if it is known.
     """
 
     lengths: Sequence[float] = (0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
@@ -50,6 +53,7 @@ class PositionOptions:
     periodic: bool = False
     name: str = "position"
     source: str = ""
+    spectral_type: str = ""
 
 # %% ../../nbs/fringes/08_position.ipynb #f58e823a
 def fit_position_model(exposures: Sequence[Observables], **options: Any) -> PositionModel:
@@ -89,7 +93,8 @@ def fit_position_model(exposures: Sequence[Observables], **options: Any) -> Posi
     middle = np.angle(np.exp(1j * cp).mean(axis=0))
     values = {"v2": v2 / v2.mean(axis=0), "cp": wrap(cp - middle)}
     laws = {key: _best_law(places, known, chosen) for key, known in values.items()}
-    return PositionModel(chosen.name, first.filter, state, places, values, laws, chosen)
+    stars = tuple(sorted({one.target for one in exposures if one.target}))
+    return PositionModel(chosen.name, first.filter, state, places, values, laws, chosen, stars)
 
 # %% ../../nbs/fringes/08_position.ipynb #4b1726a0
 def _place(data: Observables) -> tuple[float, float]:
@@ -225,6 +230,10 @@ def _shaped(shape: np.ndarray, variances: np.ndarray) -> np.ndarray:
     trace = np.trace(within)
     return within * (np.trace(wanted) / trace) if trace > 0 else within
 
+# %% ../../nbs/fringes/08_position.ipynb #e9d33109
+#: Distance to the nearest learnt place, pixels, beyond which errors of a model were seen to be too small.
+WIDEST_GAP = 0.25
+
 # %% ../../nbs/fringes/08_position.ipynb #afdbe0fb
 @dataclass(frozen=True)
 class PositionModel:
@@ -245,6 +254,8 @@ class PositionModel:
         For both, length (pixels) and noise.
     options : PositionOptions
         Among what they were chosen.
+    stars : tuple of str
+        Names of the stars that it was learnt from; empty if they are not known.
     """
 
     name: str
@@ -254,6 +265,28 @@ class PositionModel:
     values: Mapping[str, np.ndarray]
     laws: Mapping[str, tuple[float, float]]
     options: PositionOptions = field(default_factory=PositionOptions)
+    stars: tuple[str, ...] = ()
+
+    @cached_property
+    def gap(self) -> float:
+        """Distance of the place among those it was learnt from that is farthest from all of them, pixels."""
+        return _largest_gap(self.places)
+
+    def remarks(self, exposures: Sequence[Observables]) -> list[str]:
+        """
+        Say what the errors of its predictions do not hold for exposures.
+
+        Parameters
+        ----------
+        exposures : sequence of Observables
+            To which it is applied.
+
+        Returns
+        -------
+        list of str
+            Sentences; empty if they are of a star that it was learnt from, and its places are dense enough.
+        """
+        return _remarks(self, exposures)
 
     def predict(self, row: float, column: float) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -342,6 +375,7 @@ class PositionModel:
             The file.
         """
         whole = {"name": self.name, "source": self.options.source, "filter": self.filter, "state": dict(self.state)}
+        whole |= {"stars": list(self.stars), "spectral_type": self.options.spectral_type}
         whole |= {"places": np.round(self.places, 4).tolist(), "laws": {k: list(v) for k, v in self.laws.items()}}
         whole["periodic"] = self.options.periodic
         whole["values"] = {key: np.round(known, 6).tolist() for key, known in self.values.items()}
@@ -374,11 +408,13 @@ class PositionModel:
             places = np.array(known["places"], float)
             values = {key: np.array(known["values"][key], float) for key in ("v2", "cp")}
             laws = {key: (float(known["laws"][key][0]), float(known["laws"][key][1])) for key in values}
-            options = PositionOptions(name=known["name"], source=known["source"], periodic=bool(known["periodic"]))
+            words = {"name": known["name"], "source": known["source"], "spectral_type": known.get("spectral_type", "")}
+            options = PositionOptions(**words, periodic=bool(known["periodic"]))
             if places.shape != (len(values["v2"]), 2) or len(values["cp"]) != len(places):
                 raise CalamiError(f"{len(places)} places for {len(values['v2'])} exposures")
             state = {"CALBACKG": "flat"} | known["state"]  # in files from before there was another background
-            return cls(known["name"], known["filter"], state, places, values, laws, options)
+            stars = tuple(str(name) for name in known.get("stars", ()))
+            return cls(known["name"], known["filter"], state, places, values, laws, options, stars)
         except (KeyError, TypeError, ValueError, IndexError, CalamiError) as error:
             reason = f"is no model of position ({type(error).__name__}: {error})"
             raise FileProblem(Path(path), reason, "give a file that PositionModel.save wrote") from error
@@ -390,6 +426,44 @@ class PositionModel:
     @cached_property
     def _doubts(self) -> dict[str, _Doubt]:
         return {key: _Doubt(self.places, known, self.options.periodic) for key, known in self.values.items()}
+
+# %% ../../nbs/fringes/08_position.ipynb #33889d4e
+def _largest_gap(places: np.ndarray) -> float:
+    # Of a fine grid among the places, the point that is farthest from all of them; infinite if they lie on a line
+    from scipy.spatial import Delaunay, QhullError
+
+    try:
+        among = Delaunay(places)
+    except QhullError:
+        return np.inf
+    sides = [np.linspace(low, high, 61) for low, high in zip(places.min(axis=0), places.max(axis=0), strict=True)]
+    grid = np.array(list(product(*sides)))
+    grid = grid[among.find_simplex(grid) >= 0]
+    return float(_apart(grid, places, False).min(axis=1).max())
+
+# %% ../../nbs/fringes/08_position.ipynb #fb951bdf
+def _remarks(model: PositionModel, exposures: Sequence[Observables]) -> list[str]:
+    # Where a model is used for a star, or was learnt from places, of which its errors do not hold
+    found, learnt = [], ", ".join(model.stars) or "stars that are not known"
+    known, named = {_plain(name) for name in model.stars}, {_plain(one.target): one.target for one in exposures}
+    others = [name or "a star without a name" for plain, name in named.items() if plain not in known]
+    if others:
+        learnt += f" ({model.options.spectral_type})" * bool(model.options.spectral_type)
+        found.append(
+            f"the model of position {model.name} was learnt from {learnt} and is used for {', '.join(others)}: its "
+            "errors are those of stars without bands in their spectra, whose images are as sharp but for 7 mas"
+        )
+    if model.gap > WIDEST_GAP:
+        found.append(
+            f"the places of the model of position {model.name} leave gaps of {model.gap:.2f} pixels, where at most "
+            f"{WIDEST_GAP:g} are wanted: what changes within a pixel is not seen, errors may be a third too small"
+        )
+    return found
+
+# %% ../../nbs/fringes/08_position.ipynb #132b8df8
+def _plain(name: str) -> str:
+    # A name of a star as it is compared: HD-36805, HD 36805 and hd36805 are one
+    return "".join(letter for letter in name.upper() if letter.isalnum())
 
 # %% ../../nbs/fringes/08_position.ipynb #41325ba1
 def find_position_model(model: str | Path | PositionModel, star: Observables | None = None) -> PositionModel:

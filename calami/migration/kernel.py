@@ -904,16 +904,32 @@ def _pooled(stats: Sequence[RampStatistics], region_of: Callable, skip: int) -> 
     if not weight.any():
         return np.nan, np.nan, np.inf
     weight = weight / weight.sum()
-    noise = math.sqrt(sum((w * one.error) ** 2 for w, one in zip(weight, found, strict=True) if w))
     value, unsure = (float(weight @ np.nan_to_num([getattr(one, n) for one in found])) for n in ("value", "unsure"))
-    error = math.hypot(noise, unsure)
+    parts, shared = _by_blocks(stats, weight, found), unsure
     if unsure and all(len(s.released) >= 4 for s in stats):  # persistence and sum are from the same noise
-        parts = [
-            w * np.nan_to_num(one.blocks) - unsure * s.released for w, one, s in zip(weight, found, stats, strict=True)
-        ]
-        error = math.sqrt(sum(len(part) * part.var(ddof=1) for part in parts))
+        parts, shared = [part - unsure * s.released for part, s in zip(parts, stats, strict=True)], 0.0
+    variances = [
+        len(part) * part.var(ddof=1) if len(part) >= 4 else (w * one.error) ** 2
+        for part, w, one in zip(parts, weight, found, strict=True)
+        if w or len(part) >= 4
+    ]
+    error = math.hypot(math.sqrt(sum(variances)), shared)
     known = all(np.isfinite(s.persistence[0]) for s in stats)
     return 1e4 * value, 1e4 * error, 1e4 * abs(unsure) if known else np.inf
+
+# %% ../../nbs/migration/03_kernel.ipynb #b8211685
+def _by_blocks(stats: Sequence[RampStatistics], weight: np.ndarray, found: Sequence[Any]) -> list[np.ndarray]:
+    # What each block of each exposure has added to a pooled change, (B,): by its own sums, and by its faint pixels,
+    # whose noise is in what was subtracted from all exposures that are read alike, where no scatter of sums shows it.
+    parts = []
+    for own_weight, own, s in zip(weight, found, stats, strict=True):
+        part = own_weight * np.nan_to_num(own.blocks)
+        for w, one, other in zip(weight, found, stats, strict=True):
+            if w and len(s.read_blocks) and other.group_time == s.group_time:
+                size = min(s.read_blocks.shape[1], len(one.by_reads))
+                part = part - w * s.read_blocks[:, :size] @ one.by_reads[:size]
+        parts.append(part)
+    return parts
 
 # %% ../../nbs/migration/03_kernel.ipynb #e4298345
 def _offsets(stats: RampStatistics) -> tuple[np.ndarray, np.ndarray]:

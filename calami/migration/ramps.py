@@ -43,7 +43,7 @@ SATURATED_FRACTION = 0.95
 MOST_SATURATED = 0.02
 #: Differences further from the median over integrations than this many standard deviations are excluded.
 REJECTION = 5.0
-VERSION = 3
+VERSION = 4
 
 # %% ../../nbs/migration/01_ramps.ipynb #a0cfdae5
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,6 +89,11 @@ class RampStatistics:
         error is infinite where persistence cannot be known, 0 where nothing was subtracted.
     released : numpy.ndarray
         What each block has added to that fraction, in its standard errors, shape (B,); empty if it is not known.
+    faint_blocks : numpy.ndarray
+        What each block has added to the mean differences of the faint pixels beyond its share, ADU, shape (B, K).
+    read_blocks : numpy.ndarray
+        What each block has added to what was subtracted from the differences of all pixels, ADU, shape (B, K); empty
+        if it is not known.
     """
 
     name: str
@@ -110,6 +115,8 @@ class RampStatistics:
     straight: bool = False
     persistence: tuple[float, float] = (0.0, 5.0)
     released: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    faint_blocks: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    read_blocks: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def blocks(self) -> int:
@@ -425,10 +432,11 @@ def _statistics(ramps, flags, good: np.ndarray, options: RampOptions, notes: Seq
     few = slice(0, nints, max(nints // 32, 1))
     sample, marks = read(few, slice(0, 2), every, every)
     row, col = _find_star(sample, marks, good, options.saturation_adu)
-    faint = _faint_differences(read, nints, groups, _faint_pixels(sample, good, (row, col)))
+    dark = _faint_pixels(sample, good, (row, col))
     box = (slice(max(row - half, 0), row + half + 1), slice(max(col - half, 0), col + half + 1))
     good = good[box]
     sums = _Sums(nints, groups, good.shape, options.blocks, options.saturation_adu)
+    faint, parts = _faint_differences(read, sums.edges, groups, dark)
     sums.learn(*read(slice(0, nints, max(nints // 64, 1)), every, *box))
     for part in _parts(nints, sums.edges, max(1, 2_000_000 // (groups * good.size))):
         sums.add(part.start, *read(part, every, *box))
@@ -448,6 +456,7 @@ def _statistics(ramps, flags, good: np.ndarray, options: RampOptions, notes: Seq
     return RampStatistics(
         name, options.filter, options.target, options.pointing or name, float(options.group_time), origin, peak,
         nints, sums.first_count, sums.first_sum, sums.count, sums.total, sums.square, usable, tuple(notes), faint,
+        faint_blocks=parts,
     )  # fmt: skip
 
 # %% ../../nbs/migration/01_ramps.ipynb #11d37c76
@@ -472,19 +481,25 @@ def _faint_pixels(sample: np.ndarray, good: np.ndarray, star: tuple[int, int]) -
     return chosen if dark and chosen.sum() >= _FAINT_FEWEST else np.zeros_like(far)
 
 # %% ../../nbs/migration/01_ramps.ipynb #687f093b
-def _faint_differences(read, nints: int, groups: int, where: np.ndarray) -> np.ndarray:
-    # Their median in each of a sample of integrations; mean and error of those, (2, K). A median sees no cosmic rays.
+def _faint_differences(read, edges: np.ndarray, groups: int, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Their median in each of a sample of integrations, which sees no cosmic rays; mean and error of those, (2, K), and
+    # what each block of integrations adds to the mean beyond its share, (B, K).
     if not where.any():
-        return np.zeros((2, 0))
+        return np.zeros((2, 0)), np.zeros((len(edges) - 1, 0))
     every, places, found = slice(None), np.flatnonzero(where), []
-    for k in range(0, nints, max(nints // _FAINT_SAMPLE, 1)):
+    chosen = np.arange(0, edges[-1], max(edges[-1] // _FAINT_SAMPLE, 1))
+    for k in chosen:
         values = read(slice(k, k + 1), every, every, every)[0][0].reshape(groups, -1).take(places, axis=1)
         good = np.isfinite(values).all(axis=0)
         found.append(_medians(np.diff(values if good.all() else values[:, good], axis=0)))
+    found = np.array(found, float)
     noise = 1.25 * np.sqrt(2 / where.sum()) * niriss.READ_NOISE_E / niriss.GAIN
     spread = np.std(found, axis=0, ddof=1) if len(found) >= 8 else 0.0
     error = np.maximum(spread, noise) / np.sqrt(len(found))
-    return np.array([np.mean(found, axis=0), np.broadcast_to(error, groups - 1)])
+    mean = np.mean(found, axis=0)
+    blocks = np.zeros((len(edges) - 1, groups - 1))
+    np.add.at(blocks, np.searchsorted(edges, chosen, side="right") - 1, (found - mean) / len(found))
+    return np.array([mean, np.broadcast_to(error, groups - 1)]), blocks
 
 # %% ../../nbs/migration/01_ramps.ipynb #6886fc96
 def _medians(values: np.ndarray) -> np.ndarray:
@@ -703,8 +718,9 @@ class ReadPattern:
     additive, additive_error : numpy.ndarray
         Added to each difference of all pixels, ADU, shape (K,); 0 at the end of the longest ramps by definition.
     persistence, persistence_error : float
-        Fraction of the charge of the integration before that comes out again. The error is infinite where it cannot be
-        known, since no pointing has several depths.
+        Fraction of the charge of the integration before that comes out again. Noise may put it below 0, which is
+        subtracted, too: without that what is made of the rates would be biased. The error is infinite where it cannot
+        be known, since no pointing has several depths.
     persistence_groups : float
         Groups in which it falls to 1/e.
     notes : tuple of str
@@ -712,6 +728,8 @@ class ReadPattern:
     shares : tuple of numpy.ndarray
         What the blocks of each exposure have added to the fraction, in its standard errors, in their order; empty if
         they have not.
+    reads : tuple of numpy.ndarray
+        What the blocks of each exposure have added to `additive`, ADU, shape (B, K).
     """
 
     additive: np.ndarray
@@ -721,6 +739,7 @@ class ReadPattern:
     persistence_groups: float = 5.0
     notes: tuple[str, ...] = ()
     shares: tuple[np.ndarray, ...] = ()
+    reads: tuple[np.ndarray, ...] = ()
 
     def of(self, stats: RampStatistics) -> np.ndarray:
         """
@@ -762,13 +781,20 @@ def read_pattern(statistics: Sequence[RampStatistics]) -> ReadPattern:
     ReadPattern
         What to subtract, with `without_pattern`.
     """
-    additive, error, notes = _additive(statistics)
+    additive, error, reads, notes = _additive(statistics)
     plain = ReadPattern(additive, error)
     clean = [without_pattern(s, plain) for s in statistics]
     value, spread, groups, shares = _persistence(clean)
-    if value > 3 * spread:
-        notes = (*notes, f"persistence of {100 * value:.2f} ± {100 * spread:.2f} % was subtracted")
-    return ReadPattern(additive, error, value, spread, groups, notes, shares)
+    if abs(value) > 3 * spread:
+        notes = (
+            *notes,
+            f"persistence of {100 * value:.2f} ± {100 * spread:.2f} % was subtracted" + _UNLIKE * (value < 0),
+        )
+    return ReadPattern(additive, error, value, spread, groups, notes, shares, reads)
+
+# %% ../../nbs/migration/01_ramps.ipynb #b3be58d2
+# What a fraction says that no charge can have.
+_UNLIKE = ", which is below 0, as no charge that comes out again is: exposures of unlike depth differ by something else"
 
 # %% ../../nbs/migration/01_ramps.ipynb #de38e7f1
 def without_pattern(stats: RampStatistics, pattern: ReadPattern, number: int | None = None) -> RampStatistics:
@@ -801,6 +827,7 @@ def without_pattern(stats: RampStatistics, pattern: ReadPattern, number: int | N
         first_sum=stats.first_sum + stats.first_count * at_first,
         persistence=(float(pattern.persistence_error), pattern.persistence_groups),
         released=np.zeros(0) if number is None or not pattern.shares else pattern.shares[number],
+        read_blocks=np.zeros((0, 0)) if number is None or not pattern.reads else pattern.reads[number],
     )  # fmt: skip
 
 # %% ../../nbs/migration/01_ramps.ipynb #d32f4099
@@ -823,19 +850,23 @@ def unsure_pattern(stats: RampStatistics) -> ReadPattern:
     return ReadPattern(none, none, error if np.isfinite(error) else 0.0, 0.0, groups)
 
 # %% ../../nbs/migration/01_ramps.ipynb #7b3578e2
-def _additive(statistics: Sequence[RampStatistics]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _additive(
+    statistics: Sequence[RampStatistics],
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...], tuple[str, ...]]:
     # Least squares of faint differences = level of the exposure + pattern, which is 0 in the last third of the longest.
+    # Pattern, error, what the blocks of each exposure have added to it, notes.
     known = [s for s in statistics if s.faint.shape[1]]
     size = max((s.differences for s in known), default=0)
     if size < 2:
-        return np.zeros(size), np.zeros(size), ()
-    rows, right = [], []
+        return np.zeros(size), np.zeros(size), (), ()
+    rows, right, parts = [], [], []
     for n, s in enumerate(known):
         for k, (value, error) in enumerate(s.faint.T):
             row = np.zeros(size + len(known))
             row[k] = row[size + n] = 1 / error
             rows.append(row)
             right.append(value / error)
+        parts.append(s.faint_blocks / s.faint[1] if len(s.faint_blocks) else np.zeros((0, s.faint.shape[1])))
     gauge = np.zeros(size + len(known))
     last = max(size // 3, 1)
     gauge[size - last : size] = 1e6
@@ -846,11 +877,18 @@ def _additive(statistics: Sequence[RampStatistics]) -> tuple[np.ndarray, np.ndar
     notes = []
     if freedom > 0 and chi2 > freedom + 5 * np.sqrt(2 * freedom):
         notes.append(f"the additive pattern of the reads differs between exposures (χ² {chi2:.0f} of {freedom})")
-    additive, error = fit[:size], np.sqrt(np.diag(covariance)[:size] * max(chi2 / max(freedom, 1), 1.0))
+    scale = np.sqrt(max(chi2 / max(freedom, 1), 1.0))
+    additive, error = fit[:size], scale * np.sqrt(np.diag(covariance)[:size])
+    reads, start = {id(s): np.zeros((s.blocks, size)) for s in statistics}, 0
+    for s, part in zip(known, parts, strict=True):
+        if len(part):
+            own = slice(start, start + part.shape[1])
+            reads[id(s)] = scale * part @ (covariance @ design.T)[:size, own].T
+        start += part.shape[1]
     if abs(additive).max() > 5 * error[np.argmax(abs(additive))]:
         most = niriss.GAIN * np.abs(np.cumsum(additive[::-1])).max()
         notes.append(f"reads differ by up to {most:.1f} e- that are common to all pixels, which was subtracted")
-    return additive, error, tuple(notes)
+    return additive, error, tuple(reads[id(s)] for s in statistics), tuple(notes)
 
 # %% ../../nbs/migration/01_ramps.ipynb #0fc6029c
 def _persistence(statistics: Sequence[RampStatistics]) -> tuple[float, float, float, tuple[np.ndarray, ...]]:
@@ -873,17 +911,18 @@ def _persistence(statistics: Sequence[RampStatistics]) -> tuple[float, float, fl
     for (own, rates), weights in zip(found, fit.weights, strict=True):
         for s, (values, *_, blocks), weight in zip(own, rates, weights, strict=True):
             shares[id(s)] = blocks @ weight[: len(values)] / fit.error
-    return max(fit.value, 0.0), fit.error, groups, tuple(shares[id(s)] for s in statistics)
+    return fit.value, fit.error, groups, tuple(shares[id(s)] for s in statistics)
 
 # %% ../../nbs/migration/01_ramps.ipynb #22005427
 def _relative_rates(own: Sequence[RampStatistics]) -> list[tuple[np.ndarray, np.ndarray, int, np.ndarray]]:
     # Rates of pixels near the peak, summed with weights that are the same in all exposures; errors; reads of a ramp;
     # what each block has added to the rates beyond its share.
-    deepest = max(own, key=lambda s: s.differences)
-    rate = np.nan_to_num(deepest.means()[0])
-    usable = np.logical_and.reduce([s.usable[0] for s in own if s.usable.shape[1:] == rate.shape] or [rate > 0])
-    if any(s.usable.shape[1:] != rate.shape for s in own):
+    if len({s.usable.shape[1:] for s in own}) > 1:
         return []
+    usable = np.logical_and.reduce([s.usable[0] for s in own])
+    # Of all differences of all exposures: weights that hold the noise of some of them would lift those
+    count = sum(s.count.sum(axis=(0, 1)) for s in own)
+    rate = sum(s.total.sum(axis=(0, 1)) for s in own) / np.maximum(count, 1)
     weight = np.where(usable & (rate > 0), rate / _noise(rate), 0.0)
     total, found = float((weight * rate).sum()), []
     if not total > 0:
@@ -984,16 +1023,19 @@ def slope_of_sum(stats: RampStatistics, region: np.ndarray, skip_first: int = 0)
 # %% ../../nbs/migration/01_ramps.ipynb #7b5b28c1
 class _SumSlope(NamedTuple):
     # Slope of a summed rate over its level, its error without that of persistence, what one standard error of
-    # persistence makes of it, what each block has added to it beyond the mean, and its error by the noise model.
+    # persistence makes of it, what each block has added to it beyond the mean, its error by the noise model, and what
+    # an ADU in each difference of all pixels makes of it, (K,).
     value: float
     error: float
     unsure: float
     blocks: np.ndarray
     modelled: float
+    by_reads: np.ndarray
 
 # %% ../../nbs/migration/01_ramps.ipynb #6595c192
 def _sum_slope(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -> _SumSlope:
-    nothing = _SumSlope(math.nan, math.nan, 0.0, np.zeros(stats.blocks), math.nan)
+    by_reads = np.zeros(stats.differences)
+    nothing = _SumSlope(math.nan, math.nan, 0.0, np.zeros(stats.blocks), math.nan, by_reads)
     used = stats.used_at_peak
     used = used[used >= skip_first]
     if len(used) < 2:
@@ -1022,4 +1064,5 @@ def _sum_slope(stats: RampStatistics, region: np.ndarray, skip_first: int = 0) -
     added = unsure_pattern(stats).of(stats)[used][:, region].sum(axis=-1)
     unsure = (covariance @ design.T @ weight @ added)[1]
     sizes = float(slope / level), error / abs(float(level)), float(unsure / level)
-    return _SumSlope(*sizes, share * (fits[:, 1] - slope) / level, modelled / abs(float(level)))
+    by_reads[used] = (covariance @ design.T @ weight)[1] * region.sum() / level
+    return _SumSlope(*sizes, share * (fits[:, 1] - slope) / level, modelled / abs(float(level)), by_reads)

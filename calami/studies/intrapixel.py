@@ -623,7 +623,9 @@ def _dependence(seen: Sequence[Seen]) -> dict[str, Any]:
 
     data = [one.data for one in seen]
     name = f"position of {seen[0].star}, {seen[0].filter}"
-    models = [fit_position_model(data, periodic=sines, name=name, source=name) for sines in (False, True)]
+    kind = seen[0].truth["exposure"]["star"]["spectral_type"] if seen[0].truth else ""
+    how = {"name": name, "source": name, "spectral_type": kind}
+    models = [fit_position_model(data, periodic=sines, **how) for sines in (False, True)]
     lefts = [model.leave_one_out() for model in models]
     rows, angle = [], 180 / math.pi
     for key, factor in (("v2", 1.0), ("cp", angle)):

@@ -507,6 +507,9 @@ def test_a_position_model_takes_off_what_the_place_does():
     beyond = calibrate(on_places([(39.9, 60.0)], seed=9)[0], others, position=model, **given)
     assert beyond.cp_err.mean() > 5 * done.cp_err.mean()
     assert "knows little" in " ".join(beyond.notes) and "knows little" not in " ".join(done.notes)
+    # It says so if it was learnt from another star
+    other = calibrate(replace(target, target="AB DOR"), others, position=model, **given)
+    assert "is used for AB DOR" in " ".join(other.notes) and "is used for" not in " ".join(done.notes)
 
 
 @pytest.mark.parametrize("modes", [0, 1])

@@ -196,3 +196,37 @@ def test_the_flight_model_is_the_latest_with_the_pupil_of_the_star():
         assert find_position_model("flight", star).state["CALPUPIL"] == pupil
     other = replace(STAR, header={"CALPUPIL": "mine"})  # `calibrate` says what differs
     assert find_position_model("flight", other).name == known[-1]
+
+
+def test_a_model_knows_what_it_was_learnt_from_and_says_where_that_is_another_star(tmp_path):
+    rng = np.random.default_rng(1)
+    stars = [replace(seen(place, rng), target="HD 36805") for place in PLACES]
+    model = fit_position_model(stars, name="toy", spectral_type="K2III")
+    again = PositionModel.load(model.save(tmp_path / "toy.json"))
+    for one in (model, again):
+        assert one.stars == ("HD 36805",) and one.options.spectral_type == "K2III"
+        assert not one.remarks([stars[0], replace(stars[1], target="HD-36805")])  # one star, written in two ways
+        (words,) = one.remarks([stars[0], replace(stars[1], target="AB DOR")])
+        assert "learnt from HD 36805 (K2III) and is used for AB DOR" in words
+    assert find_position_model("flight").stars == ("HD 36805",)
+    (words,) = replace(model, stars=()).remarks(stars[:1])  # a file from before it was kept
+    assert "learnt from stars that are not known" in words
+
+
+def test_places_that_are_too_far_apart_are_named():
+    rng = np.random.default_rng(1)
+    star = {"target": "S"}
+    models = [
+        fit_position_model(
+            [replace(seen((40 + step * i, 45 + step * j), rng), **star) for i in range(4) for j in range(3)]
+        )
+        for step in (0.3, 0.4)
+    ]
+    dense, coarse = models
+    assert [one.gap for one in models] == pytest.approx([0.3 / np.sqrt(2), 0.4 / np.sqrt(2)], rel=0.03)
+    assert (
+        not dense.remarks([replace(STAR, **star)])
+        and "gaps of 0.28 pixels" in coarse.remarks([replace(STAR, **star)])[0]
+    )
+    line = replace(dense, places=dense.places * (1, 0))
+    assert np.isinf(line.gap) and not find_position_model("flight").gap > 0.25

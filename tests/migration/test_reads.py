@@ -14,6 +14,8 @@ from calami.migration.kernel import (
     PATTERNS,
     KernelOptions,
     _gathered,
+    _in_core,
+    _pooled,
     _prepared,
     _resampled_right,
     kernel_from_ramps,
@@ -21,6 +23,7 @@ from calami.migration.kernel import (
 )
 from calami.migration.onset import _curve, _fit_free, _Group, _pool, _wave_amplitude, _without_patterns, quantify
 from calami.migration.ramps import (
+    RampStatistics,
     _fit_persistence,
     _medians,
     _released,
@@ -380,3 +383,63 @@ def test_options_of_the_onset_reach_it_from_the_command(tmp_path, monkeypatch):
 def test_medians_of_rows_are_those_of_numpy(count):
     values = np.random.default_rng(count).normal(size=(5, count)).astype("float32")
     assert np.array_equal(_medians(values.copy()), np.median(values, axis=1))
+
+
+def drawn(rng, groups, common, faint=60, blocks=24, each=3, side=9):
+    """Statistics of an exposure without any change of its rates; `common` is what all pixels share at a read, ADU."""
+    row, col = np.indices((side, side)) - side // 2
+    rate = 48e3 / niriss.GAIN / 17 * np.exp(-(row**2 + col**2) / 4) + 2.0
+    count = np.full((blocks, groups - 1, side, side), each)
+    shared = np.diff(rng.normal(0, common, (blocks, groups)), axis=1)[..., None, None]
+    reads = np.diff(rng.normal(0, niriss.READ_NOISE_E / niriss.GAIN, (blocks, groups, side, side)), axis=1)
+    photons = np.sqrt(rate / niriss.GAIN) * rng.standard_normal(count.shape)
+    total = each * rate + np.sqrt(each) * (photons + reads + shared)
+    dark = 1.25 * niriss.READ_NOISE_E / niriss.GAIN / np.sqrt(faint)
+    dark = (np.diff(rng.normal(0, dark, (blocks, groups)), axis=1) + shared[..., 0, 0]) / np.sqrt(each)
+    mean, error = dark.mean(axis=0), dark.std(axis=0, ddof=1) / np.sqrt(blocks)
+    first = np.full((blocks, side, side), each)
+    square = each * blocks * rate**2 + np.zeros(count.shape[1:])
+    return RampStatistics(
+        f"{groups} groups", "F480M", "S", "p", niriss.SUB80.frame_time, (0, 0), (side // 2, side // 2), blocks * each,
+        first, first * rate, count, total, square, np.ones(count.shape[1:], bool), faint=np.array([mean, error]),
+        faint_blocks=(dark - mean) / blocks,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("common", [0.0, 1.5])
+def test_errors_of_a_sum_hold_what_is_common_to_its_pixels(common):
+    """Noise of the faint pixels is in all pixels of a sum; what all pixels share at a read is in neither."""
+    rng, found, bare = np.random.default_rng(12), [], []
+    for _ in range(300):
+        stats = [drawn(rng, groups, common) for groups in (4, 7, 11, 17)]
+        pattern = read_pattern(stats)
+        stats = [without_pattern(s, pattern, n) for n, s in enumerate(stats)]
+        found.append(_pooled(stats, _in_core, 0)[:2])
+        bare.append(_pooled([replace(s, read_blocks=np.zeros((0, 0))) for s in stats], _in_core, 0)[1])
+    values, errors = np.transpose(found)
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(300)
+    assert errors.mean() == pytest.approx(values.std(), rel=0.12)  # three times what 300 draws scatter
+    pulls = np.abs(values / errors)
+    assert 0.61 < np.mean(pulls < 1) < 0.76 and 0.92 < np.mean(pulls < 2) < 0.985
+    assert abs(np.mean(bare) / errors.mean() - 1) > 0.05  # what blocks show of the sum alone
+
+
+def test_it_is_known_which_blocks_the_pattern_of_the_reads_is_from():
+    stats, _ = program("none", first=5.0)
+    pattern = read_pattern(stats)
+    for k, block in ((0, 3), (5, 7)):
+        others = list(stats)
+        faint = stats[k].faint - np.array([[1.0], [0.0]]) * stats[k].faint_blocks[block]
+        others[k] = replace(stats[k], faint=faint)
+        moved = pattern.additive - read_pattern(others).additive
+        size = np.dot(moved, pattern.reads[k][block]) / np.dot(moved, moved)
+        assert 1 <= size < 1.3 and np.allclose(size * moved, pattern.reads[k][block], atol=1e-9)
+    assert all(abs(reads.sum(axis=0)).max() < 1e-6 for reads in pattern.reads)
+
+
+def test_noise_may_put_persistence_below_nothing():
+    """Cut at 0 its mean would lie above 0 where there is none, and a loss would come out too small."""
+    found = [_fit_persistence(relative_rates(np.random.default_rng(seed), 0.0), 5.0) for seed in range(200)]
+    values, errors = (np.array([getattr(one, name) for one in found]) for name in ("value", "error"))
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(200) and 0.3 < np.mean(values < 0) < 0.7
+    assert 0.95 < errors.mean() / values.std() < 1.3  # a χ² below that of noise does not make it smaller
