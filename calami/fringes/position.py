@@ -451,7 +451,7 @@ def _remarks(model: PositionModel, exposures: Sequence[Observables]) -> list[str
         learnt += f" ({model.options.spectral_type})" * bool(model.options.spectral_type)
         found.append(
             f"the model of position {model.name} was learnt from {learnt} and is used for {', '.join(others)}: its "
-            "errors are those of stars without bands in their spectra, whose images are as sharp but for 7 mas"
+            "errors were tried with stars whose spectra have no bands and whose images are as sharp to 7 mas"
         )
     if model.gap > WIDEST_GAP:
         found.append(
