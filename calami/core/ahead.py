@@ -5,14 +5,17 @@
 # %% ../../nbs/core/11_ahead.ipynb #43c1ec95
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['CAN_FORK', 'import_ahead', 'import_slow']
+__all__ = ['log', 'CAN_FORK', 'import_ahead', 'import_slow']
 
 # %% ../../nbs/core/11_ahead.ipynb #3802b1e1
 #: Whether processes can be forked from the one that imports (``get_context("forkserver")`` of `multiprocessing`).
@@ -43,6 +46,7 @@ def import_ahead(*modules: str) -> None:
         forkserver.set_forkserver_preload([__name__, *modules])
         util.Finalize(None, _end, exitpriority=-100)  # after all that was forked has ended
         _begun.append(True)
+        log.info("importing the jwst pipeline (some seconds)")
     os.environ[_SIGN] = "yes"
     try:
         forkserver.ensure_running()
