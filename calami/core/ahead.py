@@ -92,6 +92,7 @@ def import_slow() -> None:
 def _import_quietly() -> None:
     import gc
 
+    gc.disable()
     with ExitStack() as stack, Path(os.devnull).open("w") as nowhere:
         for number in (1, 2):
             kept = os.dup(number)
@@ -100,8 +101,8 @@ def _import_quietly() -> None:
         import_slow()
         with suppress(Exception):
             import_module("asdf").AsdfFile()  # which looks for extensions
-    gc.collect()
     gc.freeze()  # so that collecting garbage in a copy does not copy all of it
+    gc.enable()
 
 # %% ../../nbs/core/11_ahead.ipynb #30ab906b
 if os.environ.pop(_SIGN, None):
