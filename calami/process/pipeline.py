@@ -594,7 +594,7 @@ def _run_job(job: Mapping, make: Callable = _Stage) -> dict[str, Any]:
         with _logged(work / "log", alone):
             try:
                 _settle_crds(job["cache"], job["context"])
-                if alone:
+                if alone or _in_dask():
                     _freeze_gc()
                 with contextlib.ExitStack() as ways:
                     if not job["whole"]:
@@ -627,6 +627,18 @@ def _freeze_gc() -> None:
     import_module("jwst.pipeline")
     gc.collect()
     gc.freeze()
+
+
+def _in_dask() -> bool:
+    # In a worker of a Dask cluster, which does one thing after the other, too (`calami.process.engine.dask_executor`).
+    if "distributed.worker" not in sys.modules:
+        return False
+    from distributed import get_worker
+
+    try:
+        return get_worker() is not None
+    except ValueError:  # in its client
+        return False
 
 # %% ../../nbs/process/15_pipeline.ipynb #a0000006
 @contextlib.contextmanager
