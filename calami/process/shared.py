@@ -677,6 +677,8 @@ def _check(job: Mapping, results: Sequence[Mapping]) -> str:
     search = [] if any(one["keep"] for one in job["together"]) else part["search"]
     scratch = part | {"outdir": str(work / "stock"), "work": str(work / "work"), "search": search, "keep": []}
     scratch |= {"whole": True}
+    if part["products"] and "ramp" not in part["products"]:  # nor does it write that
+        scratch["parameters"] = part["parameters"] | {"calwebb_detector1.save_calibrated_ramp": False}
     with _schemas_once():
         result = _run_job(scratch)
     if result["error"]:
