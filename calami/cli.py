@@ -430,6 +430,7 @@ def cm(
     if dask is None and not _was_called(output) and next(folder.rglob("*_uncal.fits*"), None):
         from calami.core.ahead import import_ahead
 
+        _tell("importing the jwst pipeline (some seconds)")
         import_ahead("calami.cli", "calami.migration.answers")
     from calami.dataset import Dataset
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 # %% auto #0
-__all__ = ['CAN_FORK', 'import_ahead', 'import_slow', 'collector_paused']
+__all__ = ['log', 'CAN_FORK', 'import_ahead', 'import_slow', 'collector_paused']
 
 # %% ../../nbs/core/11_ahead.ipynb #3802b1e1
 #: Whether processes can be forked from the one that imports (``get_context("forkserver")`` of `multiprocessing`).
@@ -45,6 +48,7 @@ def import_ahead(*modules: str) -> None:
         forkserver.set_forkserver_preload([__name__, *modules])
         util.Finalize(None, _end, exitpriority=-100)  # after all that was forked has ended
         _begun.append(True)
+        log.info("importing the jwst pipeline (some seconds)")
     os.environ[_SIGN] = "yes"
     try:
         forkserver.ensure_running()
@@ -87,7 +91,7 @@ def import_slow() -> None:
 
 # %% ../../nbs/core/11_ahead.ipynb #2f97ce0b
 def _import_quietly() -> None:
-
+    gc.disable()
     with ExitStack() as stack, Path(os.devnull).open("w") as nowhere:
         for number in (1, 2):
             kept = os.dup(number)
@@ -96,8 +100,8 @@ def _import_quietly() -> None:
         import_slow()
         with suppress(Exception):
             import_module("asdf").AsdfFile()  # which looks for extensions
-    gc.collect()
     gc.freeze()  # so that collecting garbage in a copy does not copy all of it
+    gc.enable()
 
 # %% ../../nbs/core/11_ahead.ipynb #30ab906b
 if os.environ.pop(_SIGN, None):

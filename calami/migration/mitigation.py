@@ -456,6 +456,12 @@ def _peak_level(exposure: Exposure) -> tuple[float, float]:
     photons = rate.value[near].sum() * seconds * nints * niriss.GAIN
     return float(peak.rate * seconds), float(photons)
 
+
+def _peak_kept(rate: Exposure) -> tuple[float, float]:
+    # The same of a rate of the version without mitigation, which lies in the folder of a scan; no threshold changes it.
+    out = rate.paths[0].parent.parent
+    return _kept(out).get("peak", digests_of(rate.paths), lambda: _peak_level(rate))
+
 # %% ../../nbs/migration/08_mitigation.ipynb #85b84e5e
 def _later_than_migration(version: Version) -> bool:
     own = ("charge_migration.", "jump.", "ramp_fit.", "gain_scale.", "clean_flicker_noise.")
@@ -484,7 +490,7 @@ def _frames(exposure: Exposure, version: Version, rate: Exposure | None) -> list
     if rate is None:
         raise CalamiError("its peak is not known, since it has no rate")
     groups = int(exposure.facts["NGROUPS"])
-    keep = int(version.frames_below / (_peak_level(rate)[0] / groups))
+    keep = int(version.frames_below / (_peak_kept(rate)[0] / groups))
     if keep < 2:
         raise CalamiError(f"its peak has more than {version.frames_below:.0f} ADU in the second group")
     return [Truncate(keep)] if keep < groups else []
@@ -1111,7 +1117,7 @@ def _exposures(raw: ExposureSet, run: Run, failures: list[str]) -> list[ScanExpo
         star = str(facts.get("TARGPROP") or facts.get("TARGNAME") or "")
         what = (root, names.get(root, root), star, str(facts["FILTER"]))
         try:
-            found.append(ScanExposure(*what, *_peak_level(rate), place, int(facts["NGROUPS"])))
+            found.append(ScanExposure(*what, *_peak_kept(rate), place, int(facts["NGROUPS"])))
         except CalamiError as error:
             failures.append(f"{names.get(root, root)} is excluded: {error}")
     return found

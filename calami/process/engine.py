@@ -304,8 +304,13 @@ def dask_executor(address: str, workers: int = 1) -> Iterator[Executor]:
 
 # %% ../../nbs/process/13_engine.ipynb #858b45f3
 def _local_cluster(workers: int):
+    import dask
     from distributed import LocalCluster
 
+    # Dask lets the C library give all memory back as soon as it is free, and ask for it again: a fit of fringes takes
+    # three times as long by that.
+    settings = "distributed.nanny.pre-spawn-environ"
+    kept = {key: value for key, value in dask.config.get(settings).items() if key != "MALLOC_TRIM_THRESHOLD_"}
     one = {
         "threads_per_worker": 1,
         "memory_limit": 0,
@@ -313,7 +318,8 @@ def _local_cluster(workers: int):
         "silence_logs": logging.CRITICAL,
     }
     try:
-        return LocalCluster(n_workers=workers, **one)
+        with dask.config.set({settings: kept}):
+            return LocalCluster(n_workers=workers, **one)
     except RuntimeError as error:
         guard = "a script needs `if __name__ == '__main__':`"
         raise CalamiError(f"no local Dask cluster can be started ({error}); {guard}") from error

@@ -36,7 +36,7 @@ from ..exposures.folder import ExposureSet
 from ..exposures.steps import RENAMED_STEPS
 from . import offline
 from .engine import Engine
-from .long import in_parts
+from .long import _Instead, in_parts, patched
 from .offline import _opened, _settle_crds, call_by_name
 from calami.process.parameters import (
     _OURS,
@@ -594,9 +594,12 @@ def _run_job(job: Mapping, make: Callable = _Stage) -> dict[str, Any]:
         with _logged(work / "log", alone):
             try:
                 _settle_crds(job["cache"], job["context"])
-                if alone:
+                if alone or _in_dask():
                     _freeze_gc()
-                with contextlib.nullcontext() if job["whole"] else in_parts(work):
+                with contextlib.ExitStack() as ways:
+                    if not job["whole"]:
+                        ways.enter_context(_schemas_once())
+                        ways.enter_context(in_parts(work))
                     stages = _run_chain(job, work, make)
                 result["steps"] = [dict(step, stage=s.alias) for s in stages for step in s.steps]
                 result["products"] = _put_in_place(job, work, stages)
@@ -624,6 +627,61 @@ def _freeze_gc() -> None:
     import_module("jwst.pipeline")
     gc.collect()
     gc.freeze()
+
+
+def _in_dask() -> bool:
+    # In a worker of a Dask cluster, which does one thing after the other, too (`calami.process.engine.dask_executor`).
+    if "distributed.worker" not in sys.modules:
+        return False
+    from distributed import get_worker
+
+    try:
+        return get_worker() is not None
+    except ValueError:  # in its client
+        return False
+
+# %% ../../nbs/process/15_pipeline.ipynb #a0000006
+@contextlib.contextmanager
+def _schemas_once() -> Iterator[None]:
+    # jwst reads and merges schemas for each model that is made, and reads parts of them for each value that is set;
+    # here, once in a process. Nothing is checked less.
+    from asdf import schema
+    from stdatamodels import model_base
+
+    with patched() as patch:
+        if hasattr(schema, "_make_schema_loader"):
+            loader = _schema_loader()
+            patch(schema, "_make_schema_loader", lambda: loader)
+        patch(model_base, "asdf_schema", _Instead(model_base.asdf_schema, load_schema=_read_schema))
+        merge = functools.partial(_merged, model_base.mschema.merge_property_trees)
+        patch(model_base, "mschema", _Instead(model_base.mschema, merge_property_trees=merge))
+        yield
+
+# %% ../../nbs/process/15_pipeline.ipynb #a0000005
+@functools.cache
+def _schema_loader():
+    from asdf.schema import _make_schema_loader
+
+    return functools.cache(_make_schema_loader())
+
+
+@functools.cache
+def _read_schema(url: str, resolve_references: bool = False) -> dict:
+    # Of a class of models, which only look at it.
+    from asdf.schema import load_schema
+    from stdatamodels.schema import merge_property_trees
+
+    found = load_schema(url, resolve_references=resolve_references)
+    _MERGED[id(found)] = merge_property_trees(found)
+    return found
+
+
+#: Merged schemas by the number of what `_read_schema` has kept.
+_MERGED: dict[int, dict] = {}
+
+
+def _merged(merge: Callable, schema: dict) -> dict:
+    return _MERGED[id(schema)] if id(schema) in _MERGED else merge(schema)
 
 # %% ../../nbs/process/15_pipeline.ipynb #24693355
 def _describe_error(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from ..core.problems import options_from
 from ..core.record import versions
 from ..exposures.folder import ExposureSet
 from .engine import Engine
-from .long import patched
+from .long import _Instead, patched
 from .parameters import _flat_pars, _science
 from calami.process.pipeline import (
     _NOTHING,
@@ -41,6 +41,7 @@ from calami.process.pipeline import (
     _plan,
     _recorded,
     _run_job,
+    _schemas_once,
     _Stage,
     _type_of,
 )
@@ -393,9 +394,8 @@ def _shared_class(cls, stage: _SharedStage):
 # %% ../../nbs/process/20_shared.ipynb #7b7ad37f
 @contextlib.contextmanager
 def _opened_once():
-    # References of the late steps and schemas are read once in a process; values that are set are checked when a
-    # product is written, not each on its own.
-    import asdf.schema
+    # References of the late steps are read once in a process; values that are set are checked when a product is
+    # written, not each on its own.
     import yaml
     from jwst.stpipe import core
     from stdatamodels import fits_support
@@ -412,9 +412,6 @@ def _opened_once():
         patch(import_module("stpipe.step"), "yaml", _Instead(yaml, dump=_written_as_yaml))
         for name, most in _REFERENCES.items():
             patch(datamodels, name, _kept(getattr(datamodels, name), most))
-        if hasattr(asdf.schema, "_make_schema_loader"):
-            loader = _schema_loader()
-            patch(asdf.schema, "_make_schema_loader", lambda: loader)
         _compute_quickly(patch)
         yield
 
@@ -426,13 +423,6 @@ def _read_checked(read, hdus, schema, model, **options):
         return read(hdus, schema, model, **options)
     finally:
         model._validate_on_assignment = before
-
-# %% ../../nbs/process/20_shared.ipynb #a0000005
-@functools.cache
-def _schema_loader():
-    from asdf.schema import _make_schema_loader
-
-    return functools.cache(_make_schema_loader())
 
 # %% ../../nbs/process/20_shared.ipynb #a0000003
 _KEPT: dict[tuple, Any] = {}
@@ -536,15 +526,6 @@ def _compute_quickly(patch) -> None:
     kind = reference_pixels.NIRDataset
     patch(kind, "do_subarray_corrections", _in_window(kind.do_subarray_corrections))
     patch(ols_fit, "ols_ramp_fit_single", functools.partial(_fit_others, ols_fit.ols_ramp_fit_single))
-
-# %% ../../nbs/process/20_shared.ipynb #63f93b3e
-class _Instead:
-    # A module in which something is replaced, for one that uses it.
-    def __init__(self, module, **instead):
-        self.__dict__ |= vars(module) | instead | {"_module": module}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
 
 # %% ../../nbs/process/20_shared.ipynb #dfc82c7d
 def _median(values: np.ndarray, axis=None, out=None, **options) -> np.ndarray:
@@ -696,7 +677,10 @@ def _check(job: Mapping, results: Sequence[Mapping]) -> str:
     search = [] if any(one["keep"] for one in job["together"]) else part["search"]
     scratch = part | {"outdir": str(work / "stock"), "work": str(work / "work"), "search": search, "keep": []}
     scratch |= {"whole": True}
-    result = _run_job(scratch)
+    if part["products"] and "ramp" not in part["products"]:  # nor does it write that
+        scratch["parameters"] = part["parameters"] | {"calwebb_detector1.save_calibrated_ramp": False}
+    with _schemas_once():
+        result = _run_job(scratch)
     if result["error"]:
         return f"the stock pipeline fails: {result['error']}"
     pairs = ((work / "stock" / name, Path(part["outdir"]) / name) for name in result["products"])

@@ -180,30 +180,49 @@ def download(folder):
     return lambda: fresh(bench_archive.by_curl, 4), lambda: fresh(bench_archive.by_calami, 4, size), 1.0
 
 
-def workers(load, dask=False):
-    """24 jobs on two workers against one: ``--dask local`` or processes."""
+def one_and_two(**how):
+    """Engines of one worker and of two, next to each other; they end with the row."""
+    from contextlib import ExitStack
+
+    from calami.process.engine import Engine
+
+    one_and_two.stack = ExitStack()
+    engines = [Engine(workers=count, progress=False, **how) for count in (1, 2)]
+    return [one_and_two.stack.enter_context(engine.running(jwst="cache" in how)) for engine in engines]
+
+
+def workers(load, dask=None, many=12):
+    """Jobs on two workers against one: on a Dask cluster of this machine, or in processes."""
 
     def make(folder):
-        from contextlib import ExitStack
+        def run(engine, load, count):
+            results = [result for _, result in engine.each("bench_dask:work", [(load, k) for k in range(count)])]
+            assert len(results) == count and not any(isinstance(one, Exception) for one in results)
 
-        from calami.process.engine import Engine
+        one, two = one_and_two(dask=dask)
+        run(one, "pixels", 2), run(two, "pixels", 4)  # imports
+        return lambda: run(one, load, many), lambda: run(two, load, many), 1.0
 
-        target, jobs = "bench_dask:work", [(load, k) for k in range(24)]
-        stack, ready = ExitStack(), {}
-        for count in (1, 2):
-            how = {"dask": "local"} if dask else {}
-            engine = stack.enter_context(Engine(workers=count, progress=False, **how).running())
-            list(engine.each("bench_dask:work", [("pixels", k) for k in range(2 * count)]))  # imports
-            ready[count] = engine
-        workers.stack = stack
+    return make
 
-        def run(count):
-            assert (
-                len([result for _, result in ready[count].each(target, jobs) if not isinstance(result, Exception)])
-                == 24
-            )
 
-        return lambda: run(1), lambda: run(2), 1.0
+def piped(dask=None, many=8):
+    """Raw exposures through `detector1` on two workers against one."""
+
+    def make(folder):
+        from bench_pipeline import make_exposures
+
+        from calami.process import references
+        from calami.process.pipeline import pipe_data
+
+        paths, places = make_exposures(folder / "raw", many, 12, 20), iter(range(1000))
+        one, two = one_and_two(dask=dask, cache=references.default_cache())
+
+        def run(engine, paths):
+            pipe_data(paths, "detector1", None, folder / f"{next(places)}", engine=engine).raise_failures()
+
+        run(one, paths[:2]), run(two, paths[:4])  # imports
+        return lambda: run(one, paths), lambda: run(two, paths), 1.0
 
     return make
 
@@ -284,9 +303,11 @@ ROWS = (
     Row("versions", "stock pipeline", 1.5, versions, wall=True, long=True, rounds=1),
     Row("a changed threshold", "all from raw", 3, threshold, wall=True, long=True, rounds=1),
     Row("memory of a long exposure", "stock pipeline", 2, memory, long=True, rounds=0, unit="MB"),
-    Row("dask 2, waiting", "one worker", 1.8, workers("wait", True), long=True, wall=True, rounds=2),
-    Row("dask 2, computing", "one worker", 1.8, workers("pixels", True), long=True, wall=True, rounds=2),
+    Row("dask 2, waiting", "one worker", 1.8, workers("wait", "local", 24), long=True, wall=True, rounds=2),
+    Row("dask 2, computing", "one worker", 1.8, workers("pixels", "local"), long=True, wall=True, rounds=2),
+    Row("dask 2, raw exposures", "one worker", 1.8, piped("local"), long=True, wall=True, rounds=2),
     Row("processes 2, computing", "one worker", 1.8, workers("pixels"), long=True, wall=True, rounds=2),
+    Row("processes 2, raw exposures", "one worker", 1.8, piped(), long=True, wall=True, rounds=2),
 )
 
 
@@ -324,9 +345,9 @@ def peer_against_ours(row):
         try:
             times = timed(row, (peer, ours))
         finally:
-            for made in (getattr(download, "server", None), getattr(workers, "stack", None)):
+            for made in (getattr(download, "server", None), getattr(one_and_two, "stack", None)):
                 (getattr(made, "kill", None) or getattr(made, "close", lambda: None))()
-            download.server = workers.stack = None
+            download.server = one_and_two.stack = None
         return times[0] / more, times[1]
 
 

@@ -246,3 +246,12 @@ def test_a_cluster_that_is_not_there_is_named():
     needs_dask({"dask": ""})
     with pytest.raises(CalamiError, match="no Dask scheduler answers at nowhere"), Engine(dask="nowhere").running():
         pass
+
+
+def test_workers_of_a_local_cluster_keep_their_memory():
+    """Dask would let them give back each array that is freed, and ask for it again."""
+    needs_dask({"dask": "local"})
+    names = ["MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"]
+    with Engine(workers=1, dask="local", progress=False).running() as ready:
+        found = dict(ready.each("os:getenv", names))
+    assert found == {names[0]: os.environ.get(names[0]), names[1]: "1"}
