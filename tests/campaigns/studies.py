@@ -149,13 +149,13 @@ def through_pipeline(draws, strength, seed, tried):
             strengths.append(pixels.strength)
             if pixels.strength:
                 true = (instrument.detector.flat / Detector.default(number, "none").flat)[pixels.window]
-                pulls.append(((pixels.flat - true) / pixels.error).ravel())
+                known = pixels.error > 0  # not of bad pixels
+                pulls.append((pixels.flat - true)[known] / pixels.error[known])
                 errors.append(np.nanmean(pixels.error))
             print(f"  {number}: {one.depth:.3f} ± {one.error:.3f}, flat {pixels.strength:.4f}", flush=True)
         report(f"pipeline, depth {depth}, flat {strength}", depth, found, began)
         if pulls:
-            pulls = np.concatenate(pulls)
-            line(f"pipeline, flat {strength}", pulls[np.isfinite(pulls)], errors, strengths, began)
+            line(f"pipeline, flat {strength}", np.concatenate(pulls), errors, strengths, began)
 
 
 def report(words, depth, found, began):
