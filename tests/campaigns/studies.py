@@ -148,9 +148,9 @@ def through_pipeline(draws, strength, seed, tried):
             found.append(one)
             strengths.append(pixels.strength)
             if pixels.strength:
-                true = (instrument.detector.flat / Detector.default(number, "none").flat)[pixels.window]
-                known = pixels.error > 0  # not of bad pixels
-                pulls.append((pixels.flat - true)[known] / pixels.error[known])
+                flat, plain = (d.flat[pixels.window] for d in (instrument.detector, Detector.default(number, "none")))
+                known = (pixels.error > 0) & (plain > 0)  # no bad pixels
+                pulls.append((pixels.flat[known] - flat[known] / plain[known]) / pixels.error[known])
                 errors.append(np.nanmean(pixels.error))
             print(f"  {number}: {one.depth:.3f} ± {one.error:.3f}, flat {pixels.strength:.4f}", flush=True)
         report(f"pipeline, depth {depth}, flat {strength}", depth, found, began)
