@@ -148,14 +148,14 @@ def through_pipeline(draws, strength, seed, tried):
             found.append(one)
             strengths.append(pixels.strength)
             if pixels.strength:
-                true = (instrument.detector.flat / Detector.default(number, "none").flat)[pixels.window]
-                pulls.append(((pixels.flat - true) / pixels.error).ravel())
+                flat, plain = (d.flat[pixels.window] for d in (instrument.detector, Detector.default(number, "none")))
+                known = (pixels.error > 0) & (plain > 0)  # no bad pixels
+                pulls.append((pixels.flat[known] - flat[known] / plain[known]) / pixels.error[known])
                 errors.append(np.nanmean(pixels.error))
             print(f"  {number}: {one.depth:.3f} ± {one.error:.3f}, flat {pixels.strength:.4f}", flush=True)
         report(f"pipeline, depth {depth}, flat {strength}", depth, found, began)
         if pulls:
-            pulls = np.concatenate(pulls)
-            line(f"pipeline, flat {strength}", pulls[np.isfinite(pulls)], errors, strengths, began)
+            line(f"pipeline, flat {strength}", np.concatenate(pulls), errors, strengths, began)
 
 
 def report(words, depth, found, began):
