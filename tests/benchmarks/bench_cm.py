@@ -57,6 +57,7 @@ def main():
     with tempfile.TemporaryDirectory(dir=wish.folder) as folder:
         folder = Path(folder)
         os.environ["CALAMI_CACHE"] = str(folder / "cache")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled
         for scale in ("demo", *(["small"] if wish.small else [])):
             calami("simulate", "1516", "-o", folder / scale, "--scale", scale)
             calami(folder / scale, code=REFERENCES)
