@@ -69,7 +69,7 @@ def plot_v2(data: Observables | Sequence[Observables], ax: Axes | None = None, *
     ax : matplotlib.axes.Axes, optional
         Where to draw; new axes if not given.
     **style
-        For `matplotlib.axes.Axes.errorbar`.
+        For `matplotlib.axes.Axes.errorbar`; ``legend=False`` for axes that get theirs later.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def plot_closure_phases(data: Observables | Sequence[Observables], ax: Axes | No
     ax : matplotlib.axes.Axes, optional
         Where to draw; new axes if not given.
     **style
-        For `matplotlib.axes.Axes.errorbar`.
+        For `matplotlib.axes.Axes.errorbar`; ``legend=False`` for axes that get theirs later.
 
     Returns
     -------
@@ -138,6 +138,7 @@ def plot_residual(observables: Observables, axes=None):
 
 # %% ../../nbs/fringes/12_plots.ipynb #ac1a79e5
 def _plot_against(data, ax: Axes | None, key: str, style: dict[str, Any]) -> Axes:
+    legend = style.pop("legend", True)
     ax, factor = axes_or_new(ax, 6, 3.8), 1.0 if key == "v2" else float(np.degrees(1))
     for number, one in enumerate(_several(data)):
         good, x = getattr(one, f"{key}_good"), one.baseline_length if key == "v2" else one.longest_side
@@ -151,7 +152,7 @@ def _plot_against(data, ax: Axes | None, key: str, style: dict[str, Any]) -> Axe
     ax.axhline(1.0 if key == "v2" else 0.0, color="0.5", lw=0.8, zorder=0)
     labels = ("baseline (m)", "V²") if key == "v2" else ("longest side (m)", "closure phase (deg)")
     ax.set(xlabel=labels[0], ylabel=labels[1])
-    if ax.get_legend_handles_labels()[0]:
+    if legend and ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small")
     return ax
 

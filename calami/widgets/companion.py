@@ -101,9 +101,8 @@ class CompanionView(View):
     def _draw(self, ax, kind: str, place: tuple[float, float, float]) -> Any:
         draw = plot_v2 if kind == "v2" else plot_closure_phases
         for other in self.before:
-            draw(other, ax, color="0.75", label=f"before: {other.target or other.name}")
-        data = self.companion.data
-        draw(data, ax)
+            draw(other, ax, color="0.75", label=f"before: {other.target or other.name}", legend=False)
+        draw(self.companion.data, ax, legend=False)
         model = self.companion.model(place[0], place[1], 10 ** (-0.4 * place[2]))
         x = model.baseline_length if kind == "v2" else model.longest_side
         values = model.v2 if kind == "v2" else np.degrees(model.cp)

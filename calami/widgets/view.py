@@ -18,6 +18,8 @@ from typing import Any
 from unittest.mock import patch
 
 from ..core.ahead import collector_paused
+from ..core.files import cache_folder
+from ..core.kept import Kept
 from ..core.page import Figure
 from ..core.problems import CalamiError
 
@@ -238,7 +240,8 @@ def picture(png: bytes, alt: str, width: str = "100%") -> str:
 
 # %% ../../nbs/widgets/01_view.ipynb #3bb8e3fa
 def _first_drawing() -> None:
-    # Import what views are made of, and let matplotlib find its fonts.
+    # Import what views are made of, let matplotlib find its fonts, and learn by which code results are kept.
+    Kept(cache_folder()).known("", None)
     with suppress(CalamiError):
         need_lab()
         from matplotlib.backends.backend_agg import FigureCanvasAgg
