@@ -344,18 +344,18 @@ def test_what_noise_makes_of_v2_is_taken_off_before_the_depth():
     assert abs(known - true) < 3 * scatter < raw - true
 
 
-def test_intervals_of_a_depth_hold_it_as_often_as_they_say():
+@pytest.mark.parametrize("pixels", [0.0, pytest.param(0.004, marks=pytest.mark.slow), 0.02])
+def test_intervals_of_a_depth_hold_it_as_often_as_they_say(pixels):
     """Of the scatter of nine places, and of single pixels, which is known well: twice one error is less than 95 %."""
     rng, levels = np.random.default_rng(6), np.array([0.6827, 0.9545])
-    for pixels in (0.0, 0.02):
-        made = []
-        for at, common in zip(rng.normal(0, 0.012, (2000, 9)), rng.normal(0, pixels, 2000), strict=True):
-            scatter = at.std(ddof=1) / 3
-            made.append(intrapixel.Response(at.mean() + common, scatter, pixels, 1.9, 9))
-        ends = [np.array([one.interval(level) for one in made]).T for level in levels]
-        inside = [np.mean((low < 0) & (high > 0)) for low, high in ends]
-        assert inside == pytest.approx(levels, abs=0.02)
-        assert np.mean([one.sigmas(0) < 2 for one in made]) == pytest.approx(inside[1], abs=1e-9)
+    made = []
+    for at, common in zip(rng.normal(0, 0.012, (2000, 9)), rng.normal(0, pixels, 2000), strict=True):
+        scatter = at.std(ddof=1) / 3
+        made.append(intrapixel.Response(at.mean() + common, scatter, pixels, 1.9, 9))
+    ends = [np.array([one.interval(level) for one in made]).T for level in levels]
+    inside = [np.mean((low < 0) & (high > 0)) for low, high in ends]
+    assert inside == pytest.approx(levels, abs=0.02)
+    assert np.mean([one.sigmas(0) < 2 for one in made]) == pytest.approx(inside[1], abs=1e-9)
     few = intrapixel.Response(0.05, 0.012, 0.0, 1.9, 9)
     assert few.error == pytest.approx(0.012 * 1.067, rel=1e-3) and few.interval()[1] - 0.05 > 2.1 * few.error
 
