@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 EXPORTS = ["export", "exporti", "exports"]
 #: Folders whose pages `nbdev-test` does not run in `.ci/run`; it runs the cells of all others as written.
 PAGES_ONLY = {"analyses", "effects", "howto", "validation"}
-#: Pages that take a quarter of a minute and more to work out again what real exposures say.
+#: Pages that work out again what real exposures say: about ten seconds each where the machine is slow, and more.
 LONG_PAGES = {"abdor_c", "correction_1093", "flight_preset", "migration_1093", "wr137"}
 # What each test leaves out, besides the cells that export.
 SKIPS = {"cells": ["notest", "slow", "shared"], "shared": ["notest", "slow"], "slow": ["notest"]}
