@@ -23,8 +23,17 @@ HERE = Path(__file__).resolve().parent
 EXPORTS = ["export", "exporti", "exports"]
 #: Folders whose pages `nbdev-test` does not run in `.ci/run`; it runs the cells of all others as written.
 PAGES_ONLY = {"analyses", "effects", "howto", "validation"}
-#: Pages that work out again what real exposures say: about ten seconds each where the machine is slow, and more.
-LONG_PAGES = {"abdor_c", "correction_1093", "flight_preset", "migration_1093", "wr137"}
+#: Pages that work out again what real exposures say, that process exposures as tests do, or that draw much: about ten
+#: seconds each where the machine is slow, and more. They run with --run-slow.
+LONG_PAGES = {
+    "abdor_c", "correction_1093", "flight_preset", "migration_1093", "wr137", "jwst_ami_defects",
+    "a_quickstart", "what_was_done", "rearrange", "dice_and_slice",
+    "a_mask_filter", "c_pistons", "d_companions_discs", "g_nonlinearity", "h_noise", "i_one_over_f", "j_flat_dark_bad",
+}  # fmt: skip
+#: Pages whose cells that need the shared data take as long; the other cells are always run.
+LONG_SHARED = {
+    "02_optics", "16_audit", "07_pairsfile", "05_level1b", "11_references", "01_reading", "06_view", "10_report",
+}  # fmt: skip
 # What each test leaves out, besides the cells that export.
 SKIPS = {"cells": ["notest", "slow", "shared"], "shared": ["notest", "slow"], "slow": ["notest"]}
 
@@ -53,21 +62,25 @@ class Notebook(pytest.File):
     def exports(self, flags):
         return self.path.parent.name not in PAGES_ONLY and bool(flags & set(EXPORTS))
 
+    def put_off(self, name):
+        page = self.path.stem
+        long = name == "slow" or page in LONG_PAGES or (name == "shared" and page in LONG_SHARED)
+        return long and not self.config.getoption("--run-slow")
+
     def collect(self):
         cells = read_nb(self.path).cells
         flags = {flag for cell in cells if cell.cell_type == "code" for flag in cell.directives}
         for name in SKIPS:
             if name != "cells" and name not in flags:
                 continue
-            if name == "cells" and "shared" in flags and not shared_is_missing():
+            if name == "cells" and "shared" in flags and not (shared_is_missing() or self.put_off("shared")):
                 continue  # `shared` runs these too
             if name == "cells" and os.environ.get("CALAMI_CELLS") == "as written" and self.exports(flags):
                 continue  # the step of .ci/run that runs the same cells as written follows
             item = NotebookCells.from_parent(self, name=name)
             if name != "cells":
                 item.add_marker(name)
-            long = name == "slow" or self.path.stem in LONG_PAGES
-            if long and not self.config.getoption("--run-slow"):
+            if self.put_off(name):
                 item.add_marker(pytest.mark.skip(reason="slow: give --run-slow to run these cells"))
             elif name != "cells" and "shared" in flags and shared_is_missing():
                 item.add_marker(pytest.mark.skip(reason=NO_SHARED))

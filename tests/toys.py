@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from astropy.io import fits
 
 from calami.instrument import niriss, optics
@@ -32,6 +33,12 @@ BASE = {
 def examples(most):
     """How many examples a property is tried with: all of them with --run-slow, a quarter of them otherwise."""
     return most if os.environ.get("CALAMI_RUN_SLOW") else most // 4
+
+
+def variants(first, *others):
+    """Values of a parameter of which the first is always tried, the others with --run-slow."""
+    others = [other if isinstance(other, tuple) else (other,) for other in others]
+    return [first, *(pytest.param(*other, marks=pytest.mark.slow) for other in others)]
 
 
 def rootname(observation=1, activity=1, exposure=1, program=1516, visit=1):

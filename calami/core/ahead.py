@@ -126,8 +126,18 @@ def collector_paused() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():
+        if _nothing_frozen():
             gc.freeze()
             gc.unfreeze()
         if active:
             gc.enable()
+
+# %% ../../nbs/core/11_ahead.ipynb #bfe6bf75
+def _nothing_frozen() -> bool:
+    # Frozen objects are counted one by one. Where there were some, nobody counts them again.
+    if not _frozen and gc.get_freeze_count():
+        _frozen.append(True)
+    return not _frozen
+
+
+_frozen: list[bool] = []

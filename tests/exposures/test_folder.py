@@ -683,6 +683,7 @@ def test_mutated_headers_never_stop_the_summary(tmp_path, data):
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mutated_real_headers_never_stop_the_summary(shared_data, tmp_path, data):

@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from toys import variants
 
 from calami.core.problems import CalamiError, FileProblem
 from calami.fringes.observables import point_source
@@ -112,7 +113,7 @@ def test_errors_of_differences_hold_them_as_often_as_they_say(seed, width):
     assert 0.6 < np.mean(np.abs(whole) < 1) < 0.8 and np.mean(np.abs(whole) < 2) > 0.91  # it was 84, 85 and 80 %
 
 
-@pytest.mark.parametrize("name", ["position-2026-11-27", "position-designed-2026-11-27"])
+@pytest.mark.parametrize("name", variants("position-2026-11-27", "position-designed-2026-11-27"))
 def test_real_places_lie_within_the_errors_of_their_prediction(name):
     flight, pulls = find_position_model(name), []
     for key, known in flight.values.items():

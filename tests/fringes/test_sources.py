@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from toys import variants
 from typer.testing import CliRunner
 
 from calami.core.problems import CalamiError
@@ -97,13 +98,13 @@ ROUND, POINTS = ("disc", "ring", "gauss"), ("gauss", "binary", "binary+disc")
 
 @pytest.mark.parametrize(
     ("model", "parts"),
-    [
+    variants(
+        ("binary", [("star", 1.0, ()), ("companion", 0.05, (120.0, 60.0))]),
         ("disc", [("disc", 1.0, (150.0,))]),
         ("ring", [("ring", 1.0, (110.0,))]),
         ("gauss", [("gauss", 1.0, (140.0, 60.0, 35.0))]),
-        ("binary", [("star", 1.0, ()), ("companion", 0.05, (120.0, 60.0))]),
         ("binary+disc", [("star", 1.0, ()), ("companion", 0.05, (120.0, 60.0)), ("disc", 0.5, (260.0,))]),
-    ],
+    ),
 )
 def test_the_right_model_is_found_without_a_hint(model, parts):
     rng = np.random.default_rng(7)

@@ -232,7 +232,7 @@ def test_a_hot_pixel_that_no_one_flagged_is_left_out():
 
 
 @pytest.mark.parametrize("name", ["F380M", "F480M"])
-@pytest.mark.parametrize("offset", [(2.3, -1.1), (-4.1, 2.2)])
+@pytest.mark.parametrize("offset", [(2.3, -1.1), pytest.param((-4.1, 2.2), marks=pytest.mark.slow)])
 def test_a_companion_is_as_bright_and_where_it_is(name, offset):
     # No noise: what remains is the response of the fit. Plain weights are right, and weighted ones not worse.
     plain = {"pupil": optics.Pupil().with_errors(30, seed=3), "scale": (65.6, 65.6), "diffusion": 0, "jitter": 0}
@@ -297,6 +297,7 @@ def test_weights_make_a_star_alike_everywhere_on_a_foreign_detector():
     assert v2[0] < v2[1] and cp[0] < cp[1]
 
 
+@pytest.mark.slow
 def test_weights_halve_the_scatter_of_real_positions(shared_data):
     files = sorted((shared_data / "jw01093").glob("jw01093020001_*_cal.fits"))
     spread = {}
@@ -320,6 +321,7 @@ def test_levels_of_columns_make_abdor_agree_with_its_references(shared_data):
     assert chi2["columns"] < 1.2 < 2.0 < chi2["flat"]
 
 
+@pytest.mark.slow
 def test_migrated_abdor_reaches_its_limit_once_corrected_by_documented_arguments(shared_data, tmp_path):
     """13 groups in F480M: 7.1 mag at 100 to 300 mas, errors scaled, by a designed or a measured pupil."""
     names = [f"jw01093{n}001_{v}_00001_nis" for n, v in (("012", "03105"), ("015", "03102"), ("018", "03102"))]

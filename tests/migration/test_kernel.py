@@ -363,6 +363,7 @@ def test_an_offset_of_the_first_reads_is_no_migration():
     assert "cannot be told apart" in doubtful.sentence and "odds" not in doubtful.sentence
 
 
+@pytest.mark.slow
 def test_a_nonlinearity_that_does_not_matter_is_not_in_the_answer():
     # 0.1 % at 48 ke-, as an over-careful fit would find it in ten times the usual photons.
     stats = foreign_statistics("linear", change={"nonlinear": 2e-8}, photons=10.0, depths=(10, 16))

@@ -231,6 +231,7 @@ def test_a_scan_with_the_pipeline_is_done_once(raw, options, tmp_path, caplog):
     assert len(steps[0]) == 3 and (np.array(steps[1]) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_corrected_version_keeps_all_groups_and_takes_the_bias_away(raw, options, plain):
     versions = (mitigation.without_step(), mitigation.corrected(), mitigation.corrected("flight_linear"))
     found = mitigation.mitigation_scan(raw, plain, versions, n_bootstrap=50, **options)

@@ -145,13 +145,9 @@ def kernel_fits(folder, name, free, n, nints=60, start=None):
     return np.array(pulls), fit, truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "free"),
-    [
-        ("h4rg", ("edge", "diagonal")),
-        pytest.param("flight", ("edge", "growth"), marks=pytest.mark.slow),
-        pytest.param("flight", ("edge", "cubic"), marks=pytest.mark.slow),
-    ],
+    ("name", "free"), [("h4rg", ("edge", "diagonal")), ("flight", ("edge", "growth")), ("flight", ("edge", "cubic"))]
 )
 def test_kernels_and_their_errors_come_back(tmp_path, name, free):
     n = 15

@@ -5,7 +5,7 @@ from dataclasses import replace
 import foreign
 import numpy as np
 import pytest
-from toys import rootname, write_exposure
+from toys import rootname, variants, write_exposure
 
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
@@ -73,13 +73,13 @@ def test_what_was_subtracted_once_is_not_subtracted_again():
 
 @pytest.mark.parametrize(
     "nuisance",
-    [
-        {"first": 25.0},
+    variants(
         {"first": -15.0, "first_groups": 2.5},
+        {"first": 25.0},
         {"persistence": 1e-3},
         {"converter": 2.0},
         {"stripes": 6.0},
-    ],
+    ),
 )
 def test_nuisances_of_reads_are_neither_migration_nor_nonlinearity(nuisance):
     stats, _ = program("none", **nuisance)
@@ -169,6 +169,7 @@ def test_errors_of_a_loss_follow_blocks_through_the_persistence_that_they_make(m
     assert draws.std() == pytest.approx(spread, rel=0.1)
 
 
+@pytest.mark.slow
 def test_what_is_not_known_of_persistence_is_in_the_errors_of_a_loss():
     """A tenth of its charge comes in with the first reads: a loss is uncertain by what persistence makes of it."""
     stats = [without_pattern(s, read_pattern(program("none")[0])) for s in program("none", nonlinear=2e-7)[0]]
@@ -406,7 +407,7 @@ def drawn(rng, groups, common, faint=60, blocks=24, each=3, side=9):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("common", [0.0, 1.5])
+@pytest.mark.parametrize("common", variants(1.5, 0.0))
 def test_errors_of_a_sum_hold_what_is_common_to_its_pixels(common):
     """Noise of the faint pixels is in all pixels of a sum; what all pixels share at a read is in neither."""
     rng, found, bare = np.random.default_rng(12), [], []

@@ -228,6 +228,7 @@ for kind in (datamodels.ImageModel, datamodels.CubeModel, datamodels.AmiOIModel,
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_installed_programs_know_step_and_keywords(tmp_path):
     # An installation in little: what pyproject says of entry points, beside the package.
     import tomllib

@@ -78,6 +78,7 @@ def test_stock_detector1_runs_it_before_superbias(wave):
         converter_steps(wave.with_name("none.asdf"))
 
 
+@pytest.mark.slow
 def test_strun_knows_it_by_its_name(wave, tmp_path):
     from astropy.io import fits
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from toys import variants
 
 import calami
 from calami.core.problems import CalamiError
@@ -78,7 +79,8 @@ def alive(known):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("work", "jwst"), [(("time:sleep", 60), False), (("math:factorial", 3_000_000), False), (("time:sleep", 60), True)]
+    ("work", "jwst"),
+    variants((("math:factorial", 3_000_000), False), (("time:sleep", 60), False), (("time:sleep", 60), True)),
 )
 def test_workers_end_with_the_program(stop, work, jwst, tmp_path):
     script = tmp_path / "script.py"

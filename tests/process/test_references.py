@@ -286,6 +286,7 @@ def start_build(*arguments):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_build_and_two_at_once(cache, detector, tmp_path):
     (tmp_path / "killed").mkdir()
     killed = start_build(tmp_path / "killed" / "c", "die")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import variants
 
 from calami.archive import apt as archive_apt
 from calami.calutil import Data
@@ -390,7 +391,7 @@ def small_plans(draw):
     return Plan(draw(NAMES), draw(NAMES), tuple(exposures))
 
 
-@pytest.mark.parametrize("ending", ["csv", "ecsv", "yaml", "yml"])
+@pytest.mark.parametrize("ending", ["csv", *variants("yaml", "ecsv", "yml")])
 @given(plan=small_plans())
 def test_what_is_written_is_read_back_to_the_last_digit(tmp_path_factory, ending, plan):
     path = tmp_path_factory.mktemp("plan") / f"plan.{ending}"

@@ -360,6 +360,7 @@ def test_intervals_of_a_depth_hold_it_as_often_as_they_say(pixels):
     assert few.error == pytest.approx(0.012 * 1.067, rel=1e-3) and few.interval()[1] - 0.05 > 2.1 * few.error
 
 
+@pytest.mark.slow
 def test_what_single_pixels_do_to_the_depth_is_in_its_error():
     """All places share the pixels, so their scatter does not hold what a flat of 1 % does to V²."""
     flats = [np.random.default_rng(k).normal(1, 0.01, niriss.SUB80.shape) for k in range(6)]
@@ -386,6 +387,7 @@ def test_one_place_and_observables_only(stars, tmp_path):
 # --- 4481 ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_the_place_costs_is_left_as_its_error_says():
     """Pixels of 1 %, 25 places that are learnt, and 20 mas between places that are not; two programs."""
     blur = {"oversample": 3, "diffusion": DIFFUSION_MAS, "jitter": JITTER_MAS}
@@ -433,6 +435,7 @@ def test_a_mean_square_beyond_noise_is_covered():
         assert abs(pulls.mean()) < 0.5 and 0.6 < (np.abs(pulls) < 1).mean() < 0.88
 
 
+@pytest.mark.slow
 def test_the_star_with_a_companion_is_named_and_left_out(stars, tmp_path):
     reading = read_study(stars, tmp_path)
     found = search_stars(reading, limit=250.0)
@@ -547,6 +550,7 @@ def steps(shared_data, tmp_path_factory):
     return run_study(1504, folder, out), out
 
 
+@pytest.mark.slow
 def test_obs_020_is_predicted_as_well_as_was_asked_for(steps):
     """Leave-one-out V² <= 0.22 %, CP <= 0.10°, by a model of absolute place that beats the periodic one."""
     results = steps[0].results
