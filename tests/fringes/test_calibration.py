@@ -310,6 +310,7 @@ def test_companions_at_the_limit_are_seen_in_calibrated_data():
     assert hits >= 12
 
 
+@pytest.mark.slow
 def test_a_blurred_star_is_no_companion():
     # V² that fall with the square of the baseline, by 1 %: a larger star, or one whose charge has spread.
     rng, blur = np.random.default_rng(37), 1 - 0.01 * (STAR.baseline_length / STAR.baseline_length.max()) ** 2
@@ -340,6 +341,7 @@ def test_errors_that_are_too_small_give_no_significance(tmp_path):
         assert not given.errors_too_small and given.significance < 4
 
 
+@pytest.mark.slow
 def test_no_companion_is_removed_if_errors_are_too_small(tmp_path):
     data = add_companion(patterned(0.005, np.random.default_rng(39)), 150, 40, 0.05)
     assert analyse(data, tmp_path / "a", limit=250).errors_too_small

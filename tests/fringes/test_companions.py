@@ -285,6 +285,7 @@ def test_false_alarms_and_completeness(bench):
     assert ((alarm < 0.01) & (listed > 0)).mean() > 0.75 and (listed >= best).all()
 
 
+@pytest.mark.slow
 def test_with_three_filters_the_best_place_is_the_right_one(bench):
     _, alarm, best, listed = bench.trial(6, seed=8, filters=("F380M", "F430M", "F480M")).T
     assert ((alarm < 0.01) & (listed > 0)).sum() >= 5 and best.sum() >= 4

@@ -11,7 +11,7 @@ import pytest
 from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import fringe_cube, fringe_images, write_exposure
+from toys import fringe_cube, fringe_images, variants, write_exposure
 
 from calami.calutil import Data
 from calami.core import images
@@ -207,6 +207,7 @@ def test_the_covariance_of_a_single_image_is_that_of_its_pixels(small, mode):
         assert abs((np.abs([a[key] for a in away]) < 1).mean() - 0.683) < 0.08, key
 
 
+@pytest.mark.slow
 def test_all_errors_of_integrations_contain_the_truth(small):
     # 200 exposures of 6 integrations; the triple product of amplitudes has an error, too. The centre is given: phases
     # are counted from it, and one that is found anew in each exposure would tilt them.
@@ -516,7 +517,7 @@ def long_file(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["whole", "segments", "packed"])
-@pytest.mark.parametrize("weights", ["noise", "plain"])
+@pytest.mark.parametrize("weights", variants("noise", "plain"))
 def test_a_cube_in_pieces_is_fitted_as_the_whole(long_file, kind, weights, monkeypatch):
     arrays, facts = long_file["arrays"], {"filter": "F480M", "header": POINTING, "pixel_weights": weights}
     error = np.sqrt(np.square(arrays["ERR"], dtype=float) - arrays["VAR_FLAT"])
@@ -542,6 +543,7 @@ def test_a_long_file_is_never_read_as_a_whole(long_file, monkeypatch):
     assert fit(data).n_integrations == 39
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_fit(tmp_path, monkeypatch):
     # Bytes a pixel that a fit of a file holds at most: 4 of the cube, 4 of its variance, flags, and little else
     cube, error, dq = fringe_cube(fringe_images("F480M", seed=3, size=80), 600, seed=1)

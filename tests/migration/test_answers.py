@@ -197,6 +197,7 @@ def test_the_whole_report(partial, ramps, scan, tmp_path):
     assert numbers == list(range(1, 9)) and [f"<b>Figure {n}.</b>" in text for n in (1, 2, 3)] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_the_box_says_what_was_not_as_usual(partial, ramps, scan, tmp_path):
     answers = replace(whole(partial, scan), settings={"Onset": "law = free"})
     text = write_answers(answers, Dataset(ramps), tmp_path / "report").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from migration.test_onset import LIGHT, TAU, jackknife, ramps_of
-from toys import rootname, write_exposure
+from toys import rootname, variants, write_exposure
 
 from calami.core.images import RateImage
 from calami.core.problems import CalamiError, FileProblem
@@ -386,7 +386,9 @@ def test_ramps_that_no_law_describes():
     assert "No law that is known here describes the ramps" in verdict.sentence and "odds" not in verdict.sentence
 
 
-@pytest.mark.parametrize(("law", "nonlinear", "answer"), [("threshold", 0.0, "migration"), ("linear", 2e-7, "both")])
+@pytest.mark.parametrize(
+    ("law", "nonlinear", "answer"), variants(("threshold", 0.0, "migration"), ("linear", 2e-7, "both"))
+)
 def test_a_law_that_is_not_known_is_no_nonlinearity(law, nonlinear, answer):
     """What only moves charge leaves the sum of the core; what loses it does not."""
     made = foreign.program_of(5, replace(foreign.LAWS[law], nonlinear=nonlinear), "F430M")

@@ -257,6 +257,7 @@ def test_a_corrected_version_keeps_all_groups_and_takes_the_bias_away(raw, optio
         assert (header["S_MIGCOR"], header["MIGKERN"], header["S_CHGMIG"]) == ("COMPLETE", kernel.name, "SKIPPED")
 
 
+@pytest.mark.slow
 def test_without_a_kernel_the_other_versions_are_made(raw, options, plain, monkeypatch):
     def none(data):
         raise CalamiError("no kernel can be measured: no ramps")

@@ -593,6 +593,7 @@ def test_a_piece_of_an_exposure_is_no_partner_of_the_whole(tmp_path):
     assert len(ds) == 2 and not migration_pairs.find_pairs(ds)
 
 
+@pytest.mark.slow
 def test_a_coefficient_at_its_least_is_a_limit(tmp_path):
     current = star_current((45.1, 39.9))
     slopes = [pair_kernel.observed_slope(current, Migration(0.4e-6, 0.0), g, FRAME) for g in GROUPS]

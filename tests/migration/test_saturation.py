@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toys import variants
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
 from calami.migration import saturation
@@ -190,7 +191,7 @@ def noisy_scan(levels, rng, bias=lambda q: 0.0, floor=0.0, photons=1e8):
     return Mitigation(tuple(entries), np.array([150.0]), (without_step(),))
 
 
-@pytest.mark.parametrize("floor", [0.0, 3e-3])
+@pytest.mark.parametrize("floor", variants(3e-3, 0.0))
 def test_noise_gives_no_level_at_any_number_of_photons(floor):
     # 150 scans each; 3e-3 is three times the noise.
     rng, levels = np.random.default_rng(11), np.array([5e3, 9e3, 14e3, 20e3, 30e3])

@@ -121,6 +121,7 @@ def test_reprocessing_begins_at_the_correction(tmp_path, plain, cache, executor)
     assert fits.getheader(product(run, "rate"))["MIGKERN"] == "h4rg"
 
 
+@pytest.mark.slow
 def test_a_kernel_that_was_measured_anew_is_another_run(tmp_path, plain, cache, executor):
     from calami.migration.correction import correction_steps
 
