@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from toys import variants
+
 from calami.core.problems import CalamiError
 from calami.instrument import niriss
 from calami.migration import saturation
