@@ -147,17 +147,30 @@ def _specification(alias: str) -> dict[str, str]:
 @functools.cache
 def _facts_of(alias: str) -> dict[str, Any]:
     # What jwst says of a step or pipeline. It takes seconds to import, so this is kept between programs.
-    path = cache_folder() / f"jwst-{_state_of_jwst()}.json"
-    known: dict[str, dict] = {}
-    if path.is_file():
-        with contextlib.suppress(FileProblem):  # damaged: it is written anew
-            known = read_json(path)
-    if not isinstance(known, dict) or alias not in known:
-        known = (known if isinstance(known, dict) else {}) | {alias: _read_facts(alias)}
-        with contextlib.suppress(OSError, CalamiError):  # where nothing can be written it is read from jwst each time
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(known))
+    known = _kept_facts()
+    if alias not in known:
+        known |= {alias: _read_facts(alias)}
+        _keep_facts(known)
     return known[alias]
+
+# %% ../../nbs/process/10_parameters.ipynb #0e524304
+def _kept_facts() -> dict[str, dict]:
+    path = _place_of_facts()
+    with contextlib.suppress(FileProblem):  # damaged: it is written anew
+        known = read_json(path) if path.is_file() else {}
+        return known if isinstance(known, dict) else {}
+    return {}
+
+
+def _keep_facts(facts: Mapping[str, dict]) -> None:
+    path = _place_of_facts()
+    with contextlib.suppress(OSError, CalamiError):  # where nothing can be written it is read from jwst each time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(facts))
+
+
+def _place_of_facts() -> Path:
+    return cache_folder() / f"jwst-{_state_of_jwst()}.json"
 
 # %% ../../nbs/process/10_parameters.ipynb #501ee3e4
 def _read_facts(alias: str) -> dict[str, Any]:
@@ -169,6 +182,11 @@ def _read_facts(alias: str) -> dict[str, Any]:
     kinds = [] if hasattr(cls.reference_file_types, "fget") else list(cls.reference_file_types)
     facts = {"specification": texts, "steps": list(getattr(cls, "step_defs", {})), "references": kinds}
     return as_json(facts | {"defaults": _read_defaults(alias)})
+
+# %% ../../nbs/process/10_parameters.ipynb #d2044c0e
+def _read_several(aliases: Sequence[str]) -> dict[str, dict]:
+    # For a process that has jwst; others ask it.
+    return {alias: _read_facts(alias) for alias in aliases}
 
 # %% ../../nbs/process/10_parameters.ipynb #501ee3e5
 @functools.cache

@@ -44,6 +44,8 @@ from calami.process.parameters import (
     _class,
     _flat_pars,
     _is_pipeline,
+    _keep_facts,
+    _kept_facts,
     _package_folder,
     _science,
     _specification,
@@ -1041,6 +1043,18 @@ def _settle_context(engine: Engine) -> str:
     except (Exception, SystemExit) as error:  # CRDS has many ways to fail, and some of them end the program
         raise CalamiError(f"CRDS names no context ({_describe_error(error)}); {_CRDS_REMEDY}") from None
 
+# %% ../../nbs/process/15_pipeline.ipynb #dd2c04f5
+def _learn(chain: Sequence[str], engine: Engine) -> None:
+    from concurrent.futures import ProcessPoolExecutor
+
+    known = _kept_facts()
+    new = [alias for alias in chain if alias not in known]
+    if not new or "jwst.pipeline" in sys.modules or not isinstance(engine.executor, ProcessPoolExecutor):
+        return
+    with contextlib.suppress(BrokenExecutor):  # then it is imported here
+        what = "calami.process.parameters:_read_several"
+        _keep_facts(known | engine.executor.submit(call_by_name, what, new).result())
+
 # %% ../../nbs/process/15_pipeline.ipynb #38f5bc76
 def _words(given: str | Sequence[str] | None) -> list[str]:
     return [] if given is None else [given] if isinstance(given, str) else list(given)
@@ -1180,6 +1194,7 @@ def _plan(data, pipeline_or_steps, parameters: Mapping | None, outdir, how: tupl
     started, out = time.perf_counter(), Path(outdir).expanduser().absolute()
     wish, engine = how
     chain = chain_of(pipeline_or_steps)
+    _learn(chain, engine)
     asked = preset_parameters(wish.preset, chain) if wish.preset else {}
     asked = dict(sorted((asked | check_parameters(chain, parameters)).items()))
     if wish.save_calibrated_ramp:

@@ -29,7 +29,7 @@ from ..core.problems import options_from
 from ..core.record import versions
 from ..exposures.folder import ExposureSet
 from .engine import Engine
-from .long import _Instead, patched
+from .long import _everywhere, _Instead, patched
 from .parameters import _flat_pars, _science
 from calami.process.pipeline import (
     _NOTHING,
@@ -523,6 +523,8 @@ def _compute_quickly(patch) -> None:
     patch(twopoint_difference, "np", _Instead(np, nanmedian=_median))
     if stock := getattr(jump, "_sk_filter_areas", None):
         patch(jump, "_sk_filter_areas", functools.partial(_areas, stock))
+    looked = functools.partial(_look_at_others, twopoint_difference.run_jump_detection)
+    patch(twopoint_difference, "run_jump_detection", looked)
     kind = reference_pixels.NIRDataset
     patch(kind, "do_subarray_corrections", _in_window(kind.do_subarray_corrections))
     patch(ols_fit, "ols_ramp_fit_single", functools.partial(_fit_others, ols_fit.ols_ramp_fit_single))
@@ -629,6 +631,38 @@ def _replaced(stock, ramps, others: np.ndarray, before: tuple, more: tuple) -> t
             for name, values in kind.items():
                 values[..., others] = new[name][..., 0, :]
     return *found[:2], None
+
+# %% ../../nbs/process/20_shared.ipynb #c6660e7a
+#: Where jumps were looked for last, and what was found.
+_LOOKED_AT: list[tuple] = []
+
+
+def _look_at_others(stock, data: np.ndarray, flags: np.ndarray, diffs: int, noise: np.ndarray, *more) -> tuple:
+    asked = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(more[-1]).items()}
+    facts, arrays = repr([diffs, *more[:-1], asked]), {"data": data, "flags": flags, "noise": noise}
+    if data.nbytes > _LARGEST_FIT:
+        return stock(data, flags, diffs, noise, *more)
+    known = _LOOKED_AT.pop() if _LOOKED_AT else (None, None, None)
+    others = _changed(arrays, known[0]) if known[1] == facts else None
+    if others is None:
+        known, others = (None, None, None), np.ones(noise.shape, bool)
+    arrays = {name: array.copy() for name, array in arrays.items()}  # stcal changes them
+    now = stock(_in_a_row(data, others, 0), _in_a_row(flags, others, 0), diffs, _in_a_row(noise, others, 1), *more)
+    found = known[2] or [np.empty((*one.shape[:-2], *noise.shape), one.dtype) for one in now]
+    found = [one.copy() for one in found]
+    for one, new in zip(found, now, strict=True):
+        one[..., others] = new[..., 0, :-1]
+    lost = more[-1].fl_jump | more[-1].fl_dnu
+    if (found[0][..., ::9, ::9] & lost).all(axis=(-2, -1)).any() and _everywhere(found[0], lost).any():
+        return stock(data, flags, diffs, noise, *more)
+    _LOOKED_AT.append((arrays, facts, found))
+    return found[0].copy(), *found[1:]  # neighbours are flagged in the first
+
+
+def _in_a_row(values: np.ndarray, which: np.ndarray, good: float) -> np.ndarray:
+    # Some pixels of images, and one without jumps, so that no group is flagged in all of them.
+    last = np.full((*values.shape[:-2], 1), good, values.dtype)
+    return np.concatenate((values[..., which], last), axis=-1)[..., None, :]
 
 # %% ../../nbs/process/20_shared.ipynb #70cf865f
 class _Differs(Exception):

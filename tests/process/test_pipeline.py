@@ -166,6 +166,25 @@ print("jwst.stpipe" in sys.modules)
     assert [imported(), imported()] == [True, False]
 
 
+def test_a_process_that_has_jwst_is_asked_what_it_says_of_its_steps(tmp_path):
+    code = """
+import sys
+from calami.process.engine import Engine
+from calami.process.parameters import check_parameters
+from calami.process.pipeline import _learn
+if __name__ == "__main__":
+    with Engine(workers=1).running(jwst=True) as ready:
+        _learn(("calwebb_detector1", "calwebb_image2"), ready)
+    assert check_parameters(["detector1", "image2"], {"jump.skip": True}) == {"jump.skip": True}
+    print("jwst.stpipe" in sys.modules)
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code, encoding="utf-8")
+    environment = {**os.environ, "CALAMI_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"other": {}}'])
 def test_what_is_kept_of_jwst_is_read_again_where_it_is_damaged(tmp_path, monkeypatch, text):
     read = []

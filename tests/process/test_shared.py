@@ -169,6 +169,53 @@ def test_an_area_is_passed_over_only_where_it_is_too_small(pixels):
             assert repr(found) == repr(jump._sk_filter_areas(image, threshold))
 
 
+@pytest.mark.parametrize(("shape", "few"), [((3, 6), 2), ((120, 3), 2), ((2, 12), 4)])
+def test_jumps_are_looked_for_only_where_an_exposure_has_changed(shape, few, monkeypatch):
+    # By the ways of stcal for many integrations, few differences and many; flags spread to neighbours and onwards.
+    from stcal.jump import twopoint_difference
+    from stcal.jump.twopoint_difference_class import TwoPointParams
+
+    rng, looked = np.random.default_rng(shape[0]), []
+    settings = TwoPointParams()
+    values = {
+        "normal_rej_thresh": 4.0, "two_diff_rej_thresh": 6.0, "three_diff_rej_thresh": 5.0, "fl_good": 0, "fl_sat": 2,
+        "fl_jump": 4, "fl_dnu": 1, "flag_4_neighbors": True, "max_jump_to_flag_neighbors": 200.0, "only_use_ints": True,
+        "min_jump_to_flag_neighbors": 10.0, "after_jump_flag_e1": 50.0, "after_jump_flag_n1": 1, "minimum_groups": 3,
+        "after_jump_flag_e2": 900.0, "after_jump_flag_n2": 2, "minimum_sigclip_groups": 100, "min_diffs_single_pass": 8,
+        "dt_group": np.array([1.0]), "n_reads_groupdiff": np.array([1.0]),
+    }  # fmt: skip
+    vars(settings).update(values)
+    ramps = np.cumsum(rng.normal(100, 12, (*shape, 20, 30)), axis=1).astype(np.float32)
+    where = rng.random(ramps.shape) < 0.01
+    ramps += np.cumsum(np.where(where, rng.choice([80, 300, 3000], ramps.shape), 0), axis=1).astype(np.float32)
+    plain = rng.choice(np.array([0, 1, 2], np.uint8), ramps.shape, p=[0.96, 0.02, 0.02])
+    noise = rng.uniform(5, 9, (20, 30)).astype(np.float32)
+    noise[2, 3] = 0
+    cut, row, whole = plain.copy(), plain.copy(), plain.copy()
+    cut[:, -1, 5:9, 5:9] |= 1  # as a threshold does it: these pixels are flagged together
+    row[:, -1, 4] |= 1
+    whole[0, -1] |= 1  # a group without a single good pixel
+    stock = twopoint_difference.run_jump_detection
+
+    def watched(data, *more):
+        looked.append(data.shape[2:])
+        return stock(data, *more)
+
+    def found(flags):
+        return twopoint_difference.find_crs(ramps.copy(), flags.copy(), noise, settings)
+
+    for flags, size in ((plain, (1, 601)), (cut, (1, 17)), (row, (1, 47)), (row, (1, 1)), (whole, None), (plain, None)):
+        monkeypatch.setattr(twopoint_difference, "run_jump_detection", stock)
+        usual = found(flags)
+        monkeypatch.setattr(
+            twopoint_difference, "run_jump_detection", functools.partial(shared._look_at_others, watched)
+        )
+        looked.clear()
+        ours = found(flags)
+        assert [a.tobytes() for a in usual[:3]] == [a.tobytes() for a in ours[:3]] and usual[3] == ours[3] > 0
+        assert size is None or looked == [size]
+
+
 PLACES = [((1045, 1969), (80, 80), True), ((8, 1), (31, 24), True), ((1, 2001), (20, 47), False)]
 
 
