@@ -78,6 +78,7 @@ d = {'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url
    'calami.core.ahead.collector_paused': ('core/ahead.html#collector_paused', 'calami/core/ahead.py'),
    'calami.core.ahead.import_ahead': ('core/ahead.html#import_ahead', 'calami/core/ahead.py'),
    'calami.core.ahead.import_slow': ('core/ahead.html#import_slow', 'calami/core/ahead.py'),
+   'calami.core.ahead.manifests_quickly': ('core/ahead.html#manifests_quickly', 'calami/core/ahead.py'),
   },
   'calami.core.files': {
    'calami.core.files.cache_folder': ('core/files.html#cache_folder', 'calami/core/files.py'),

@@ -431,7 +431,7 @@ def cm(
         from calami.core.ahead import import_ahead
 
         _tell("importing the jwst pipeline (some seconds)")
-        import_ahead("calami.cli", "calami.migration.answers")
+        import_ahead("calami.cli", "calami.migration.answers", "calami.process.shared:_have_ready")
     from calami.dataset import Dataset
 
     dataset = Dataset(folder, corrected=corrected)

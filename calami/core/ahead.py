@@ -9,15 +9,16 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'CAN_FORK', 'import_ahead', 'import_slow', 'collector_paused']
+__all__ = ['log', 'CAN_FORK', 'import_ahead', 'import_slow', 'manifests_quickly', 'collector_paused']
 
 # %% ../../nbs/core/11_ahead.ipynb #3802b1e1
 #: Whether processes can be forked from the one that imports (``get_context("forkserver")`` of `multiprocessing`).
@@ -31,25 +32,25 @@ _SLOW = (
 )  # fmt: skip
 
 # %% ../../nbs/core/11_ahead.ipynb #195978f7
-def import_ahead(*modules: str) -> None:
+def import_ahead(*more: str) -> None:
     """
     Let a process import what takes long, from now on, where processes can be forked from it; once in a program.
 
     Parameters
     ----------
-    *modules : str
-        What processes will need besides jwst.
+    *more : str
+        What processes will need besides jwst: modules, or functions, ``"module:name"``, that are called then.
     """
     if not CAN_FORK:
         return
     from multiprocessing import forkserver, util
 
     if not _begun:
-        forkserver.set_forkserver_preload([__name__, *modules])
+        forkserver.set_forkserver_preload([__name__])
         util.Finalize(None, _end, exitpriority=-100)  # after all that was forked has ended
         _begun.append(True)
         log.info("importing the jwst pipeline (some seconds)")
-    os.environ[_SIGN] = "yes"
+    os.environ[_SIGN] = " ".join(["jwst", *more])
     try:
         forkserver.ensure_running()
     finally:
@@ -82,15 +83,35 @@ def import_slow() -> None:
     gc.disable()  # what is imported stays: looking through it again and again finds nothing
     try:
         for name in _SLOW:
-            with suppress(ImportError):
+            with suppress(ImportError), manifests_quickly():
                 import_module(name)
     finally:
         metadata.packages_distributions = whole
         if collects:
             gc.enable()
 
+# %% ../../nbs/core/11_ahead.ipynb #9ff67735
+@contextmanager
+def manifests_quickly() -> Iterator[None]:
+    """
+    Let the C library read the lists of what extensions of asdf know, which takes Python most of a second.
+
+    Yields
+    ------
+    None
+        While the first file of asdf is made in a program.
+    """
+    import yaml
+
+    usual = yaml.safe_load
+    yaml.safe_load = partial(yaml.load, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    try:
+        yield
+    finally:
+        yaml.safe_load = usual
+
 # %% ../../nbs/core/11_ahead.ipynb #2f97ce0b
-def _import_quietly() -> None:
+def _import_quietly(more: Sequence[str]) -> None:
     gc.disable()
     with ExitStack() as stack, Path(os.devnull).open("w") as nowhere:
         for number in (1, 2):
@@ -98,14 +119,18 @@ def _import_quietly() -> None:
             os.dup2(nowhere.fileno(), number)
             stack.callback(lambda n=number, k=kept: (os.dup2(k, n), os.close(k)))
         import_slow()
-        with suppress(Exception):
+        with suppress(Exception), manifests_quickly():
             import_module("asdf").AsdfFile()  # which looks for extensions
+        for module, _, name in (one.partition(":") for one in more):
+            with suppress(Exception):  # then each process does it when it needs it
+                found = import_module(module)
+                _ = name and getattr(found, name)()
     gc.freeze()  # so that collecting garbage in a copy does not copy all of it
     gc.enable()
 
 # %% ../../nbs/core/11_ahead.ipynb #30ab906b
-if os.environ.pop(_SIGN, None):
-    _import_quietly()
+if _asked := os.environ.pop(_SIGN, ""):
+    _import_quietly(_asked.split()[1:])
 
 # %% ../../nbs/core/11_ahead.ipynb #7ad41141
 @contextmanager

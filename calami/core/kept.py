@@ -159,7 +159,7 @@ def digests_of(paths: Iterable[str | os.PathLike]) -> list[str]:
     FileProblem
         If one cannot be read.
     """
-    return [_digest(str(path), *_state(path)) for path in paths]
+    return [file_record(path)["sha256"] for path in paths]
 
 # %% ../../nbs/core/10_kept.ipynb #fcff1e64
 def digest_of_value(value: Any) -> str:
@@ -185,20 +185,6 @@ def digest_of_value(value: Any) -> str:
     text = json.dumps(_apart(value, arrays), sort_keys=True)
     facts = [[str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()] for array in arrays]
     return hashlib.sha256(json.dumps([text, facts]).encode()).hexdigest()
-
-# %% ../../nbs/core/10_kept.ipynb #ced066cb
-def _state(path: str | os.PathLike) -> tuple[int, ...]:
-    try:
-        state = Path(path).stat()
-    except (OSError, ValueError):
-        return ()
-    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
-
-# %% ../../nbs/core/10_kept.ipynb #5a2f49f4
-@functools.lru_cache(maxsize=10_000)
-def _digest(path: str, *state: int) -> str:
-    # A file is read once in a process as long as its state says that it is the same.
-    return file_record(path)["sha256"]
 
 # %% ../../nbs/core/10_kept.ipynb #d8a904fb
 @functools.cache

@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import calami
 from .files import open_regular
@@ -76,9 +77,26 @@ def file_record(path: str | os.PathLike, facts: Mapping[str, Any] | None = None)
     path = Path(path)
     try:
         with open_regular(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            record = {"file": path.name, "size": os.fstat(file.fileno()).st_size, "sha256": digest}
+            state = os.fstat(file.fileno())
+            record = {"file": path.name, "size": state.st_size, "sha256": _digest(file, state)}
     except OSError as error:
         raise FileProblem(path, f"cannot be read ({error.strerror or error})", "check its path") from error
     made_with = () if facts is None else ("CAL_VER", "CRDS_CTX")
     return record | {key.lower(): facts.get(key, "not recorded") for key in made_with}
+
+# %% ../../nbs/core/05_record.ipynb #0ba0169d
+#: SHA-256 by state of the file, and how old (ns) a state must be.
+_DIGESTS: dict[tuple[int, ...], str] = {}
+_SETTLED = 2_000_000_000
+
+
+def _digest(file: BinaryIO, found: os.stat_result) -> str:
+    state = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    if state in _DIGESTS:
+        return _DIGESTS[state]
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - max(state[3:]) > _SETTLED:
+        if len(_DIGESTS) >= 10_000:
+            _DIGESTS.clear()
+        _DIGESTS[state] = digest
+    return digest

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.ahead import manifests_quickly
 from ..core.files import whole_files
 from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
@@ -571,7 +572,7 @@ def write_kernel(kernel: Kernel, path: str | os.PathLike, files: Iterable[str | 
     }  # fmt: skip
     parameters = {k: float(v) for k, v in coefficients.items()} | {"filter": kernel.filter}
     tree = {"name": _ALIAS, "class": _STEP, "parameters": parameters, "meta": meta}
-    with whole_files(path) as (part,):
+    with whole_files(path) as (part,), manifests_quickly():
         asdf.AsdfFile(tree).write_to(part)
     return path
 

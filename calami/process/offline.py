@@ -269,7 +269,7 @@ def _limits() -> dict[int, tuple]:
 # %% ../../nbs/process/12_offline.ipynb #c28229ee
 def _submitted(submit, *what, **more):
     # Nothing is imported ahead of work that never comes.
-    import_ahead()
+    import_ahead("calami.process.shared:_have_ready")
     return submit(*what, **more)
 
 # %% ../../nbs/process/12_offline.ipynb #8f4ca165

@@ -492,6 +492,20 @@ def _specified(load, cls, **options):
         _KEPT[key] = load(cls)
     return _KEPT[key]
 
+# %% ../../nbs/process/20_shared.ipynb #564f3444
+def _have_ready() -> None:
+    from jwst.pipeline import Detector1Pipeline, Image2Pipeline
+    from stdatamodels.jwst import datamodels
+    from stpipe import config_parser
+
+    with patched() as patch, _schemas_once():
+        patch(config_parser, "load_spec_file", functools.partial(_specified, config_parser.load_spec_file))
+        for pipeline in (Detector1Pipeline, Image2Pipeline):
+            for kind in (pipeline, *pipeline.step_defs.values()):
+                kind.load_spec_file()
+        for name in ("RampModel", "ImageModel", "CubeModel", *_REFERENCES):
+            getattr(datamodels, name)().close()
+
 # %% ../../nbs/process/20_shared.ipynb #3d695c5e
 @contextlib.contextmanager
 def _heard(*names: str):
