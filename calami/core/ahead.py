@@ -128,10 +128,6 @@ def _import_quietly(more: Sequence[str]) -> None:
     gc.freeze()  # so that collecting garbage in a copy does not copy all of it
     gc.enable()
 
-# %% ../../nbs/core/11_ahead.ipynb #30ab906b
-if _asked := os.environ.pop(_SIGN, ""):
-    _import_quietly(_asked.split()[1:])
-
 # %% ../../nbs/core/11_ahead.ipynb #7ad41141
 @contextmanager
 def collector_paused() -> Iterator[None]:
@@ -166,3 +162,7 @@ def _nothing_frozen() -> bool:
 
 
 _frozen: list[bool] = []
+
+# %% ../../nbs/core/11_ahead.ipynb #30ab906b
+if _asked := os.environ.pop(_SIGN, ""):
+    _import_quietly(_asked.split()[1:])

@@ -485,11 +485,11 @@ def _written_as_yaml(value: Any, **options) -> str:
 # %% ../../nbs/process/20_shared.ipynb #838f196e
 def _specified(load, cls, **options):
     # What a class specifies itself. It is only read: what it is merged into is new.
-    key = (cls if isinstance(cls, type) else type(cls), "spec")
-    if options or "spec" not in vars(key[0]):
+    key = (cls if isinstance(cls, type) else type(cls), "spec", *options.items())
+    if "spec" not in vars(key[0]):
         return load(cls, **options)
     if key not in _KEPT:
-        _KEPT[key] = load(cls)
+        _KEPT[key] = load(cls, **options)
     return _KEPT[key]
 
 # %% ../../nbs/process/20_shared.ipynb #564f3444
