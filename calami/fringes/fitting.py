@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ..core.files import cache_folder
 from ..core.images import pieces
+from ..core.kept import Kept
 from ..core.problems import CalamiError, options_from
 from calami.fringes.average import (
     OUTLIERS,
@@ -97,8 +99,9 @@ def _fixer(size: int, setup: Setup) -> FourierFix:
 # %% ../../nbs/fringes/06_fitting.ipynb #26e4ffa6
 @functools.lru_cache(maxsize=32)
 def _usual_forbidden(filter_name: str, size: int, scale: float) -> np.ndarray:
-    # Of the mask as it is drawn; once in a process, and only read.
-    outside = forbidden(filter_name, size, scale, Mask())
+    # Of the mask as it is drawn; once in a process, and only read. Kept on disk, too, for the next process.
+    kept, facts = Kept(cache_folder() / "forbidden", most=100), [filter_name, size, scale]
+    outside = kept.get("forbidden", facts, lambda: forbidden(*facts, Mask()))
     outside.flags.writeable = False
     return outside
 

@@ -223,11 +223,13 @@ def fringe_model(size: int | tuple[int, int], center: tuple[float, float], setup
             summed = (within.real @ envelope) + 1j * (within.imag @ envelope)
         along_y = np.exp(2j * np.pi * np.outer(by, ky * y)) * (2 * weight)
         along_x = np.exp(2j * np.pi * np.outer(bx, kx * x))
-        fringes += summed.reshape(fringes.shape) * along_y[:, :, None] * along_x[:, None, :]
+        moved = summed.reshape(fringes.shape) * along_y[:, :, None]
+        moved *= along_x[:, None, :]
+        fringes += moved
         light += weight * total.reshape(light.shape)
-    parts = np.stack((fringes.real, fringes.imag), axis=-1)  # pairs, rows, columns, 2
-    parts = parts.transpose(1, 2, 0, 3).reshape(rows, columns, -1)
-    pictures = np.concatenate((light[..., None], parts, np.ones((rows, columns, 1))), axis=-1)
+    pictures = np.ones((rows, columns, 2 * len(pairs) + 2))
+    pictures[..., 0] = light
+    pictures[..., 1:-1:2], pictures[..., 2:-1:2] = (part.transpose(1, 2, 0) for part in (fringes.real, fringes.imag))
     return smoothed(pictures, setup.smoothing) if any(setup.smoothing) else pictures
 
 # %% ../../nbs/fringes/01_model.ipynb #88b460e7
@@ -245,9 +247,11 @@ def _rhombi(y: np.ndarray, x: np.ndarray, setup: Setup) -> np.ndarray:
     for vx, vy in vectors:
         phasor = np.outer(np.exp(1j * np.pi * vy * y), np.exp(1j * np.pi * vx * x))
         phase = np.pi * np.add.outer(vy * y, vx * x)
-        near = np.abs(phase) < 1e-9
+        near = np.nonzero(np.abs(phase) < 1e-9)
         phase[near] = 1.0
-        sinc.append(np.where(near, 1.0, phasor.imag / phase))
+        found = phasor.imag / phase
+        found[near] = 1.0
+        sinc.append(found)
         cos.append(phasor.real)
     return sinc[0] * sinc[1] * cos[2] + sinc[1] * sinc[2] * cos[0] + sinc[2] * sinc[0] * cos[1]
 

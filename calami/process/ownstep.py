@@ -201,11 +201,18 @@ def mark(model: Any, cards: Mapping[str, str], line: str) -> None:
     line : str
         What was done.
     """
+    # All of them at once: with each change of its schema a model checks all that it holds.
+    model.extend_schema({"allOf": [_entry(*OWN_KEYWORDS[key].split("."), key) for key in cards]})
     for key, value in cards.items():
-        path = OWN_KEYWORDS[key]
-        model.add_schema_entry(path, {"type": "string", "fits_keyword": key})
-        model[path] = value
+        model[OWN_KEYWORDS[key]] = value
     model.add_history_entry(line.replace("…", "...").encode("ascii", "replace").decode())  # FITS has no other
+
+# %% ../../nbs/process/18_ownstep.ipynb #e094c373
+def _entry(*path: str) -> dict[str, Any]:
+    # The schema of a keyword, which is the last part.
+    first, *rest = path
+    inner = _entry(*rest) if rest[1:] else {"type": "string", "fits_keyword": rest[0]}
+    return {"type": "object", "properties": {first: inner}}
 
 # %% ../../nbs/process/18_ownstep.ipynb #6ab0e511
 def hook_of(step: str, **parameters: str) -> str:

@@ -1047,8 +1047,8 @@ def _settle_context(engine: Engine) -> str:
 def _learn(chain: Sequence[str], engine: Engine) -> None:
     from concurrent.futures import ProcessPoolExecutor
 
-    known = _kept_facts()
-    new = [alias for alias in chain if alias not in known]
+    known, usual = _kept_facts(), filter(_is_pipeline, _TAKES)  # an audit wants the order of the steps of all of these
+    new = [alias for alias in dict.fromkeys((*chain, *usual)) if alias not in known]
     if not new or "jwst.pipeline" in sys.modules or not isinstance(engine.executor, ProcessPoolExecutor):
         return
     with contextlib.suppress(BrokenExecutor):  # then it is imported here

@@ -397,6 +397,7 @@ def _opened_once():
     # References of the late steps are read once in a process; values that are set are checked when a product is
     # written, not each on its own.
     import yaml
+    from astropy.io.fits import card
     from jwst.stpipe import core
     from stdatamodels import fits_support
     from stdatamodels.jwst import datamodels
@@ -406,6 +407,8 @@ def _opened_once():
         patch = stack.enter_context(patched())
         patch(os.environ, "VALIDATE_ON_ASSIGNMENT", "false")
         patch(fits_support, "from_fits", functools.partial(_read_checked, fits_support.from_fits))
+        asked = ("enable_record_valued_keyword_cards", "strip_header_whitespace")  # for each card, which takes long
+        patch(card, "conf", _Instead(card.conf, **{name: getattr(card.conf, name) for name in asked}))
         patch(core, "read_metadata", functools.partial(_known_of_file, core.read_metadata))
         patch(config_parser, "load_config_file", functools.partial(_parameters_in, config_parser.load_config_file))
         patch(config_parser, "load_spec_file", functools.partial(_specified, config_parser.load_spec_file))
