@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -499,15 +500,15 @@ def _specified(load, cls, **options):
 def _have_ready() -> None:
     from jwst.pipeline import Detector1Pipeline, Image2Pipeline
     from stdatamodels.jwst import datamodels
-    from stpipe import config_parser
 
-    with patched() as patch, _schemas_once():
-        patch(config_parser, "load_spec_file", functools.partial(_specified, config_parser.load_spec_file))
+    with tempfile.TemporaryDirectory() as folder, _schemas_once(), _opened_once():
         for pipeline in (Detector1Pipeline, Image2Pipeline):
             for kind in (pipeline, *pipeline.step_defs.values()):
                 kind.load_spec_file()
-        for name in ("RampModel", "ImageModel", "CubeModel", *_REFERENCES):
+        for name in ("Level1bModel", "ImageModel", "CubeModel", *_REFERENCES):
             getattr(datamodels, name)().close()
+        datamodels.RampModel((1, 2, 4, 4)).save(f"{folder}/ramp.fits")
+        datamodels.RampModel(f"{folder}/ramp.fits").close()
 
 # %% ../../nbs/process/20_shared.ipynb #3d695c5e
 @contextlib.contextmanager
