@@ -418,6 +418,7 @@ def departure(
     ipc: np.ndarray | None = None,
     full: float = niriss.SATURATION_E,
     light: Light | None = None,
+    points: int = 200,
 ) -> dict[str, np.ndarray]:
     """
     By how much the rate of a pixel has changed when it holds a given signal, without noise.
@@ -436,16 +437,18 @@ def departure(
         Signal up to which to go, e-.
     light : mapping, optional
         Light between the pixels, e-/s, as `light_between` gives it for `current`.
+    points : int
+        Signals up to 1.2 × full; a quarter of the usual ones is enough for a line that is looked at (within 0.3 % of the rate).
 
     Returns
     -------
     dict
-        Arrays of shape (200,) or less: ``signal`` (e-), and as fractions ``instantaneous``: r(Q)/r(0) - 1;
+        Arrays of shape (points,) or less: ``signal`` (e-), and as fractions ``instantaneous``: r(Q)/r(0) - 1;
         ``cumulative``: mean rate from reset over r(0), minus 1; ``half``: rate in the second half over that in the
         first, minus 1.
     """
     row, column = pixel
-    top, left, points = max(row - 8, 0), max(column - 8, 0), 200
+    top, left = max(row - 8, 0), max(column - 8, 0)
     box = np.s_[top : row + 9, left : column + 9]
     image, here = np.asarray(current, dtype=float)[box], (row - top, column - left)
     between = {

@@ -95,7 +95,7 @@ class PixelRamps:
         """
         current = niriss.to_electrons(fill_bad(self.rate.value, self.rate.good))
         try:
-            table = departure(np.maximum(current, 0), (row, col), kernel)
+            table = departure(np.maximum(current, 0), (row, col), kernel, points=50)
         except CalamiError:
             return np.zeros(0), np.zeros(0)
         return niriss.to_adu(table["signal"]), 1 + table["instantaneous"]
