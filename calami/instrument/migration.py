@@ -438,7 +438,7 @@ def departure(
     light : mapping, optional
         Light between the pixels, e-/s, as `light_between` gives it for `current`.
     points : int
-        Signals up to 1.2 × full; a quarter of the usual ones is enough for a line that is looked at (within 0.3 % of the rate).
+        Signals up to 1.2 × full; 50 are enough for a line that is looked at (within 0.3 % of the rate).
 
     Returns
     -------
