@@ -3,6 +3,7 @@
 python -m sphinx -W --keep-going -b html -c nbs/_site nbs _docs/html
 """
 
+import gc
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -79,3 +80,6 @@ html_theme_options = {
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",
 }
+
+# Trees of pages are read and written by the thousand objects, and hardly any are garbage before their page is done.
+gc.set_threshold(200_000, 20, 100)

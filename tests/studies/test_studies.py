@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import QTable
-from toys import nrm_psf, rootname, write_exposure, write_star
+from toys import nrm_psf, rootname, variants, write_exposure, write_star
 
 from calami.core.problems import CalamiError
 from calami.exposures.exposure import Exposure
@@ -344,7 +344,7 @@ def test_what_noise_makes_of_v2_is_taken_off_before_the_depth():
     assert abs(known - true) < 3 * scatter < raw - true
 
 
-@pytest.mark.parametrize("pixels", [0.0, pytest.param(0.004, marks=pytest.mark.slow), 0.02])
+@pytest.mark.parametrize("pixels", variants(0.02, 0.0, 0.004))
 def test_intervals_of_a_depth_hold_it_as_often_as_they_say(pixels):
     """Of the scatter of nine places, and of single pixels, which is known well: twice one error is less than 95 %."""
     rng, levels = np.random.default_rng(6), np.array([0.6827, 0.9545])
