@@ -29,9 +29,10 @@ def read(folder):
     return {path.name: read_oifits(path) for path in sorted(folder.iterdir())}
 
 
-_DASK = pytest.param({"workers": 2, "dask": "local"}, id="dask", marks=pytest.mark.slow)
+_DASK = pytest.param({"workers": 2, "dask": "local"}, id="dask")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [pytest.param({"workers": 2}, id="processes"), _DASK])
 def test_it_is_the_same_wherever_it_is_done(how, files, tmp_path):
     if "dask" in how and find_spec("distributed") is None:

@@ -149,6 +149,7 @@ def test_errors_cover_the_truth(bench, quiet):
         assert bench.fractions(stock)[0] < 55  # what is said about the stock errors
 
 
+@pytest.mark.slow
 def test_errors_cover_the_truth_where_columns_share_noise(bench, quiet, monkeypatch):
     """Stripes of 12 e-, read noise 15 e-: with one background errors are a seventh too small."""
     plain, rng = bench.fringe_cube, np.random.default_rng(6)

@@ -98,6 +98,7 @@ def test_a_pair_of_images(tmp_path):
     assert right.left < 0.3 * right.effect and none.left == pytest.approx(none.effect)
 
 
+@pytest.mark.slow
 def test_the_real_pair_and_the_kernel_that_was_fitted_to_it(shared_data):
     folder = shared_data / "jw01093"
     paths = [folder / f"jw01093012001_0310{k}_00001_nis_cal.fits" for k in (2, 5)]

@@ -113,6 +113,7 @@ def test_two_runs_give_the_same_figures(ds, tmp_path):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_old_figures_go_and_missing_facts_do_not_matter(ds, tmp_path):
     results, _ = compare_all(ds)
     report.write_cm_report(tmp_path / "out", ds, [*results, *results])

@@ -148,6 +148,7 @@ def test_a_wrong_parameter_is_told_before_anything_runs(tmp_path, parameters, sa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_parameters_are_checked_without_importing_jwst(tmp_path):
     # What jwst says of its steps is kept between programs.
     code = """

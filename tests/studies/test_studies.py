@@ -314,7 +314,8 @@ def test_no_flat_is_claimed_where_there_is_none():
     assert not fit_pixels(images, np.array([one.place for one, *_ in exposures])).significant
 
 
-@pytest.mark.parametrize("depth", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [0.0, 0.1])
 def test_the_depth_of_the_response_is_recovered(depth):
     blur = (DIFFUSION_MAS, JITTER_MAS)
     response = pixel_response(depth, 5) if depth else None
