@@ -23,7 +23,6 @@ import numpy as np
 
 import calami
 from .. import fringes
-from ..core.ahead import CAN_FORK
 from ..core.kept import Kept, digests_of
 from ..core.page import axes_or_new, legend_outside, safe_text
 from ..core.problems import CalamiError, FileProblem, options_from, split_options
@@ -39,7 +38,7 @@ from ..fringes.oifits import read_oifits, write_products
 from ..instrument import niriss, optics
 from .check import KernelCheck, check_kernels, measure_kernels
 from .correction import _steps_with, correction_steps, write_kernel
-from ..process.engine import Engine, worker_pool
+from ..process.engine import Engine
 from ..process.offline import call_by_name
 from ..process.pipeline import Run
 from ..process.recipes import Truncate
@@ -373,7 +372,7 @@ def _processed(
         tasks = {}
         for version in [v for v in later if v not in early]:
             try:
-                version, place = _with_kernel(version, runs[base.name], out, ready)
+                version, place = _with_kernel(version, runs[base.name], out)
             except CalamiError as error:
                 log.warning("version %s: %s", version.name, error)
                 continue
@@ -392,53 +391,37 @@ def _task(version: Version, base: Version, data: Any, places: tuple[Path, Path])
     return Task(data, asked, place, {"products": ("calints",), "search": [out / base.slug]})
 
 # %% ../../nbs/migration/08_mitigation.ipynb #9e35360b
-def _with_kernel(version: Version, first: Run, out: Path, engine: Engine) -> tuple[Version, Path]:
+def _with_kernel(version: Version, first: Run, out: Path) -> tuple[Version, Path]:
     # The version with the parameters that correct with its kernel, and a folder for its products. A kernel of the
     # exposures' own is measured now; with another one, after a change of code or of ramps, go other products.
     if version.kernel is None:
         return version, out / version.slug
     steps, place = None, version.slug
     if version.kernel == OWN_KERNEL:
-        found = _own_kernels(first, out / "kernels", engine)
+        found = _own_kernels(first, out / "kernels")
         steps, place = _steps_with(os.fspath(found.absolute())), f"{version.slug}_{found.name}"
     steps = steps or correction_steps(version.kernel)
     own = {f"{step}.{key}": value for step, values in steps.items() for key, value in values.items()}
     return replace(version, parameters={**version.parameters, **own}), out / place
 
 # %% ../../nbs/migration/08_mitigation.ipynb #7be0c1d2
-def _own_kernels(first: Run, folder: Path, engine: Engine) -> Path:
+def _own_kernels(first: Run, folder: Path) -> Path:
     # A folder with a kernel for each filter. Its name goes by their coefficients, so that products of others are not
     # taken for current; folders of earlier measurements go.
     ramps = ExposureSet(ramps_of(first))
     files = [path for root in ramps.rootlist for path in ramps.paths(root)]
     kernels = _kept(folder.parent).get("kernels", _facts_of(files), lambda: measure_kernels(ramps))
     name = digest_of({band: [list(one.names), one.values.tolist()] for band, one in kernels.items()})[:12]
-    new = []
     for band, found in kernels.items():
         own = ramps.select(FILTER=band)
         files = [path for root in own.rootlist for path in own.paths(root)]
         path = folder / name / f"pars-correctmigrationstep_{band.lower()}.asdf"
         if not path.is_file():  # written anew it would be another file, by its date
-            new.append((found, path, files))
-    _write_kernels(new, engine)
+            write_kernel(found, path, files)
     for old in folder.iterdir():
         if old.is_dir() and old.name != name:
             shutil.rmtree(old)
     return folder / name
-
-# %% ../../nbs/migration/08_mitigation.ipynb #3afa715f
-def _write_kernels(kernels: Sequence[tuple], engine: Engine) -> None:
-    # Before its first file asdf looks for what other packages know, and imports them: a process that is a copy of one
-    # with jwst has done that, and those of the engine are busy.
-    from concurrent.futures import ProcessPoolExecutor
-
-    if not (kernels and CAN_FORK and isinstance(engine.executor, ProcessPoolExecutor)):
-        for one in kernels:
-            write_kernel(*one)
-        return
-    with worker_pool() as pool:
-        for one in kernels:
-            pool.submit(call_by_name, "calami.migration.correction:write_kernel", *one).result()
 
 # %% ../../nbs/migration/08_mitigation.ipynb #62de2b4b
 def ramps_of(run: Run) -> list[Path]:
