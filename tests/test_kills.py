@@ -2,9 +2,9 @@
 
 import pytest
 from campaigns import kill
+from toys import variants
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("work", ["prep", "index", "fetch"])
+@pytest.mark.parametrize("work", variants("prep", "index", "fetch"))
 def test_what_is_killed_is_finished_by_the_next_run(work):
     assert kill.main(["--only", work, "--kills", "2"]) == 0
