@@ -14,6 +14,7 @@ from calami.instrument import niriss
 from calami.process import long, pipeline, references, shared
 from calami.process.audit import nondefault
 from calami.process.engine import Engine, worker_pool
+from calami.process.offline import call_by_name
 from calami.process.pipeline import pipe_data
 from calami.process.record import read_sidecar
 from calami.process.shared import Task, difference, pipe_together
@@ -68,6 +69,12 @@ def stock(versions, engine, uncal, tmp_path_factory):
 @pytest.mark.parametrize("name", ["none", "low", "flat"])
 def test_versions_are_bit_by_bit_what_the_stock_pipeline_makes(versions, stock, name):
     assert difference(product(stock[name]), product(versions[name])) == ""
+
+
+def test_what_is_made_ready_ahead_can_be_made():
+    # Where it is done ahead a fault is passed over, and nobody would see it but by the time that is lost.
+    with worker_pool() as pool:
+        pool.submit(call_by_name, "calami.process.shared:_have_ready").result()
 
 
 def test_versions_differ_from_each_other(versions):
