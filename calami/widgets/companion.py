@@ -5,8 +5,11 @@
 # %% ../../nbs/widgets/05_companion.ipynb #0a9f67dd
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from ..fringes.plots import plot_closure_phases, plot_v2
 from .view import View, live_figure, picture
 
 # %% auto #0
-__all__ = ['CompanionModel', 'CompanionView']
+__all__ = ['KINDS', 'CompanionModel', 'CompanionView']
 
 # %% ../../nbs/widgets/05_companion.ipynb #cfb14e70
 class CompanionModel:
@@ -70,6 +73,10 @@ class CompanionModel:
         return add_companion(self.single, separation, angle, contrast) if contrast else self.single
 
 # %% ../../nbs/widgets/05_companion.ipynb #88e653f5
+#: What is drawn, side by side.
+KINDS = ("v2", "cp")
+
+
 class CompanionView(View):
     """
     Observables with a companion on sliders.
@@ -98,22 +105,29 @@ class CompanionView(View):
             f"{'better' if value < single else 'worse'} by {abs(single - value):.1f}"
         )
 
-    def _draw(self, ax, kind: str, place: tuple[float, float, float]) -> Any:
+    def _draw_data(self, ax, kind: str) -> None:
         draw = plot_v2 if kind == "v2" else plot_closure_phases
         for other in self.before:
             draw(other, ax, color="0.75", label=f"before: {other.target or other.name}", legend=False)
         draw(self.companion.data, ax, legend=False)
-        model = self.companion.model(place[0], place[1], 10 ** (-0.4 * place[2]))
+
+    def _draw_model(self, ax, kind: str, model: Observables) -> Any:
         x = model.baseline_length if kind == "v2" else model.longest_side
         values = model.v2 if kind == "v2" else np.degrees(model.cp)
         (line,) = ax.plot(x, values, "_", color="C3", ms=9, mew=1.6, label="model", zorder=5)
-        ax.legend(fontsize=8)
+        if kind == "v2":  # both panels have the same
+            ax.legend(fontsize=8)
         return line
+
+    def _draw(self, ax, kind: str, model: Observables) -> None:
+        self._draw_data(ax, kind)
+        self._draw_model(ax, kind, model)
 
     def static(self) -> str:
         """Draw the data with the companion to begin with."""
-        panels = [lambda ax, k=kind: self._draw(ax, k, self.start) for kind in ("v2", "cp")]
         separation, angle, magnitude = self.start
+        model = self.companion.model(separation, angle, 10 ** (-0.4 * magnitude))
+        panels = [lambda ax, k=kind: self._draw(ax, k, model) for kind in KINDS]
         words = f"{separation:g} mas, {angle:g}°, Δm {magnitude:g} mag: {self.words(*self.start)}"
         return f"<p>{words}</p>" + picture(figure_png(panels, 11, 3.8, 80), f"V² and closure phases of {self.name}")
 
@@ -122,7 +136,9 @@ class CompanionView(View):
         import ipywidgets as w
 
         self.figure, self.axes = live_figure(10.5, 3.8, [1, 1])
-        self.lines = [self._draw(ax, kind, self.start) for ax, kind in zip(self.axes, ("v2", "cp"), strict=True)]
+        for ax, kind in zip(self.axes, KINDS, strict=True):
+            self._draw_data(ax, kind)
+        self.lines: list[Any] = []
         style = {"layout": {"width": "24rem"}}
         self.separation = w.FloatSlider(self.start[0], min=20, max=500, step=1, description="sep. [mas]", **style)
         self.angle = w.FloatSlider(self.start[1], min=0, max=360, step=0.5, description="PA [deg]", **style)
@@ -130,14 +146,41 @@ class CompanionView(View):
         self.readout = w.HTML()
         for slider in (self.separation, self.angle, self.magnitude):
             slider.observe(self.update, "value")
-        self.update()
+        self._begin()
         sliders = w.VBox([self.separation, self.angle, self.magnitude])
         return w.VBox([self.figure.canvas, w.HBox([sliders, self.readout])])
+
+    def _begin(self) -> None:
+        # What a fit finds of a companion is worked out once in an installation for a filter, which takes a second: the
+        # data are drawn meanwhile.
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.update()
+            return
+        worker = ThreadPoolExecutor(1)
+        self._later = worker.submit(self.words, *self.start)
+        worker.shutdown(wait=False)
+        if wait([self._later], timeout=0.06).done:
+            self._later = None
+            self.update()
+            return
+        self.readout.value = "working out what a fit finds of a companion, once for this filter …"
+        self._later.add_done_callback(lambda done: loop.call_soon_threadsafe(self._answered, done))
+
+    def _answered(self, done: Any) -> None:
+        # What goes wrong in the background is said, not lost.
+        if error := done.exception():
+            self.readout.value = escape(f"no model can be drawn: {error}")
+        else:
+            self.update()
 
     def update(self, *_: Any) -> None:
         """Move the model to where the sliders are."""
         place = self.separation.value, self.angle.value, self.magnitude.value
         model = self.companion.model(place[0], place[1], 10 ** (-0.4 * place[2]))
+        if not self.lines:
+            self.lines = [self._draw_model(ax, kind, model) for ax, kind in zip(self.axes, KINDS, strict=True)]
         for line, values in zip(self.lines, (model.v2, np.degrees(model.cp)), strict=True):
             line.set_ydata(values)
         self.readout.value = self.words(*place)

@@ -87,13 +87,15 @@ class View(ABC):
 
     def _when_idle(self, act: Callable[[], None]) -> None:
         # When what is still being drawn is there; else when the kernel has answered: nobody waits for the static form.
-        if self._later is not None:
-            self._later.add_done_callback(lambda _: act())
-            return
         try:
-            asyncio.get_running_loop().call_later(1.0, act)
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             act()
+            return
+        if self._later is None:
+            loop.call_later(1.0, act)
+        else:
+            self._later.add_done_callback(lambda _: loop.call_soon_threadsafe(act))
 
 # %% ../../nbs/widgets/01_view.ipynb #9738ea62
 _STYLE = (

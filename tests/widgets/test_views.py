@@ -16,7 +16,7 @@ from calami.fringes.observables import add_noise, point_source
 from calami.instrument import niriss
 from calami.migration.answers import Answers
 from calami.process.pipeline import Outcome, Run
-from calami.widgets import blink, explore, view
+from calami.widgets import blink, companion, explore, view
 from calami.widgets.questions import AnswersView
 
 pytest.importorskip("itables")
@@ -176,6 +176,33 @@ def test_a_companion_on_sliders():
     assert not np.allclose(seen.lines[0].get_ydata(), before)
     worse = seen.companion.chi2(250, 70, 0.01)
     assert worse > 10 * best and f"χ² {worse:.1f}" in seen.readout.value
+
+
+@pytest.mark.parametrize("fault", ["", "no <disc>"])
+def test_data_are_drawn_while_the_response_is_worked_out(monkeypatch, fault):
+    go_on, chi2 = threading.Event(), companion.CompanionModel.chi2
+
+    def slow(self, *place):
+        assert go_on.wait(60)
+        if fault:
+            raise OSError(fault)
+        return chi2(self, *place)
+
+    async def kernel():
+        seen = explore(point_source("F480M", 1e8), start=(150, 70, 5))
+        assert seen.widget is not None and not seen.lines and "working out" in seen.readout.value
+        go_on.set()
+        while "working out" in seen.readout.value:
+            await asyncio.sleep(0.02)
+        return seen
+
+    monkeypatch.setattr(companion.CompanionModel, "chi2", slow)
+    seen = asyncio.run(asyncio.wait_for(kernel(), 60))
+    if fault:
+        assert "no &lt;disc&gt;" in seen.readout.value and not seen.lines
+    else:
+        assert "χ²" in seen.readout.value and len(seen.lines) == 2
+        assert [len(ax.get_legend_handles_labels()[0]) for ax in seen.axes] == [2, 2]
 
 
 def test_chi2_is_that_of_the_search():
