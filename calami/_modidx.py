@@ -76,6 +76,7 @@ d = {'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url
   },
   'calami.core.ahead': {
    'calami.core.ahead.collector_paused': ('core/ahead.html#collector_paused', 'calami/core/ahead.py'),
+   'calami.core.ahead.has_begun': ('core/ahead.html#has_begun', 'calami/core/ahead.py'),
    'calami.core.ahead.import_ahead': ('core/ahead.html#import_ahead', 'calami/core/ahead.py'),
    'calami.core.ahead.import_slow': ('core/ahead.html#import_slow', 'calami/core/ahead.py'),
    'calami.core.ahead.manifests_quickly': ('core/ahead.html#manifests_quickly', 'calami/core/ahead.py'),
@@ -612,6 +613,7 @@ d = {'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url
    'calami.instrument.optics.star_spectrum': ('instrument/optics.html#star_spectrum', 'calami/instrument/optics.py'),
    'calami.instrument.optics.star_temperature': ('instrument/optics.html#star_temperature', 'calami/instrument/optics.py'),
    'calami.instrument.optics.tabulated': ('instrument/optics.html#tabulated', 'calami/instrument/optics.py'),
+   'calami.instrument.optics.three_rhombi': ('instrument/optics.html#three_rhombi', 'calami/instrument/optics.py'),
    'calami.instrument.optics.within_pixels': ('instrument/optics.html#within_pixels', 'calami/instrument/optics.py'),
   },
   'calami.instrument.pupils': {

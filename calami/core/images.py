@@ -5,7 +5,6 @@
 # %% ../../nbs/core/04_images.ipynb #67590b84
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,8 @@ from .problems import CalamiError
 from .tables import plus_minus
 
 # %% auto #0
-__all__ = ['PIECE', 'RateImage', 'Peak', 'find_peak', 'fill_from_neighbours', 'fill_bad', 'beside', 'derivatives', 'pieces',
-           'median_of_known']
+__all__ = ['PIECE', 'RateImage', 'Peak', 'median_of_known', 'find_peak', 'fill_from_neighbours', 'fill_bad', 'beside',
+           'derivatives', 'pieces']
 
 # %% ../../nbs/core/04_images.ipynb #6d8c2e47
 @dataclass(frozen=True)
@@ -79,6 +78,26 @@ class Peak:
             return f"Peak(row={self.row}, col={self.col}, rate > {self.above:.6g} ADU/s: {self.reason})"
         return f"Peak(row={self.row}, col={self.col}, rate={plus_minus(self.rate, self.rate_error)} ADU/s)"
 
+# %% ../../nbs/core/04_images.ipynb #0ad66119
+def median_of_known(values: np.ndarray) -> np.ndarray:
+    """
+    Take the median of what is known.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Floating-point numbers, shape (…, n), n > 0; NaN where not known.
+
+    Returns
+    -------
+    numpy.ndarray
+        Over the last axis, as `numpy.nanmedian` gives it (a zero may have another sign); NaN where nothing is known.
+    """
+    ordered = np.sort(values, axis=-1)  # what is not known comes last
+    known = np.count_nonzero(~np.isnan(ordered), axis=-1, keepdims=True)
+    low, high = (np.take_along_axis(ordered, place, axis=-1)[..., 0] for place in ((known - 1) // 2, known // 2))
+    return np.true_divide(low + high, 2)
+
 # %% ../../nbs/core/04_images.ipynb #6cca7936
 def find_peak(image: RateImage) -> Peak:
     """
@@ -110,9 +129,7 @@ def find_peak(image: RateImage) -> Peak:
     value = np.where(usable, image.value, np.nan)
     padded = np.pad(value, 1, constant_values=np.nan)
     boxes = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*value.shape, 9)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a box without a good pixel has no median
-        middle = np.nanmedian(boxes, axis=-1)
+    middle = median_of_known(boxes)
     row, col = np.unravel_index(np.nanargmax(np.where(np.isnan(middle), -np.inf, middle)), value.shape)
     top, left = max(row - 1, 0), max(col - 1, 0)
     box = value[top : row + 2, left : col + 2]
@@ -301,26 +318,6 @@ def pieces(count: int, size: int, most: int | None = None) -> list[slice]:
     """
     step = max((most or PIECE) // max(size, 1), 1)
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
-
-# %% ../../nbs/core/04_images.ipynb #0ad66119
-def median_of_known(values: np.ndarray) -> np.ndarray:
-    """
-    Take the median of what is known.
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        Floating-point numbers, shape (…, n), n > 0; NaN where not known.
-
-    Returns
-    -------
-    numpy.ndarray
-        Over the last axis, as `numpy.nanmedian` gives it (a zero may have another sign); NaN where nothing is known.
-    """
-    ordered = np.sort(values, axis=-1)  # what is not known comes last
-    known = np.count_nonzero(~np.isnan(ordered), axis=-1, keepdims=True)
-    low, high = (np.take_along_axis(ordered, place, axis=-1)[..., 0] for place in ((known - 1) // 2, known // 2))
-    return np.true_divide(low + high, 2)
 
 # %% ../../nbs/core/04_images.ipynb #872995fa
 def _is_number(value) -> bool:

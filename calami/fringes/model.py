@@ -16,7 +16,7 @@ from ..core.problems import CalamiError
 from ..instrument import niriss
 from ..instrument.fourier import _centred_transform
 from ..instrument.mask import Mask, pairs_of
-from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum, passband, sample_passband
+from ..instrument.optics import COMMISSIONING, MAS, Distortion, Spectrum, passband, sample_passband, three_rhombi
 from ..instrument.pupils import FilterPupil
 
 # %% auto #0
@@ -205,26 +205,24 @@ def fringe_model(size: int | tuple[int, int], center: tuple[float, float], setup
     pairs, matrix = pairs_of(len(mask.names)), setup.distortion.matrix
     bx, by = ((mask.row_col[pairs[:, 0]] - mask.row_col[pairs[:, 1]])[:, ::-1] @ matrix.T).T
     light, fringes = np.zeros((rows, columns)), np.zeros((len(pairs), rows, columns), complex)
+    moved = np.empty_like(fringes)
     for _, wavelength, weight in setup.bands:
         kx, ky = (scale * MAS / wavelength for scale in setup.scale)
+        within = 2j * np.pi * (by[:, None, None] * ky * inside[:, None] + bx[:, None, None] * kx * inside)
+        within, summed = np.exp(within).reshape(len(pairs), -1), moved.reshape(len(pairs), -1)
         if setup.tilts is None and setup.bends is None:
             envelope = _spot(ky * fine_y, kx * fine_x, setup)
             if setup.patched:
                 envelope[_patched_point(rows, center[0], over), _patched_point(columns, center[1], over)] = 0.75
-            envelope = _by_pixel(envelope, over)[None]
-            total = len(mask.names) * envelope[0].sum(axis=0)
+            envelope = _by_pixel(envelope, over)
+            summed.real, summed.imag = within.real @ envelope, within.imag @ envelope
+            total = len(mask.names) * envelope.sum(axis=0)
         else:
-            envelope, total = _envelopes(fine_y, fine_x, setup, wavelength)
-        within = 2j * np.pi * (by[:, None, None] * ky * inside[:, None] + bx[:, None, None] * kx * inside)
-        within = np.exp(within).reshape(len(envelope), -1, over**2)  # all pairs together, if their envelope is one
-        if np.iscomplexobj(envelope):
-            summed = within @ envelope
-        else:
-            summed = (within.real @ envelope) + 1j * (within.imag @ envelope)
-        along_y = np.exp(2j * np.pi * np.outer(by, ky * y)) * (2 * weight)
-        along_x = np.exp(2j * np.pi * np.outer(bx, kx * x))
-        moved = summed.reshape(fringes.shape) * along_y[:, :, None]
-        moved *= along_x[:, None, :]
+            fields = [_by_pixel(one, over) for one in hole_fields(fine_y, fine_x, setup, wavelength)]
+            _sum_of_pairs(fields, within, summed)
+            total = sum((one.real**2 + one.imag**2).sum(axis=0) for one in fields)
+        moved *= (np.exp(2j * np.pi * np.outer(by, ky * y)) * (2 * weight))[:, :, None]
+        moved *= np.exp(2j * np.pi * np.outer(bx, kx * x))[:, None, :]
         fringes += moved
         light += weight * total.reshape(light.shape)
     pictures = np.ones((rows, columns, 2 * len(pairs) + 2))
@@ -243,17 +241,7 @@ def _rhombi(y: np.ndarray, x: np.ndarray, setup: Setup) -> np.ndarray:
     corner = setup.mask.flat_to_flat / np.sqrt(3)
     angles = np.radians((0, 120, 240))
     vectors = corner * np.column_stack((np.cos(angles), np.sin(angles))) @ setup.distortion.matrix.T
-    sinc, cos = [], []
-    for vx, vy in vectors:
-        phasor = np.outer(np.exp(1j * np.pi * vy * y), np.exp(1j * np.pi * vx * x))
-        phase = np.pi * np.add.outer(vy * y, vx * x)
-        near = np.nonzero(np.abs(phase) < 1e-9)
-        phase[near] = 1.0
-        found = phasor.imag / phase
-        found[near] = 1.0
-        sinc.append(found)
-        cos.append(phasor.real)
-    return sinc[0] * sinc[1] * cos[2] + sinc[1] * sinc[2] * cos[0] + sinc[2] * sinc[0] * cos[1]
+    return three_rhombi(x, y, vectors)
 
 # %% ../../nbs/fringes/01_model.ipynb #b71ff4be
 def _by_pixel(fine: np.ndarray, over: int) -> np.ndarray:
@@ -266,13 +254,13 @@ def _patched_point(size: int, center: float, over: int) -> int:
     return int(0.5 * over * size - 0.5 + center * over)
 
 # %% ../../nbs/fringes/01_model.ipynb #fe8cbd7f
-def _envelopes(fine_y: np.ndarray, fine_x: np.ndarray, setup: Setup, wavelength: float) -> tuple:
-    # Where the holes have spots of their own: of each pair, shape (pairs, points within pixels, pixels), and the sum
-    # over the holes, shape (pixels,)
-    fields = np.array([_by_pixel(one, setup.oversample) for one in hole_fields(fine_y, fine_x, setup, wavelength)])
-    pairs = pairs_of(len(fields))
-    light = (fields.real**2 + fields.imag**2).sum(axis=(0, 1))
-    return fields[pairs[:, 0]] * fields[pairs[:, 1]].conj(), light
+def _sum_of_pairs(fields: list[np.ndarray], within: np.ndarray, summed: np.ndarray) -> None:
+    # Where the holes have spots of their own: the fields of both holes of each pair, summed over the points within
+    # pixels. One pair at a time: all of them together are larger than what a processor has near it.
+    light, others = np.empty(fields[0].shape, np.result_type(*fields)), [field.conj() for field in fields]
+    for number, (first, second) in enumerate(pairs_of(len(fields))):
+        np.multiply(fields[first], others[second], out=light)
+        summed[number] = within[number] @ light
 
 # %% ../../nbs/fringes/01_model.ipynb #aaaa0001
 def hole_fields(y: np.ndarray, x: np.ndarray, setup: Setup, wavelength: float) -> list[np.ndarray]:
@@ -310,13 +298,18 @@ def _bent(y: np.ndarray, x: np.ndarray, setup: Setup, bends: tuple[float, ...]) 
     steps = y[1] - y[0], x[1] - x[0]
     wide = (np.concatenate(([a[0] - step], a, [a[-1] + step])) for a, step in zip((y, x), steps, strict=True))
     wide, radius = _rhombi(*wide, setup), setup.mask.flat_to_flat / np.sqrt(3)
-    field, (down, across) = wide[1:-1, 1:-1], (2 * np.pi * radius * step for step in steps)
-    yy = (2 * field - wide[2:, 1:-1] - wide[:-2, 1:-1]) / down**2
-    xx = (2 * field - wide[1:-1, 2:] - wide[1:-1, :-2]) / across**2
-    xy = (wide[2:, :-2] + wide[:-2, 2:] - wide[2:, 2:] - wide[:-2, :-2]) / (4 * down * across)
-    focus = (xx + yy - 5 / 12 * field) / np.sqrt(43 / 720)  # mean of r² over a hexagon, and its standard deviation
-    upright, slanted = (part / np.sqrt(7 / 60) for part in (xx - yy, 2 * xy))
-    return field + 1j * (bends[0] * focus + bends[1] * upright + bends[2] * slanted)
+    down, across = (2 * np.pi * radius * step for step in steps)
+    focus = bends[0] / np.sqrt(43 / 720)  # standard deviation of r² over a hexagon; its mean is 5/12
+    upright, slanted = (part / np.sqrt(7 / 60) for part in bends[1:])
+    yy, xx, xy = (focus - upright) / down**2, (focus + upright) / across**2, slanted / (2 * down * across)
+    found = np.empty(np.subtract(wide.shape, 2), complex)
+    found.real = wide[1:-1, 1:-1]
+    part = found.imag
+    part[...] = (2 * (xx + yy) - 5 / 12 * focus) * wide[1:-1, 1:-1]
+    part -= yy * (wide[2:, 1:-1] + wide[:-2, 1:-1])
+    part -= xx * (wide[1:-1, 2:] + wide[1:-1, :-2])
+    part += xy * (wide[2:, :-2] + wide[:-2, 2:] - wide[2:, 2:] - wide[:-2, :-2])
+    return found
 
 # %% ../../nbs/fringes/01_model.ipynb #326076bc
 def smoothed(pictures: np.ndarray, smoothing: tuple[float, float]) -> np.ndarray:

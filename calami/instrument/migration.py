@@ -71,8 +71,12 @@ def _move(gain: np.ndarray, charge: np.ndarray, step: tuple[int, int], weight: n
     flow = charge[here] - charge[there]
     flow *= weight
     if law is not None and law.growth:
-        grown = law.growth * np.maximum(charge[here], charge[there])
-        flow *= 1 + (grown if law.power == 1 else grown**law.power)
+        grown = np.maximum(charge[here], charge[there])
+        grown *= law.growth
+        if law.power != 1:
+            grown **= law.power
+        grown += 1
+        flow *= grown
     gain[here] -= flow
     gain[there] += flow
 
@@ -528,15 +532,18 @@ def interpixel_capacitance(charge: np.ndarray, kernel: np.ndarray = IPC_KERNEL) 
     """
     kernel = np.asarray(kernel, dtype=np.result_type(np.asarray(charge).dtype, np.float32))
     seen = charge * kernel.sum()
-    for drow in (-1, 0, 1):
-        for dcolumn in (-1, 0, 1):
-            share = kernel[1 + drow, 1 + dcolumn]
-            if (drow, dcolumn) == (0, 0) or share == 0:
-                continue
-            source, target = _neighbours((drow, dcolumn))
-            moved = share * charge[source]
-            seen[target] += moved
-            seen[source] -= moved
+    for step in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        here, there = _neighbours(step)
+        away, back = (kernel[1 + sign * step[0], 1 + sign * step[1]] for sign in (1, -1))
+        if away == back != 0:
+            moved = charge[here] - charge[there]
+            moved *= away
+        elif away or back:
+            moved = away * charge[here] - back * charge[there]
+        else:
+            continue
+        seen[here] -= moved
+        seen[there] += moved
     return seen
 
 # %% ../../nbs/instrument/05_migration.ipynb #31ad511a

@@ -18,8 +18,8 @@ from . import niriss
 
 # %% auto #0
 __all__ = ['Spectrum', 'DWARF_TEMPERATURES', 'COMMISSIONING', 'MAS', 'DIFFUSION_MAS', 'JITTER_MAS', 'hexagon_transform',
-           'passband', 'blackbody', 'tabulated', 'star_temperature', 'star_spectrum', 'sample_passband', 'Distortion',
-           'detector_centers', 'Pupil', 'monochromatic', 'pixel_response', 'Source', 'PsfOptions', 'psf',
+           'three_rhombi', 'passband', 'blackbody', 'tabulated', 'star_temperature', 'star_spectrum', 'sample_passband',
+           'Distortion', 'detector_centers', 'Pupil', 'monochromatic', 'pixel_response', 'Source', 'PsfOptions', 'psf',
            'within_pixels', 'fine_psf']
 
 # %% ../../nbs/instrument/02_optics.ipynb #6458edc4
@@ -48,12 +48,39 @@ def hexagon_transform(u: np.ndarray, v: np.ndarray, flat_to_flat: float, distort
     vectors = corner * np.column_stack((np.cos(angles), np.sin(angles)))
     if distortion is not None:
         vectors = vectors @ np.transpose(distortion)
-    phases = [np.add.outer(v * y, u * x) for x, y in vectors]
-    first, second, third = (np.sinc(p) for p in phases)
-    along = [np.cos(np.pi * p) for p in phases]
-    rhombi = first * second * along[2] + second * third * along[0] + third * first * along[1]
     (ax, ay), (bx, by) = vectors[:2]
-    return abs(ax * by - ay * bx) * rhombi
+    return abs(ax * by - ay * bx) * three_rhombi(u, v, vectors)
+
+# %% ../../nbs/instrument/02_optics.ipynb #d6fb7980
+def three_rhombi(u: np.ndarray, v: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """
+    Fourier transform of the three rhombi that a hexagon consists of, each of area 1.
+
+    Parameters
+    ----------
+    u, v : numpy.ndarray
+        Spatial frequencies along x and y, shapes (columns,) and (rows,).
+    sides : numpy.ndarray
+        From the centre to three corners of the hexagon, every second one: x and y, shape (3, 2).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (rows, columns); 3 at the origin.
+    """
+    sinc, cosine = [], []
+    for x, y in np.pi * np.asarray(sides):
+        down, across = y * v, x * u
+        parts = np.stack((np.cos(across), np.sin(across)))  # sine and cosine of a sum, as products of matrices
+        found = np.stack((np.sin(down), np.cos(down)), axis=1) @ parts
+        cosine.append(np.stack((np.cos(down), -np.sin(down)), axis=1) @ parts)
+        phase = np.add.outer(down, across)
+        near = np.abs(phase) < 1e-4
+        if near.any():
+            found[near], phase[near] = 1 - phase[near] ** 2 / 6, 1.0
+        found /= phase
+        sinc.append(found)
+    return sinc[0] * (sinc[1] * cosine[2] + sinc[2] * cosine[1]) + sinc[1] * sinc[2] * cosine[0]
 
 # %% ../../nbs/instrument/02_optics.ipynb #c73b9e8c
 def passband(filter_name: str) -> tuple[np.ndarray, np.ndarray]:

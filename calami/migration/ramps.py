@@ -21,7 +21,7 @@ import numpy as np
 
 from ..core.files import write_atomically
 from ..core.fits import open_fits
-from ..core.images import RateImage, find_peak
+from ..core.images import RateImage, find_peak, median_of_known
 from ..core.problems import CalamiError, FileProblem, options_from
 from ..exposures.exposure import Exposure
 from ..instrument import niriss
@@ -241,8 +241,8 @@ class _Sums:
         step[bad] = np.nan
         lost = bad.all(axis=0)
         step[:, lost] = 0.0
-        self.middle = np.nanmedian(step, axis=0)
-        mad = 1.4826 * np.nanmedian(np.abs(step - self.middle), axis=0)
+        self.middle = median_of_known(np.moveaxis(step, 0, -1))
+        mad = 1.4826 * median_of_known(np.moveaxis(np.abs(step - self.middle), 0, -1))
         least = np.sqrt(_noise(self.middle))  # a sample of few may happen to agree too well
         self.reach = (REJECTION * np.maximum(mad, 0.7 * least)).astype(np.float32)
 
