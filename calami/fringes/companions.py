@@ -183,9 +183,9 @@ def weighted_response(
 def _weighted_table(filter_name: str, wavelength: float, floor: float, pupil: str, background: str) -> np.ndarray:
     # Kept on disk, too: without it each new kernel waits for it at its first picture.
     facts = (filter_name, wavelength, floor, background)
-    lenses = find_pupil(pupil).of(filter_name).values.tolist() if pupil else []
+    made_from = [*facts, list(_lenses(filter_name, pupil))]
     kept = Kept(cache_folder() / "responses", most=20)  # of 15 MB each
-    return kept.get("response", [*facts, lenses], lambda: _make_weighted_table(*facts[:3], pupil, background))
+    return kept.get("response", made_from, lambda: _make_weighted_table(*facts[:3], pupil, background))
 
 # %% ../../nbs/fringes/10_companions.ipynb #cd2a3c3c
 def _make_weighted_table(filter_name: str, wavelength: float, floor: float, pupil: str, background: str) -> np.ndarray:
@@ -194,9 +194,7 @@ def _make_weighted_table(filter_name: str, wavelength: float, floor: float, pupi
     from scipy.fft import fft2, ifft, next_fast_len
 
     scale, size, (fine, reach) = float(np.mean(PIXEL_SCALE_MAS)), 69, RESPONSE_GRID
-    setup = Setup(Mask(), bands(filter_name, count=12 if filter_name == "F277W" else 5), (scale, scale))
-    if pupil:
-        setup = setup.with_pupil(find_pupil(pupil).of(filter_name))
+    setup = _response_setup(filter_name, pupil)
     weights = noise_weights(star_image((size, size), (0.0, 0.0), setup), floor).ravel()
     design = fringe_model(size, (0.0, 0.0), setup).reshape(size**2, -1)
     root, last = np.sqrt(weights), design.shape[1] - 1
@@ -204,11 +202,7 @@ def _make_weighted_table(filter_name: str, wavelength: float, floor: float, pupi
         design = levelled(design[:, :last], weights, size)
     inverse = (np.linalg.pinv(design * root[:, None]) * root)[:last]
     tile = next_fast_len(size + 2 * reach)
-    side = tile * fine
-    seen = sum(part * _spots(setup, one, (np.arange(side) - side // 2) / fine) for _, one, part in setup.bands)
-    pixel = np.sinc(np.fft.fftfreq(side) * fine)
-    down, across = (2 * part * (1 - np.cos(2 * np.pi * np.fft.fftfreq(side) * fine)) for part in setup.smoothing)
-    seen = fft2(np.fft.ifftshift(seen)).conj() * np.outer(pixel, pixel) * (1 - down[:, None] - across)
+    side, seen = tile * fine, _star_seen(filter_name, pupil, _lenses(filter_name, pupil), tile)
     rows = np.concatenate((inverse[:1].astype(complex), inverse[1::2] + 1j * inverse[2::2]))
     edge, seen = reach * fine, seen.reshape(fine, tile, fine, tile)
     near = slice(size // 2 * fine - edge, size // 2 * fine + edge + 1)
@@ -223,6 +217,30 @@ def _make_weighted_table(filter_name: str, wavelength: float, floor: float, pupi
     turns = np.multiply.outer(places, sides[:, 1])[:, None] + np.multiply.outer(places, sides[:, 0])[None]
     found[..., 1:] *= np.exp(-1j * turns)
     return found
+
+# %% ../../nbs/fringes/10_companions.ipynb #24fd8fed
+def _lenses(filter_name: str, pupil: str) -> tuple[float, ...]:
+    # What was measured of a pupil, of which the name alone does not tell
+    return tuple(find_pupil(pupil).of(filter_name).values.tolist()) if pupil else ()
+
+
+def _response_setup(filter_name: str, pupil: str) -> Setup:
+    scale = float(np.mean(PIXEL_SCALE_MAS))
+    setup = Setup(Mask(), bands(filter_name, count=12 if filter_name == "F277W" else 5), (scale, scale))
+    return setup.with_pupil(find_pupil(pupil).of(filter_name)) if pupil else setup
+
+# %% ../../nbs/fringes/10_companions.ipynb #05c5be44
+@lru_cache(maxsize=4)
+def _star_seen(filter_name: str, pupil: str, lenses: tuple[float, ...], tile: int) -> np.ndarray:
+    # Transform of the image of a star, by pixels, on fine points: the same for all weights, and half of the time
+    from scipy.fft import fft2
+
+    setup, fine = _response_setup(filter_name, pupil), RESPONSE_GRID[0]
+    side = tile * fine
+    seen = sum(part * _spots(setup, one, (np.arange(side) - side // 2) / fine) for _, one, part in setup.bands)
+    pixel = np.sinc(np.fft.fftfreq(side) * fine)
+    down, across = (2 * part * (1 - np.cos(2 * np.pi * np.fft.fftfreq(side) * fine)) for part in setup.smoothing)
+    return fft2(np.fft.ifftshift(seen)).conj() * np.outer(pixel, pixel) * (1 - down[:, None] - across)
 
 # %% ../../nbs/fringes/10_companions.ipynb #aaaa0005
 def _spots(setup: Setup, wavelength: float, pixels: np.ndarray) -> np.ndarray:
@@ -1207,19 +1225,34 @@ def _alternative(found, groups: Iterable[str], delta_chi2: float) -> dict[str, A
     magnitudes = dict(zip(groups, (-2.5 * np.log10(found.x[2:])).tolist(), strict=True))
     return {"sep_mas": separation, "pa_deg": angle, "dmag": magnitudes, "delta_chi2": float(delta_chi2)}
 
+# %% ../../nbs/fringes/10_companions.ipynb #ccf371ca
+def _misfit(pairs: Sequence[tuple[Prepared, int]], steps: np.ndarray):
+    # Residuals of exposures, each with the number of its contrast among the parameters, and their slopes. The places
+    # and contrasts from which slopes are taken are computed together, as the cells of a map are: one call, not seven.
+    def residual(p: np.ndarray) -> np.ndarray:
+        return np.concatenate([one.residual(one.fringe(p[:1], p[1:2]), p[n : n + 1])[:, 0] for one, n in pairs])
+
+    def slopes(p: np.ndarray) -> np.ndarray:
+        found = []
+        for one, n in pairs:
+            part, own = np.zeros((one.size, len(p))), [0, 1, n]
+            around = p[own, None] + np.repeat(np.diag(steps[own]), 2, axis=1) * np.tile([1.0, -1.0], 3)
+            seen = one.residual(one.fringe(around[0], around[1]), around[2])
+            part[:, own] = (seen[:, ::2] - seen[:, 1::2]) / (2 * steps[own])
+            found.append(part)
+        return np.concatenate(found)
+
+    return residual, slopes
+
 # %% ../../nbs/fringes/10_companions.ipynb #e3f426ba
 def _refine(ready, groups: dict[str, list[int]], start: np.ndarray, step: float, options: SearchOptions):
     # Least squares from a grid point; if that leads out of the field or to a contrast that cannot be, within bounds
     from scipy.optimize import least_squares
 
     members, limit, reach = list(groups.values()), options.max_contrast, (options.inner, options.limit)
-
-    def residual(p: np.ndarray) -> np.ndarray:
-        pairs = [(ready[i], p[n : n + 1]) for n, indices in enumerate(members, 2) for i in indices]
-        return np.concatenate([one.residual(one.fringe(p[:1], p[1:2]), f)[:, 0] for one, f in pairs])
-
     scale = np.concatenate(([10.0, 10.0], np.maximum(start[2:], 1e-5)))
-    found = least_squares(residual, start, method="lm", x_scale=scale, max_nfev=400)
+    residual, slopes = _misfit([(ready[i], n) for n, indices in enumerate(members, 2) for i in indices], 1e-4 * scale)
+    found = least_squares(residual, start, slopes, method="lm", x_scale=scale, max_nfev=400)
     possible = ((found.x[2:] > 0) & (found.x[2:] <= limit)).all()
     if not possible or not reach[0] <= np.hypot(*found.x[:2]) <= reach[1]:
         radius, angle = np.hypot(*start[:2]), np.arctan2(*start[:2])  # polar, in which the field has simple bounds
@@ -1231,11 +1264,15 @@ def _refine(ready, groups: dict[str, list[int]], start: np.ndarray, step: float,
         def plane(q: np.ndarray) -> np.ndarray:
             return np.concatenate((q[0] * np.array([np.sin(q[1]), np.cos(q[1])]), q[2:]))
 
-        scale[1] /= radius
-        found = least_squares(lambda q: residual(plane(q)), inside, bounds=(low, high), x_scale=scale, max_nfev=200)
-        (radius, angle), sine, cosine = found.x[:2], np.sin(found.x[1]), np.cos(found.x[1])
-        found.jac[:, :2] = found.jac[:, :2] @ np.linalg.inv([[sine, radius * cosine], [cosine, -radius * sine]])
+        def polar(q: np.ndarray) -> np.ndarray:
+            turned, sine, cosine = slopes(plane(q)), np.sin(q[1]), np.cos(q[1])
+            turned[:, :2] = turned[:, :2] @ [[sine, q[0] * cosine], [cosine, -q[0] * sine]]
+            return turned
+
+        bounds = {"bounds": (low, high), "x_scale": scale / np.where(np.arange(len(scale)) == 1, radius, 1.0)}
+        found = least_squares(lambda q: residual(plane(q)), inside, polar, **bounds, max_nfev=200)
         found.x = plane(found.x)
+        found.jac = slopes(found.x)
     return found
 
 # %% ../../nbs/fringes/10_companions.ipynb #381c2848
