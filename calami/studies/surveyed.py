@@ -366,7 +366,7 @@ def plot_survey_noise(table, key: str = "v2", ax=None):
         ax.loglog(photons[members], noise[members], "o", color=f"C{k}", ms=4, label=safe_text(name))
     known = np.isfinite(photons * noise) & (photons > 0)
     if known.any():
-        ends = np.array([photons[known].min(), photons[known].max()])
+        ends = np.array([0.8 * photons[known].min(), 1.25 * photons[known].max()])  # a line even for one exposure
         ax.loglog(ends, np.median(noise[known] * np.sqrt(photons[known])) / np.sqrt(ends), "-", color="0.5", lw=1)
     ax.set(xlabel="photons of the exposure", ylabel={"v2": "error of V², relative", "cp": "error of CP [deg]"}[key])
     return ax
