@@ -18,7 +18,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'CAN_FORK', 'import_ahead', 'import_slow', 'manifests_quickly', 'collector_paused']
+__all__ = ['log', 'CAN_FORK', 'import_ahead', 'has_begun', 'import_slow', 'manifests_quickly', 'collector_paused']
 
 # %% ../../nbs/core/11_ahead.ipynb #3802b1e1
 #: Whether processes can be forked from the one that imports (``get_context("forkserver")`` of `multiprocessing`).
@@ -58,6 +58,18 @@ def import_ahead(*more: str) -> None:
 
 # %% ../../nbs/core/11_ahead.ipynb #9648dc79
 _begun: list[bool] = []
+
+# %% ../../nbs/core/11_ahead.ipynb #0e03f9f9
+def has_begun() -> bool:
+    """
+    Tell whether there is a process that imports, of which others can be forked in a moment.
+
+    Returns
+    -------
+    bool
+        True from the first call of `import_ahead` on, where processes can be forked.
+    """
+    return bool(_begun)
 
 # %% ../../nbs/core/11_ahead.ipynb #7300711f
 def _end() -> None:

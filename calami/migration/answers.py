@@ -9,6 +9,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
@@ -73,6 +75,7 @@ from calami.migration.saturation import (
 )
 from ..process.converter import CorrectConverter, measure_converter, write_converter
 from ..process.engine import Engine
+from ..process.offline import call_by_name
 from ..process.prep import prep_data
 from ..process.record import sidecar_path
 from ..simulate.exposures import read_truth
@@ -650,14 +653,15 @@ def _answered(
     missing: dict[str, str] = {}
     scan = onset = best = None
     levels: tuple[Level, ...] = ()
-    counts = sorted({*PHOTONS, float(wish.photons)})
+    counts, ahead = sorted({*PHOTONS, float(wish.photons)}), []
     raw = any("uncal" in data.types(root) for root in data.rootlist)
     try:
         if not raw:
             raise CalamiError("there are no raw exposures (uncal), so that no version can be made of them")
         wish.tell("processing the versions of mitigation")
         _import_for_later()
-        scan = mitigation_scan(data, outdir, versions, engine=engine)
+        begin = partial(_begin_onset, outdir, wish.onset, ahead)
+        scan = mitigation_scan(data, outdir, versions, engine=engine, with_ramps=begin)
         best = best_versions(scan, counts)
         levels = tuple(effective_saturation(scan, counts))
         notes += scan.failures
@@ -665,9 +669,10 @@ def _answered(
         missing |= {"b": str(error), "c": str(error)}
     try:
         wish.tell("measuring the onset")
+        wait(ahead)
         ramps = _plain_ramps(data, outdir, engine) if raw and scan is None else _ramps_of(data, scan)
         with progress_bar(total=1, desc="onset", show=False) as bar:
-            onset = _onset_of(ramps, outdir, wish)
+            onset = _onset_of(ramps, outdir, wish.onset).with_thresholds(*wish.thresholds)
             bar.update()
         notes += onset.notes
         if not onset.filters:
@@ -676,9 +681,7 @@ def _answered(
         onset, missing["a"] = None, str(error)
     verdicts = {}
     if onset:
-        made_from = [_origin(ramps), _plain_options(wish)]
-        skip_first = wish.onset.get("skip_first", 0)
-        verdicts, more = _kept(outdir).get("verdicts", made_from, lambda: _verdicts(onset, skip_first))
+        verdicts, more = _verdicts_of(onset, ramps, outdir, wish.onset)
         notes += more
     found = (onset, verdicts, scan, best, levels, missing, float(wish.photons), truth, bool(truth), tuple(notes))
     return Answers(*found, _settings(wish, engine), outdir)
@@ -727,11 +730,10 @@ def _ramps_of(data: ExposureSet, scan: Mitigation | None) -> ExposureSet | list[
     raise CalamiError("there are no ramps (uncal or ramp files): rates do not show what happens in a ramp")
 
 # %% ../../nbs/migration/11_answers.ipynb #552603f3
-def _onset_of(ramps: ExposureSet | list[Path], outdir: Path, wish: AnswerOptions) -> Onset:
-    # Fitted, or fitted before; thresholds do not matter for the fit.
-    made_from = [_origin(ramps), _plain_options(wish)]
-    found = _kept(outdir).get("onset", made_from, lambda: quantify(ramps, **wish.onset))
-    return found.with_thresholds(*wish.thresholds)
+def _onset_of(ramps: ExposureSet | list[Path], outdir: Path, options: Mapping[str, Any]) -> Onset:
+    # Fitted, or fitted before.
+    made_from = [_origin(ramps), _plain(options)]
+    return _kept(outdir).get("onset", made_from, lambda: quantify(ramps, **options))
 
 # %% ../../nbs/migration/11_answers.ipynb #7e3e9764
 def _origin(ramps: ExposureSet | list[Path]) -> list:
@@ -742,10 +744,16 @@ def _origin(ramps: ExposureSet | list[Path]) -> list:
     return [list(ramps.names), list(ramps.rootlist), *_facts_of(files)]
 
 # %% ../../nbs/migration/11_answers.ipynb #a1a9d69a
-def _plain_options(wish: AnswerOptions) -> list:
-    return sorted([key, repr(value)] for key, value in wish.onset.items())
+def _plain(options: Mapping[str, Any]) -> list:
+    return sorted([key, repr(value)] for key, value in options.items())
 
 # %% ../../nbs/migration/11_answers.ipynb #b97ebcae
+def _verdicts_of(onset: Onset, ramps: ExposureSet | list[Path], outdir: Path, options: Mapping[str, Any]):
+    # Found, or found before.
+    made_from = [_origin(ramps), _plain(options)]
+    return _kept(outdir).get("verdicts", made_from, lambda: _verdicts(onset, options.get("skip_first", 0)))
+
+
 def _verdicts(onset: Onset, skip_first: int) -> tuple[dict[str, Verdict], list[str]]:
     # By filter; and why there is none.
     found, notes = {}, []
@@ -756,6 +764,20 @@ def _verdicts(onset: Onset, skip_first: int) -> tuple[dict[str, Verdict], list[s
         except CalamiError as error:
             notes.append(f"{name}: {error}")
     return found, notes
+
+# %% ../../nbs/migration/11_answers.ipynb #f7f8cb80
+def _begin_onset(outdir: Path, options: Mapping[str, Any], ahead: list[Future], ramps: Sequence[Path], engine: Engine):
+    # A process measures the onset while others compare versions; it is found among what is kept then.
+    job = (list(ramps), outdir, dict(options))
+    if not _kept(outdir).known("verdicts", [_origin(job[0]), _plain(options)]):
+        with suppress(BrokenExecutor):  # then it is measured here
+            ahead.append(engine.executor.submit(call_by_name, "calami.migration.answers:_onset_ahead", job))
+
+
+def _onset_ahead(job: tuple[list[Path], Path, dict[str, Any]]) -> None:
+    # What goes wrong is said where the onset is asked for.
+    with suppress(Exception):
+        _verdicts_of(_onset_of(*job), *job)
 
 # %% ../../nbs/migration/11_answers.ipynb #895540c9
 def _plain_ramps(data: ExposureSet, outdir, engine: Engine) -> list[Path]:

@@ -908,6 +908,7 @@ def mitigation_scan(
     versions: Sequence[Version] | None = None,
     *,
     engine: Engine | None = None,
+    with_ramps: Callable[[Sequence[Path], Engine], Any] | None = None,
     **options: Any,
 ) -> Mitigation:
     """
@@ -924,6 +925,9 @@ def mitigation_scan(
         Without mitigation first; `standard_versions` if not given.
     engine : calami.process.engine.Engine, optional
         References, processes and bar.
+    with_ramps : callable, optional
+        Called with the ramps of the first version and the engine that runs when the versions are made, before they are
+        compared: for what else is to be measured meanwhile.
     **options
         Fields of `ScanOptions` (``rules``, ``separations``, ``n_bootstrap``) and of the engine (``cache``, ``context``,
         ``workers``, ``executor``, ``progress``); others are for `calami.fringes.fitting.fit`.
@@ -941,18 +945,21 @@ def mitigation_scan(
     versions = tuple(standard_versions() if versions is None else versions)
     wish, engine, fit_options = split_options(options, ScanOptions, engine or Engine())
     with engine.running(jwst=True) as ready:
-        return _scanned(raw, Path(outdir), versions, wish, (ready, fit_options))
+        return _scanned(raw, Path(outdir), versions, wish, (ready, fit_options, with_ramps))
 
 # %% ../../nbs/migration/08_mitigation.ipynb #28cd8130
-def _scanned(raw: ExposureSet, out: Path, versions: tuple[Version, ...], wish: ScanOptions, how: tuple[Engine, dict]):
+def _scanned(raw: ExposureSet, out: Path, versions: tuple[Version, ...], wish: ScanOptions, how: tuple):
     # A scan with the processes of an engine that runs.
-    engine, fit_options = how
+    engine, fit_options, with_ramps = how
     begun: list[Future] = []
 
     def made(name: str, run: Run) -> None:
         begun.extend(_begin_fits({name: run}, out, engine, fit_options))
 
     runs = _processed(raw, versions, out, engine, made)
+    ramps = tuple(ramps_of(runs[versions[0].name]))
+    if with_ramps is not None:
+        with_ramps(ramps, engine)
     wait(begun)
     failures = [f"version {v.name} could not be made: see the log" for v in versions if v.name not in runs]
     versions = tuple(v for v in versions if v.name in runs)
@@ -966,7 +973,6 @@ def _scanned(raw: ExposureSet, out: Path, versions: tuple[Version, ...], wish: S
         if (reference := choose_reference(target, exposures, rule)) is not None
         for version in versions
     ]
-    ramps = tuple(ramps_of(runs[versions[0].name]))
     measured, checks = _measured(wanted, fringes, _check_jobs(ramps, versions, out), (out, wish, engine))
     entries = []
     for pair, found in zip(wanted, measured, strict=True):

@@ -11,12 +11,14 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..core.ahead import has_begun
 from ..core.files import write_atomically
 from ..core.kept import Kept, digest_of_value
 from ..core.page import Captioned, Facts, Figure, Heading, Html, Note, figure_files, html_page
@@ -245,7 +247,8 @@ def draw_all(
     plots : mapping of str to Plot
         By name.
     engine : calami.process.engine.Engine, optional
-        Processes to draw in, for panels that can be pickled; by default all is done in this one.
+        Processes to draw in, for panels that can be pickled. By default all is done in this one; with a `folder`, where
+        jwst has been imported for processes (`calami.core.ahead`), by some of these.
     folder : path-like, optional
         Where figures of such panels are kept (`calami.core.kept.Kept`), so that only those that change are drawn.
 
@@ -260,12 +263,23 @@ def draw_all(
     known = {} if folder is None else {name: Kept(folder).known("figure", look) for name, look in looks.items()}
     drawn = {name: found[0] for name, found in known.items() if found}
     jobs = [(name, plot, folder, looks[name]) for name, plot in plots.items() if name not in drawn]
-    for (name, *_), found in (engine or Engine(workers=1)).each("calami.migration.report:_drawn", jobs):
-        if isinstance(found, Exception):
-            raise found
-        drawn[name] = found
+    with _drawers(engine, 0 if folder is None else len(jobs)) as ready:
+        for (name, *_), found in ready.each("calami.migration.report:_drawn", jobs):
+            if isinstance(found, Exception):
+                raise found
+            drawn[name] = found
     files: dict[str, str | bytes] = {f"{name}.{kind}": drawn[name][kind] for name in plots for kind in drawn[name]}
     return files, {name: Figure(files[f"{name}.png"], plot.caption) for name, plot in plots.items()}
+
+# %% ../../nbs/migration/10_report.ipynb #2dcec730
+@contextmanager
+def _drawers(engine: Engine | None, figures: int) -> Iterator[Engine]:
+    # Processes that are forked are there in a moment; others import matplotlib first, and would take longer.
+    if engine is not None or figures < 2 or not has_begun():
+        yield engine or Engine(workers=1)
+        return
+    with Engine(progress=False).running(figures, jwst=True) as ready:
+        yield ready
 
 # %% ../../nbs/migration/10_report.ipynb #e10eb479
 def _drawn(job: tuple[str, Plot, str | os.PathLike | None, list | None]) -> dict[str, bytes]:

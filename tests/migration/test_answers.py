@@ -1,6 +1,8 @@
 import json
 import pickle
 import re
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -41,6 +43,7 @@ from calami.migration.mitigation import (
 )
 from calami.migration.onset import quantify
 from calami.migration.saturation import Level, effective_saturation
+from calami.process.engine import Engine
 
 LIGHT = 2.4e6 * nrm_psf(center=(40.1, 45.2))
 
@@ -121,6 +124,56 @@ def test_what_is_known_of_ramps_is_not_measured_again(partial, ramps, out, monke
     assert repr(again.verdicts) == repr(partial.verdicts) and again.notes == partial.notes
     with pytest.raises(AssertionError, match="it is known"):  # another law is another fit
         answer_questions(Dataset(ramps), out, onset={"law": "linear"}, progress=False)
+
+
+class Here(Executor):
+    """Does at once what it is given, with what can be sent to a process only."""
+
+    def submit(self, function, /, *args):
+        done = Future()
+        function, args = pickle.loads(pickle.dumps((function, args)))
+        done.set_result(function(*args))
+        return done
+
+
+def test_the_onset_is_measured_while_versions_are_compared(partial, ramps, tmp_path, monkeypatch):
+    files, ahead, engine = sorted(ramps.glob("*_ramp.fits")), [], Engine(executor=Here())
+    for law in ("auto", "auto", "none of these"):  # what is known is not begun; a fault waits until it is asked for
+        answers_module._begin_onset(tmp_path, {"law": law}, ahead, files, engine)
+    assert [one.result() for one in ahead] == [None, None]
+    with pytest.raises(CalamiError, match="none of these"):
+        answers_module._onset_of(files, tmp_path, {"law": "none of these"})
+
+    def never(*args, **options):
+        raise AssertionError("it is known")
+
+    for name in ("quantify", "_verdicts"):
+        monkeypatch.setattr(answers_module, name, never)
+    onset = answers_module._onset_of(files, tmp_path, {"law": "auto"})
+    levels = [[crossing.level_e for crossing in one.crossings()] for one in (onset, partial.onset)]
+    assert levels[0] == levels[1]
+    verdicts, _ = answers_module._verdicts_of(onset, files, tmp_path, {"law": "auto"})
+    assert str(verdicts["F480M"]) == str(partial.verdicts["F480M"])
+
+
+def test_processes_that_are_ready_draw_several_figures(partial, scan, tmp_path, monkeypatch):
+    asked = []
+
+    @contextmanager
+    def running(self, jobs=None, *, jwst=False):
+        if self.executor is None:
+            asked.append((jobs, jwst))
+        yield replace(self, executor=Here())
+
+    plots = answers_module._plots(whole(partial, scan))
+    here, _ = report.draw_all(plots)
+    monkeypatch.setattr(report, "has_begun", lambda: True)
+    monkeypatch.setattr(Engine, "running", running)
+    there, _ = report.draw_all(plots, folder=tmp_path)
+    again, _ = report.draw_all(plots, folder=tmp_path)
+    assert asked == [(len(plots), True)] and len(plots) > 1
+    assert {n: b for n, b in here.items() if n.endswith("png")} == {n: b for n, b in there.items() if n.endswith("png")}
+    assert again == there
 
 
 def test_figures_can_be_drawn_by_another_process(partial, scan):
