@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def age(folder, seconds=60):
         os.utime(path, (then, then), follow_symlinks=False)
 
 
+@lru_cache(maxsize=32)
 def nrm_psf(filt="F480M", shape=(80, 80), center=(40.1, 45.2), oversample=3):
     """Monochromatic seven-hole image summed over pixels, normalised to a sum of 1."""
     rows, cols = ((np.arange(n * oversample) + 0.5) / oversample - 0.5 for n in shape)
@@ -84,7 +86,9 @@ def nrm_psf(filt="F480M", shape=(80, 80), center=(40.1, 45.2), oversample=3):
     envelope = (np.sinc(x * niriss.HOLE_FLAT_TO_FLAT) * np.sinc(y * niriss.HOLE_FLAT_TO_FLAT)) ** 2
     fine = np.abs(fringes) ** 2 * envelope
     coarse = fine.reshape(shape[0], oversample, shape[1], oversample).sum(axis=(1, 3))
-    return coarse / coarse.sum()
+    coarse /= coarse.sum()
+    coarse.flags.writeable = False  # it is kept
+    return coarse
 
 
 def ramp_rate(current, ngroups, edge=0.0, nonlinear=0.0, substeps=3):
