@@ -177,7 +177,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 # %% ../../nbs/core/02_files.ipynb #02eea63f
 #: Largest text and JSON file that is read, bytes.
 LARGEST_TEXT = 50_000_000
-#: Largest YAML file that is read, bytes: its parser takes half a minute for that.
+#: Largest YAML file that is read, bytes: where it is parsed by Python that takes half a minute.
 LARGEST_YAML = 2_000_000
 
 # %% ../../nbs/core/02_files.ipynb #8423125e
@@ -292,7 +292,7 @@ def read_yaml(path: str | os.PathLike, nodes: bool = False, most: int = LARGEST_
 
     text = read_text(path, most)
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader) if nodes else yaml.safe_load(text)
+        return (yaml.compose if nodes else yaml.load)(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = f"is not YAML ({' '.join(str(error).split())})"
         raise FileProblem(path, reason, "correct it, or write name: value lines") from error
