@@ -232,7 +232,8 @@ def _response_setup(filter_name: str, pupil: str) -> Setup:
 # %% ../../nbs/fringes/10_companions.ipynb #05c5be44
 @lru_cache(maxsize=4)
 def _star_seen(filter_name: str, pupil: str, lenses: tuple[float, ...], tile: int) -> np.ndarray:
-    # Transform of the image of a star, by pixels, on fine points: the same for all weights, and half of the time
+    # Transform of the image of a star, by pixels, on fine points: the same for all weights, and half of the time. What
+    # was measured of the pupil tells two apart that have one name.
     from scipy.fft import fft2
 
     setup, fine = _response_setup(filter_name, pupil), RESPONSE_GRID[0]

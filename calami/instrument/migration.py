@@ -530,7 +530,8 @@ def interpixel_capacitance(charge: np.ndarray, kernel: np.ndarray = IPC_KERNEL) 
     numpy.ndarray
         e-, same shape.
     """
-    kernel = np.asarray(kernel, dtype=np.result_type(np.asarray(charge).dtype, np.float32))
+    charge = np.asarray(charge, dtype=np.result_type(np.asarray(charge).dtype, np.float32))
+    kernel = np.asarray(kernel, dtype=charge.dtype)
     seen = charge * kernel.sum()
     for step in ((0, 1), (1, -1), (1, 0), (1, 1)):
         here, there = _neighbours(step)

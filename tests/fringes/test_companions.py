@@ -258,6 +258,19 @@ def test_errors_of_a_joint_fit_follow_from_those_of_the_data():
     assert np.allclose(list(fit.dmag_error.values()), 2.5 / np.log(10) * errors[2:] / truth, rtol=0.01)
 
 
+def test_slopes_of_a_search_are_those_of_its_residuals():
+    truth = (150.0, 70.0, 0.01)
+    ready = [Prepared(add_companion(point_source(f, 1e8), *truth)) for f in ("F430M", "F480M", "F480M")]
+    members = [(ready[0], 2), (ready[1], 3), (ready[2], 3)]
+    for place in ([141.0, 51.0, 0.012, 0.02], [-60.0, 33.0, 0.15, 0.4]):
+        place = np.array(place)
+        residual, slopes = companions._misfit(members, 1e-4 * np.abs(place))
+        moves, found = np.diag(3e-4 * np.abs(place)), slopes(place)
+        numerical = np.stack([(residual(place + m) - residual(place - m)) / (2 * m.sum()) for m in moves], axis=1)
+        assert found.shape == (sum(one.size for one in ready), 4)
+        assert np.abs(found - numerical).max(axis=0) / np.abs(numerical).max(axis=0) == pytest.approx(0, abs=1e-5)
+
+
 def test_the_errors_of_200_searches_are_right():
     # 200 draws of one binary. The square of the distance from the truth, correlations included, is 3 on average.
     rng, truth = np.random.default_rng(21), np.array((150, 40, 0.01))

@@ -25,6 +25,7 @@ from calami.instrument.optics import (
     star_spectrum,
     star_temperature,
     tabulated,
+    three_rhombi,
 )
 
 FILTERS = list(niriss.FILTERS)
@@ -64,6 +65,15 @@ def test_hexagon_has_the_symmetries_of_one(u, v, flat_to_flat):
         c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
         turned = hexagon_transform(np.array([c * u - s * v]), np.array([s * u + c * v]), flat_to_flat)[0, 0]
         assert np.isclose(turned, value, rtol=0, atol=1e-9 * area * (1 + flat_to_flat * np.hypot(u, v)))
+
+
+def test_rhombi_near_the_lines_where_a_phase_vanishes():
+    sides = np.array([[1.0, 0.0], [-0.5, 0.8], [-0.5, -0.8]])
+    u = v = np.array([0, 1e-12, -1e-9, 1e-7, 3e-5, 1e-4, -0.3, 2.0, 7.0])
+    phases = [np.add.outer(v * y, u * x) for x, y in sides]
+    (a, b, c), (d, e, f) = ([part(p) for p in phases] for part in (np.sinc, lambda p: np.cos(np.pi * p)))
+    assert np.abs(three_rhombi(u, v, sides) - (a * b * f + b * c * d + c * a * e)).max() < 1e-11
+    assert three_rhombi(u, v, sides)[0, 0] == 3
 
 
 # --- filters and spectra ---------------------------------------------------------------------------------------------
