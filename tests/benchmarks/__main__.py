@@ -415,7 +415,7 @@ def markdown(known):
     heads, lines = table(known)
     rows = ["| " + " | ".join(line) + " |" for line in (heads, ("---",) * len(heads), *lines)]
     newest = max(known.values(), key=lambda one: one["date"])["versions"] if known else {}
-    said = ", ".join(f"{name} {number}" for name, number in newest.items())
+    said = ", ".join(f"{name} {number}" for name, number in sorted(newest.items()))
     return "\n".join([*rows, "", f"Versions: {said}."])
 
 
