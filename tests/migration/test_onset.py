@@ -569,7 +569,6 @@ def test_contrast_that_has_gone_no_longer_drives():
         assert found.crossing("F430M", threshold).level_e == pytest.approx(true[threshold], rel=0.008)
 
 
-@pytest.mark.slow
 def test_resampled_curves_spread_as_leaving_out_blocks_says():
     # The error of the mean of n blocks is their scatter / sqrt(n), with n - 1 in the scatter: 12 % more than with n for
     # 5 blocks.
