@@ -238,10 +238,7 @@ def _spot(y: np.ndarray, x: np.ndarray, setup: Setup) -> np.ndarray:
 # %% ../../nbs/fringes/01_model.ipynb #f22cce26
 def _rhombi(y: np.ndarray, x: np.ndarray, setup: Setup) -> np.ndarray:
     # Transform of a hexagon, 3 at its centre
-    corner = setup.mask.flat_to_flat / np.sqrt(3)
-    angles = np.radians((0, 120, 240))
-    vectors = corner * np.column_stack((np.cos(angles), np.sin(angles))) @ setup.distortion.matrix.T
-    return three_rhombi(x, y, vectors)
+    return three_rhombi(x, y, setup.mask.flat_to_flat, setup.distortion.matrix)
 
 # %% ../../nbs/fringes/01_model.ipynb #b71ff4be
 def _by_pixel(fine: np.ndarray, over: int) -> np.ndarray:

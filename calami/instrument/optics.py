@@ -43,33 +43,31 @@ def hexagon_transform(u: np.ndarray, v: np.ndarray, flat_to_flat: float, distort
     numpy.ndarray
         Real, m², shape (rows, columns); at the origin the area of the hexagon.
     """
-    corner = flat_to_flat / np.sqrt(3)
-    angles = np.radians((0, 120, 240))
-    vectors = corner * np.column_stack((np.cos(angles), np.sin(angles)))
-    if distortion is not None:
-        vectors = vectors @ np.transpose(distortion)
-    (ax, ay), (bx, by) = vectors[:2]
-    return abs(ax * by - ay * bx) * three_rhombi(u, v, vectors)
+    stretch = 1.0 if distortion is None else abs(np.linalg.det(distortion))
+    rhombus = flat_to_flat**2 / np.sqrt(12) * stretch
+    return rhombus * three_rhombi(u, v, flat_to_flat, distortion)
 
 # %% ../../nbs/instrument/02_optics.ipynb #d6fb7980
-def three_rhombi(u: np.ndarray, v: np.ndarray, sides: np.ndarray) -> np.ndarray:
+def three_rhombi(u: np.ndarray, v: np.ndarray, flat_to_flat: float, distortion: np.ndarray | None = None):
     """
-    Fourier transform of the three rhombi that a hexagon consists of, each of area 1.
+    Fourier transform of a hexagon, over a third of its area: of the three rhombi that it consists of.
 
     Parameters
     ----------
-    u, v : numpy.ndarray
-        Spatial frequencies along x and y, shapes (columns,) and (rows,).
-    sides : numpy.ndarray
-        From the centre to three corners of the hexagon, every second one: x and y, shape (3, 2).
+    u, v, flat_to_flat, distortion
+        As for `hexagon_transform`.
 
     Returns
     -------
     numpy.ndarray
         Shape (rows, columns); 3 at the origin.
     """
+    angles = np.radians((0, 120, 240))
+    sides = flat_to_flat / np.sqrt(3) * np.column_stack((np.cos(angles), np.sin(angles)))
+    if distortion is not None:
+        sides = sides @ np.transpose(distortion)
     sinc, cosine = [], []
-    for x, y in np.pi * np.asarray(sides):
+    for x, y in np.pi * sides:
         down, across = y * v, x * u
         parts = np.stack((np.cos(across), np.sin(across)))  # sine and cosine of a sum, as products of matrices
         found = np.stack((np.sin(down), np.cos(down)), axis=1) @ parts

@@ -68,12 +68,13 @@ def test_hexagon_has_the_symmetries_of_one(u, v, flat_to_flat):
 
 
 def test_rhombi_near_the_lines_where_a_phase_vanishes():
-    sides = np.array([[1.0, 0.0], [-0.5, 0.8], [-0.5, -0.8]])
+    sides = np.array([[1.0, 0.0], [-0.5, 0.8], [-0.5, -0.8]])  # of a hexagon that is a little flattened
+    hexagon = np.sqrt(3), np.diag([1.0, 0.8 / np.sqrt(0.75)])
     u = v = np.array([0, 1e-12, -1e-9, 1e-7, 3e-5, 1e-4, -0.3, 2.0, 7.0])
     phases = [np.add.outer(v * y, u * x) for x, y in sides]
     (a, b, c), (d, e, f) = ([part(p) for p in phases] for part in (np.sinc, lambda p: np.cos(np.pi * p)))
-    assert np.abs(three_rhombi(u, v, sides) - (a * b * f + b * c * d + c * a * e)).max() < 1e-11
-    assert three_rhombi(u, v, sides)[0, 0] == 3
+    assert np.abs(three_rhombi(u, v, *hexagon) - (a * b * f + b * c * d + c * a * e)).max() < 1e-13
+    assert three_rhombi(u, v, *hexagon)[0, 0] == 3
 
 
 # --- filters and spectra ---------------------------------------------------------------------------------------------
