@@ -111,9 +111,18 @@ class Converter:
             ADU, float.
         """
         read = signal
-        for _ in range(3):  # each round gains a factor of ten or more
+        for _ in range(self._rounds):
             read = signal * (1 + self.wave(read))
         return read
+
+    @property
+    def _rounds(self) -> int:
+        # Until less than 0.01 ADU is left at 65,536; each multiplies what is left by how steep the wave is at most.
+        most = 2**16 * self.amplitudes
+        steep = 2 * np.pi / self.period * (np.arange(1, most.size + 1) @ most)
+        if not 0 < steep < 0.9:  # nothing to do, or a wave so steep that two signals give the same read
+            return 3 if steep else 0
+        return max(int(np.ceil(np.log(most.sum() / 0.01) / -np.log(steep))), 1)
 
 # %% ../../nbs/instrument/06_converter.ipynb #da8aaf5a
 #: The converter of NIRISS. Source: Dholakia et al. 2026, arXiv:2606.11983, amplitude 1.24e-4; its phase is assumed.
