@@ -1229,7 +1229,7 @@ def _alternative(found, groups: Iterable[str], delta_chi2: float) -> dict[str, A
 # %% ../../nbs/fringes/10_companions.ipynb #ccf371ca
 def _misfit(pairs: Sequence[tuple[Prepared, int]], steps: np.ndarray):
     # Residuals of exposures, each with the number of its contrast among the parameters, and their slopes. The places
-    # and contrasts from which slopes are taken are computed together, as the cells of a map are: one call, not seven.
+    # and contrasts from which slopes are taken are computed together, as the cells of a map are: one call.
     def residual(p: np.ndarray) -> np.ndarray:
         return np.concatenate([one.residual(one.fringe(p[:1], p[1:2]), p[n : n + 1])[:, 0] for one, n in pairs])
 

@@ -21,7 +21,7 @@ from ..fringes.plots import plot_closure_phases, plot_v2
 from .view import View, live_figure, picture
 
 # %% auto #0
-__all__ = ['KINDS', 'CompanionModel', 'CompanionView']
+__all__ = ['CompanionModel', 'CompanionView']
 
 # %% ../../nbs/widgets/05_companion.ipynb #cfb14e70
 class CompanionModel:
@@ -73,8 +73,8 @@ class CompanionModel:
         return add_companion(self.single, separation, angle, contrast) if contrast else self.single
 
 # %% ../../nbs/widgets/05_companion.ipynb #88e653f5
-#: What is drawn, side by side.
-KINDS = ("v2", "cp")
+# What is drawn, side by side.
+_KINDS = ("v2", "cp")
 
 
 class CompanionView(View):
@@ -127,7 +127,7 @@ class CompanionView(View):
         """Draw the data with the companion to begin with."""
         separation, angle, magnitude = self.start
         model = self.companion.model(separation, angle, 10 ** (-0.4 * magnitude))
-        panels = [lambda ax, k=kind: self._draw(ax, k, model) for kind in KINDS]
+        panels = [lambda ax, k=kind: self._draw(ax, k, model) for kind in _KINDS]
         words = f"{separation:g} mas, {angle:g}°, Δm {magnitude:g} mag: {self.words(*self.start)}"
         return f"<p>{words}</p>" + picture(figure_png(panels, 11, 3.8, 80), f"V² and closure phases of {self.name}")
 
@@ -136,7 +136,7 @@ class CompanionView(View):
         import ipywidgets as w
 
         self.figure, self.axes = live_figure(10.5, 3.8, [1, 1])
-        for ax, kind in zip(self.axes, KINDS, strict=True):
+        for ax, kind in zip(self.axes, _KINDS, strict=True):
             self._draw_data(ax, kind)
         self.lines: list[Any] = []
         style = {"layout": {"width": "24rem"}}
@@ -180,7 +180,7 @@ class CompanionView(View):
         place = self.separation.value, self.angle.value, self.magnitude.value
         model = self.companion.model(place[0], place[1], 10 ** (-0.4 * place[2]))
         if not self.lines:
-            self.lines = [self._draw_model(ax, kind, model) for ax, kind in zip(self.axes, KINDS, strict=True)]
+            self.lines = [self._draw_model(ax, kind, model) for ax, kind in zip(self.axes, _KINDS, strict=True)]
         for line, values in zip(self.lines, (model.v2, np.degrees(model.cp)), strict=True):
             line.set_ydata(values)
         self.readout.value = self.words(*place)

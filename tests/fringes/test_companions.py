@@ -268,7 +268,7 @@ def test_slopes_of_a_search_are_those_of_its_residuals():
         moves, found = np.diag(3e-4 * np.abs(place)), slopes(place)
         numerical = np.stack([(residual(place + m) - residual(place - m)) / (2 * m.sum()) for m in moves], axis=1)
         assert found.shape == (sum(one.size for one in ready), 4)
-        assert np.abs(found - numerical).max(axis=0) / np.abs(numerical).max(axis=0) == pytest.approx(0, abs=1e-5)
+        assert np.abs(found - numerical).max(axis=0) / np.abs(numerical).max(axis=0) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_errors_of_200_searches_are_right():

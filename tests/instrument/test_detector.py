@@ -308,7 +308,7 @@ def test_capacitance_keeps_the_sum(seed, batch):
     assert np.allclose(seen[..., 1:5, 1:6], expected)
     assert np.allclose(interpixel_capacitance(np.full((4, 4), 5.0)), 5.0)
     whole = charge.astype("uint16")  # whose differences have no sign
-    assert np.allclose(interpixel_capacitance(whole), interpixel_capacitance(whole.astype(float)), rtol=1e-5)
+    assert np.allclose(interpixel_capacitance(whole), interpixel_capacitance(whole.astype(float)), rtol=1e-6)
 
 
 @given(st.floats(0, 7e4), st.floats(0, 1.4e-6))
