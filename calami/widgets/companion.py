@@ -184,4 +184,4 @@ class CompanionView(View):
         for line, values in zip(self.lines, (model.v2, np.degrees(model.cp)), strict=True):
             line.set_ydata(values)
         self.readout.value = self.words(*place)
-        self.figure.canvas.draw_idle()
+        self.figure.canvas.draw()

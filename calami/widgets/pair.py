@@ -212,7 +212,7 @@ class Blink(View):
         left.plot(self.pixel[1], self.pixel[0], "s", mfc="none", mec="C2", ms=11)
         draw_profile(right, self.pictures, self.pixel[0], self.still.value)
         self.readout.value = self.pictures.words(*self.pixel)
-        self.figure.canvas.draw_idle()
+        self.figure.canvas.draw()
 
     def _clicked(self, event: Any) -> None:
         if event.inaxes is self.axes[0] and event.xdata is not None:

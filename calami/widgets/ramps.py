@@ -250,7 +250,7 @@ class RampView(View):
         image = self.ramps.rate
         good = "" if image.good[row, col] else ", not used"
         self.readout.value = f"row {row}, column {col}: {image.value[row, col]:.5g} ADU/s{good}"
-        self.figure.canvas.draw_idle()
+        self.figure.canvas.draw()
 
     def choose(self, row: int, col: int) -> None:
         """

@@ -11,9 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
-from io import BytesIO
 from itertools import count
+from threading import RLock
 from typing import Any
 from unittest.mock import patch
 
@@ -53,6 +54,13 @@ class View(ABC):
     @property
     def widget(self) -> Any:
         """The living form, made when it is first asked for."""
+        made = self._made()
+        if self.figure is not None:
+            self.figure.canvas.begin()
+        return made
+
+    def _made(self) -> Any:
+        # The living form, whose figure may still have to be drawn.
         if self._widget is None:
             need_lab()
             self._widget = self.build()
@@ -67,23 +75,15 @@ class View(ABC):
         from IPython.display import HTML, display
 
         with collector_paused():  # a walk through all that is imported takes a tenth of a second and more
-            widget = self.widget
-            shown = display(HTML(_hidden(self.draft())), display_id=True)
-            display(widget)
+            widget = self._made()
+            shown = display(HTML(_hidden("")), display_id=True)
+            display(widget)  # the browser makes its part of it while the figure is drawn
+            shown.update(HTML(_hidden(self.draft())))
         self._when_idle(lambda: shown.update(HTML(_hidden(self.static()))))
 
     def draft(self) -> str:
         """Make in a moment what stands for the static form until that is drawn: the living figure as it is."""
-        if self.figure is None:
-            return self.static()
-        import numpy as np
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from PIL import Image
-
-        held = BytesIO()
-        FigureCanvasAgg.draw(self.figure.canvas)  # once, and without a word to the browser, which asks when it is ready
-        Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())).save(held, "png", compress_level=1)
-        return picture(held.getvalue(), self.name)
+        return self.static() if self.figure is None else picture(self.figure.canvas.frame(), self.name)
 
     def _when_idle(self, act: Callable[[], None]) -> None:
         # When what is still being drawn is there; else when the kernel has answered: nobody waits for the static form.
@@ -141,13 +141,75 @@ def need_lab() -> None:
     except ImportError as error:
         raise CalamiError(f'{error.name} is not installed; pip install "calami[lab]"') from None
 
+# %% ../../nbs/widgets/01_view.ipynb #950eaf93
+class _Frames:
+    # What a canvas of ipympl does besides; its attributes are those of `FigureCanvasWebAggCore`.
+    _begun = False
+    _frame = b""
+
+    def __init__(self, figure: Any):
+        super().__init__(figure)
+        self._turn = RLock()
+        self.syncing_data_url = False  # the picture that stays in the notebook is the static form
+        self._size = [int(v) for v in figure.bbox.size]  # so that there is room for the first frame
+
+    def begin(self) -> None:
+        """Let the browser ask from now on."""
+        if not self._begun:
+            self._begun = True
+            self.draw_idle()
+
+    def frame(self) -> bytes:
+        """Draw what has changed, send it to the browser, and give all of it as PNG."""
+        with self._turn:
+            self._begun = True
+            if self.figure.stale or not self._frame:
+                self._force_full = True
+                self.draw()
+            return self._frame
+
+    def draw(self) -> None:
+        """Send what has been drawn, after drawing it if something has changed."""
+        with self._turn:
+            if not self._begun:
+                return
+            if self.figure.stale:
+                self._frame = b""
+                super().draw()
+                return
+            self._png_is_old = True  # it is waited for
+            self.manager.refresh_all()
+
+    def draw_idle(self) -> None:
+        """Tell the browser that there is something to ask for, once there is."""
+        if self._begun:
+            super().draw_idle()
+
+    def get_diff_image(self) -> bytes | None:
+        """Give the next picture to send: the last one again, if it was a whole one and nothing has been drawn since."""
+        if self._frame and self._png_is_old:
+            self._png_is_old = self._force_full = False
+            return self._frame
+        picture = super().get_diff_image()
+        if picture and self._current_image_mode == "full":
+            self._frame = picture
+        return picture
+
+
+@cache
+def _canvas_class() -> type:
+    # At first use: ipympl is imported late, by `need_lab`.
+    from ipympl.backend_nbagg import Canvas
+
+    return type("Canvas", (_Frames, Canvas), {})
+
 # %% ../../nbs/widgets/01_view.ipynb #7cfffb7f
 _NUMBERS = count(1000)
 #: Inches left free around panels: left, right, bottom, top.
-MARGINS = (0.7, 0.15, 0.5, 0.35)
+MARGINS = (0.9, 0.25, 0.5, 0.35)
 
 # %% ../../nbs/widgets/01_view.ipynb #95076c30
-def live_figure(width: float, height: float, ratios: Sequence[float] = (1,), between: float = 0.75):
+def live_figure(width: float, height: float, ratios: Sequence[float] = (1,), between: float = 1.0):
     """
     Make a figure that reports clicks, without any global state of pyplot.
 
@@ -171,13 +233,13 @@ def live_figure(width: float, height: float, ratios: Sequence[float] = (1,), bet
         The panels.
     """
     need_lab()
-    from ipympl.backend_nbagg import Canvas, FigureManager
+    from ipympl.backend_nbagg import FigureManager
     from matplotlib.figure import Figure as Paper
 
     figure = Paper(figsize=(width, height), dpi=90)
     with warnings.catch_warnings():  # ipympl's own, of how its toolbar is made
         warnings.filterwarnings("ignore", "Passing unrecognized arguments", DeprecationWarning)
-        canvas = Canvas(figure)
+        canvas = _canvas_class()(figure)
         FigureManager(canvas, next(_NUMBERS))
     canvas.header_visible = canvas.footer_visible = canvas.resizable = False
     canvas.toolbar_visible = "fade-in-fade-out"
@@ -195,8 +257,9 @@ def fresh(ax):
     """
     Empty a panel for something to be drawn into it at a click.
 
-    A quarter of the calls of a drawing went into ticks, and into finding a place for the title that no tick is in the
-    way of: there are few ticks, and the title stays where it is.
+    A third of the time of a drawing went into ticks, and into finding places for title and labels that no tick is in
+    the way of: there are few ticks, the title stays where it is, and in a live figure, whose margins are known, the
+    labels, too.
 
     Parameters
     ----------
@@ -209,12 +272,17 @@ def fresh(ax):
         The same.
     """
     from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import ScaledTranslation
 
     if ax.has_data():  # a new one need not be cleared
         ax.clear()
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.set_title("", y=1.0)
+    if isinstance(ax.figure.canvas, _Frames):
+        inches = ax.figure.dpi_scale_trans
+        ax.xaxis.set_label_coords(0.5, 0, ax.transAxes + ScaledTranslation(0, 0.2 - MARGINS[2], inches))
+        ax.yaxis.set_label_coords(0, 0.5, ax.transAxes + ScaledTranslation(0.2 - MARGINS[0], 0, inches))
     return ax
 
 # %% ../../nbs/widgets/01_view.ipynb #2d220d22
@@ -242,16 +310,18 @@ def picture(png: bytes, alt: str, width: str = "100%") -> str:
 
 # %% ../../nbs/widgets/01_view.ipynb #3bb8e3fa
 def _first_drawing() -> None:
-    # Import what views are made of, let matplotlib find its fonts, and learn by which code results are kept.
+    # Import what views are made of, let matplotlib find its fonts, and learn by which code results are kept. A canvas
+    # and a slider that are not shown let the browser fetch its part of them.
     with suppress(CalamiError):
         Kept(cache_folder()).known("", None)
-        need_lab()
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure as Paper
+        figure, (ax,) = live_figure(2, 2)
+        import ipywidgets
 
-        paper = FigureCanvasAgg(Paper(figsize=(1, 1)))
-        paper.figure.subplots().plot([0, 1], [0, 1])
-        paper.draw()
+        made = [figure.canvas, figure.canvas.toolbar, ipywidgets.IntSlider()]
+        ax.plot([0, 1], [0, 1])
+        figure.canvas.frame()
+        for widget in made:
+            widget.close()
 
 # %% ../../nbs/widgets/01_view.ipynb #924b3393
 def _soon(act: Callable[[], None]) -> bool:

@@ -267,17 +267,87 @@ def test_the_static_form_follows_when_the_cell_has_ended(monkeypatch):
 
     async def cell():
         seen._ipython_display_()
-        assert len(shown) == 2 and "base64" in shown[0] and shown[1] is seen.widget
+        assert shown[:2] == [view._hidden(""), seen.widget]  # the browser begins while the figure is drawn
+        assert len(shown) == 3 and "base64" in shown[2]
         await asyncio.sleep(1.2)
 
     shown, seen = [], explore(point_source("F480M", 1e8))
     monkeypatch.setattr("IPython.display.display", display)
     monkeypatch.setattr(view, "_is_live", lambda: True)
     asyncio.run(cell())
-    assert shown[2:] == [view._hidden(seen.static())] != shown[:1]
+    assert shown[3:] == [view._hidden(seen.static())] != shown[2:3]
     del shown[:]
     seen._ipython_display_()  # without a loop: at once
-    assert len(shown) == 3
+    assert len(shown) == 4
+
+
+def counted(monkeypatch):
+    """A live figure with all that is drawn of it, and sent."""
+    from matplotlib.figure import Figure
+
+    drawn, sent, draw = [], [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda self, *a: drawn.append(self) or draw(self, *a))
+    figure, (ax,) = view.live_figure(3, 2)
+    monkeypatch.setattr(figure.canvas, "send", lambda content, buffers=None: sent.append((content, buffers)))
+    return figure, ax, drawn, sent
+
+
+def png_pixels(png):
+    from io import BytesIO
+
+    from PIL import Image
+
+    return np.asarray(Image.open(BytesIO(png)))
+
+
+def test_a_canvas_draws_what_has_changed_and_nothing_else(monkeypatch):
+    figure, ax, drawn, sent = counted(monkeypatch)
+    (line,) = ax.plot([0, 1], [0, 1])
+    figure.canvas.draw_idle()
+    figure.canvas.draw()
+    figure.canvas.manager.handle_json({"type": "refresh"})
+    assert not drawn and not any(buffers or '"draw"' in str(what) for what, buffers in sent)
+    first = figure.canvas.frame()
+    del sent[:]
+    for asked in ("refresh", "draw", "draw"):  # as a browser does when it has made its part
+        figure.canvas.manager.handle_json({"type": asked})
+    assert figure.canvas.frame() == first and len(drawn) == 1
+    frames = [buffers[0] for _, buffers in sent if buffers]
+    assert frames == [first, first]  # each time it asks it is answered
+    line.set_ydata([1, 0])
+    figure.canvas.manager.handle_json({"type": "draw"})
+    change = png_pixels(sent[-1][1][0])
+    whole = png_pixels(figure.canvas.frame())
+    assert 0 < (change[..., 3] > 0).mean() < 0.2 and (whole[..., 3] == 255).all() and len(drawn) == 2
+    shown = np.where(change[..., 3:] > 0, change, png_pixels(first))
+    np.testing.assert_array_equal(shown, whole)
+    figure.canvas.manager.handle_json({"type": "set_dpi_ratio", "dpi_ratio": 2})
+    figure.canvas.manager.handle_json({"type": "draw"})
+    assert png_pixels(sent[-1][1][0]).shape[:2] == tuple(2 * n for n in whole.shape[:2]) and len(drawn) == 3
+
+
+def test_two_who_draw_wait_for_each_other(monkeypatch):
+    from matplotlib.figure import Figure
+
+    figure, _, drawn, _ = counted(monkeypatch)
+    inside, most, draw = [], [], Figure.draw
+
+    def slow(self, *args):
+        inside.append(1)
+        most.append(len(inside))
+        threading.Event().wait(0.05)
+        draw(self, *args)
+        inside.pop()
+
+    monkeypatch.setattr(Figure, "draw", slow)
+    figure.canvas.begin()
+    others = [threading.Thread(target=figure.canvas.draw) for _ in range(3)]
+    for other in others:
+        other.start()
+    figure.canvas.frame()
+    for other in others:
+        other.join()
+    assert most == [1] and len(drawn) == 1
 
 
 def test_pictures_of_answers_are_drawn_before_they_are_asked_for():
