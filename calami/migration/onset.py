@@ -130,9 +130,8 @@ def _profile(groups: Sequence[_Group], bases: Sequence[np.ndarray], steps: int =
         if m:
             scale = np.sqrt(np.maximum(np.einsum("rmm->rm", normal), 1e-300))
             values, axes = np.linalg.eigh(normal / (scale[:, :, None] * scale[:, None, :]))
-            known = (
-                values > 1e-12 * values[:, -1:]
-            )  # as `pinv`, which takes 1.5 to 12 times as long for matrices so small
+            # As `pinv` does, which takes 1.5 to 12 times as long for matrices so small.
+            known = values > 1e-12 * values[:, -1:]
             inverse = (axes * np.where(known, 1 / np.where(known, values, 1), 0)[:, None]) @ axes.transpose(0, 2, 1)
             inverse /= scale[:, :, None] * scale[:, None, :]
             theta = theta + np.einsum("rmn,rn->rm", inverse, right)
