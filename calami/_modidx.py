@@ -75,6 +75,7 @@ d = {'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url
    'calami.cm_analysis.__dir__': ('cm_analysis.html#__dir__', 'calami/cm_analysis.py'),
   },
   'calami.core.ahead': {
+   'calami.core.ahead.cards_quickly': ('core/ahead.html#cards_quickly', 'calami/core/ahead.py'),
    'calami.core.ahead.collector_paused': ('core/ahead.html#collector_paused', 'calami/core/ahead.py'),
    'calami.core.ahead.has_begun': ('core/ahead.html#has_begun', 'calami/core/ahead.py'),
    'calami.core.ahead.import_ahead': ('core/ahead.html#import_ahead', 'calami/core/ahead.py'),
@@ -439,6 +440,7 @@ d = {'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url
    'calami.fringes.oifits.Part.agrees': ('fringes/oifits.html#part.agrees', 'calami/fringes/oifits.py'),
    'calami.fringes.oifits.Part.identity': ('fringes/oifits.html#part.identity', 'calami/fringes/oifits.py'),
    'calami.fringes.oifits.Part.say': ('fringes/oifits.html#part.say', 'calami/fringes/oifits.py'),
+   'calami.fringes.oifits.as_read': ('fringes/oifits.html#as_read', 'calami/fringes/oifits.py'),
    'calami.fringes.oifits.find_defects': ('fringes/oifits.html#find_defects', 'calami/fringes/oifits.py'),
    'calami.fringes.oifits.list_parts': ('fringes/oifits.html#list_parts', 'calami/fringes/oifits.py'),
    'calami.fringes.oifits.read_oifits': ('fringes/oifits.html#read_oifits', 'calami/fringes/oifits.py'),

@@ -20,7 +20,7 @@ _NAMES = {
     "photon_errors point_source wrap",
     "fitting": "FitOptions LEAST_CHANGE LEVEL_ROWS STRAY UNLIKE fit",
     "oifits": "AMICAL_ANGLE COVARIANCE_EXTENSIONS FOURIEVER_EXTENSIONS KEPT_KEYWORDS MODES_EXTENSIONS Part "
-    "find_defects list_parts read_oifits repair_errors write_oifits write_products",
+    "as_read find_defects list_parts read_oifits repair_errors write_oifits write_products",
     "position": "FIT_STATE PositionModel PositionOptions find_position_model fit_position_model known_position_models",
     "calibration": "BASELINE_TOLERANCE CalibrationOptions FLIGHT FLIGHT_WEIGHTED Floor STATE UNKNOWN_PLACE calibrate "
     "differences_of_state displacement reference_weights selfcal",

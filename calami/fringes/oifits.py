@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['logger', 'COVARIANCE_EXTENSIONS', 'MODES_EXTENSIONS', 'FOURIEVER_EXTENSIONS', 'KEPT_KEYWORDS', 'AMICAL_ANGLE',
-           'EPOCH_GAPS', 'LONGEST_BASELINE', 'write_oifits', 'write_products', 'read_oifits', 'Part', 'list_parts',
-           'find_defects', 'repair_errors']
+           'EPOCH_GAPS', 'LONGEST_BASELINE', 'write_oifits', 'write_products', 'read_oifits', 'as_read', 'Part',
+           'list_parts', 'find_defects', 'repair_errors']
 
 # %% ../../nbs/fringes/07_oifits.ipynb #8c47f883
 #: Extensions with the covariances of the squared visibilities (1) and of the closure phases (rad²).
@@ -316,6 +316,19 @@ def _primary(data: Observables):
 
     from astropy.io import fits
 
+    hdu = fits.PrimaryHDU()
+    hdu.header.update(_facts_of(data))
+    hdu.header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
+    hdu.header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
+    hdu.header["CALAMI_S"] = (data.shrinkage, "shrinkage of the covariances")
+    hdu.header["CALSPOT"] = (data.spot, "[m] hole width of the fitted spot, 0: none")
+    for note in data.notes:
+        hdu.header.add_history(_ascii(f"calami: {note}"))
+    return hdu
+
+# %% ../../nbs/fringes/07_oifits.ipynb #a5e4d0c3
+def _facts_of(data: Observables) -> dict[str, Any]:
+    # Of a file, by keyword: those of the exposure that are kept, and what OIFITS and others ask for
     observer, date = str(data.header.get("PI_NAME") or "UNKNOWN"), _date(data.mjd)
     cards = {"TELESCOP": "JWST", "INSTRUME": "NIRISS", "PI_NAME": observer, "DATE-OBS": date}
     cards |= {"TARGPROP": data.target} if data.target.strip() else {}
@@ -324,25 +337,13 @@ def _primary(data: Observables):
         if value not in (None, "") and not (isinstance(value, float) and not np.isfinite(value)):
             cards[key] = value
     cards |= {"ORIGIN": "calami", "CONTENT": "OIFITS2", "DATAMODL": "AmiOIModel", "INSMODE": "NRM"}
-    cards |= {
-        "OBJECT": data.target.strip() or _UNKNOWN,
-        "OBSERVER": observer,
-        "FILTER": data.filter,
-        "FILT": data.filter,
-    }
+    cards |= {"OBJECT": data.target.strip() or _UNKNOWN, "OBSERVER": observer}
+    cards |= {"FILTER": data.filter, "FILT": data.filter}
     cards |= {"CALROOT": data.exposure} if data.exposure else {}
     cards |= {"DATE": date, "CALNAME": data.name}  # not today, so that files are reproducible
     cards |= {"CALIB": ", ".join(data.references)} if data.references else {}
     cards |= {"MJD": data.mjd} if np.isfinite(data.mjd) else {}
-    hdu = fits.PrimaryHDU()
-    hdu.header.update({key: _ascii(value) for key, value in cards.items()})
-    hdu.header["CALAMI"] = (version("calami"), "version of calami that wrote the file")
-    hdu.header["CALAMI_N"] = (data.n_samples, "integrations behind the covariances, 0: none")
-    hdu.header["CALAMI_S"] = (data.shrinkage, "shrinkage of the covariances")
-    hdu.header["CALSPOT"] = (data.spot, "[m] hole width of the fitted spot, 0: none")
-    for note in data.notes:
-        hdu.header.add_history(_ascii(f"calami: {note}"))
-    return hdu
+    return {key: _ascii(value) for key, value in cards.items()}
 
 # %% ../../nbs/fringes/07_oifits.ipynb #8139f6e2
 def _date(mjd: float) -> str:
@@ -448,6 +449,31 @@ def read_oifits(
 
 # %% ../../nbs/fringes/07_oifits.ipynb #18261502
 _product = re.compile(r"_(psf-)?ami(multi|norm)?-oi$")
+
+# %% ../../nbs/fringes/07_oifits.ipynb #a5e4d0c1
+def as_read(observables: Observables) -> Observables:
+    """
+    Give what reading the products of an exposure gives (`write_products`), without the files.
+
+    Parameters
+    ----------
+    observables : Observables
+        As fitted.
+
+    Returns
+    -------
+    Observables
+        Means, covariances and the values of the integrations as files hold them; what only a fit knows is not there.
+    """
+    data, samples = from_observables(observables), observables.kept_samples
+    written = ("v2", "cp", "amplitude", "phase") if len(samples.get("v2", ())) > 1 else ()
+    header = {key: value for key, value in _facts_of(data).items() if key in KEPT_KEYWORDS}
+    header["CALROOT"] = data.exposure or f"{data.name} {data.target} {data.mjd:.5f}"
+    single = {key: float(np.float32(getattr(data, key))) for key in ("wavelength", "bandwidth")}
+    nothing = dict.fromkeys(("image", "model", "residual", "pistons")) | {"n_integrations": 0, "chi2": np.nan}
+    nothing |= {"mode": "", "error_source": "", "notes": ()}
+    samples = {key: samples[key] for key in written if key in samples}
+    return replace(data, header=header, samples=samples, **single, **nothing)
 
 # %% ../../nbs/fringes/07_oifits.ipynb #ae179bf2
 #: What data of NIRISS by AMICAL come with: V3I_YANG is 0.56 deg, and PA_APER is its sum with ROLL_REF.

@@ -34,7 +34,7 @@ from ..fringes.calibration import calibrate
 from ..fringes.fitting import fit
 from ..fringes.limits import contrast_curve, photon_curve
 from ..fringes.observables import OIData
-from ..fringes.oifits import read_oifits, write_products
+from ..fringes.oifits import as_read, read_oifits, write_products
 from ..instrument import niriss, optics
 from .check import KernelCheck, check_kernels, measure_kernels
 from .correction import _steps_with, correction_steps, write_kernel
@@ -591,8 +591,9 @@ def _fringe_file(job: tuple) -> None:
     record = {"operation": "fringes", "inputs": facts, "parameters": options}
     if not is_current(target, made):
         observables = replace(fit(products, **options), name=Path(target).name.removesuffix("_ami-oi.fits"))
-        write_products(observables, Path(target).parent)
+        files = write_products(observables, Path(target).parent)
         write_sidecar(target, record | {"fingerprint": made})
+        _kept(Path(target).parents[1]).replace("fringes", digests_of(files), as_read(observables))
 
 # %% ../../nbs/migration/08_mitigation.ipynb #2696f1fe
 def _fringe_job(job: tuple) -> OIData:
@@ -602,10 +603,15 @@ def _fringe_job(job: tuple) -> OIData:
 
 # %% ../../nbs/migration/08_mitigation.ipynb #97c5bbad
 def _read_products(path: Path) -> OIData:
-    # Means and covariances as fitted, and the values of the integrations, which are in a file of their own.
-    whole, many = _files_of(path)
-    samples = read_oifits(many).samples if many.is_file() else {}
-    return replace(read_oifits(whole), samples=samples)
+    # Means and covariances as fitted, and the values of the integrations, which are in a file of their own. Who has
+    # written both has kept what is in them.
+    files = [file for file in _files_of(path) if file.is_file()]
+
+    def read() -> OIData:
+        whole, *many = map(read_oifits, files)
+        return replace(whole, samples=many[0].samples if many else {})
+
+    return _kept(path.parents[1]).get("fringes", digests_of(files), read)
 
 # %% ../../nbs/migration/08_mitigation.ipynb #24dedc83
 def _files_of(path: Path) -> tuple[Path, Path]:

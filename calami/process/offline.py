@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.ahead import CAN_FORK, import_ahead
+from ..core.ahead import CAN_FORK, cards_quickly, import_ahead
 from ..core.problems import CalamiError
 from .references import SERVERLESS, OfflineCache
 
@@ -295,7 +295,7 @@ def _begin_worker(settings: tuple[dict, dict] | None, cache: str | None, context
         _take_over(*settings)
     _settle_crds(cache, context)
     sys.modules.setdefault("rfc3987_syntax", None)  # a grammar for jsonschema, not used here: a third of jwst's import
-    _end_with_parent()
+    cards_quickly()
 
 # %% ../../nbs/process/12_offline.ipynb #7f24026e
 def _take_over(environment: dict[str, str], limits: dict[int, tuple]) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.ahead import manifests_quickly
 from ..core.files import cache_folder, part_name, read_json
 from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem
@@ -819,7 +820,8 @@ def _build(path: Path, recipe: _Recipe) -> OfflineCache:
     try:
         part.mkdir(parents=True)
         serial = f"calami{fingerprint[:8]}"
-        references = _write_references(part / "references" / "jwst" / "niriss", recipe, serial)
+        with manifests_quickly():
+            references = _write_references(part / "references" / "jwst" / "niriss", recipe, serial)
         context = _write_rules(part / "mappings" / "jwst", references, serial)
         _write_config(part / "config" / "jwst", context)
         facts = {"context": context, "fingerprint": fingerprint}

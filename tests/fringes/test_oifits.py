@@ -2,7 +2,7 @@
 
 import itertools
 import tracemalloc
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +26,7 @@ from calami.fringes.observables import (
     point_source,
     wrap,
 )
-from calami.fringes.oifits import find_defects, list_parts, read_oifits, write_oifits
+from calami.fringes.oifits import as_read, find_defects, list_parts, read_oifits, write_oifits, write_products
 from calami.fringes.plots import plot_cp, plot_uv, plot_v2
 from calami.instrument import niriss
 
@@ -774,6 +774,33 @@ def test_excluded_integrations_go_neither_into_files_nor_into_averages(tmp_path)
     assert np.array_equal(back.cp_covariance, data.cp_covariance) and back.target == "AB-DOR"
     assert len(read_oifits(write_oifits(data, tmp_path / "y.fits", per_integration=True)).samples["v2"]) == 29
     assert selfcal(data).v2_good.all()
+
+
+@pytest.mark.parametrize("count", [30, 1])
+def test_what_reading_gives_is_known_without_the_files(tmp_path, count):
+    data, rng = fitted(), np.random.default_rng(15)
+    if count == 1:
+        data = replace(data, samples={key: values[:1] for key, values in data.samples.items()})
+    header = {"PROGRAM": "1093", "PI_NAME": "", "FLUX": np.nan, "SYS_KERN": 1 / 3, "CRPIX1": 46.0, "NINTS": 30}
+    amplitudes = {key: np.full(35, 0.9) for key in ("t3amp", "t3amp_err")}
+    amplitudes |= {key: np.full(21, 0.1) for key in ("visamp", "visamp_err", "visphi", "visphi_err")}
+    data = replace(data, station_xy=rng.normal(size=(7, 2)), **amplitudes)
+    data = replace(data, header=data.header | header, notes=("a note",), image=np.zeros((3, 3)), chi2=1.5, mode="fast")
+    mean, *many = map(read_oifits, write_products(data, tmp_path))
+    known = as_read(data)
+    assert len(many) == (count > 1) and set(known.samples) == (set(many[0].samples) if many else set())
+    for field in fields(known):
+        one, other = getattr(known, field.name), getattr(mean, field.name)
+        if field.name == "samples":
+            for key, values in one.items():
+                assert np.allclose(values, many[0].samples[key], rtol=1e-14, atol=1e-15)
+        elif field.name == "header":
+            assert one.pop("SYS_KERN") == pytest.approx(other.pop("SYS_KERN"), rel=1e-14) and one == other
+        elif isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+            assert one is not None and other is not None, field.name
+            assert one.shape == other.shape and np.allclose(one, other, rtol=1e-14, atol=1e-15, equal_nan=True)
+        else:
+            assert one == other or (np.isnan(one) and np.isnan(other)), field.name
 
 
 def test_a_shrunk_covariance_stands_for_more_integrations():

@@ -50,6 +50,31 @@ if __name__ == "__main__":
 """
 
 
+CARDS = """
+import sys, pickle
+from calami.process.engine import Engine
+from calami.process.offline import call_by_name
+if __name__ == "__main__":
+    with Engine(workers=1).running(jwst=False) as ready:
+        header = ready.executor.submit(call_by_name, "astropy.io.fits:getheader", sys.argv[1], "sci").result()
+        print(header["LONG"] + "|" + str(header["DP1.AXIS"]) + "|" + header["PAD"] + "|")
+"""
+
+
+def test_workers_read_headers_as_everyone_does(tmp_path):
+    from astropy.io import fits
+
+    table = fits.ImageHDU(name="SCI")
+    table.header["LONG"], table.header["PAD"] = "a text " * 20, "padded   "
+    table.header.append(("DP1", "AXIS: 2"))
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(tmp_path / "x.fits")
+    header = fits.getheader(tmp_path / "x.fits", "sci")
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CARDS, str(tmp_path / "x.fits")], capture_output=True, text=True
+    )
+    assert run.stdout == f"{header['LONG']}|{header['DP1.AXIS']}|{header['PAD']}|\n", run.stderr
+
+
 def children(pid):
     """Processes below a process, each with the moment it began, so that a number used again is not it."""
     found = {}
