@@ -1375,6 +1375,7 @@ d = {'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url
    'calami.widgets.view.live_figure': ('widgets/view.html#live_figure', 'calami/widgets/view.py'),
    'calami.widgets.view.need_lab': ('widgets/view.html#need_lab', 'calami/widgets/view.py'),
    'calami.widgets.view.picture': ('widgets/view.html#picture', 'calami/widgets/view.py'),
+   'calami.widgets.view.unhinted': ('widgets/view.html#unhinted', 'calami/widgets/view.py'),
   },
   'calami.widgets.views': {
    'calami.widgets.views.explore': ('widgets/views.html#explore', 'calami/widgets/views.py'),

@@ -297,7 +297,7 @@ def png_pixels(png):
 
     from PIL import Image
 
-    return np.asarray(Image.open(BytesIO(png)))
+    return np.asarray(Image.open(BytesIO(png)).convert("RGBA"))
 
 
 def test_a_canvas_draws_what_has_changed_and_nothing_else(monkeypatch):
@@ -324,6 +324,31 @@ def test_a_canvas_draws_what_has_changed_and_nothing_else(monkeypatch):
     figure.canvas.manager.handle_json({"type": "set_dpi_ratio", "dpi_ratio": 2})
     figure.canvas.manager.handle_json({"type": "draw"})
     assert png_pixels(sent[-1][1][0]).shape[:2] == tuple(2 * n for n in whole.shape[:2]) and len(drawn) == 3
+
+
+@pytest.mark.parametrize("colour", ["white", "none"])
+def test_a_whole_picture_is_what_was_drawn(colour):
+    figure, (ax,) = view.live_figure(3, 2)
+    figure.set_facecolor(colour)
+    ax.plot([0, 1], [0, 1])
+    pixels = png_pixels(figure.canvas.frame())
+    np.testing.assert_array_equal(pixels, figure.canvas.buffer_rgba())
+    assert pixels[0, 0, 3] == (255 if colour == "white" else 0)
+
+
+def test_letters_are_hinted_as_always_on_other_threads():
+    from matplotlib.backends import backend_agg
+
+    usual, seen = backend_agg.get_hinting_flag(), []
+    with view.unhinted():
+        other = threading.Thread(target=lambda: seen.append(backend_agg.get_hinting_flag()))
+        other.start()
+        other.join()
+        inside = backend_agg.get_hinting_flag()
+        with view.unhinted():
+            pass
+        assert backend_agg.get_hinting_flag() == inside != usual
+    assert backend_agg.get_hinting_flag() == usual == seen[0]
 
 
 def test_two_who_draw_wait_for_each_other(monkeypatch):
