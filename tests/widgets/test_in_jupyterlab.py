@@ -5,26 +5,19 @@ playwright's own), and takes about a minute; without them it is skipped. With CA
 a picture of every view there.
 """
 
-import contextlib
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from lab import browser, jupyterlab, open_notebook, write_notebook
 from toys import rootname, write_star
 
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jupyterlab")
 pytest.importorskip("itables")
 
-CHROMIUM = os.environ.get("CALAMI_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-REPO = Path(__file__).resolve().parents[2]
 CELLS = [
     "import json, time, numpy as np\nfrom pathlib import Path\nfrom calami import Dataset\n"
     "from calami.widgets import blink, explore\nds = Dataset('data')\n"
@@ -55,72 +48,29 @@ def place(tmp_path_factory):
     cards = {"NINTS": 60}
     write_star(folder / "data" / f"{rootname(1, 1)}_rate.fits", 5, seed=1, edge=2e-6, **cards)
     write_star(folder / "data" / f"{rootname(1, 2)}_rate.fits", 13, seed=2, edge=2e-6, **cards)
-    cells = [{"cell_type": "code", "source": s, "metadata": {}, "outputs": [], "execution_count": None} for s in CELLS]
-    cells[0]["source"] += f"\nPath('names.txt').write_text('a {rootname(1, 1)}\\nb {rootname(1, 2)}\\n')\n"
-    cells[0]["source"] += "ds.create_mapping('names.txt');"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    for k, cell in enumerate(cells):
-        cell["id"] = f"cell{k}"
-    notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-    (folder / "views.ipynb").write_text(json.dumps(notebook))
+    sources = [CELLS[0] + f"\nPath('names.txt').write_text('a {rootname(1, 1)}\\nb {rootname(1, 2)}\\n')\n", *CELLS[1:]]
+    sources[0] += "ds.create_mapping('names.txt');"
+    write_notebook(folder / "views.ipynb", sources)
     return folder
 
 
 @pytest.fixture(scope="module")
 def server(place):
     """JupyterLab on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = place / "home"
-    home.mkdir()
-    env = os.environ | {"HOME": str(home), "JUPYTER_CONFIG_DIR": str(home), "PYTHONPATH": str(REPO)}
-    env["CALAMI_CACHE"] = str(home / "cache")
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
-    command += ["--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={place}"]
-    command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with (place / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=place)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+    with jupyterlab(place) as address:
         yield address
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:  # a busy machine; nothing is learnt from how long the server takes to end
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")
 def page(server):
     """JupyterLab in a browser, with all that was asked of the network and said in the console."""
-    with playwright.sync_playwright() as play:
-        options = {"executable_path": CHROMIUM} if CHROMIUM else {}
-        browser = play.chromium.launch(args=["--no-sandbox"], **options)
-        opened = browser.new_context(viewport={"width": 1500, "height": 2600}).new_page()
+    with browser() as play:
+        opened = play.new_context(viewport={"width": 1500, "height": 2600}).new_page()
         opened.asked, opened.errors = [], []
         opened.on("request", lambda r: opened.asked.append(r.url))
         opened.on("console", lambda m: opened.errors.append(m.text) if m.type == "error" else None)
-        opened.goto(f"{server}/lab/tree/views.ipynb?reset", timeout=120_000)
-        opened.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
-        select_kernel(opened)
+        open_notebook(opened, server, "views.ipynb")
         yield opened
-        browser.close()
-
-
-def select_kernel(page):
-    # JupyterLab asks for the kernel where the notebook's is not known to it by that name.
-    with contextlib.suppress(playwright.TimeoutError):
-        page.locator('.jp-Dialog button:has-text("Select")').click(timeout=10_000)
-    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=120_000)
 
 
 def picture(page, name):
