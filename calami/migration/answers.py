@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, wait
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -858,22 +858,23 @@ def write_answers(
     pathlib.Path
         The page.
     """
-    out = Path(outdir)
-    files, figures = draw_all(_plots(answers), engine, answers.folder and _kept(answers.folder).folder)
-    shown = _shown_tables(answers)
-    inputs = [
-        {"name": name, **file_record(path, data.facts(root))}
-        for name, root in zip(data.names, data.rootlist, strict=True)
-        for path in data.paths(root)
-    ]
+    out, shown = Path(outdir), _shown_tables(answers)
+    with ThreadPoolExecutor(1) as aside:  # files are looked at while processes draw
+        drawing = aside.submit(draw_all, _plots(answers), engine, answers.folder and _kept(answers.folder).folder)
+        processing = _processing(answers, data)
+        inputs = [
+            {"name": name, **file_record(path, data.facts(root))}
+            for name, root in zip(data.names, data.rootlist, strict=True)
+            for path in data.paths(root)
+        ]
+        files, figures = drawing.result()
     sentences = {q: answers.sentences(q) for q in QUESTIONS}
     run = _record(started, notes=list(answers.notes), answers=sentences, missing=answers.missing, inputs=inputs)
     files |= {name: render(table, "ecsv") for name, table in _tables(answers).items()}
     files |= {f"{name}.tex": f"% {one.caption}\n{render(one.table, 'latex')}" for name, one in shown.items()}
     middle = [*_sections(answers, figures, shown), *sections]
-    page = html_page(
-        _TITLE, _made_by(data.headline(), run), _all_sections(answers, data, run, middle), _box(answers, shown)
-    )
+    whole = [("Processing", [processing]), *middle, *_last_sections(answers, data, run)]
+    page = html_page(_TITLE, _made_by(data.headline(), run), whole, _box(answers, shown))
     _write_all(out, files | {"run.json": json.dumps(run, indent=1) + "\n", "report.html": page})
     best = {name: answers.best_version(name) for name in (answers.scan.filters if answers.scan else ())}
     steps = {n: v.level for n, v in best.items() if v and "charge_migration.signal_threshold" in v.parameters}
@@ -1090,16 +1091,12 @@ def _in_short(answers: Answers, question: str) -> str:
     return f"Bias equals the noise of {one_digit(answers.photons)} photons at: {words}."
 
 # %% ../../nbs/migration/11_answers.ipynb #5c3758a0
-def _all_sections(
-    answers: Answers, data: ExposureSet, run: Mapping[str, Any], middle: Sequence
-) -> list[tuple[str, list]]:
+def _last_sections(answers: Answers, data: ExposureSet, run: Mapping[str, Any]) -> list[tuple[str, list]]:
     why = {q: f"not answered: {answers.missing[q]}" if q in answers.missing else "answered" for q in QUESTIONS}
     table = data.compact()
     table.remove_columns([name for name in ("rootname", "pupil") if name in table.colnames])  # no room on paper
     there = Captioned(table, "The exposures. Every product has its record next to it.")
     return [
-        ("Processing", [_processing(answers, data)]),
-        *middle,
         ("Metric of completion", [[f"({q}) {text}" for q, text in why.items()]]),
         ("Method", [list(METHOD)]),
         ("What would change the answers", [list(ASSUMPTIONS)]),

@@ -537,10 +537,12 @@ def _compute_quickly(patch) -> None:
     from jwst.refpix import reference_pixels
     from stcal.jump import jump, twopoint_difference
     from stcal.ramp_fitting import ols_fit
+    from stcal.saturation import saturation
 
     patch(twopoint_difference, "np", _Instead(np, nanmedian=_median))
-    if stock := getattr(jump, "_sk_filter_areas", None):
-        patch(jump, "_sk_filter_areas", functools.partial(_areas, stock))
+    for home, name, ours in ((jump, "_sk_filter_areas", _areas), (saturation, "_adjacent_pixels", _grown)):
+        if stock := getattr(home, name, None):
+            patch(home, name, functools.partial(ours, stock))
     looked = functools.partial(_look_at_others, twopoint_difference.run_jump_detection)
     patch(twopoint_difference, "run_jump_detection", looked)
     kind = reference_pixels.NIRDataset
@@ -566,6 +568,11 @@ def _areas(stock, image: np.ndarray, threshold: float) -> list:
     # So few pixels cannot enclose an area of that size.
     few = np.count_nonzero(image)
     return [] if few + few**2 / 8 < threshold else stock(image, threshold)
+
+# %% ../../nbs/process/20_shared.ipynb #e7b1c2d3
+def _grown(stock, plane: np.ndarray, flag: int, *args, inplace: bool = False, **options) -> np.ndarray | None:
+    # Where no pixel is flagged, its neighbours are not either.
+    return None if inplace and not (plane & flag).any() else stock(plane, flag, *args, inplace=inplace, **options)
 
 # %% ../../nbs/process/20_shared.ipynb #d47b422d
 def _in_window(stock):
