@@ -51,8 +51,11 @@ def rising(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """
     from scipy.optimize import isotonic_regression
 
-    values = np.asarray(values, float)
-    return np.apply_along_axis(lambda series: isotonic_regression(series, weights=weights).x, 0, values)
+    fit = np.array(values, float)
+    series = fit.reshape(len(fit), -1)
+    for place in np.flatnonzero(~(np.diff(series, axis=0) >= 0).all(axis=0)):  # the others are their own fits
+        series[:, place] = isotonic_regression(series[:, place], weights=weights).x
+    return fit
 
 # %% ../../nbs/migration/09_saturation.ipynb #5d4cd217
 def charge_bias(levels: np.ndarray, bias: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

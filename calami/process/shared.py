@@ -26,8 +26,9 @@ from ..core.files import cache_folder
 from ..core.fits import open_fits
 from ..core.images import median_of_known
 from ..core.kept import Kept
-from ..core.problems import options_from
+from ..core.problems import CalamiError, options_from
 from ..core.record import versions
+from ..exposures.cards import read_keywords
 from ..exposures.folder import ExposureSet
 from .engine import Engine
 from .long import _everywhere, _Instead, patched
@@ -389,6 +390,8 @@ def _shared_class(cls, stage: _SharedStage):
 
     own = {"_get_crds_parameters": classmethod(_get_crds_parameters), "prefetch": lambda self, *args: None}
     own |= {"get_config_from_reference": classmethod(get_config_from_reference), "save_model": save_model}
+    if stock := getattr(cls, "_ramp_type", None):
+        own |= {"_ramp_type": staticmethod(functools.partial(_ramp_type, stock))}
     shared = type(cls.__name__, (cls,), own | {"__module__": cls.__module__})
     return shared
 
@@ -466,6 +469,18 @@ def _known_of_file(read, path, *args, **options):
         _FACTS.clear()
         _FACTS[key] = read(path, *args, **options)
     return copy.deepcopy(_FACTS[key])
+
+# %% ../../nbs/process/20_shared.ipynb #e7b1c2d4
+def _ramp_type(stock, data):
+    # By the two keywords on which the model of a ramp depends, without all the others of the file.
+    from stdatamodels.jwst import datamodels
+
+    if isinstance(data, str | os.PathLike):
+        with contextlib.suppress(CalamiError):
+            known = read_keywords(data, ("EXP_TYPE", "SSTR_NST"), (), structure=False)
+            if known.get("EXP_TYPE") == "NIS_AMI" and not known.get("SSTR_NST"):
+                return datamodels.RampModel
+    return stock(data)
 
 # %% ../../nbs/process/20_shared.ipynb #4e560d9f
 def _parameters_in(load, path):

@@ -33,6 +33,18 @@ def test_rising_never_falls_and_keeps_the_mean(values):
     assert math.isclose(fit.mean(), np.mean(values), abs_tol=1e-6)
 
 
+def test_rising_is_the_isotonic_regression_of_each_series():
+    from scipy.optimize import isotonic_regression
+
+    rng = np.random.default_rng(5)
+    values, weights = np.linspace(0, 2, 6)[:, None] + rng.normal(size=(6, 300)), rng.uniform(0.5, 2, 6)
+    known = np.column_stack([isotonic_regression(one, weights=weights).x for one in values.T])
+    np.testing.assert_array_equal(rising(values, weights), known)
+    assert (np.diff(values, axis=0) >= 0).all(axis=0).any()  # some rise as they are
+    unknown = np.array([1.0, np.nan, 2.0])
+    np.testing.assert_array_equal(rising(unknown), isotonic_regression(unknown).x)
+
+
 @given(st.floats(1e-7, 1e-5), st.floats(1e-3, 0.5))
 def test_the_level_of_a_bias_in_proportion_to_charge(slope, noise):
     levels = np.array([4e3, 1e4, 2e4, 4.5e4])
