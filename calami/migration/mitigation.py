@@ -605,11 +605,11 @@ def _fringe_job(job: tuple) -> OIData:
 def _read_products(path: Path) -> OIData:
     # Means and covariances as fitted, and the values of the integrations, which are in a file of their own. Who has
     # written both has kept what is in them.
-    files = [file for file in _files_of(path) if file.is_file()]
+    whole, many = _files_of(path)
+    files = [whole, many] if many.is_file() else [whole]
 
     def read() -> OIData:
-        whole, *many = map(read_oifits, files)
-        return replace(whole, samples=many[0].samples if many else {})
+        return replace(read_oifits(whole), samples=read_oifits(many).samples if len(files) > 1 else {})
 
     return _kept(path.parents[1]).get("fringes", digests_of(files), read)
 
