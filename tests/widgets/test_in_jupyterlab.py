@@ -107,6 +107,7 @@ def test_views_answer_clicks(page, server, place):
     page.wait_for_timeout(1500)
     picture(page, "views")
     cell = page.locator(".jp-Notebook .jp-Cell")
+    cell.nth(5).locator(".jp-OutputArea-output").first.wait_for(timeout=60_000)  # a view is shown before it is drawn
     fault = " ".join(cell.nth(5).locator(".jp-OutputArea-output").all_inner_texts())
     assert "no exposure is called 'none'" in fault and "Traceback" not in fault
     bar = " ".join(cell.nth(0).locator(".jp-OutputArea-output").all_inner_texts())
