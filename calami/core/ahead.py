@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +135,24 @@ def cards_quickly() -> None:
     from astropy.io.fits import card
     from astropy.io.fits.hdu import base
 
+    card.conf = base.conf = _asked_once()
+
+# %% ../../nbs/core/11_ahead.ipynb #c4a2d5e8
+def _asked_once() -> _Instead:
+    # The configuration of `astropy.io.fits`; what each card asks for, as it is now.
+    from astropy.io.fits import conf
+
     asked = ("enable_record_valued_keyword_cards", "strip_header_whitespace", "extension_name_case_sensitive")
-    card.conf = base.conf = SimpleNamespace(**{name: getattr(card.conf, name) for name in asked})
+    return _Instead(conf, **{name: getattr(conf, name) for name in asked if hasattr(conf, name)})
+
+# %% ../../nbs/core/11_ahead.ipynb #63f93b3e
+class _Instead:
+    # A module in which something is replaced, for one that uses it.
+    def __init__(self, module, **instead):
+        self.__dict__ |= vars(module) | instead | {"_module": module}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 # %% ../../nbs/core/11_ahead.ipynb #2f97ce0b
 def _import_quietly(more: Sequence[str]) -> None:

@@ -82,15 +82,6 @@ def patched() -> Iterator[Callable[[Any, str, Any], None]]:
     with undo:
         yield patch
 
-# %% ../../nbs/process/14_long.ipynb #63f93b3e
-class _Instead:
-    # A module in which something is replaced, for one that uses it.
-    def __init__(self, module, **instead):
-        self.__dict__ |= vars(module) | instead | {"_module": module}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
 # %% ../../nbs/process/14_long.ipynb #a6f37140
 def _rows(array: np.ndarray, size: int) -> list[slice]:
     # Rows of an array (…, rows, columns) that have so many bytes together.

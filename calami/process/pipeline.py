@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from ..core.ahead import _Instead
 from ..core.files import read_json, remove_leftovers
 from ..core.fits import open_fits
 from ..core.problems import CalamiError, FileProblem, faults_of, near, options_from
@@ -36,7 +37,7 @@ from ..exposures.folder import ExposureSet
 from ..exposures.steps import RENAMED_STEPS
 from . import offline
 from .engine import Engine
-from .long import _Instead, in_parts, patched
+from .long import in_parts, patched
 from .offline import _opened, _settle_crds, call_by_name
 from calami.process.parameters import (
     _OURS,

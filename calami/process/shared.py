@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.ahead import _asked_once, _Instead
 from ..core.files import cache_folder
 from ..core.fits import open_fits
 from ..core.images import median_of_known
@@ -31,7 +32,7 @@ from ..core.record import versions
 from ..exposures.cards import read_keywords
 from ..exposures.folder import ExposureSet
 from .engine import Engine
-from .long import _everywhere, _Instead, patched
+from .long import _everywhere, patched
 from .parameters import _flat_pars, _science
 from calami.process.pipeline import (
     _NOTHING,
@@ -411,8 +412,7 @@ def _opened_once():
         patch = stack.enter_context(patched())
         patch(os.environ, "VALIDATE_ON_ASSIGNMENT", "false")
         patch(fits_support, "from_fits", functools.partial(_read_checked, fits_support.from_fits))
-        asked = ("enable_record_valued_keyword_cards", "strip_header_whitespace")  # for each card, which takes long
-        patch(card, "conf", _Instead(card.conf, **{name: getattr(card.conf, name) for name in asked}))
+        patch(card, "conf", _asked_once())
         patch(core, "read_metadata", functools.partial(_known_of_file, core.read_metadata))
         patch(config_parser, "load_config_file", functools.partial(_parameters_in, config_parser.load_config_file))
         patch(config_parser, "load_spec_file", functools.partial(_specified, config_parser.load_spec_file))

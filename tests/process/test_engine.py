@@ -51,7 +51,7 @@ if __name__ == "__main__":
 
 
 CARDS = """
-import sys, pickle
+import sys
 from calami.process.engine import Engine
 from calami.process.offline import call_by_name
 if __name__ == "__main__":
