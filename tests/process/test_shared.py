@@ -420,3 +420,29 @@ def test_a_difference_is_a_bit_a_card_or_an_extension(tmp_path):
     assert difference(one, write(tmp_path / "bit.fits", bit, S_JUMP="COMPLETE")) == "SCI of bit.fits differs"
     fits.append(tmp_path / "same.fits", data)
     assert "extensions" in difference(one, tmp_path / "same.fits")
+
+
+@pytest.mark.parametrize("flagged", [(), ((0, 0),), ((3, 4), (7, 7))])
+def test_neighbours_of_flagged_pixels_are_those_of_stcal(flagged):
+    from stcal.saturation.saturation import _adjacent_pixels
+
+    plane = np.full((8, 8), 4, "uint32")
+    for place in flagged:
+        plane[place] |= 2
+    known = plane.copy()
+    _adjacent_pixels(known, 2, 1, inplace=True)
+    again = shared._grown(_adjacent_pixels, plane.copy(), 2, 1)
+    assert shared._grown(_adjacent_pixels, plane, 2, 1, inplace=True) is None
+    np.testing.assert_array_equal(plane, known)
+    np.testing.assert_array_equal(again, known)
+
+
+@pytest.mark.parametrize("cards", [{}, {"EXP_TYPE": "NIS_IMAGE"}, {"EXP_TYPE": "NIS_AMI", "SSTR_NST": 2}])
+def test_a_ramp_of_another_kind_is_left_to_jwst(tmp_path, cards):
+    path = tmp_path / "x_uncal.fits"
+    fits.PrimaryHDU(header=fits.Header(cards)).writeto(path)
+    assert shared._ramp_type(lambda data: "stock", path) == "stock"
+    assert shared._ramp_type(lambda data: "stock", tmp_path / "none.fits") == "stock"
+    fits.setval(path, "EXP_TYPE", value="NIS_AMI")
+    fits.setval(path, "SSTR_NST", value=0)
+    assert shared._ramp_type(lambda data: "stock", str(path)).__name__ == "RampModel"
