@@ -4,10 +4,10 @@
 
 It needs playwright with a Chromium, as the test of the views does, and an idle machine: kernel, server and browser
 share its processors. Each round opens a page and a kernel of its own for every line; the lines take turns, and the
-median of ROUNDS (3) is printed. The peers are figures of ipympl with nothing in them, as many panels of the same size:
-nobody who shows figures by ipympl can be faster, but for what its canvas draws more than once. Columns: the time of the
-cell as the kernel measures it, and what is seen, both for the first figure of a kernel and page and for the second; and
-for our views the answer to a click on their first panel, from the click to other pixels.
+median of ROUNDS (3) is printed. The peers are figures of ipympl with nothing in them: three panels, of the size of the
+ramps, and two, a little smaller than the companion; ipympl's own canvas draws them more than once. Columns: the time of
+the cell as the kernel measures it, and what is seen, both for the first figure of a kernel and page and for the second;
+and for our views the answer to a click on their first panel, from the click to other pixels.
 """
 
 import json
